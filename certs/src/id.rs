@@ -1,0 +1,160 @@
+//! What a node is called, as far as a certificate can say it.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+/// Longest peer id in bytes: one DNS label, because the id becomes the first label of the
+/// certificate's name `<id>.peer.brasa` (RFC 1035 section 2.3.4).
+pub const MAX_PEER_ID_BYTES: usize = 63;
+
+/// What a peer is called, for example `peer1`.
+///
+/// 1 to [`MAX_PEER_ID_BYTES`] bytes of `a-z`, `0-9`, `-` and `_`, beginning and ending with a letter or a
+/// digit. Upper case is refused rather than folded: certificate names are compared without case
+/// (RFC 5280 section 7.2), and two ids that look different must not be one identity.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PeerId(Arc<str>);
+
+impl PeerId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is not a [`PeerId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a peer id: 1 to {MAX_PEER_ID_BYTES} characters a-z, 0-9, '-' and '_', first and last a letter or digit"
+)]
+pub struct InvalidPeerId(pub String);
+
+impl FromStr for PeerId {
+    type Err = InvalidPeerId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPeerId> {
+        let inner = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+        let edge = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9');
+        let bytes = text.as_bytes();
+        let valid = bytes.len() <= MAX_PEER_ID_BYTES
+            && bytes.iter().all(inner)
+            && bytes.first().is_some_and(edge)
+            && bytes.last().is_some_and(edge);
+        if valid {
+            Ok(Self(text.into()))
+        } else {
+            // What is echoed back is bounded: the text may come from the network.
+            Err(InvalidPeerId(text.chars().take(MAX_PEER_ID_BYTES + 1).collect()))
+        }
+    }
+}
+
+impl TryFrom<String> for PeerId {
+    type Error = InvalidPeerId;
+    fn try_from(text: String) -> Result<Self, InvalidPeerId> {
+        text.parse()
+    }
+}
+
+impl From<PeerId> for String {
+    fn from(id: PeerId) -> Self {
+        id.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a certificate entitles its holder to be. Written into the certificate as its one DNS name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Role {
+    /// A peer; DNS name `<id>.peer.brasa`.
+    Peer(PeerId),
+    /// The nameserver; DNS name `nameserver.brasa`.
+    Nameserver,
+    /// An administrator (`nsc`); DNS name `admin.brasa`.
+    Admin,
+}
+
+const PEER_SUFFIX: &str = ".peer.brasa";
+const NAMESERVER_NAME: &str = "nameserver.brasa";
+const ADMIN_NAME: &str = "admin.brasa";
+
+impl Role {
+    /// The DNS name that stands in the certificate's subject alternative name.
+    pub fn dns_name(&self) -> String {
+        match self {
+            Self::Peer(id) => format!("{id}{PEER_SUFFIX}"),
+            Self::Nameserver => NAMESERVER_NAME.to_owned(),
+            Self::Admin => ADMIN_NAME.to_owned(),
+        }
+    }
+
+    /// The role that a certificate's DNS name stands for; `None` for a name that is none of Brasa's.
+    pub fn from_dns_name(name: &str) -> Option<Self> {
+        match name {
+            NAMESERVER_NAME => Some(Self::Nameserver),
+            ADMIN_NAME => Some(Self::Admin),
+            _ => name.strip_suffix(PEER_SUFFIX)?.parse().ok().map(Self::Peer),
+        }
+    }
+
+    /// The id, when this is a peer.
+    pub fn peer(&self) -> Option<&PeerId> {
+        match self {
+            Self::Peer(id) => Some(id),
+            Self::Nameserver | Self::Admin => None,
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer(id) => write!(f, "peer {id}"),
+            Self::Nameserver => f.write_str("nameserver"),
+            Self::Admin => f.write_str("admin"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_a_certificate_can_carry_are_accepted() {
+        for good in ["a", "peer1", "0", "lab-3_b", &"x".repeat(63)] {
+            assert_eq!(good.parse::<PeerId>().unwrap().as_str(), good);
+        }
+    }
+
+    #[test]
+    fn other_ids_are_refused() {
+        for bad in ["", "Peer1", "-a", "a-", "a.b", "a b", "é", "a\0", "../x", &"x".repeat(64)] {
+            assert!(bad.parse::<PeerId>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn roles_and_their_names_are_inverse() {
+        let peer = Role::Peer("peer1".parse().unwrap());
+        for role in [peer, Role::Nameserver, Role::Admin] {
+            assert_eq!(Role::from_dns_name(&role.dns_name()), Some(role));
+        }
+        for foreign in ["peer1.brasa", ".peer.brasa", "a.b.peer.brasa", "Nameserver.brasa", "example.org"] {
+            assert_eq!(Role::from_dns_name(foreign), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! One content of a file: its hash, size and time.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::file_name::FileName;
+
+/// BLAKE3 hash of a file's bytes (32 bytes; BLAKE3 paper, section 2). It names a *version* of a file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ContentHash(pub [u8; 32]);
+
+impl ContentHash {
+    /// The hash as 64 lower-case hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        data_encoding::HEXLOWER.encode(&self.0)
+    }
+
+    /// The first ten digits: enough for people to tell versions apart.
+    pub fn short(&self) -> String {
+        data_encoding::HEXLOWER.encode(&self.0[..5])
+    }
+}
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_hex())
+    }
+}
+
+impl fmt::Debug for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+/// The beginning of a [`ContentHash`] as a person types it after `@`: 4 to 64 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashPrefix(String);
+
+/// Why a text is not a [`HashPrefix`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a hash: 4 to 64 hexadecimal digits")]
+pub struct InvalidHashPrefix(pub String);
+
+impl FromStr for HashPrefix {
+    type Err = InvalidHashPrefix;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHashPrefix> {
+        if (4..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            Ok(Self(text.to_ascii_lowercase()))
+        } else {
+            Err(InvalidHashPrefix(text.chars().take(80).collect()))
+        }
+    }
+}
+
+impl HashPrefix {
+    /// Whether `hash` begins with these digits.
+    pub fn matches(&self, hash: &ContentHash) -> bool {
+        hash.to_hex().starts_with(&self.0)
+    }
+}
+
+impl fmt::Display for HashPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A file as its owner describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMeta {
+    /// Its name within the share.
+    pub name: FileName,
+    /// Bytes.
+    pub size: u64,
+    /// Hash of its bytes.
+    pub hash: ContentHash,
+    /// Last modification, microseconds since 1970 (negative before).
+    pub mtime_micros: i64,
+    /// Whether its owner may execute it.
+    pub executable: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_matches_what_it_begins() {
+        let hash = ContentHash([0xab; 32]);
+        assert!("ABab".parse::<HashPrefix>().unwrap().matches(&hash));
+        assert!(!"abac".parse::<HashPrefix>().unwrap().matches(&hash));
+        for bad in ["", "abc", "xyzw", &"a".repeat(65)] {
+            assert!(bad.parse::<HashPrefix>().is_err(), "{bad:?}");
+        }
+    }
+}

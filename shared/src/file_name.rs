@@ -1,0 +1,225 @@
+//! Names of shared files: relative paths that are harmless on every machine.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{MAX_FILE_NAME_BYTES, MAX_FILE_NAME_PART_BYTES};
+
+/// The name of a shared file: its path below the share, parts separated by `/`.
+///
+/// A value of this type can be joined to a folder and stays inside it, can be printed on a terminal and can
+/// be created on every common file system: no empty, `.` or `..` parts, not absolute, no backslash, no
+/// drive letter, no control or bidirectional-override characters, no part that Windows reserves, at most
+/// [`MAX_FILE_NAME_BYTES`] bytes in all and [`MAX_FILE_NAME_PART_BYTES`] a part. Dot-files are not shared,
+/// so a part does not begin with a dot either.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FileName(Arc<str>);
+
+/// Why a text is not a [`FileName`]. The text itself is not repeated where it could harm a terminal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{name:?} is not a file name that can be shared: {reason}")]
+pub struct InvalidFileName {
+    /// The text, shortened.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl FileName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Where the file lies below `folder`.
+    pub fn below(&self, folder: &Path) -> PathBuf {
+        let mut path = folder.to_path_buf();
+        path.extend(self.parts());
+        path
+    }
+
+    /// The parts of the path, outermost first.
+    pub fn parts(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/')
+    }
+
+    /// The last part.
+    pub fn base_name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or(&self.0)
+    }
+
+    /// The name of a file found at `relative` below a share.
+    ///
+    /// # Errors
+    /// When the path is not one that can be shared, with the reason.
+    pub fn from_relative_path(relative: &Path) -> Result<Self, InvalidFileName> {
+        let mut text = String::new();
+        for part in relative.components() {
+            let std::path::Component::Normal(part) = part else {
+                return Err(invalid(&relative.to_string_lossy(), "it must be a path below the share"));
+            };
+            let Some(part) = part.to_str() else {
+                return Err(invalid(&relative.to_string_lossy(), "it is not UTF-8"));
+            };
+            if !text.is_empty() {
+                text.push('/');
+            }
+            text.push_str(part);
+        }
+        text.parse()
+    }
+}
+
+fn invalid(name: &str, reason: &str) -> InvalidFileName {
+    InvalidFileName { name: name.chars().take(80).collect(), reason: reason.to_owned() }
+}
+
+impl FromStr for FileName {
+    type Err = InvalidFileName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFileName> {
+        if text.is_empty() {
+            return Err(invalid(text, "it is empty"));
+        }
+        if text.len() > MAX_FILE_NAME_BYTES {
+            return Err(invalid(text, "it is longer than 1024 bytes"));
+        }
+        for part in text.split('/') {
+            check_part(part).map_err(|reason| invalid(text, reason))?;
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+fn check_part(part: &str) -> Result<(), &'static str> {
+    if part.is_empty() {
+        return Err("it begins or ends with '/', or has two in a row");
+    }
+    if part.len() > MAX_FILE_NAME_PART_BYTES {
+        return Err("a part of it is longer than 255 bytes");
+    }
+    if part.starts_with('.') {
+        return Err("a part of it begins with '.'; '..' would leave the share and dot-files are not shared");
+    }
+    if part.contains('\\') || part.contains('\0') {
+        return Err("it contains a backslash or a NUL");
+    }
+    if part.chars().any(is_unprintable) {
+        return Err("it contains control characters or characters that reorder text");
+    }
+    if part.as_bytes().get(1) == Some(&b':') && part.as_bytes()[0].is_ascii_alphabetic() {
+        return Err("it begins with a drive letter");
+    }
+    if part.ends_with([' ', '.']) {
+        return Err("a part of it ends with a space or a dot");
+    }
+    if is_reserved_on_windows(part) {
+        return Err("a part of it is a device name on Windows");
+    }
+    Ok(())
+}
+
+/// Control characters, line and paragraph separators, and the bidirectional controls that make a name look
+/// like another (Unicode Standard Annex 9; "Trojan Source", Boucher and Anderson 2021).
+pub(crate) fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Device names of Windows, with or without an extension ("Naming Files, Paths, and Namespaces", Microsoft).
+fn is_reserved_on_windows(part: &str) -> bool {
+    let stem = part.split('.').next().unwrap_or(part).to_ascii_uppercase();
+    match stem.as_str() {
+        "CON" | "PRN" | "AUX" | "NUL" => true,
+        _ => {
+            let digit = stem.strip_prefix("COM").or_else(|| stem.strip_prefix("LPT"));
+            digit.is_some_and(|digit| digit.len() == 1 && matches!(digit.as_bytes()[0], b'1'..=b'9'))
+        }
+    }
+}
+
+impl TryFrom<String> for FileName {
+    type Error = InvalidFileName;
+    fn try_from(text: String) -> Result<Self, InvalidFileName> {
+        text.parse()
+    }
+}
+
+impl From<FileName> for String {
+    fn from(name: FileName) -> Self {
+        name.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_names_are_accepted() {
+        for good in ["a.txt", "docs/a b.txt", "fotos/praia€.jpg", "a..b", "console.log", "com10", &"x".repeat(255)] {
+            let name: FileName = good.parse().unwrap();
+            assert_eq!(FileName::from_relative_path(Path::new(good)).unwrap(), name);
+            assert!(name.below(Path::new("/share")).starts_with("/share"));
+        }
+    }
+
+    #[test]
+    fn names_that_escape_deceive_or_break_are_refused() {
+        let long = "x/".repeat(600);
+        for bad in [
+            "",
+            "/etc/passwd",
+            "..",
+            "../a",
+            "a/../b",
+            "a/..",
+            "a//b",
+            "a/",
+            ".hidden",
+            "a/.git/config",
+            "c:/x",
+            "C:x",
+            "a\\b",
+            "..\\a",
+            "a\0b",
+            "a\nb",
+            "a\u{1b}[2Jb",
+            "a\u{202e}gpj.exe",
+            "nul",
+            "CON.txt",
+            "lpt1",
+            "a ",
+            "a.",
+            &"x".repeat(256),
+            &long,
+        ] {
+            assert!(bad.parse::<FileName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_error_cannot_write_to_a_terminal() {
+        let error = "a\u{1b}[2J".parse::<FileName>().unwrap_err();
+        assert!(!error.to_string().contains('\u{1b}'));
+    }
+}

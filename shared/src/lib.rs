@@ -1,0 +1,20 @@
+//! What Brasa's programs have in common: the vocabulary, the tarpc services, and the QUIC transport.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`id`], [`name`], [`file_name`], [`content`], [`epoch`], [`time`] | vocabulary: parse, don't validate |
+//! | [`limits`] | every bound, with unit and reason |
+//! | [`error`] | failures as users see them |
+//! | [`rpc`] | the services and their messages |
+//! | [`net`] | endpoint, connections, stream kinds |
+
+pub mod content;
+pub mod epoch;
+pub mod error;
+pub mod file_name;
+pub mod id;
+pub mod limits;
+pub mod name;
+pub mod net;
+pub mod rpc;
+pub mod time;

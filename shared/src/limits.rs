@@ -1,0 +1,152 @@
+//! Every bound of the system, by name, with its unit and the reason for its value.
+//!
+//! Over a bound comes a typed, retryable error: never memory growth, never a hang.
+
+use std::time::Duration;
+
+// --- names and messages -------------------------------------------------------------------------
+
+/// Longest registered name, bytes. Keeps a page of 1000 names well within a frame.
+pub const MAX_NAME_BYTES: usize = 255;
+/// Longest endpoint URI, bytes.
+pub const MAX_URI_BYTES: usize = 2048;
+/// Most tags a name carries.
+pub const MAX_TAGS: usize = 64;
+/// Longest tag, bytes.
+pub const MAX_TAG_BYTES: usize = 128;
+/// Longest name of a shared file, bytes: what Linux allows below a share (`PATH_MAX` 4096) with room to spare.
+pub const MAX_FILE_NAME_BYTES: usize = 1024;
+/// Longest part of a file's name, bytes: `NAME_MAX` of every common file system.
+pub const MAX_FILE_NAME_PART_BYTES: usize = 255;
+/// Largest RPC frame, bytes. What is larger is paged or streamed.
+pub const MAX_FRAME_BYTES: usize = 1 << 20;
+/// Largest header of a bulk stream, bytes: a request names one content and at most a few ranges.
+pub const MAX_BULK_HEADER_BYTES: usize = 64 << 10;
+/// Entries on a page of names.
+pub const NAMES_PER_PAGE: usize = 1000;
+/// Bytes of entries on a page of names: leaves a frame room for its envelope, so that entries with large
+/// tags come fewer to a page.
+pub const PAGE_BYTES: usize = MAX_FRAME_BYTES / 2;
+/// Files on a page of a listing, and in one announcement: 500 names of 1 KiB still fit a frame.
+pub const FILES_PER_PAGE: usize = 500;
+/// Names one identity may hold: far more than a peer needs, far fewer than would hurt.
+pub const MAX_NAMES_PER_IDENTITY: usize = 10_000;
+/// Names in all: bounds the nameserver's memory at some hundreds of MiB.
+pub const MAX_NAMES: usize = 1_000_000;
+/// Longest regular expression, bytes.
+pub const MAX_REGEX_BYTES: usize = 1024;
+/// Memory of one compiled regular expression, bytes: a short pattern can compile into a large program.
+pub const MAX_REGEX_PROGRAM_BYTES: usize = 1 << 20;
+/// Join tokens outstanding at a time.
+pub const MAX_TOKENS: usize = 10_000;
+
+// --- leases and the seat ------------------------------------------------------------------------
+
+/// Lease of a peer's name unless it asks for another.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(10);
+/// Shortest lease that is granted: shorter ones would mean a renewal storm.
+pub const MIN_LEASE: Duration = Duration::from_secs(1);
+/// Longest lease that is granted; what shall stay longer is permanent, and an admin's.
+pub const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
+/// Renewal of a lease starts at this part of its time (1/3: two renewals may be lost).
+pub const LEASE_RENEWALS_PER_TERM: u32 = 3;
+/// Lease of the tracker seat.
+pub const SEAT_LEASE: Duration = Duration::from_millis(750);
+/// How often the tracker renews its seat.
+pub const SEAT_RENEWAL: Duration = Duration::from_millis(200);
+/// How long the nameserver must not have heard the incumbent before a majority may replace it.
+pub const SEAT_SILENCE: Duration = Duration::from_millis(400);
+
+// --- election -----------------------------------------------------------------------------------
+
+/// How often a peer tells the tracker that it is there.
+pub const HEARTBEAT: Duration = Duration::from_millis(100);
+/// Silence of the tracker after which a peer suspects it.
+pub const SUSPICION: Duration = Duration::from_millis(400);
+/// How late a process may run before it mistrusts its own sense of silence.
+pub const OVERSLEPT: Duration = Duration::from_millis(100);
+/// How long a candidate waits for votes.
+pub const VOTE_WAIT: Duration = Duration::from_millis(150);
+/// Longest random wait before an election is tried (again).
+pub const ELECTION_BACKOFF: Duration = Duration::from_millis(150);
+/// A tracker with neither its lease nor a majority's heartbeats for this long steps down.
+pub const DRAIN_AFTER: Duration = Duration::from_millis(600);
+/// Silence of a peer after which the tracker forgets its files; they come back with its next heartbeat.
+pub const PEER_SILENCE: Duration = Duration::from_millis(1500);
+/// How long a new tracker lets `listAll` wait for the known peers to announce themselves.
+pub const INDEX_SETTLE: Duration = Duration::from_millis(1000);
+/// Voters and members that one core keeps track of.
+pub const MAX_PEERS: usize = 10_000;
+/// Versions in a tracker's index.
+pub const MAX_INDEX_ENTRIES: usize = 4_000_000;
+/// Files in one peer's share.
+pub const MAX_FILES_PER_PEER: usize = 1_000_000;
+
+// --- calls and connections ----------------------------------------------------------------------
+
+/// Deadline of an ordinary call. (tarpc's own default is 10 s.)
+pub const CALL_DEADLINE: Duration = Duration::from_secs(3);
+/// Deadline of a heartbeat or vote: an answer after this is as good as none.
+pub const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(300);
+/// How long a handshake may take.
+pub const DIAL_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a stream that was opened may take to say what it is for.
+pub const STREAM_HEADER_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a graceful close waits for the other side.
+pub const CLOSE_DEADLINE: Duration = Duration::from_millis(250);
+/// Calls in flight on one connection; more wait in the stream's flow control.
+pub const MAX_CALLS_IN_FLIGHT: usize = 256;
+/// Bidirectional streams one connection may have open.
+pub const MAX_STREAMS_PER_CONNECTION: u32 = 256;
+/// Connections one process accepts at a time.
+pub const MAX_CONNECTIONS: usize = 4096;
+/// Connections one process accepts at a time from addresses that have not authenticated yet.
+pub const MAX_HANDSHAKES: usize = 256;
+/// Connections one identity may hold to one process.
+pub const MAX_CONNECTIONS_PER_IDENTITY: usize = 32;
+/// Silence after which a connection is given up.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an otherwise silent connection says that it is there.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// Commands waiting for the task that owns a core.
+pub const MAX_QUEUED_EVENTS: usize = 4096;
+
+// --- moving bytes -------------------------------------------------------------------------------
+
+/// log2 of the chunks of 1 KiB in a verification group.
+pub const GROUP_CHUNK_LOG: u8 = 4;
+/// A verification group, bytes.
+pub const GROUP_BYTES: u64 = 1024 << GROUP_CHUNK_LOG;
+/// Receive window of a bulk stream, bytes: 16 MiB fill a 100 ms path at 160 MB/s.
+pub const STREAM_WINDOW_BYTES: u32 = 16 << 20;
+/// Receive window of a connection, bytes.
+pub const CONNECTION_WINDOW_BYTES: u32 = 24 << 20;
+/// Bytes a connection keeps for retransmission.
+pub const SEND_WINDOW_BYTES: u64 = 16 << 20;
+/// UDP socket buffers asked of the kernel, bytes; it may clamp them, which is reported.
+pub const SOCKET_BUFFER_BYTES: usize = 7 << 20;
+/// Largest datagram, bytes of UDP payload: above 6500 a GSO batch of ten no longer fits 64 KiB.
+pub const MAX_DATAGRAM_BYTES: u16 = 4000;
+/// Bulk streams a peer serves at a time; more wait.
+pub const MAX_UPLOADS: usize = 32;
+/// Silence of an owner in a download after which another is tried.
+pub const OWNER_SILENCE: Duration = Duration::from_secs(2);
+/// Owners tried for one file before a download fails.
+pub const MAX_OWNERS_TRIED: usize = 16;
+/// Known peers that are asked directly when there is no tracker.
+pub const MAX_FAN_OUT: usize = 32;
+/// Full rescan of the share, besides the file system's own notices (network file systems send none).
+pub const RESCAN: Duration = Duration::from_secs(30);
+/// Quiet time after a notice before the share is looked at, so that a burst is one look.
+pub const SCAN_DEBOUNCE: Duration = Duration::from_millis(100);
+/// Open subdirectories deep a share is searched.
+pub const MAX_SHARE_DEPTH: usize = 64;
+
+// --- identity -----------------------------------------------------------------------------------
+
+/// Life of a node's certificate.
+pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Life of a join token unless another is asked for.
+pub const TOKEN_LIFE: Duration = Duration::from_secs(3600);
+/// Longest life of a join token.
+pub const MAX_TOKEN_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);

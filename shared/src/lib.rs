@@ -7,6 +7,7 @@
 //! | [`error`] | failures as users see them |
 //! | [`rpc`] | the services and their messages |
 //! | [`net`] | endpoint, connections, stream kinds |
+//! | [`telemetry`] | logs |
 
 pub mod content;
 pub mod epoch;
@@ -17,4 +18,5 @@ pub mod limits;
 pub mod name;
 pub mod net;
 pub mod rpc;
+pub mod telemetry;
 pub mod time;

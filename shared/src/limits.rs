@@ -142,6 +142,30 @@ pub const SCAN_DEBOUNCE: Duration = Duration::from_millis(100);
 /// Open subdirectories deep a share is searched.
 pub const MAX_SHARE_DEPTH: usize = 64;
 
+// --- the share and what is kept of it -----------------------------------------------------------
+
+/// A file changed this recently before it was hashed may change again within one tick of its file system's clock
+/// without showing it (FAT counts in 2 s), so its hash is not trusted for good.
+pub const RACY_WINDOW: Duration = Duration::from_secs(2);
+/// Quiet time after which a file that changed while it was hashed is hashed again.
+pub const WRITER_QUIET: Duration = Duration::from_secs(1);
+/// Bytes read and hashed at a time.
+pub const HASH_BLOCK_BYTES: u64 = 1 << 20;
+/// Part of a large file that one thread hashes, bytes: its 4095 hash pairs are one write of 256 KiB.
+pub const HASH_PART_BYTES: u64 = 64 << 20;
+/// Memory of the hash cache's pages, bytes.
+pub const HASH_CACHE_BYTES: usize = 4 << 20;
+/// Age an outboard that no file refers to must have before it is deleted: it may belong to a file on its way in.
+pub const OUTBOARD_GRACE: Duration = Duration::from_secs(600);
+/// Encoded bytes that go between the thread that hashes and the task that owns the stream at a time.
+pub const BULK_BATCH_BYTES: usize = 256 << 10;
+/// Such batches on their way in one transfer: with the next constant, what a transfer holds in memory (some 4 MiB).
+pub const BULK_BATCHES: usize = 8;
+/// Verified bytes that are written to disk at a time, and file bytes that an upload reads ahead.
+pub const DISK_RUN_BYTES: usize = 1 << 20;
+/// Time in which the receiver of an upload must take at least one byte.
+pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
+
 // --- identity -----------------------------------------------------------------------------------
 
 /// Life of a node's certificate.
@@ -150,3 +174,29 @@ pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// Longest life of a join token.
 pub const MAX_TOKEN_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+// --- the command line ---------------------------------------------------------------------------
+
+/// Longest line of commands, bytes: a person types less, a script writes a line a command.
+pub const MAX_COMMAND_LINE_BYTES: usize = 64 << 10;
+/// Largest frame on a peer's control socket, bytes: above what Linux lets a program have as arguments
+/// (`ARG_MAX`, 2 MiB), JSON quoting included. Longer output goes in several frames.
+pub const MAX_CONTROL_FRAME_BYTES: usize = 8 << 20;
+/// Output in one frame on a control socket, bytes.
+pub const CONTROL_OUTPUT_BYTES: usize = 64 << 10;
+/// Commands that one peer carries out for its control socket at a time; more wait to be accepted.
+pub const MAX_CONTROL_CLIENTS: usize = 64;
+/// How often progress is drawn or sent to who waits for it.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a one-shot command waits for a peer of its id that is just starting or leaving.
+pub const ONE_SHOT_WAIT: Duration = Duration::from_secs(10);
+/// How often it looks.
+pub const ONE_SHOT_POLL: Duration = Duration::from_millis(50);
+/// Lines that the prompt remembers.
+pub const MAX_HISTORY_LINES: usize = 1000;
+/// File names kept for completion at the prompt.
+pub const MAX_COMPLETIONS: usize = 10_000;
+/// Largest file with a join token, bytes; a token is a few hundred.
+pub const MAX_TOKEN_FILE_BYTES: u64 = 64 << 10;
+/// Longest unknown word for which similar ones are looked for, characters.
+pub const MAX_SUGGESTED_CHARS: usize = 32;

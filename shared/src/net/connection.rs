@@ -1,0 +1,277 @@
+//! Connections to others: dialled when needed, kept, replaced when they fail.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tarpc::{client::RpcError, context};
+use tokio::{net::UdpSocket, time::timeout};
+
+use super::{CloseCode, NetError, StreamKind, rpc_transport::ServiceClient};
+use crate::{id::Role, limits, name::Endpoint};
+
+/// Whom to talk to: an address, and who must answer there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// What the certificate at the other end must say.
+    pub role: Role,
+    /// Where.
+    pub endpoint: Endpoint,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.role, self.endpoint.host_port())
+    }
+}
+
+/// The process's connections to others, one a target. Cheap to clone.
+#[derive(Clone)]
+pub struct Connections {
+    endpoint: quinn::Endpoint,
+    links: Arc<Mutex<HashMap<Target, Arc<Link>>>>,
+}
+
+/// A slot for one target's connection; whoever comes first dials, the others wait for it.
+#[derive(Default)]
+struct Link {
+    state: tokio::sync::Mutex<Option<Open>>,
+}
+
+#[derive(Clone)]
+struct Open {
+    connection: quinn::Connection,
+    clients: Arc<tokio::sync::Mutex<HashMap<StreamKind, Box<dyn Any + Send + Sync>>>>,
+}
+
+impl Connections {
+    /// Connections from `endpoint`'s socket, with its default client configuration.
+    pub fn new(endpoint: quinn::Endpoint) -> Self {
+        Self { endpoint, links: Arc::default() }
+    }
+
+    /// Makes a call: `call` gets the service's client and a context with the deadline `wait` from now.
+    ///
+    /// A call that gets no answer drops the connection from the pool, so that the next one dials anew: a
+    /// process that was killed says nothing, and only silence tells that it is another one by now.
+    ///
+    /// # Errors
+    /// When the target cannot be reached, is not who it should be, or does not answer in time.
+    pub async fn call<C, T, F>(
+        &self,
+        target: &Target,
+        wait: Duration,
+        call: impl FnOnce(C, context::Context) -> F,
+    ) -> Result<T, NetError>
+    where
+        C: ServiceClient,
+        F: Future<Output = Result<T, RpcError>>,
+    {
+        let context = call_context(wait);
+        let address = target.to_string();
+        let attempt = async {
+            let open = self.open(target).await?;
+            let client = self.client::<C>(target, &open).await?;
+            call(client, context).await.map_err(|error| {
+                self.forget(target, &open.connection);
+                NetError::from_rpc(&address, &error, &open.connection)
+            })
+        };
+        timeout(wait, attempt).await.unwrap_or_else(|_| Err(NetError::Deadline { address: address.clone() }))
+    }
+
+    /// Opens a bulk stream; its kind is told already.
+    ///
+    /// # Errors
+    /// When the target cannot be reached or is not who it should be.
+    pub async fn bulk(&self, target: &Target) -> Result<(quinn::SendStream, quinn::RecvStream), NetError> {
+        let open = self.open(target).await?;
+        self.stream(target, &open, StreamKind::Bulk).await
+    }
+
+    /// The connection to a target, dialled if there is none.
+    ///
+    /// # Errors
+    /// When the target cannot be reached or is not who it should be.
+    pub async fn connection(&self, target: &Target) -> Result<quinn::Connection, NetError> {
+        Ok(self.open(target).await?.connection)
+    }
+
+    /// Drops the pooled connection to a target without closing it: streams that others have on it go on.
+    pub fn forget(&self, target: &Target, connection: &quinn::Connection) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = links.get(target).is_some_and(|link| {
+            let state = link.state.try_lock();
+            // A slot that is locked is being dialled: it does not hold the failed connection any more.
+            state.is_ok_and(|open| {
+                open.as_ref().is_none_or(|open| open.connection.stable_id() == connection.stable_id())
+            })
+        });
+        if same {
+            links.remove(target);
+        }
+    }
+
+    /// Closes all connections and waits a little for the others to be told.
+    pub async fn close(&self, code: CloseCode, reason: &str) {
+        self.endpoint.close(code.to_varint(), reason.as_bytes());
+        // Who does not answer within the deadline learns it from silence.
+        let _ = timeout(limits::CLOSE_DEADLINE, self.endpoint.wait_idle()).await;
+    }
+
+    async fn open(&self, target: &Target) -> Result<Open, NetError> {
+        let link = {
+            let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+            if links.len() >= limits::MAX_CONNECTIONS && !links.contains_key(target) {
+                links
+                    .retain(|_, link| link.state.try_lock().is_ok_and(|open| open.as_ref().is_some_and(Open::is_open)));
+            }
+            links.entry(target.clone()).or_default().clone()
+        };
+        let mut state = link.state.lock().await;
+        if let Some(open) = state.as_ref().filter(|open| open.is_open()) {
+            return Ok(open.clone());
+        }
+        let connection = dial(&self.endpoint, target).await?;
+        let open = Open { connection, clients: Arc::default() };
+        *state = Some(open.clone());
+        Ok(open)
+    }
+
+    async fn client<C: ServiceClient>(&self, target: &Target, open: &Open) -> Result<C, NetError> {
+        let mut clients = open.clients.lock().await;
+        if let Some(client) = clients.get(&C::KIND).and_then(|client| client.downcast_ref::<C>()) {
+            return Ok(client.clone());
+        }
+        let (send, recv) = self.stream(target, open, C::KIND).await?;
+        let client = C::on(send, recv);
+        clients.insert(C::KIND, Box::new(client.clone()));
+        Ok(client)
+    }
+
+    async fn stream(
+        &self,
+        target: &Target,
+        open: &Open,
+        kind: StreamKind,
+    ) -> Result<(quinn::SendStream, quinn::RecvStream), NetError> {
+        let stream = open_stream(&open.connection, kind).await;
+        stream.inspect_err(|_| self.forget(target, &open.connection)).map_err(|error| match error {
+            Some(error) => NetError::from_connection(&target.to_string(), &error),
+            None => NetError::Closed { address: target.to_string(), why: "the stream was refused".to_owned() },
+        })
+    }
+}
+
+impl Open {
+    fn is_open(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+}
+
+/// Opens a stream and tells its kind.
+///
+/// # Errors
+/// Why the connection ended; `None` when only the stream was refused.
+pub async fn open_stream(
+    connection: &quinn::Connection,
+    kind: StreamKind,
+) -> Result<(quinn::SendStream, quinn::RecvStream), Option<quinn::ConnectionError>> {
+    let (mut send, recv) = connection.open_bi().await.map_err(Some)?;
+    match send.write_all(&[kind.to_byte()]).await {
+        Ok(()) => Ok((send, recv)),
+        Err(_) => Err(connection.close_reason()),
+    }
+}
+
+/// Dials `target` with the endpoint's default client configuration.
+///
+/// # Errors
+/// When it cannot be reached or is not who it should be.
+pub async fn dial(endpoint: &quinn::Endpoint, target: &Target) -> Result<quinn::Connection, NetError> {
+    let address = resolve(&target.endpoint).await?;
+    let connecting = endpoint
+        .connect(address, &target.role.dns_name())
+        .map_err(|error| NetError::Local(format!("cannot dial {target}: {error}")))?;
+    finish_dial(connecting, target, address).await
+}
+
+/// Waits for a handshake, and gives up early when the port is seen to be closed.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn finish_dial(
+    connecting: quinn::Connecting,
+    target: &Target,
+    address: SocketAddr,
+) -> Result<quinn::Connection, NetError> {
+    let name = target.to_string();
+    tokio::select! {
+        connected = connecting => connected.map_err(|error| NetError::from_connection(&name, &error)),
+        () = port_closed(address) => {
+            Err(NetError::Unreachable { address: name, why: "nothing listens on that port".to_owned() })
+        }
+        () = tokio::time::sleep(limits::DIAL_DEADLINE) => {
+            Err(NetError::Unreachable { address: name, why: "no answer".to_owned() })
+        }
+    }
+}
+
+/// The socket address of an endpoint.
+///
+/// # Errors
+/// When its host is a name that cannot be resolved.
+pub async fn resolve(endpoint: &Endpoint) -> Result<SocketAddr, NetError> {
+    if let Some(address) = endpoint.socket_addr() {
+        return Ok(address);
+    }
+    let host_port = endpoint.host_port();
+    let unknown = |why: &dyn fmt::Display| NetError::Local(format!("cannot resolve {host_port}: {why}"));
+    let mut addresses = tokio::net::lookup_host(&host_port).await.map_err(|error| unknown(&error))?;
+    addresses.next().ok_or_else(|| unknown(&"it has no address"))
+}
+
+/// How often a handshake that is not answered looks whether the port is closed.
+const PROBE_EVERY: Duration = Duration::from_millis(60);
+
+/// Returns when the host says that nobody listens on the port (ICMP port unreachable, RFC 1122 section 4.1.3.1);
+/// never otherwise. QUIC must not believe ICMP (RFC 9000 section 21.7), so quinn does not; to give up a first
+/// handshake a little earlier it is good enough. Only a *connected* plain socket is told.
+async fn port_closed(address: SocketAddr) {
+    let closed = async {
+        let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+        let socket = UdpSocket::bind(any).await.ok()?;
+        socket.connect(address).await.ok()?;
+        let mut refusals = 0;
+        loop {
+            tokio::time::sleep(PROBE_EVERY).await;
+            // One zero byte: not a QUIC packet (RFC 9000 section 17.2 wants the fixed bit), so a server drops it.
+            let sent = socket.send(&[0]).await;
+            let answer = timeout(PROBE_EVERY, socket.recv(&mut [0; 1])).await;
+            let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+            let heard = sent.is_err_and(|error| refused(&error))
+                || answer.is_ok_and(|answer| answer.is_err_and(|error| refused(&error)));
+            // Twice, so that a process that is just starting is not missed.
+            refusals = if heard { refusals + 1 } else { 0 };
+            if refusals == 2 {
+                return Some(());
+            }
+        }
+    };
+    if closed.await.is_none() {
+        std::future::pending().await
+    }
+}
+
+/// A call's context with the deadline `wait` from now. (tarpc's own default is 10 s.)
+#[expect(clippy::disallowed_methods, reason = "tarpc's deadlines are of the real clock")]
+pub fn call_context(wait: Duration) -> context::Context {
+    let mut context = context::current();
+    context.deadline = std::time::Instant::now() + wait;
+    context
+}

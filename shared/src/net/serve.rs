@@ -1,0 +1,197 @@
+//! The accepting side: counts, authenticates, and hands streams to whoever answers them.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use certs::{
+    CertificateDer,
+    trust::{self, Caller},
+};
+use futures::future::BoxFuture;
+use quinn::crypto::rustls::HandshakeData;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{CloseCode, NetError, StreamKind};
+use crate::{id::Role, limits, rpc::ENROL_ALPN};
+
+/// Who is at the other end of an accepted connection.
+#[derive(Debug)]
+pub struct Remote {
+    /// By its certificate.
+    pub caller: Caller,
+    /// The connection.
+    pub connection: quinn::Connection,
+}
+
+impl Remote {
+    /// The member's role; `None` for a newcomer.
+    pub fn member(&self) -> Option<&Role> {
+        match &self.caller {
+            Caller::Member(role) => Some(role),
+            Caller::Applicant(_) => None,
+        }
+    }
+
+    /// Its address, IPv4 written as IPv4.
+    pub fn address(&self) -> SocketAddr {
+        let address = self.connection.remote_address();
+        SocketAddr::new(address.ip().to_canonical(), address.port())
+    }
+}
+
+/// Answers streams.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one stream whose kind has been told; dropped when the process stops.
+    /// Kinds that are not offered are refused by returning at once.
+    fn stream(
+        self: Arc<Self>,
+        remote: Arc<Remote>,
+        kind: StreamKind,
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+    ) -> BoxFuture<'static, ()>;
+}
+
+/// Accepts connections until `stop`, then waits until every task it made has ended.
+pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop: CancellationToken) {
+    let tasks = TaskTracker::new();
+    let counts = Arc::new(Counts::default());
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = stop.cancelled() => break,
+        };
+        let Some(incoming) = incoming else { break };
+        if endpoint.open_connections() >= limits::MAX_CONNECTIONS {
+            incoming.refuse();
+            continue;
+        }
+        // Under load a newcomer proves its address first, so that forged ones cost nothing (RFC 9000 section 8.1).
+        if tasks.len() >= limits::MAX_HANDSHAKES && !incoming.remote_address_validated() && incoming.may_retry() {
+            if let Err(error) = incoming.retry() {
+                tracing::debug!(%error, "address validation was not possible");
+            }
+            continue;
+        }
+        let connection = connection(incoming, handler.clone(), counts.clone(), tasks.clone());
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = connection => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn connection<H: Handler>(incoming: quinn::Incoming, handler: Arc<H>, counts: Arc<Counts>, tasks: TaskTracker) {
+    let from = incoming.remote_address();
+    let connecting = match incoming.accept() {
+        Ok(connecting) => connecting,
+        Err(error) => return tracing::debug!(%from, %error, "a connection failed before its handshake"),
+    };
+    let connection = match timeout(limits::DIAL_DEADLINE, connecting).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            let error = NetError::from_connection(&from.to_string(), &error);
+            return tracing::warn!(%from, %error, "a connection was refused");
+        }
+        Err(_) => return tracing::debug!(%from, "a handshake took too long"),
+    };
+    let caller = match admit(&connection) {
+        Ok(caller) => caller,
+        Err(reason) => {
+            tracing::warn!(%from, reason, "a connection was refused");
+            return connection.close(CloseCode::NotAuthorised.to_varint(), reason.as_bytes());
+        }
+    };
+    let Some(_counted) = counts.enter(&caller) else {
+        tracing::warn!(%from, ?caller, "too many connections of one identity");
+        return connection.close(CloseCode::Overloaded.to_varint(), b"too many connections of this identity");
+    };
+    let remote = Arc::new(Remote { caller, connection });
+    loop {
+        let (send, mut recv) = match remote.connection.accept_bi().await {
+            Ok(stream) => stream,
+            Err(error) => return tracing::trace!(%from, %error, "a connection ended"),
+        };
+        let (handler, remote) = (handler.clone(), remote.clone());
+        tasks.spawn(async move {
+            let mut kind = [0];
+            let told = timeout(limits::STREAM_HEADER_DEADLINE, recv.read_exact(&mut kind)).await;
+            match (told, StreamKind::from_byte(kind[0])) {
+                (Ok(Ok(())), Some(kind)) => {
+                    let connection = remote.connection.clone();
+                    tokio::select! {
+                        () = handler.stream(remote, kind, send, recv) => {}
+                        _ = connection.closed() => {}
+                    }
+                }
+                (Ok(Ok(())), None) => {
+                    remote.connection.close(CloseCode::Protocol.to_varint(), b"unknown kind of stream");
+                }
+                (Ok(Err(_)) | Err(_), _) => {}
+            }
+        });
+    }
+}
+
+/// Who is there, if it may be: newcomers on the enrolment protocol and members on the other, nobody else.
+fn admit(connection: &quinn::Connection) -> Result<Caller, String> {
+    let chain = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
+        .ok_or("a certificate is required")?;
+    let caller = trust::caller(&chain).map_err(|error| error.to_string())?;
+    let protocol = connection
+        .handshake_data()
+        .and_then(|data| data.downcast::<HandshakeData>().ok())
+        .and_then(|data| data.protocol);
+    let enrols = protocol.as_deref() == Some(ENROL_ALPN);
+    match (&caller, enrols) {
+        (Caller::Applicant(_), true) | (Caller::Member(_), false) => Ok(caller),
+        (Caller::Applicant(_), false) => Err("a certificate of this network's authority is required".to_owned()),
+        (Caller::Member(_), true) => Err("a member need not enrol".to_owned()),
+    }
+}
+
+/// Connections by identity.
+#[derive(Default)]
+struct Counts(Mutex<HashMap<Option<Role>, usize>>);
+
+struct Counted(Arc<Counts>, Option<Role>);
+
+impl Counts {
+    fn enter(self: &Arc<Self>, caller: &Caller) -> Option<Counted> {
+        // Newcomers count together: what they are called is not known yet.
+        let (key, limit) = match caller {
+            Caller::Member(role) => (Some(role.clone()), limits::MAX_CONNECTIONS_PER_IDENTITY),
+            Caller::Applicant(_) => (None, limits::MAX_HANDSHAKES),
+        };
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(key.clone()).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(Counted(self.clone(), key))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
+}

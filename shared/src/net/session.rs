@@ -1,0 +1,465 @@
+//! A program's place in the network: its identity, its socket, and its way to the nameserver.
+//!
+//! | what it has | what it does |
+//! |---|---|
+//! | an identity | uses it |
+//! | a join token | enrols with it, keeps the identity and the nameservers' addresses |
+//! | neither, but the nameserver runs on this machine for this user | enrols with the local token that the nameserver left in the state folder |
+//! | none of these | says how to get a token |
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use certs::{Applicant, EXPORTER_LABEL, Identity, JoinToken, trust};
+
+use super::{
+    CloseCode, Connections, NetError, StreamKind, Target,
+    connection::{call_context, finish_dial, open_stream, resolve},
+    endpoint,
+    rpc_transport::ServiceClient,
+};
+use crate::{
+    error::{Failure, FailureCode},
+    id::{PeerId, Role},
+    limits,
+    name::Endpoint,
+    rpc::{
+        ALPN, ENROL_ALPN,
+        enrol::{EnrolError, EnrolRequest, EnrolServiceClient, Enrolled},
+        nameserver::{NameServiceClient, ServerInfo},
+    },
+    time::unix_micros,
+};
+
+/// UDP port of a nameserver unless another is told.
+pub const DEFAULT_PORT: u16 = 9090;
+
+/// What a program wants to be, and what it was told.
+#[derive(Debug, Clone)]
+pub struct SessionConfig {
+    /// A peer, or an admin.
+    pub role: Role,
+    /// Base of all state (`BRASA_STATE_DIR`).
+    pub state_dir: PathBuf,
+    /// The nameserver, if the user named one.
+    pub nameserver: Option<Endpoint>,
+    /// A join token, if the user gave one.
+    pub join: Option<JoinToken>,
+}
+
+/// A member's session: identity, socket, connections, nameserver.
+pub struct Session {
+    /// Who this program is.
+    pub identity: Identity,
+    /// Its socket: client, and server if it is a peer.
+    pub endpoint: quinn::Endpoint,
+    /// Its connections to others.
+    pub connections: Connections,
+    /// The nameserver that answered.
+    pub nameserver: Target,
+    /// What the nameserver said of itself and of this program.
+    pub info: ServerInfo,
+    /// Said when the kernel clamps the socket's buffers.
+    pub buffer_warning: Option<String>,
+}
+
+/// The files of one state folder.
+#[derive(Debug, Clone)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// The state below `base`.
+    pub fn new(base: impl Into<PathBuf>) -> Self {
+        Self(base.into())
+    }
+
+    /// The nameserver's folder.
+    pub fn nameserver(&self) -> PathBuf {
+        self.0.join("nameserver")
+    }
+
+    /// The token that a nameserver leaves for the user's own programs.
+    pub fn local_token(&self) -> PathBuf {
+        self.0.join("local.token")
+    }
+
+    /// The folder of one member.
+    pub fn member(&self, role: &Role) -> PathBuf {
+        match role {
+            Role::Peer(id) => self.peer(id),
+            Role::Admin => self.0.join("admin"),
+            Role::Nameserver => self.nameserver(),
+        }
+    }
+
+    /// The folder of one peer.
+    pub fn peer(&self, id: &PeerId) -> PathBuf {
+        self.0.join("peers").join(id.as_str())
+    }
+
+    /// Reads the local token; `None` when there is none or it is unreadable.
+    fn read_local_token(&self) -> Option<JoinToken> {
+        fs::read_to_string(self.local_token()).ok()?.parse().ok()
+    }
+}
+
+impl Session {
+    /// Becomes a member if need be, binds a socket, and finds the nameserver.
+    ///
+    /// # Errors
+    /// `NameserverUnreachable` when none answers, `NotAuthorised` when there is no identity and no way to one,
+    /// `Io` when the state folder cannot be used.
+    pub async fn open(config: &SessionConfig) -> Result<Self, Failure> {
+        let state = StateDir::new(&config.state_dir);
+        let folder = state.member(&config.role);
+        create_private_folder(&folder).map_err(|error| unusable(&folder, &error))?;
+        let identity_file = folder.join("identity.pem");
+        let addresses_file = folder.join("nameservers");
+
+        let mut identity = load_identity(&identity_file)?;
+        let local_token = state.read_local_token();
+        let addresses = candidates(config, &addresses_file, local_token.as_ref());
+
+        let token = match (&config.join, &identity) {
+            // A token for the network that this node belongs to already is not needed any more.
+            (Some(token), Some(identity)) if belongs_to(identity, token) => None,
+            (Some(token), _) => Some(token.clone()),
+            (None, Some(_)) if addresses_file.exists() => None,
+            (None, Some(identity)) if local_token.as_ref().is_none_or(|token| belongs_to(identity, token)) => None,
+            (None, _) => local_token,
+        };
+        if let Some(token) = token {
+            let (member, enrolled) = enrol(&addresses, &token, &config.role).await?;
+            member.save(&identity_file).map_err(|error| unusable(&identity_file, &error))?;
+            if config.join.is_some() {
+                save_addresses(&addresses_file, &enrolled).map_err(|error| unusable(&addresses_file, &error))?;
+            }
+            identity = Some(member);
+        }
+        match identity {
+            Some(identity) => Self::connect(identity, &addresses).await,
+            None => Err(no_identity(config, &addresses).await),
+        }
+    }
+
+    async fn connect(identity: Identity, addresses: &[Endpoint]) -> Result<Self, Failure> {
+        let unusable = |error: trust::TrustError| {
+            Failure::new(
+                FailureCode::NotAuthorised,
+                "this node's identity cannot be used",
+                error,
+                "join again with a token",
+            )
+        };
+        let serves = matches!(identity.role(), Role::Peer(_));
+        let server = serves.then(|| trust::member_server(&identity, &[ALPN])).transpose().map_err(unusable)?;
+        let client = trust::member_client(&identity, &[ALPN]).map_err(unusable)?;
+        let bound = endpoint::bind(any_address(addresses).await, server, client)
+            .map_err(|error| Failure::new(FailureCode::Io, "no UDP socket", error, "check the system's limits"))?;
+        let connections = Connections::new(bound.endpoint.clone());
+        let mut last = None;
+        for address in addresses {
+            let nameserver = Target { role: Role::Nameserver, endpoint: address.clone() };
+            let wait = limits::DIAL_DEADLINE + limits::CALL_DEADLINE;
+            let ping = |client: NameServiceClient, context| async move { client.ping(context).await };
+            match connections.call(&nameserver, wait, ping).await {
+                Ok(info) => {
+                    return Ok(Self {
+                        identity,
+                        endpoint: bound.endpoint,
+                        connections,
+                        nameserver,
+                        info,
+                        buffer_warning: bound.buffer_warning,
+                    });
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(unreachable(last))
+    }
+
+    /// Where others reach this program: the address the nameserver sees, unless that is loopback while the
+    /// nameserver itself can be reached from elsewhere; then both are on one machine, and its address is ours.
+    ///
+    /// # Errors
+    /// When the socket has no address.
+    pub fn advertised(&self) -> io::Result<Endpoint> {
+        let port = self.endpoint.local_addr()?.port();
+        let observed = self.info.observed.ip().to_canonical();
+        let elsewhere = self.info.advertised.iter().find(|endpoint| !is_loopback(endpoint));
+        Ok(match elsewhere {
+            Some(nameserver) if observed.is_loopback() => Endpoint { host: nameserver.host.clone(), port },
+            _ => Endpoint::from(SocketAddr::new(observed, port)),
+        })
+    }
+}
+
+/// Reads a join token as the user gave it: the token, or `@FILE` to keep it out of the process list.
+///
+/// # Errors
+/// When the file cannot be read or the text is no token.
+pub fn parse_join(text: &str) -> Result<JoinToken, Failure> {
+    let usage = |why: &dyn std::fmt::Display| {
+        Failure::new(
+            FailureCode::Usage,
+            "the join token cannot be read",
+            why,
+            "copy the whole line that `nsc token` printed",
+        )
+    };
+    let token = match text.strip_prefix('@') {
+        Some(path) => fs::read_to_string(path).map_err(|error| usage(&format!("{path}: {error}")))?,
+        None => text.to_owned(),
+    };
+    token.parse().map_err(|error| usage(&error))
+}
+
+fn is_loopback(endpoint: &Endpoint) -> bool {
+    match endpoint.socket_addr() {
+        Some(address) => address.ip().is_loopback(),
+        None => endpoint.host.to_string() == "localhost",
+    }
+}
+
+fn belongs_to(identity: &Identity, token: &JoinToken) -> bool {
+    certs::Fingerprint::of(identity.authority()) == token.authority
+}
+
+/// Where nameservers may be: as the user says; else as the join token says; else as remembered from joining;
+/// else as the nameserver on this machine says; else the default.
+fn candidates(config: &SessionConfig, addresses_file: &Path, local_token: Option<&JoinToken>) -> Vec<Endpoint> {
+    if let Some(endpoint) = &config.nameserver {
+        return vec![endpoint.clone()];
+    }
+    let of_token = |token: &JoinToken| parse_addresses(token.addresses.iter().map(String::as_str));
+    let remembered =
+        || fs::read_to_string(addresses_file).map(|text| parse_addresses(text.lines())).unwrap_or_default();
+    let sources: [Vec<Endpoint>; 3] = [
+        config.join.as_ref().map(of_token).unwrap_or_default(),
+        remembered(),
+        local_token.map(of_token).unwrap_or_default(),
+    ];
+    let default = Endpoint::from(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)));
+    sources.into_iter().find(|addresses| !addresses.is_empty()).unwrap_or_else(|| vec![default])
+}
+
+fn parse_addresses<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Endpoint> {
+    lines.filter_map(|line| Endpoint::from_host_port(line.trim()).ok()).collect()
+}
+
+fn save_addresses(file: &Path, enrolled: &Enrolled) -> io::Result<()> {
+    let lines: String = enrolled.nameservers.iter().map(|endpoint| endpoint.host_port() + "\n").collect();
+    certs::write_private(file, lines.as_bytes())
+}
+
+fn load_identity(file: &Path) -> Result<Option<Identity>, Failure> {
+    match Identity::load(file) {
+        Ok(Some(identity)) if identity.expires_unix_seconds() <= now_unix_seconds() => {
+            tracing::warn!(file = %file.display(), "the certificate has expired; a new one is needed");
+            Ok(None)
+        }
+        Ok(identity) => Ok(identity),
+        Err(error) => Err(unusable(file, &error)),
+    }
+}
+
+fn now_unix_seconds() -> i64 {
+    i64::try_from(unix_micros() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+fn create_private_folder(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(
+        FailureCode::Io,
+        format!("cannot use {}", path.display()),
+        error,
+        "check its rights, or choose another folder with --state-dir or BRASA_STATE_DIR",
+    )
+}
+
+fn unreachable(error: Option<NetError>) -> Failure {
+    match error {
+        Some(error @ (NetError::Unreachable { .. } | NetError::Local(_) | NetError::Deadline { .. })) => Failure::new(
+            FailureCode::NameserverUnreachable,
+            "the nameserver cannot be reached",
+            error,
+            "start `nameserver`, or say where it is with -n HOST -p PORT",
+        ),
+        Some(error) => error.into_failure("the nameserver does not let this program in"),
+        None => Failure::new(FailureCode::Internal, "no nameserver address is known", "none was given", "use -n HOST"),
+    }
+}
+
+/// Why there is no identity: nobody is there to ask, or nobody has let this program in yet.
+async fn no_identity(config: &SessionConfig, addresses: &[Endpoint]) -> Failure {
+    let mut silent = None;
+    for address in addresses {
+        // A dial that trusts nobody: it cannot succeed, but tells silence from a refusal.
+        let nobody = certs::Fingerprint([0; 32]);
+        match applicant_dial(address, nobody).await {
+            Err(DialError::Net(error @ (NetError::Unreachable { .. } | NetError::Local(_)))) => silent = Some(error),
+            _ => {
+                let me = match &config.role {
+                    Role::Peer(id) => format!("peer {id} --join TOKEN"),
+                    Role::Admin | Role::Nameserver => "a program of the user who runs the nameserver".to_owned(),
+                };
+                return Failure::new(
+                    FailureCode::NotAuthorised,
+                    format!("{} does not belong to this network yet", config.role),
+                    format!("the nameserver at {} wants a certificate", address.host_port()),
+                    format!("run `nsc token` where the nameserver runs, then `{me}`"),
+                );
+            }
+        }
+    }
+    unreachable(silent)
+}
+
+enum DialError {
+    Net(NetError),
+    Other(Failure),
+}
+
+impl From<NetError> for DialError {
+    fn from(error: NetError) -> Self {
+        Self::Net(error)
+    }
+}
+
+struct Newcomer {
+    applicant: Applicant,
+    endpoint: quinn::Endpoint,
+    connection: quinn::Connection,
+}
+
+async fn applicant_dial(address: &Endpoint, authority: certs::Fingerprint) -> Result<Newcomer, DialError> {
+    let internal = |error: &dyn std::fmt::Display| {
+        DialError::Other(Failure::new(FailureCode::Internal, "no key could be made", error, "try again"))
+    };
+    let applicant = Applicant::new().map_err(|error| internal(&error))?;
+    let tls = trust::applicant_client(&applicant, authority, &[ENROL_ALPN]).map_err(|error| internal(&error))?;
+    let endpoint = endpoint::bind(any_address(std::slice::from_ref(address)).await, None, tls)?.endpoint;
+    let target = Target { role: Role::Nameserver, endpoint: address.clone() };
+    let socket_address = resolve(address).await?;
+    let connecting = endpoint
+        .connect(socket_address, &Role::Nameserver.dns_name())
+        .map_err(|error| NetError::Local(format!("cannot dial {target}: {error}")))?;
+    let connection = finish_dial(connecting, &target, socket_address).await?;
+    Ok(Newcomer { applicant, endpoint, connection })
+}
+
+/// Becomes a member at the first of `addresses` that answers.
+async fn enrol(addresses: &[Endpoint], token: &JoinToken, role: &Role) -> Result<(Identity, Enrolled), Failure> {
+    let mut last = None;
+    for address in addresses {
+        match enrol_at(address, token, role).await {
+            Ok(member) => return Ok(member),
+            Err(DialError::Other(failure)) => return Err(failure),
+            Err(DialError::Net(error)) => last = Some(error),
+        }
+    }
+    Err(unreachable(last))
+}
+
+async fn enrol_at(address: &Endpoint, token: &JoinToken, role: &Role) -> Result<(Identity, Enrolled), DialError> {
+    let refused = |why: &dyn std::fmt::Display, hint: &str| {
+        DialError::Other(Failure::new(FailureCode::NotAuthorised, format!("{role} was not let in"), why, hint))
+    };
+    let newcomer = applicant_dial(address, token.authority).await?;
+    let csr = newcomer.applicant.signing_request().map_err(|error| refused(&error, "try again"))?;
+    let request = EnrolRequest {
+        token_id: token.id(),
+        proof: enrol_proof(&newcomer.connection, token.proof_key(), role, &csr)
+            .map_err(|error| refused(&error, "try again"))?,
+        role: role.clone(),
+        csr,
+    };
+    let name = address.host_port();
+    let (send, recv) = open_stream(&newcomer.connection, StreamKind::Enrol).await.map_err(|error| match error {
+        Some(error) => NetError::from_connection(&name, &error),
+        None => NetError::Closed { address: name.clone(), why: "the stream was refused".to_owned() },
+    })?;
+    let client = EnrolServiceClient::on(send, recv);
+    let answer = client
+        .enrol(call_context(limits::CALL_DEADLINE), request)
+        .await
+        .map_err(|error| NetError::from_rpc(&name, &error, &newcomer.connection))?;
+    newcomer.endpoint.close(CloseCode::Done.to_varint(), b"enrolled");
+    let enrolled = answer.map_err(|error| {
+        let hint = match error {
+            EnrolError::AlreadyEnrolled(_) => "an admin can let this id be taken over: `nsc token --for ID`",
+            EnrolError::Unavailable(_) => "try again",
+            _ => "get a new token with `nsc token`",
+        };
+        refused(&error, hint)
+    })?;
+    let Enrolled { certificate, authority, .. } = enrolled.clone();
+    let identity =
+        newcomer.applicant.into_member(certificate, authority).map_err(|error| refused(&error, "try again"))?;
+    if identity.role() != role || !belongs_to(&identity, token) {
+        return Err(refused(
+            &"the nameserver sent another certificate than was asked for",
+            "do not use this nameserver",
+        ));
+    }
+    Ok((identity, enrolled))
+}
+
+/// The proof that the holder of `key` asks, on this very connection, for `role` over the key in `csr`.
+/// Both sides compute it.
+///
+/// # Errors
+/// When the connection cannot export keying material (it is closed).
+pub fn enrol_proof(
+    connection: &quinn::Connection,
+    key: certs::ProofKey,
+    role: &Role,
+    csr: &[u8],
+) -> Result<[u8; 32], String> {
+    Ok(key.proof(&exported(connection)?, &proof_request(role, csr)))
+}
+
+/// Whether `proof` is what [`enrol_proof`] gives; takes the same time for every wrong one.
+///
+/// # Errors
+/// As [`enrol_proof`].
+pub fn check_enrol_proof(
+    connection: &quinn::Connection,
+    key: &certs::ProofKey,
+    role: &Role,
+    csr: &[u8],
+    proof: &[u8; 32],
+) -> Result<bool, String> {
+    Ok(key.accepts(proof, &exported(connection)?, &proof_request(role, csr)))
+}
+
+fn exported(connection: &quinn::Connection) -> Result<[u8; 32], String> {
+    let mut material = [0; 32];
+    connection
+        .export_keying_material(&mut material, EXPORTER_LABEL, b"")
+        .map_err(|_| "the connection is closed".to_owned())?;
+    Ok(material)
+}
+
+fn proof_request(role: &Role, csr: &[u8]) -> Vec<u8> {
+    // The name has no zero byte, so the two parts cannot be confused.
+    [role.dns_name().as_bytes(), &[0], csr].concat()
+}
+
+/// The unspecified address of the family that the nameserver has.
+async fn any_address(addresses: &[Endpoint]) -> SocketAddr {
+    let ipv6 = match addresses.first() {
+        Some(first) => resolve(first).await.is_ok_and(|address| address.is_ipv6()),
+        None => false,
+    };
+    let ip: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    SocketAddr::new(ip, 0)
+}

@@ -36,21 +36,29 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// The authority kept in `folder`; `None` when there is none.
+    ///
+    /// # Errors
+    /// When its file cannot be read or is not an authority.
+    pub fn load(folder: &Path) -> Result<Option<Self>, IdentityError> {
+        StoredPem::read(&folder.join(FILE))?.map(Self::from_pem).transpose()
+    }
+
     /// The authority kept in `folder`, made there (with the folder) if there is none yet.
     ///
     /// # Errors
     /// When the folder or its files cannot be read or written, or are not an authority.
     pub fn load_or_create(folder: &Path) -> Result<Self, IdentityError> {
         file::create_private_folder(folder)?;
-        let path = folder.join(FILE);
-        match StoredPem::read(&path)? {
-            Some(stored) => Self::from_pem(stored),
-            None => {
-                let (authority, stored) = Self::create()?;
-                stored.write(&path)?;
-                Ok(authority)
-            }
+        if let Some(authority) = Self::load(folder)? {
+            return Ok(authority);
         }
+        let (authority, stored) = Self::create()?;
+        if stored.write_new(&folder.join(FILE))? {
+            return Ok(authority);
+        }
+        // Somebody was faster: two authorities in one folder would split the network.
+        Self::load(folder)?.ok_or_else(|| IdentityError::Malformed(format!("{FILE} came and went")))
     }
 
     /// A new authority that is kept nowhere, for tests and demonstrations.

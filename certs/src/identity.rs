@@ -106,8 +106,15 @@ impl Identity {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), IdentityError> {
-        let certificates = vec![self.certificate.clone(), self.authority.clone()];
-        StoredPem { key: self.key.clone_key(), certificates }.write(path)
+        self.stored().write(path)
+    }
+
+    /// As [`Self::save`], but leaves a file that is there as it is; whether it was written.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save_new(&self, path: &Path) -> Result<bool, IdentityError> {
+        self.stored().write_new(path)
     }
 
     /// What the certificate says its holder is.
@@ -132,6 +139,10 @@ impl Identity {
 
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
         self.key.clone_key()
+    }
+
+    fn stored(&self) -> StoredPem {
+        StoredPem { key: self.key(), certificates: vec![self.certificate.clone(), self.authority.clone()] }
     }
 }
 
@@ -207,8 +218,11 @@ pub(crate) fn dns_name_of(certificate: &CertificateDer<'_>) -> Result<Option<Str
     })
 }
 
-/// The role that a certificate names. Says nothing about whether the certificate is trusted.
-pub(crate) fn role_of(certificate: &CertificateDer<'_>) -> Result<Option<Role>, IdentityError> {
+/// The role that a certificate names; `None` for an authority's. Says nothing about whether it is trusted.
+///
+/// # Errors
+/// When it is not a certificate.
+pub fn role_of(certificate: &CertificateDer<'_>) -> Result<Option<Role>, IdentityError> {
     Ok(dns_name_of(certificate)?.as_deref().and_then(Role::from_dns_name))
 }
 
@@ -227,4 +241,13 @@ pub fn public_key_of(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, Identi
 pub fn serial_and_expiry_of(certificate: &CertificateDer<'_>) -> Result<(String, i64), IdentityError> {
     let parsed = parse(certificate)?;
     Ok((parsed.raw_serial_as_string(), parsed.validity().not_after.timestamp()))
+}
+
+/// Begin and end of a certificate's validity, seconds since 1970, both inclusive.
+///
+/// # Errors
+/// When it is not a certificate.
+pub fn validity_of(certificate: &CertificateDer<'_>) -> Result<(i64, i64), IdentityError> {
+    let validity = parse(certificate)?.validity().clone();
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }

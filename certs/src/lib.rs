@@ -19,9 +19,11 @@ mod join_token;
 pub mod trust;
 
 pub use authority::Authority;
-pub use file::write_private;
+pub use file::{certificates_in, write_private};
 pub use id::{InvalidPeerId, MAX_PEER_ID_BYTES, PeerId, Role};
-pub use identity::{Applicant, Fingerprint, Identity, IdentityError, public_key_of, serial_and_expiry_of};
+pub use identity::{
+    Applicant, Fingerprint, Identity, IdentityError, public_key_of, role_of, serial_and_expiry_of, validity_of,
+};
 pub use join_token::{EXPORTER_LABEL, InvalidToken, JoinToken, ProofKey, TokenId};
 /// The TLS library's certificate type.
 pub use rustls::pki_types::CertificateDer;

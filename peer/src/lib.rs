@@ -1,1 +1,29 @@
+//! A peer: shares a folder, knows or is the tracker, downloads from other peers.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`core`] | PURE: election, liveness, index |
+//! | [`node`] | the task that owns the core |
+//! | [`net`] | calls in and out, uploads, the name in the nameserver |
+//! | [`store`] | the share on the disk |
+//! | [`transfer`] | verified bytes |
+//! | [`download`], [`lookup`] | finding and fetching |
+//! | [`peer`] | a running peer, put together; `backend`: what commands ask of it |
+//! | [`cli`], [`control`], [`config`] | commands, how a running peer is given them, what the user wants |
+//! | [`demo`] | the whole system in one go |
+//!
+//! The whole house is drawn in `docs/ARCHITECTURE.md`.
 
+mod backend;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod core;
+pub mod demo;
+pub mod download;
+pub mod lookup;
+pub mod net;
+pub mod node;
+pub mod peer;
+pub mod store;
+pub mod transfer;

@@ -29,6 +29,10 @@ pub const NAMES_PER_PAGE: usize = 1000;
 pub const PAGE_BYTES: usize = MAX_FRAME_BYTES / 2;
 /// Files on a page of a listing, and in one announcement: 500 names of 1 KiB still fit a frame.
 pub const FILES_PER_PAGE: usize = 500;
+/// Names looked at for one page: a filter that matches little must not keep the nameserver from renewing leases.
+pub const NAMES_SCANNED_PER_PAGE: usize = 20_000;
+/// Registrations that end in one step of the nameserver; more end in the next.
+pub const EXPIRIES_PER_SWEEP: usize = 1000;
 /// Names one identity may hold: far more than a peer needs, far fewer than would hurt.
 pub const MAX_NAMES_PER_IDENTITY: usize = 10_000;
 /// Names in all: bounds the nameserver's memory at some hundreds of MiB.
@@ -39,6 +43,10 @@ pub const MAX_REGEX_BYTES: usize = 1024;
 pub const MAX_REGEX_PROGRAM_BYTES: usize = 1 << 20;
 /// Join tokens outstanding at a time.
 pub const MAX_TOKENS: usize = 10_000;
+/// Uses of one join token.
+pub const MAX_TOKEN_USES: u32 = 10_000;
+/// Peers ever enrolled: ten times as many as one core keeps track of at a time.
+pub const MAX_ENROLMENTS: usize = 100_000;
 
 // --- leases and the seat ------------------------------------------------------------------------
 
@@ -54,6 +62,9 @@ pub const LEASE_RENEWALS_PER_TERM: u32 = 3;
 pub const SEAT_LEASE: Duration = Duration::from_millis(750);
 /// How often the tracker renews its seat.
 pub const SEAT_RENEWAL: Duration = Duration::from_millis(200);
+/// How far above the highest epoch one claim, vote or notice may go: far more elections than happen while a nameserver
+/// is away, far too few for a liar to ever use up the epochs.
+pub const MAX_EPOCH_STEP: u64 = 1 << 16;
 /// How long the nameserver must not have heard the incumbent before a majority may replace it.
 pub const SEAT_SILENCE: Duration = Duration::from_millis(400);
 
@@ -69,6 +80,21 @@ pub const OVERSLEPT: Duration = Duration::from_millis(100);
 pub const VOTE_WAIT: Duration = Duration::from_millis(150);
 /// Longest random wait before an election is tried (again).
 pub const ELECTION_BACKOFF: Duration = Duration::from_millis(150);
+/// How long a claimant waits for the nameserver, which syncs its disk before it answers.
+pub const CLAIM_WAIT: Duration = Duration::from_millis(500);
+/// How much later than a better-placed peer (by rendezvous hash) the next one stands for election: some
+/// round trips of a local network, so that one candidate is usually done before the next begins.
+pub const CANDIDATE_STAGGER: Duration = Duration::from_millis(20);
+/// Places in the candidates' order that are told apart; those behind share the last one.
+pub const CANDIDATE_PLACES: u32 = 4;
+/// How often a peer without a tracker asks the nameserver who holds the seat.
+pub const SEAT_POLL: Duration = Duration::from_millis(200);
+/// How often a peer asks the nameserver for the registered peers ...
+pub const PEERS_POLL: Duration = Duration::from_secs(2);
+/// ... and how much longer it waits for each peer registered, so that a large network does not drown in lists.
+pub const PEERS_POLL_PER_PEER: Duration = Duration::from_millis(10);
+/// Elections that can be asked for while one is under way; all get its result.
+pub const MAX_ELECTION_WAITERS: usize = 64;
 /// A tracker with neither its lease nor a majority's heartbeats for this long steps down.
 pub const DRAIN_AFTER: Duration = Duration::from_millis(600);
 /// Silence of a peer after which the tracker forgets its files; they come back with its next heartbeat.
@@ -82,14 +108,34 @@ pub const MAX_INDEX_ENTRIES: usize = 4_000_000;
 /// Files in one peer's share.
 pub const MAX_FILES_PER_PEER: usize = 1_000_000;
 
+/// Versions of one name in an answer to `who_has`: those with most owners come first.
+pub const MAX_VERSIONS_PER_ANSWER: usize = 32;
+/// Files in the announcements that a peer remembers, so that a tracker that missed some need not be sent everything.
+pub const MAX_LOGGED_FILES: usize = 10_000;
+/// How long a peer waits before it announces again what the tracker refused.
+pub const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);
+
 // --- calls and connections ----------------------------------------------------------------------
 
 /// Deadline of an ordinary call. (tarpc's own default is 10 s.)
 pub const CALL_DEADLINE: Duration = Duration::from_secs(3);
+/// Longest deadline of a call that is taken from a caller; a later one is brought down to it. (Timers cannot hold
+/// whatever 64 bits of seconds can say.)
+pub const MAX_CALL_DEADLINE: Duration = Duration::from_secs(600);
 /// Deadline of a heartbeat or vote: an answer after this is as good as none.
 pub const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(300);
+/// Deadline of a call about the seat: within the seat's lease there is time for one more.
+pub const SEAT_CALL_DEADLINE: Duration = Duration::from_millis(500);
+/// How long a command waits for a tracker that can answer: a failover, with room to spare.
+pub const TRACKER_WAIT: Duration = Duration::from_secs(5);
+/// How long a download waits for a tracker before it asks the known peers themselves.
+pub const TRACKER_WAIT_BEFORE_FAN_OUT: Duration = Duration::from_millis(1500);
+/// Files of one download that are fetched at a time.
+pub const FILES_AT_A_TIME: usize = 8;
 /// How long a handshake may take.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(2);
+/// Addresses of one host name that are dialled in turn.
+pub const MAX_DIAL_ADDRESSES: usize = 4;
 /// How long a stream that was opened may take to say what it is for.
 pub const STREAM_HEADER_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a graceful close waits for the other side.
@@ -102,6 +148,9 @@ pub const MAX_STREAMS_PER_CONNECTION: u32 = 256;
 pub const MAX_CONNECTIONS: usize = 4096;
 /// Connections one process accepts at a time from addresses that have not authenticated yet.
 pub const MAX_HANDSHAKES: usize = 256;
+/// Handshakes from one address at a time once there are [`MAX_HANDSHAKES`] in all, so that one host does not hold
+/// the door against the others.
+pub const MAX_HANDSHAKES_PER_ADDRESS: usize = 64;
 /// Connections one identity may hold to one process.
 pub const MAX_CONNECTIONS_PER_IDENTITY: usize = 32;
 /// Silence after which a connection is given up.
@@ -110,6 +159,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Commands waiting for the task that owns a core.
 pub const MAX_QUEUED_EVENTS: usize = 4096;
+/// Commands the nameserver answers after one durable write: the cost of the write is shared, the wait stays short.
+pub const COMMANDS_PER_COMMIT: usize = 128;
 
 // --- moving bytes -------------------------------------------------------------------------------
 
@@ -189,7 +240,7 @@ pub const MAX_CONTROL_CLIENTS: usize = 64;
 /// How often progress is drawn or sent to who waits for it.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a one-shot command waits for a peer of its id that is just starting or leaving.
-pub const ONE_SHOT_WAIT: Duration = Duration::from_secs(10);
+pub const ONE_SHOT_WAIT: Duration = Duration::from_secs(5);
 /// How often it looks.
 pub const ONE_SHOT_POLL: Duration = Duration::from_millis(50);
 /// Lines that the prompt remembers.

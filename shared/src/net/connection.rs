@@ -5,12 +5,19 @@ use std::{
     collections::HashMap,
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use tarpc::{client::RpcError, context};
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::{
+    net::UdpSocket,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{CloseCode, NetError, StreamKind, rpc_transport::ServiceClient};
 use crate::{id::Role, limits, name::Endpoint};
@@ -34,14 +41,23 @@ impl fmt::Display for Target {
 #[derive(Clone)]
 pub struct Connections {
     endpoint: quinn::Endpoint,
-    links: Arc<Mutex<HashMap<Target, Arc<Link>>>>,
+    links: Arc<Mutex<HashMap<Target, Link>>>,
 }
 
-/// A slot for one target's connection; whoever comes first dials, the others wait for it.
-#[derive(Default)]
-struct Link {
-    state: tokio::sync::Mutex<Option<Open>>,
+/// A target's connection, or the way to it.
+///
+/// ```text
+/// (none) ──open──▶ Dialling ──done──▶ Open ──forget, closed──▶ (none)
+///   ▲                 │ failed
+///   └─────────────────┘
+/// ```
+enum Link {
+    /// A task dials; all who want the connection wait for it, and share its failure.
+    Dialling(Dialling),
+    Open(Open),
 }
+
+type Dialling = Shared<BoxFuture<'static, Result<Open, NetError>>>;
 
 #[derive(Clone)]
 struct Open {
@@ -72,17 +88,30 @@ impl Connections {
         C: ServiceClient,
         F: Future<Output = Result<T, RpcError>>,
     {
+        let until = Instant::now() + wait;
         let context = call_context(wait);
-        let address = target.to_string();
-        let attempt = async {
+        let late = || NetError::Deadline { address: target.to_string() };
+        let ready = async {
             let open = self.open(target).await?;
             let client = self.client::<C>(target, &open).await?;
-            call(client, context).await.map_err(|error| {
-                self.forget(target, &open.connection);
-                NetError::from_rpc(&address, &error, &open.connection)
-            })
+            Ok((open, client))
         };
-        timeout(wait, attempt).await.unwrap_or_else(|_| Err(NetError::Deadline { address: address.clone() }))
+        let (open, client) = timeout_at(until, ready).await.map_err(|_| late())??;
+        let error = match timeout_at(until, call(client, context)).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            // The request was never sent; the connection is as good as before.
+            Ok(Err(RpcError::Send(error))) => {
+                return Err(NetError::Local(format!("a request to {target} cannot be sent: {error}")));
+            }
+            // It was answered, if only that it cannot be answered.
+            Ok(Err(error @ RpcError::Server(_))) => {
+                return Err(NetError::from_rpc(&target.to_string(), &error, &open.connection));
+            }
+            Ok(Err(error)) => NetError::from_rpc(&target.to_string(), &error, &open.connection),
+            Err(_) => late(),
+        };
+        self.forget(target, &open.connection);
+        Err(error)
     }
 
     /// Opens a bulk stream; its kind is told already.
@@ -104,15 +133,10 @@ impl Connections {
 
     /// Drops the pooled connection to a target without closing it: streams that others have on it go on.
     pub fn forget(&self, target: &Target, connection: &quinn::Connection) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = links.get(target).is_some_and(|link| {
-            let state = link.state.try_lock();
-            // A slot that is locked is being dialled: it does not hold the failed connection any more.
-            state.is_ok_and(|open| {
-                open.as_ref().is_none_or(|open| open.connection.stable_id() == connection.stable_id())
-            })
-        });
-        if same {
+        let mut links = self.links();
+        // Somebody may have dialled anew already.
+        if matches!(links.get(target), Some(Link::Open(open)) if open.connection.stable_id() == connection.stable_id())
+        {
             links.remove(target);
         }
     }
@@ -125,22 +149,44 @@ impl Connections {
     }
 
     async fn open(&self, target: &Target) -> Result<Open, NetError> {
-        let link = {
-            let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-            if links.len() >= limits::MAX_CONNECTIONS && !links.contains_key(target) {
-                links
-                    .retain(|_, link| link.state.try_lock().is_ok_and(|open| open.as_ref().is_some_and(Open::is_open)));
+        let dialling = {
+            let mut links = self.links();
+            match links.get(target) {
+                Some(Link::Open(open)) if open.is_open() => return Ok(open.clone()),
+                Some(Link::Dialling(dialling)) => dialling.clone(),
+                Some(Link::Open(_)) | None => {
+                    make_room(&mut links);
+                    let dialling = self.dial(target.clone());
+                    links.insert(target.clone(), Link::Dialling(dialling.clone()));
+                    dialling
+                }
             }
-            links.entry(target.clone()).or_default().clone()
         };
-        let mut state = link.state.lock().await;
-        if let Some(open) = state.as_ref().filter(|open| open.is_open()) {
-            return Ok(open.clone());
-        }
-        let connection = dial(&self.endpoint, target).await?;
-        let open = Open { connection, clients: Arc::default() };
-        *state = Some(open.clone());
-        Ok(open)
+        dialling.await
+    }
+
+    /// Dials in a task of its own, so that a caller whose deadline is shorter than a handshake leaves the
+    /// next one a connection, instead of everybody starting from the beginning for ever.
+    fn dial(&self, target: Target) -> Dialling {
+        let this = self.clone();
+        let task = tokio::spawn(async move {
+            let dialled =
+                dial(&this.endpoint, &target).await.map(|connection| Open { connection, clients: Arc::default() });
+            // `open` holds the lock until the slot says `Dialling`, so this comes after it.
+            let mut links = this.links();
+            match &dialled {
+                Ok(open) => links.insert(target, Link::Open(open.clone())),
+                Err(_) => links.remove(&target),
+            };
+            dialled
+        });
+        async move { task.await.unwrap_or_else(|error| Err(NetError::Local(format!("dialling stopped: {error}")))) }
+            .boxed()
+            .shared()
+    }
+
+    fn links(&self) -> MutexGuard<'_, HashMap<Target, Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn client<C: ServiceClient>(&self, target: &Target, open: &Open) -> Result<C, NetError> {
@@ -174,6 +220,24 @@ impl Open {
     }
 }
 
+/// Keeps the pool within its bound: first without those that have ended, then without any one that is there
+/// (who uses it goes on; unused it closes).
+fn make_room(links: &mut HashMap<Target, Link>) {
+    if links.len() < limits::MAX_CONNECTIONS {
+        return;
+    }
+    links.retain(|_, link| match link {
+        Link::Dialling(_) => true,
+        Link::Open(open) => open.is_open(),
+    });
+    if links.len() >= limits::MAX_CONNECTIONS {
+        let any = links.iter().find(|(_, link)| matches!(link, Link::Open(_))).map(|(target, _)| target.clone());
+        if let Some(any) = any {
+            links.remove(&any);
+        }
+    }
+}
+
 /// Opens a stream and tells its kind.
 ///
 /// # Errors
@@ -189,23 +253,28 @@ pub async fn open_stream(
     }
 }
 
-/// Dials `target` with the endpoint's default client configuration.
+/// Dials `target` with the endpoint's default client configuration; a name that stands for several addresses
+/// is tried at each of them in turn (`localhost` is often `::1` first, where perhaps nothing listens).
 ///
 /// # Errors
 /// When it cannot be reached or is not who it should be.
 pub async fn dial(endpoint: &quinn::Endpoint, target: &Target) -> Result<quinn::Connection, NetError> {
-    let address = resolve(&target.endpoint).await?;
-    let connecting = endpoint
-        .connect(address, &target.role.dns_name())
-        .map_err(|error| NetError::Local(format!("cannot dial {target}: {error}")))?;
-    finish_dial(connecting, target, address).await
+    let mut last = None;
+    for address in resolve(&target.endpoint).await? {
+        let attempt = match endpoint.connect(address, &target.role.dns_name()) {
+            Ok(connecting) => finish_dial(connecting, target, address).await,
+            Err(error) => Err(NetError::Local(format!("cannot dial {target}: {error}"))),
+        };
+        match attempt {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| NetError::Local(format!("{target} has no address"))))
 }
 
 /// Waits for a handshake, and gives up early when the port is seen to be closed.
-///
-/// # Errors
-/// As [`dial`].
-pub async fn finish_dial(
+async fn finish_dial(
     connecting: quinn::Connecting,
     target: &Target,
     address: SocketAddr,
@@ -222,18 +291,19 @@ pub async fn finish_dial(
     }
 }
 
-/// The socket address of an endpoint.
+/// The socket addresses of an endpoint, at least one, at most [`limits::MAX_DIAL_ADDRESSES`].
 ///
 /// # Errors
 /// When its host is a name that cannot be resolved.
-pub async fn resolve(endpoint: &Endpoint) -> Result<SocketAddr, NetError> {
+pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, NetError> {
     if let Some(address) = endpoint.socket_addr() {
-        return Ok(address);
+        return Ok(vec![address]);
     }
     let host_port = endpoint.host_port();
     let unknown = |why: &dyn fmt::Display| NetError::Local(format!("cannot resolve {host_port}: {why}"));
-    let mut addresses = tokio::net::lookup_host(&host_port).await.map_err(|error| unknown(&error))?;
-    addresses.next().ok_or_else(|| unknown(&"it has no address"))
+    let addresses = tokio::net::lookup_host(&host_port).await.map_err(|error| unknown(&error))?;
+    let addresses: Vec<_> = addresses.take(limits::MAX_DIAL_ADDRESSES).collect();
+    if addresses.is_empty() { Err(unknown(&"it has no address")) } else { Ok(addresses) }
 }
 
 /// How often a handshake that is not answered looks whether the port is closed.

@@ -81,10 +81,15 @@ impl NetError {
             ConnectionError::TimedOut => Self::Unreachable { address, why: "no answer".to_owned() },
             ConnectionError::TransportError(error) => match alert(error.code) {
                 Some(NO_APPLICATION_PROTOCOL) => Self::VersionMismatch { address },
-                Some(code) => Self::NotAuthorised {
-                    address,
-                    why: format!("not trusted here: {}", certificate_alert(code).unwrap_or(&error.reason)),
-                },
+                Some(code) => {
+                    // Another name and an unreadable certificate are one alert; only the text tells them apart.
+                    let why = match certificate_alert(code) {
+                        _ if error.reason.contains("not valid for name") => "somebody else answers there",
+                        Some(why) => why,
+                        None => &error.reason,
+                    };
+                    Self::NotAuthorised { address, why: format!("not trusted here: {why}") }
+                }
                 None => Self::Closed { address, why: error.to_string() },
             },
             ConnectionError::ConnectionClosed(close) => match alert(close.error_code) {

@@ -1,14 +1,21 @@
 //! tarpc over a bidirectional stream: length-delimited frames (4 bytes, big endian) of postcard.
 
-use std::{io, pin::Pin};
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
-use serde::{Serialize, de::DeserializeOwned};
+use futures::{Sink, SinkExt, Stream, StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tarpc::{
-    ClientMessage, Response,
+    ClientMessage, Request, Response, ServerError,
     client::NewClient,
+    context,
     server::{BaseChannel, Channel, Serve},
+    trace,
 };
 use tokio::io::Join;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
@@ -64,11 +71,80 @@ where
     S::Req: DeserializeOwned + Send + 'static,
     S::Resp: Serialize + Send + 'static,
 {
-    let transport: Transport<ClientMessage<S::Req>, Response<S::Resp>> = transport(send, recv);
-    BaseChannel::with_defaults(transport)
+    BaseChannel::with_defaults(Calls { inner: transport(send, recv) })
         .execute(service)
         .for_each_concurrent(limits::MAX_CALLS_IN_FLIGHT, |call| call)
         .await;
+}
+
+/// A server's end of a stream of calls: what [`transport`] makes, hardened against what a caller can put into a
+/// frame and against an answer that is too long for one.
+struct Calls<Req, Resp> {
+    inner: Transport<WireCall<Req>, Response<Resp>>,
+}
+
+/// [`ClientMessage`] as it is on the wire. tarpc's own decoder adds the caller's deadline to the clock and its
+/// timer takes what comes out; both panic when it is too far away.
+#[derive(Deserialize)]
+enum WireCall<Req> {
+    Request { context: WireContext, id: u64, message: Req },
+    Cancel { trace_context: trace::Context, request_id: u64 },
+}
+
+#[derive(Deserialize)]
+struct WireContext {
+    deadline: Duration,
+    trace_context: trace::Context,
+}
+
+impl<Req> WireCall<Req> {
+    #[expect(clippy::disallowed_methods, reason = "tarpc's deadlines are of the real clock")]
+    fn into_message(self) -> ClientMessage<Req> {
+        match self {
+            Self::Request { context: WireContext { deadline, trace_context }, id, message } => {
+                let mut context = context::current();
+                context.deadline = Instant::now() + deadline.min(limits::MAX_CALL_DEADLINE);
+                context.trace_context = trace_context;
+                ClientMessage::Request(Request { context, id, message })
+            }
+            Self::Cancel { trace_context, request_id } => ClientMessage::Cancel { trace_context, request_id },
+        }
+    }
+}
+
+impl<Req: DeserializeOwned, Resp: Serialize> Stream for Calls<Req, Resp> {
+    type Item = io::Result<ClientMessage<Req>>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().inner.try_poll_next_unpin(cx).map_ok(WireCall::into_message)
+    }
+}
+
+impl<Req: DeserializeOwned, Resp: Serialize> Sink<Response<Resp>> for Calls<Req, Resp> {
+    type Error = io::Error;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().inner.poll_ready_unpin(cx)
+    }
+
+    fn start_send(self: Pin<&mut Self>, response: Response<Resp>) -> io::Result<()> {
+        let request_id = response.request_id;
+        let inner = &mut self.get_mut().inner;
+        inner.start_send_unpin(response).or_else(|error| {
+            // Nothing of the answer was written. Its caller learns why; the other calls on the stream go on.
+            tracing::error!(%error, "an answer could not be sent");
+            let message = Err(ServerError::new(io::ErrorKind::Other, format!("the answer cannot be sent: {error}")));
+            inner.start_send_unpin(Response { request_id, message })
+        })
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().inner.poll_flush_unpin(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().inner.poll_close_unpin(cx)
+    }
 }
 
 /// A tarpc service's generated client, and the kind of stream that it talks on.

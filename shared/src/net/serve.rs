@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    hash::Hash,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -45,7 +46,7 @@ impl Remote {
 
 /// Answers streams.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one stream whose kind has been told; dropped when the process stops.
+    /// Answers one stream whose kind has been told; dropped when the connection ends.
     /// Kinds that are not offered are refused by returning at once.
     fn stream(
         self: Arc<Self>,
@@ -56,10 +57,12 @@ pub trait Handler: Send + Sync + 'static {
     ) -> BoxFuture<'static, ()>;
 }
 
-/// Accepts connections until `stop`, then waits until every task it made has ended.
+/// Accepts connections until `stop`, then waits until every task it made has ended. Streams that are being
+/// answered then go on until they or their connections end, so close the endpoint too.
 pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop: CancellationToken) {
     let tasks = TaskTracker::new();
-    let counts = Arc::new(Counts::default());
+    let handshakes = Arc::new(Counts::default());
+    let members = Arc::new(Counts::default());
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
@@ -70,14 +73,22 @@ pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop:
             incoming.refuse();
             continue;
         }
-        // Under load a newcomer proves its address first, so that forged ones cost nothing (RFC 9000 section 8.1).
-        if tasks.len() >= limits::MAX_HANDSHAKES && !incoming.remote_address_validated() && incoming.may_retry() {
+        let from = incoming.remote_address().ip().to_canonical();
+        // Under load a newcomer proves its address first, so that forged ones cost nothing (RFC 9000 section 8.1),
+        // and true ones have their share.
+        let crowded = handshakes.total() >= limits::MAX_HANDSHAKES;
+        if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
             if let Err(error) = incoming.retry() {
                 tracing::debug!(%error, "address validation was not possible");
             }
             continue;
         }
-        let connection = connection(incoming, handler.clone(), counts.clone(), tasks.clone());
+        let limit = if crowded { limits::MAX_HANDSHAKES_PER_ADDRESS } else { usize::MAX };
+        let Some(handshake) = handshakes.enter(from, limit) else {
+            incoming.refuse();
+            continue;
+        };
+        let connection = connection(incoming, handshake, handler.clone(), members.clone(), tasks.clone());
         let stop = stop.clone();
         tasks.spawn(async move {
             tokio::select! {
@@ -90,7 +101,13 @@ pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop:
     tasks.wait().await;
 }
 
-async fn connection<H: Handler>(incoming: quinn::Incoming, handler: Arc<H>, counts: Arc<Counts>, tasks: TaskTracker) {
+async fn connection<H: Handler>(
+    incoming: quinn::Incoming,
+    handshake: Counted<IpAddr>,
+    handler: Arc<H>,
+    members: Arc<Counts<Option<Role>>>,
+    tasks: TaskTracker,
+) {
     let from = incoming.remote_address();
     let connecting = match incoming.accept() {
         Ok(connecting) => connecting,
@@ -104,6 +121,7 @@ async fn connection<H: Handler>(incoming: quinn::Incoming, handler: Arc<H>, coun
         }
         Err(_) => return tracing::debug!(%from, "a handshake took too long"),
     };
+    drop(handshake);
     let caller = match admit(&connection) {
         Ok(caller) => caller,
         Err(reason) => {
@@ -111,8 +129,17 @@ async fn connection<H: Handler>(incoming: quinn::Incoming, handler: Arc<H>, coun
             return connection.close(CloseCode::NotAuthorised.to_varint(), reason.as_bytes());
         }
     };
-    let Some(_counted) = counts.enter(&caller) else {
-        tracing::warn!(%from, ?caller, "too many connections of one identity");
+    // Newcomers count together: what they are called is not known yet.
+    let (who, limit) = match &caller {
+        Caller::Member(role) => (Some(role.clone()), limits::MAX_CONNECTIONS_PER_IDENTITY),
+        Caller::Applicant(_) => (None, limits::MAX_HANDSHAKES),
+    };
+    let Some(_counted) = members.enter(who, limit) else {
+        let who = match &caller {
+            Caller::Member(role) => role.to_string(),
+            Caller::Applicant(_) => "newcomers".to_owned(),
+        };
+        tracing::warn!(%from, who, "too many connections of one identity");
         return connection.close(CloseCode::Overloaded.to_varint(), b"too many connections of this identity");
     };
     let remote = Arc::new(Remote { caller, connection });
@@ -161,30 +188,38 @@ fn admit(connection: &quinn::Connection) -> Result<Caller, String> {
     }
 }
 
-/// Connections by identity.
-#[derive(Default)]
-struct Counts(Mutex<HashMap<Option<Role>, usize>>);
+/// How many there are of each kind.
+struct Counts<K>(Mutex<HashMap<K, usize>>);
 
-struct Counted(Arc<Counts>, Option<Role>);
+/// One of those that are counted, until it is dropped.
+struct Counted<K: Eq + Hash>(Arc<Counts<K>>, K);
 
-impl Counts {
-    fn enter(self: &Arc<Self>, caller: &Caller) -> Option<Counted> {
-        // Newcomers count together: what they are called is not known yet.
-        let (key, limit) = match caller {
-            Caller::Member(role) => (Some(role.clone()), limits::MAX_CONNECTIONS_PER_IDENTITY),
-            Caller::Applicant(_) => (None, limits::MAX_HANDSHAKES),
-        };
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(key.clone()).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(Counted(self.clone(), key))
+impl<K> Default for Counts<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
     }
 }
 
-impl Drop for Counted {
+impl<K: Eq + Hash + Clone> Counts<K> {
+    /// One more of `key`, unless there are `limit` of it.
+    fn enter(self: &Arc<Self>, key: K, limit: usize) -> Option<Counted<K>> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.get(&key).copied().unwrap_or_default();
+        if count >= limit {
+            return None;
+        }
+        counts.insert(key.clone(), count + 1);
+        Some(Counted(self.clone(), key))
+    }
+
+    /// Of all kinds together.
+    fn total(&self) -> usize {
+        // At most `limits::MAX_CONNECTIONS` entries.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+}
+
+impl<K: Eq + Hash> Drop for Counted<K> {
     fn drop(&mut self) {
         let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.1) {

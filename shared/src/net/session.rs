@@ -17,7 +17,7 @@ use certs::{Applicant, EXPORTER_LABEL, Identity, JoinToken, trust};
 
 use super::{
     CloseCode, Connections, NetError, StreamKind, Target,
-    connection::{call_context, finish_dial, open_stream, resolve},
+    connection::{call_context, dial, open_stream, resolve},
     endpoint,
     rpc_transport::ServiceClient,
 };
@@ -74,6 +74,28 @@ impl StateDir {
     /// The state below `base`.
     pub fn new(base: impl Into<PathBuf>) -> Self {
         Self(base.into())
+    }
+
+    /// The base of this user's state: `$BRASA_STATE_DIR`, else `$XDG_STATE_HOME/brasa`, else `~/.local/state/brasa`. An
+    /// empty variable counts as not set; a relative `XDG_STATE_HOME` is to be ignored (XDG Base Directory
+    /// Specification 0.8).
+    ///
+    /// # Errors
+    /// `Usage` when none of them, nor `HOME`, is set.
+    pub fn of_user() -> Result<PathBuf, Failure> {
+        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let absolute = |name| var(name).filter(|path| path.is_absolute());
+        var("BRASA_STATE_DIR")
+            .or_else(|| Some(absolute("XDG_STATE_HOME")?.join("brasa")))
+            .or_else(|| Some(absolute("HOME")?.join(".local/state/brasa")))
+            .ok_or_else(|| {
+                Failure::new(
+                    FailureCode::Usage,
+                    "there is no place for state",
+                    "HOME is not set",
+                    "say --state-dir DIR or set BRASA_STATE_DIR",
+                )
+            })
     }
 
     /// The nameserver's folder.
@@ -133,10 +155,11 @@ impl Session {
         };
         if let Some(token) = token {
             let (member, enrolled) = enrol(&addresses, &token, &config.role).await?;
-            member.save(&identity_file).map_err(|error| unusable(&identity_file, &error))?;
+            // The addresses first: an identity without them would not find its network after a crash in between.
             if config.join.is_some() {
                 save_addresses(&addresses_file, &enrolled).map_err(|error| unusable(&addresses_file, &error))?;
             }
+            member.save(&identity_file).map_err(|error| unusable(&identity_file, &error))?;
             identity = Some(member);
         }
         match identity {
@@ -348,11 +371,7 @@ async fn applicant_dial(address: &Endpoint, authority: certs::Fingerprint) -> Re
     let tls = trust::applicant_client(&applicant, authority, &[ENROL_ALPN]).map_err(|error| internal(&error))?;
     let endpoint = endpoint::bind(any_address(std::slice::from_ref(address)).await, None, tls)?.endpoint;
     let target = Target { role: Role::Nameserver, endpoint: address.clone() };
-    let socket_address = resolve(address).await?;
-    let connecting = endpoint
-        .connect(socket_address, &Role::Nameserver.dns_name())
-        .map_err(|error| NetError::Local(format!("cannot dial {target}: {error}")))?;
-    let connection = finish_dial(connecting, &target, socket_address).await?;
+    let connection = dial(&endpoint, &target).await?;
     Ok(Newcomer { applicant, endpoint, connection })
 }
 
@@ -457,7 +476,7 @@ fn proof_request(role: &Role, csr: &[u8]) -> Vec<u8> {
 /// The unspecified address of the family that the nameserver has.
 async fn any_address(addresses: &[Endpoint]) -> SocketAddr {
     let ipv6 = match addresses.first() {
-        Some(first) => resolve(first).await.is_ok_and(|address| address.is_ipv6()),
+        Some(first) => resolve(first).await.is_ok_and(|addresses| addresses.iter().any(SocketAddr::is_ipv6)),
         None => false,
     };
     let ip: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };

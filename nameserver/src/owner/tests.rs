@@ -1,0 +1,282 @@
+//! One turn at a time with made-up clocks and a storage that fails on demand; then the thread itself.
+
+use std::sync::{Arc, Mutex};
+
+use shared::{
+    id::Incarnation,
+    limits::SEAT_LEASE,
+    name::Name,
+    rpc::nameserver::{Registered, SeatView},
+};
+
+use super::*;
+use crate::{
+    registry::{
+        Snapshot,
+        tests::{NOW, peer, request},
+    },
+    storage::MemoryStorage,
+};
+
+/// A storage whose commits fail when told to, before or after they have happened, and that counts them.
+#[derive(Clone, Default)]
+struct Faulty(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    storage: MemoryStorage,
+    fault: Option<Fault>,
+    commits: usize,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    /// Nothing is written, nothing can be loaded.
+    Dead,
+    /// The commit happens, but is reported as failed; loading works.
+    Ambiguous,
+}
+
+impl Faulty {
+    fn set(&self, fault: Option<Fault>) {
+        self.0.lock().unwrap().fault = fault;
+    }
+
+    fn commits(&self) -> usize {
+        self.0.lock().unwrap().commits
+    }
+
+    fn stored(&self) -> Snapshot {
+        self.0.lock().unwrap().storage.load().unwrap()
+    }
+}
+
+fn disk_full() -> StorageError {
+    StorageError::Io { path: "registry.redb".into(), error: std::io::ErrorKind::StorageFull.into() }
+}
+
+impl Storage for Faulty {
+    fn load(&mut self) -> Result<Snapshot, StorageError> {
+        let mut state = self.0.lock().unwrap();
+        if state.fault == Some(Fault::Dead) { Err(disk_full()) } else { state.storage.load() }
+    }
+
+    fn commit(&mut self, mutations: &[Mutation], expected: Revision) -> Result<(), StorageError> {
+        let mut state = self.0.lock().unwrap();
+        state.commits += 1;
+        match state.fault {
+            None => state.storage.commit(mutations, expected),
+            Some(Fault::Dead) => Err(disk_full()),
+            Some(Fault::Ambiguous) => {
+                state.storage.commit(mutations, expected)?;
+                Err(disk_full())
+            }
+        }
+    }
+}
+
+fn owner() -> (Owner, Faulty) {
+    let storage = Faulty::default();
+    let registry = Registry::restore(Snapshot::default(), NOW);
+    (Owner { registry, storage: Box::new(storage.clone()), trouble: None }, storage)
+}
+
+/// The calls of one turn, and what they are answered.
+#[derive(Default)]
+struct Batch(Vec<Box<dyn Command>>);
+
+impl Batch {
+    fn register(&mut self, id: &str, name: &str) -> oneshot::Receiver<Result<Registered, NameError>> {
+        let (reply, answer) = oneshot::channel();
+        let request = request(name);
+        let call = move |registry: &mut Registry, now, caller: &Role| registry.register(now, caller, request);
+        self.0.push(Box::new(Write { caller: peer(id), call: Some(call), answer: None, reply }));
+        answer
+    }
+
+    fn read<T: Send + 'static>(
+        &mut self,
+        call: impl FnMut(&mut Registry, Timestamp) -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (reply, answer) = oneshot::channel();
+        self.0.push(Box::new(Read { call, answer: None, reply }));
+        answer
+    }
+
+    fn count(&mut self) -> oneshot::Receiver<u64> {
+        self.read(|registry, now| registry.count(now))
+    }
+}
+
+#[test]
+fn a_batch_is_one_commit_and_reads_are_none() {
+    let (mut owner, storage) = owner();
+    let mut batch = Batch::default();
+    let writes: Vec<_> = (0..100).map(|number| batch.register("a", &format!("n{number}"))).collect();
+    let mut count = batch.count();
+    owner.turn(&mut batch.0, NOW);
+    assert_eq!(storage.commits(), 1);
+    assert!(writes.into_iter().all(|mut write| write.try_recv().unwrap().is_ok()));
+    assert_eq!(count.try_recv(), Ok(100));
+    assert_eq!(storage.stored(), owner.registry.snapshot());
+
+    let mut batch = Batch::default();
+    let mut renewed = batch.read(|registry, now| registry.renew(now, &peer("a"), "n1", Incarnation(1)));
+    owner.turn(&mut batch.0, NOW);
+    assert!(renewed.try_recv().unwrap().is_ok());
+    assert_eq!(storage.commits(), 1);
+}
+
+#[test]
+fn writes_that_are_not_stored_are_answered_so_and_seen_by_nobody() {
+    let (mut owner, storage) = owner();
+    let mut batch = Batch::default();
+    let mut first = batch.register("a", "peer.a");
+    owner.turn(&mut batch.0, NOW);
+    assert!(first.try_recv().unwrap().is_ok());
+
+    storage.set(Some(Fault::Dead));
+    let mut batch = Batch::default();
+    let mut lost = batch.register("b", "peer.b");
+    let mut count = batch.count();
+    owner.turn(&mut batch.0, NOW);
+    assert!(matches!(lost.try_recv().unwrap(), Err(NameError::Unavailable(_))));
+    assert_eq!(count.try_recv(), Ok(1), "a read beside it does not see it");
+
+    // Reads and renewals go on, writes are refused without being tried.
+    let later = NOW + RELOAD_PAUSE / 2;
+    let mut batch = Batch::default();
+    let mut refused = batch.register("b", "peer.b");
+    let mut renewed = batch.read(|registry, now| registry.renew(now, &peer("a"), "peer.a", Incarnation(1)));
+    owner.turn(&mut batch.0, later);
+    assert!(matches!(refused.try_recv().unwrap(), Err(NameError::Unavailable(_))));
+    assert!(renewed.try_recv().unwrap().is_ok());
+    assert_eq!(storage.commits(), 2);
+
+    storage.set(None);
+    let mut batch = Batch::default();
+    let mut again = batch.register("b", "peer.b");
+    owner.turn(&mut batch.0, NOW + RELOAD_PAUSE);
+    assert!(again.try_recv().unwrap().is_ok());
+    assert_eq!(storage.stored(), owner.registry.snapshot());
+}
+
+#[test]
+fn a_commit_that_happened_although_it_failed_is_found_again() {
+    let (mut owner, storage) = owner();
+    storage.set(Some(Fault::Ambiguous));
+    let mut batch = Batch::default();
+    let mut unsure = batch.register("a", "peer.a");
+    owner.turn(&mut batch.0, NOW);
+    assert!(matches!(unsure.try_recv().unwrap(), Err(NameError::Unavailable(_))));
+    assert_eq!(owner.registry.count(NOW), 0);
+
+    storage.set(None);
+    let mut batch = Batch::default();
+    let mut count = batch.count();
+    owner.turn(&mut batch.0, NOW + RELOAD_PAUSE);
+    assert_eq!(count.try_recv(), Ok(1));
+    assert_eq!(storage.stored(), owner.registry.snapshot());
+}
+
+#[test]
+fn what_runs_out_while_the_storage_is_in_trouble_does_not_make_the_owner_spin() {
+    let (mut owner, storage) = owner();
+    let mut batch = Batch::default();
+    drop(batch.register("a", "peer.a"));
+    owner.turn(&mut batch.0, NOW);
+    let due = owner.wake_at().unwrap();
+    storage.set(Some(Fault::Dead));
+    owner.turn(&mut Vec::new(), due);
+    assert_eq!(owner.wake_at(), Some(due + RELOAD_PAUSE));
+    assert_eq!(owner.registry.count(due), 0, "gone for every caller all the same");
+    storage.set(None);
+    owner.turn(&mut Vec::new(), due + RELOAD_PAUSE);
+    // Loaded anew, the lease has begun anew.
+    assert_eq!(owner.registry.count(due + RELOAD_PAUSE), 1);
+}
+
+/// Long enough for the slowest machine; every wait here ends as soon as what it waits for happens.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn the_thread_answers_expires_by_itself_and_ends_with_its_last_handle() {
+    let storage = Faulty::default();
+    let (handle, thread) = start(Box::new(storage.clone()), Clock::start()).unwrap();
+    let work = async {
+        handle.write(peer("a"), |r, now, caller| r.register(now, caller, request("peer.a"))).await.unwrap();
+        let claim = shared::rpc::nameserver::Claim {
+            epoch: shared::epoch::Epoch(1),
+            expected_epoch: shared::epoch::Epoch(0),
+            endpoint: "quic://h:1".parse().unwrap(),
+            votes: Vec::new(),
+            force: false,
+        };
+        handle.write(peer("a"), move |r, now, caller| r.claim(now, caller, claim)).await.unwrap();
+        // Nobody renews: within the lease and a second the seat is gone from the storage, not only from sight.
+        let gone = async {
+            while storage.stored().seat.is_some() {
+                let seat: SeatView = handle.read(|r, now| r.seat(now)).await.unwrap();
+                let pause = if seat.seat.is_some() { SEAT_LEASE / 10 } else { Duration::from_millis(1) };
+                tokio::time::sleep(pause).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
+        assert!(!storage.stored().names.contains_key(&Name::tracker(shared::epoch::Epoch(1))));
+    };
+    runtime().block_on(work);
+    drop(handle);
+    thread.join().unwrap();
+}
+
+#[test]
+fn callers_share_commits() {
+    let storage = Faulty::default();
+    let (handle, thread) = start(Box::new(storage.clone()), Clock::start()).unwrap();
+    runtime().block_on(async {
+        let writes = (0..1000).map(|number| {
+            let request = request(&format!("n{number}"));
+            handle.write(peer("a"), move |r, now, caller| r.register(now, caller, request))
+        });
+        let answers = tokio::time::timeout(PATIENCE, futures::future::join_all(writes)).await.unwrap();
+        assert!(answers.iter().all(Result::is_ok));
+    });
+    assert_eq!(storage.stored().names.len(), 1000);
+    assert!(storage.commits() < 1000, "{} commits", storage.commits());
+    drop(handle);
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_full_queue_is_an_answer_not_a_wait() {
+    // A storage that waits until it is let go keeps the owner busy.
+    struct Slow(std::sync::mpsc::Receiver<()>);
+    impl Storage for Slow {
+        fn load(&mut self) -> Result<Snapshot, StorageError> {
+            Ok(Snapshot::default())
+        }
+        fn commit(&mut self, _: &[Mutation], _: Revision) -> Result<(), StorageError> {
+            // Ends with an error when the test lets go for good.
+            let _ = self.0.recv_timeout(PATIENCE);
+            Ok(())
+        }
+    }
+    let (let_go, wait) = std::sync::mpsc::channel();
+    let (handle, thread) = start(Box::new(Slow(wait)), Clock::start()).unwrap();
+    runtime().block_on(async {
+        let writes = (0..MAX_QUEUED_EVENTS + 2 * COMMANDS_PER_COMMIT + 10).map(|number| {
+            let request = request(&format!("n{number}"));
+            handle.write(peer("a"), move |r, now, caller| r.register(now, caller, request))
+        });
+        let mut answers: futures::stream::FuturesUnordered<_> = writes.collect();
+        let first = tokio::time::timeout(PATIENCE, futures::StreamExt::next(&mut answers)).await.unwrap();
+        assert!(matches!(first, Some(Err(NameError::Unavailable(_)))), "{first:?}");
+        drop(let_go);
+    });
+    drop(handle);
+    thread.join().unwrap();
+}

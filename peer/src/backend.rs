@@ -1,0 +1,215 @@
+//! What the commands ask of a running peer, carried out.
+
+use std::{
+    sync::atomic::Ordering,
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use shared::{
+    content::FileMeta,
+    epoch::Epoch,
+    error::{Failure, FailureCode},
+    id::PeerId,
+    limits,
+    name::Endpoint,
+    rpc::nameserver::Seat,
+};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    cli::backend::{
+        AddRequest, Added, Backend, DownloadRequest, Downloaded, GlobalListing, ProgressSink, Status,
+    },
+    core::{Core, ElectionFailure, Event, Reply},
+    lookup::stopping,
+    node::epoch_of,
+    peer::Peer,
+};
+
+/// How long `list` waits for files that are being hashed.
+const SETTLE_WAIT: Duration = Duration::from_secs(30);
+/// How long a command that changed the share waits until the tracker knows; it is told anyway, only later.
+const ANNOUNCE_WAIT: Duration = Duration::from_secs(2);
+/// How often it looks whether the tracker knows.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long an election may take.
+const ELECTION_WAIT: Duration = Duration::from_secs(10);
+
+impl Backend for Peer {
+    fn id(&self) -> PeerId {
+        self.id.clone()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<FileMeta>, Failure>> {
+        Box::pin(async {
+            self.settle().await?;
+            Ok(self.share.list())
+        })
+    }
+
+    fn list_all(&self) -> BoxFuture<'_, Result<GlobalListing, Failure>> {
+        Box::pin(async {
+            self.settle().await?;
+            self.until_announced(|_| true).await;
+            self.lookup.list_all("", limits::TRACKER_WAIT).await
+        })
+    }
+
+    fn add(&self, request: AddRequest) -> BoxFuture<'_, Result<Added, Failure>> {
+        Box::pin(async move {
+            let added = self.add_to_share(request).await?;
+            let files = added.files.clone();
+            self.until_announced(move |core| files.iter().all(|file| core.share().get(&file.name) == Some(file))).await;
+            Ok(added)
+        })
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<FileMeta, Failure>> {
+        Box::pin(async move {
+            let name = parse_name(name)?;
+            let removed = self.share.remove(&name).await?;
+            self.until_announced(move |core| !core.share().contains_key(&name)).await;
+            Ok(removed)
+        })
+    }
+
+    fn download(
+        &self,
+        request: DownloadRequest,
+        progress: ProgressSink,
+    ) -> BoxFuture<'_, Result<Vec<Downloaded>, Failure>> {
+        Box::pin(async move {
+            let downloaded = self.fetch_all(request, progress).await?;
+            let shared: Vec<_> =
+                downloaded.iter().filter(|done| done.path.starts_with(&self.share_dir)).map(|done| done.file.name.clone()).collect();
+            self.until_announced(move |core| shared.iter().all(|name| core.share().contains_key(name))).await;
+            Ok(downloaded)
+        })
+    }
+
+    fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>> {
+        Box::pin(self.lookup.tracker(limits::TRACKER_WAIT))
+    }
+
+    fn peers(&self) -> BoxFuture<'_, Result<Vec<(PeerId, Endpoint)>, Failure>> {
+        Box::pin(async {
+            let mut peers = self.lookup.endpoints().await;
+            // With the nameserver away, a peer knows at least of itself.
+            peers.insert(self.id.clone(), self.endpoint.clone());
+            Ok(peers.into_iter().collect())
+        })
+    }
+
+    fn elect(&self) -> BoxFuture<'_, Result<(Epoch, PeerId), Failure>> {
+        Box::pin(async {
+            let asked = self.node.ask(|token| Event::ElectionRequested { token });
+            let answer = timeout(ELECTION_WAIT, asked).await.map_err(|_| {
+                Failure::new(FailureCode::Timeout, "the election did not end", "no decision in time", "try again")
+            })?;
+            match answer.map_err(stopping)? {
+                Reply::Elected(Ok(seat)) => Ok((seat.epoch, seat.peer)),
+                Reply::Elected(Err(why)) => Err(election_failure(&why)),
+                _ => Err(Failure::new(FailureCode::Internal, "no election", "an answer of the wrong kind", "report this")),
+            }
+        })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status, Failure>> {
+        Box::pin(async {
+            let view = self.node.view();
+            let stats = self.share.stats();
+            let mut warnings = self.warnings.clone();
+            if stats.skipped > 0 {
+                warnings.push(format!("{} names in the share cannot be shared; the log says which and why", stats.skipped));
+            }
+            if let Err(error) = self.lookup.calls.ping().await {
+                warnings.push(format!("the nameserver does not answer: {error}"));
+            }
+            Ok(Status {
+                id: self.id.clone(),
+                endpoint: self.endpoint.clone(),
+                nameserver: self.nameserver.clone(),
+                role: view.role,
+                epoch: epoch_of(&view),
+                tracker: view.tracker().map(|seat| seat.peer.clone()),
+                share_dir: self.share.path().to_owned(),
+                files: stats.files,
+                bytes: stats.bytes,
+                uploads: self.uploads.active(),
+                downloads: self.downloads.active.load(Ordering::Relaxed),
+                bytes_up: self.uploads.bytes(),
+                bytes_down: self.downloads.bytes.load(Ordering::Relaxed),
+                warnings,
+            })
+        })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.stop())
+    }
+}
+
+impl Peer {
+    /// Waits until what is in the share is hashed, or long enough.
+    async fn settle(&self) -> Result<(), Failure> {
+        match timeout(SETTLE_WAIT, self.share.settled()).await {
+            Ok(settled) => settled,
+            Err(_) => {
+                tracing::warn!("files are still being hashed; the list is not complete");
+                Ok(())
+            }
+        }
+    }
+
+    async fn add_to_share(&self, request: AddRequest) -> Result<Added, Failure> {
+        let AddRequest { path, bare_name } = request;
+        if let (Some(name), false) = (bare_name, path.symlink_metadata().is_ok()) {
+            if let Some(file) = self.share.get(&name) {
+                return Ok(Added { files: vec![file], note: Some(format!("{name} is shared already")) });
+            }
+            let file = self.share.add_note(&name).await?;
+            let note = format!("{name} exists nowhere; a small text file of that name was made");
+            return Ok(Added { files: vec![file], note: Some(note) });
+        }
+        let files = self.share.add_copy(&path).await?;
+        Ok(Added { files, note: None })
+    }
+
+    /// Waits until the core has taken in a change of the share and the tracker knows it, or long enough.
+    async fn until_announced(&self, taken_in: impl Fn(&Core) -> bool + Clone + Send + 'static) {
+        let wait = async {
+            loop {
+                let taken_in = taken_in.clone();
+                match self.node.look(move |core, _, _| taken_in(core) && core.is_announced()).await {
+                    Ok(false) => sleep(LOOK_EVERY).await,
+                    Ok(true) | Err(_) => return,
+                }
+            }
+        };
+        if timeout(ANNOUNCE_WAIT, wait).await.is_err() {
+            tracing::info!("the tracker does not know of the change yet; it is told as soon as it answers");
+        }
+    }
+}
+
+/// A name as a user typed it.
+pub(crate) fn parse_name(name: &str) -> Result<shared::file_name::FileName, Failure> {
+    name.parse().map_err(|error: shared::file_name::InvalidFileName| {
+        let shown = format!("{:?} is not a name in a share", error.name);
+        Failure::new(FailureCode::InvalidName, shown, error.reason, "`list` and `listAll` show names")
+    })
+}
+
+fn election_failure(why: &ElectionFailure) -> Failure {
+    let (code, hint) = match why {
+        ElectionFailure::NoMajority { .. } => (FailureCode::NoTracker, "try again when more peers answer"),
+        ElectionFailure::Lost(_) => (FailureCode::NoTracker, "`tracker` shows who won; try again if you must"),
+        ElectionFailure::NameserverUnreachable => {
+            (FailureCode::NameserverUnreachable, "try again when the nameserver is back")
+        }
+        ElectionFailure::Refused(_) | ElectionFailure::Busy => (FailureCode::NoTracker, "try again in a moment"),
+        ElectionFailure::Stopping => (FailureCode::Interrupted, "start the peer again"),
+    };
+    Failure::new(code, "no new tracker was elected", why, hint)
+}

@@ -1,0 +1,88 @@
+//! `download NAME[@HASH]…`: fetches files from their owners.
+
+use shared::{content::HashPrefix, error::Failure, id::PeerId};
+
+use crate::cli::{
+    Call, Command, Outcome, Verb,
+    arguments::{Arguments, Opt},
+    backend::DownloadRequest,
+    output::Report,
+};
+
+pub(in crate::cli) static VERB: Verb = Verb {
+    name: "download",
+    aliases: &[],
+    usage: "download NAME[@HASH]... [--from PEER] [--to PATH] [--force]",
+    summary: "fetches files, verified, from their owners",
+    details: "\
+NAME may be a directory (docs/) or a glob ('*.rs'). @HASH chooses a version by the first digits of its hash, as
+`listAll` shows them.
+  --from PEER  only from this peer
+  --to PATH    to this file or folder instead of the share
+  --force      overwrite what is there with other content",
+    parse,
+};
+
+/// `download`'s arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// What to fetch: names, directories or globs, each with the version wanted.
+    pub files: Vec<(String, Option<HashPrefix>)>,
+    /// Only from this peer.
+    pub from: Option<PeerId>,
+    /// Where to, as typed.
+    pub to: Option<String>,
+    /// Overwrite.
+    pub force: bool,
+}
+
+fn parse(words: Vec<String>) -> Result<Command, Failure> {
+    let known = [
+        Opt { name: "--from", value: Some("PEER") },
+        Opt { name: "--to", value: Some("PATH") },
+        Opt { name: "--force", value: None },
+    ];
+    let mut arguments = Arguments::read(&VERB, words, &known)?;
+    let from = match arguments.value("--from")? {
+        Some(peer) => Some(peer.parse().map_err(|error| VERB.misused(error))?),
+        None => None,
+    };
+    let to = arguments.value("--to")?;
+    let force = arguments.flag("--force");
+    let files = arguments.some("NAME")?.into_iter().map(split_version).collect();
+    Ok(Command::Download(Download { files, from, to, force }))
+}
+
+/// `name@hash` where what follows the last `@` has the form of a hash; else all of it is the name
+/// (`photo@2x.png`). Of a file that is itself called `x@beef` a version must be given: `x@beef@HASH`.
+fn split_version(word: String) -> (String, Option<HashPrefix>) {
+    match word.rsplit_once('@') {
+        Some((name, hash)) if !name.is_empty() => match hash.parse() {
+            Ok(version) => (name.to_owned(), Some(version)),
+            Err(_) => (word, None),
+        },
+        _ => (word, None),
+    }
+}
+
+impl Download {
+    pub(in crate::cli) async fn run(self, call: &Call<'_>) -> Outcome {
+        let mut downloaded = Vec::new();
+        let mut failures = Vec::new();
+        for (pattern, version) in self.files {
+            let request = DownloadRequest {
+                pattern,
+                version,
+                from: self.from.clone(),
+                to: self.to.as_deref().map(|to| call.working_dir.join(to)),
+                force: self.force,
+            };
+            match call.backend.download(request, call.progress.clone()).await {
+                Ok(files) => downloaded.extend(files),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        let done = !downloaded.is_empty() || failures.is_empty();
+        Outcome::of_many(done.then_some(Report::Downloaded(downloaded)), failures)
+    }
+}

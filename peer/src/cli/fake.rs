@@ -1,0 +1,183 @@
+//! A peer without a network, to try the command line on.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use shared::{
+    content::{ContentHash, FileMeta},
+    epoch::Epoch,
+    error::{Failure, FailureCode},
+    file_name::FileName,
+    id::PeerId,
+    name::Endpoint,
+    rpc::{nameserver::Seat, tracker::IndexedFile},
+};
+
+use super::backend::{
+    AddRequest, Added, Backend, DownloadRequest, Downloaded, GlobalListing, Progress, ProgressSink, SeatRole, Status,
+};
+
+/// Shares what it is told to, and knows of the same files in the network. `download slow` never ends.
+pub(crate) struct Fake {
+    files: Mutex<BTreeMap<String, FileMeta>>,
+    pub(crate) added: Mutex<Vec<AddRequest>>,
+    pub(crate) downloads: Mutex<Vec<DownloadRequest>>,
+    /// Slow downloads that began.
+    pub(crate) begun: AtomicUsize,
+    /// Slow downloads that were dropped.
+    pub(crate) dropped: std::sync::Arc<AtomicUsize>,
+    pub(crate) left: AtomicBool,
+}
+
+/// A file of the fake network.
+pub(crate) fn file(name: &str, size: u64, fill: u8) -> FileMeta {
+    FileMeta { name: name.parse().unwrap(), size, hash: ContentHash([fill; 32]), mtime_micros: 0, executable: false }
+}
+
+/// An id that is one.
+pub(crate) fn peer(id: &str) -> PeerId {
+    id.parse().unwrap()
+}
+
+fn endpoint() -> Endpoint {
+    "quic://127.0.0.1:40001".parse().unwrap()
+}
+
+impl Fake {
+    pub(crate) fn sharing(names: &[&str]) -> Self {
+        let files = names.iter().map(|name| ((*name).to_owned(), file(name, 3, 0xab))).collect();
+        Self {
+            files: Mutex::new(files),
+            added: Mutex::default(),
+            downloads: Mutex::default(),
+            begun: AtomicUsize::new(0),
+            dropped: std::sync::Arc::default(),
+            left: AtomicBool::new(false),
+        }
+    }
+
+    fn all(&self) -> Vec<FileMeta> {
+        // Backwards: nothing may rely on the order.
+        self.files.lock().unwrap().values().rev().cloned().collect()
+    }
+
+    fn missing(name: &str) -> Failure {
+        Failure::new(FailureCode::NoSuchFile, format!("no file {name:?}"), "nobody has it", "look at listAll")
+    }
+}
+
+struct CountDrop(std::sync::Arc<AtomicUsize>);
+
+impl Drop for CountDrop {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Backend for Fake {
+    fn id(&self) -> PeerId {
+        peer("peer1")
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<FileMeta>, Failure>> {
+        async { Ok(self.all()) }.boxed()
+    }
+
+    fn list_all(&self) -> BoxFuture<'_, Result<GlobalListing, Failure>> {
+        let entry = |file| IndexedFile { file, owners: vec![peer("peer3"), peer("peer1")] };
+        let files = self.all().into_iter().map(entry).collect();
+        async { Ok(GlobalListing { epoch: Epoch(4), tracker: peer("peer1"), files }) }.boxed()
+    }
+
+    fn add(&self, request: AddRequest) -> BoxFuture<'_, Result<Added, Failure>> {
+        async move {
+            let name = request.path.file_name().unwrap().to_str().unwrap().to_owned();
+            self.added.lock().unwrap().push(request);
+            if name == "missing" || name.parse::<FileName>().is_err() {
+                return Err(Self::missing(&name));
+            }
+            let file = file(&name, 3, 0xab);
+            self.files.lock().unwrap().insert(name, file.clone());
+            Ok(Added { files: vec![file], note: Some("made it".to_owned()) })
+        }
+        .boxed()
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<FileMeta, Failure>> {
+        async move { self.files.lock().unwrap().remove(name).ok_or_else(|| Self::missing(name)) }.boxed()
+    }
+
+    fn download(
+        &self,
+        request: DownloadRequest,
+        progress: ProgressSink,
+    ) -> BoxFuture<'_, Result<Vec<Downloaded>, Failure>> {
+        async move {
+            self.downloads.lock().unwrap().push(request.clone());
+            let name = &request.pattern;
+            if name == "slow" {
+                let _guard = CountDrop(self.dropped.clone());
+                progress.update(Progress {
+                    file: "slow".parse().unwrap(),
+                    bytes_done: 1,
+                    bytes_total: 2,
+                    sources: 1,
+                    files_done: 0,
+                    files_total: 1,
+                });
+                self.begun.fetch_add(1, Ordering::SeqCst);
+                return std::future::pending().await;
+            }
+            let file = self.files.lock().unwrap().get(name).cloned().ok_or_else(|| Self::missing(name))?;
+            let sources = vec![(peer("peer3"), 2), (peer("peer2"), 1)];
+            Ok(vec![Downloaded { path: PathBuf::from("/share").join(name), file, seconds: 0.01, sources }])
+        }
+        .boxed()
+    }
+
+    fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>> {
+        async { Ok(Seat { epoch: Epoch(4), peer: peer("peer1"), endpoint: endpoint() }) }.boxed()
+    }
+
+    fn peers(&self) -> BoxFuture<'_, Result<Vec<(PeerId, Endpoint)>, Failure>> {
+        async { Ok(vec![(peer("peer2"), endpoint()), (peer("peer1"), endpoint())]) }.boxed()
+    }
+
+    fn elect(&self) -> BoxFuture<'_, Result<(Epoch, PeerId), Failure>> {
+        async { Ok((Epoch(5), peer("peer2"))) }.boxed()
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status, Failure>> {
+        async {
+            Ok(Status {
+                id: self.id(),
+                endpoint: endpoint(),
+                nameserver: "quic://127.0.0.1:9090".parse().unwrap(),
+                role: SeatRole::Tracker,
+                epoch: Epoch(4),
+                tracker: Some(self.id()),
+                share_dir: "/share".into(),
+                files: 2,
+                bytes: 6,
+                uploads: 0,
+                downloads: 1,
+                bytes_up: 0,
+                bytes_down: 3,
+                warnings: vec!["small\u{1b}[2J buffers".to_owned()],
+            })
+        }
+        .boxed()
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        self.left.store(true, Ordering::SeqCst);
+        async {}.boxed()
+    }
+}

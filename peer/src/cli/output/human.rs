@@ -1,0 +1,218 @@
+//! Output for people.
+
+use std::fmt::Write as _;
+
+use shared::{content::FileMeta, rpc::tracker::IndexedFile};
+
+use super::{CommandHelp, Ending, FileChange, Report};
+use crate::cli::backend::{Downloaded, GlobalListing, Status};
+
+/// Names are aligned up to this many columns; one longer name does not push all others' sizes out of sight.
+const WIDEST_ALIGNED: usize = 60;
+
+/// A text that cannot steer a terminal or begin a new line: control characters and those that reorder text
+/// become U+FFFD, line breaks and tabs blanks.
+pub fn harmless(text: &str) -> String {
+    let clean = |c: char| match c {
+        '\n' | '\r' | '\t' => ' ',
+        _ if c.is_control() => char::REPLACEMENT_CHARACTER,
+        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => {
+            char::REPLACEMENT_CHARACTER
+        }
+        _ => c,
+    };
+    text.chars().map(clean).collect()
+}
+
+/// A number of bytes for people: `3 B`, `1.2 MiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    // 1023.95 would be rounded to 1024.0.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A report as lines, ended.
+pub(super) fn report(report: &Report) -> String {
+    match report {
+        Report::List { peer, files } if files.is_empty() => {
+            format!("{peer} shares no files yet; `add PATH` shares one\n")
+        }
+        Report::List { files, .. } => {
+            let mut files: Vec<&FileMeta> = files.iter().collect();
+            files.sort_by(|a, b| a.name.cmp(&b.name));
+            table(files.into_iter().map(|file| vec![file.name.to_string(), bytes(file.size)]).collect(), Some(1))
+        }
+        Report::ListAll(listing) => list_all(listing),
+        Report::Added(change) => file_change(change, "shares"),
+        Report::Removed(change) => file_change(change, "removed"),
+        Report::Downloaded(files) => downloaded(files),
+        Report::Tracker(seat) => {
+            format!("{} is tracker, epoch {}, at {}\n", seat.peer, seat.epoch, seat.endpoint)
+        }
+        Report::Peers(peers) => {
+            let mut peers: Vec<_> = peers.iter().collect();
+            peers.sort();
+            table(peers.into_iter().map(|(id, address)| vec![id.to_string(), address.to_string()]).collect(), None)
+        }
+        Report::Elected { epoch, peer } => format!("{peer} is tracker, epoch {epoch}\n"),
+        Report::Status(status) => self::status(status),
+        Report::Help(commands) => help(commands),
+        Report::Ended { peer, how: Ending::NotRunning } => format!("{peer} is not running here\n"),
+        Report::Ended { peer, how: Ending::Exit } => format!("{peer} leaves\n"),
+        Report::Ended { peer, how: Ending::Kill } => format!("{peer} is killed\n"),
+    }
+}
+
+fn list_all(listing: &GlobalListing) -> String {
+    let mut files: Vec<&IndexedFile> = listing.files.iter().collect();
+    files.sort_by(|a, b| (&a.file.name, &a.file.hash).cmp(&(&b.file.name, &b.file.hash)));
+    let same = |a: Option<&&IndexedFile>, b: &IndexedFile| a.is_some_and(|a| a.file.name == b.file.name);
+    let row = |(at, entry): (usize, &&IndexedFile)| {
+        let name = &entry.file.name;
+        let versions = same(at.checked_sub(1).and_then(|at| files.get(at)), entry) || same(files.get(at + 1), entry);
+        let shown = if versions { format!("{name}@{}", entry.file.hash.short()) } else { name.to_string() };
+        let mut owners: Vec<&str> = entry.owners.iter().map(shared::id::PeerId::as_str).collect();
+        owners.sort_unstable();
+        vec![shown, bytes(entry.file.size), owners.join(", ")]
+    };
+    let mut text = table(files.iter().enumerate().map(row).collect(), Some(1));
+    let count = files.len();
+    let noun = if count == 1 { "file" } else { "files" };
+    line(&mut text, format_args!("{count} {noun}; tracker {}, epoch {}", listing.tracker, listing.epoch));
+    text
+}
+
+fn file_change(change: &FileChange, verb: &str) -> String {
+    let mut text = String::new();
+    for note in &change.notes {
+        line(&mut text, format_args!("{}", harmless(note)));
+    }
+    let mut files: Vec<&FileMeta> = change.files.iter().collect();
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    for file in files {
+        line(&mut text, format_args!("{verb} {} ({})", file.name, bytes(file.size)));
+    }
+    text
+}
+
+fn downloaded(files: &[Downloaded]) -> String {
+    let mut text = String::new();
+    let mut files: Vec<&Downloaded> = files.iter().collect();
+    files.sort_by(|a, b| a.file.name.cmp(&b.file.name));
+    for Downloaded { file, path, seconds, sources } in files {
+        let path = harmless(&path.to_string_lossy());
+        let (name, size) = (&file.name, bytes(file.size));
+        if sources.is_empty() {
+            line(&mut text, format_args!("{name} ({size}) is there already: {path}"));
+            continue;
+        }
+        let mut sources = sources.clone();
+        sources.sort();
+        let from = match sources.as_slice() {
+            [(only, _)] => only.to_string(),
+            several => {
+                let each = several.iter().map(|(peer, count)| format!("{peer} ({})", bytes(*count)));
+                each.collect::<Vec<_>>().join(" and ")
+            }
+        };
+        // Below a millisecond a rate says more about the clock than about the network.
+        let rate = if *seconds >= 0.001 {
+            format!(", {}/s", bytes((file.size as f64 / seconds) as u64))
+        } else {
+            String::new()
+        };
+        line(&mut text, format_args!("{name} ({size}, {seconds:.2} s{rate}) from {from}: {path}"));
+    }
+    text
+}
+
+fn status(status: &Status) -> String {
+    let tracker = match &status.tracker {
+        Some(tracker) => format!("{tracker}, epoch {}", status.epoch),
+        None => format!("nobody; last epoch {}", status.epoch),
+    };
+    let rows = [
+        ("peer", status.id.to_string()),
+        ("address", status.endpoint.to_string()),
+        ("nameserver", status.nameserver.to_string()),
+        ("role", status.role.as_str().to_owned()),
+        ("tracker", tracker),
+        (
+            "share",
+            format!(
+                "{} ({} files, {})",
+                harmless(&status.share_dir.to_string_lossy()),
+                status.files,
+                bytes(status.bytes)
+            ),
+        ),
+        ("sending", format!("{} uploads; {} so far", status.uploads, bytes(status.bytes_up))),
+        ("fetching", format!("{} downloads; {} so far", status.downloads, bytes(status.bytes_down))),
+    ];
+    let mut text = table(rows.map(|(what, value)| vec![what.to_owned(), value]).into(), None);
+    for warning in &status.warnings {
+        line(&mut text, format_args!("warning: {}", harmless(warning)));
+    }
+    text
+}
+
+fn help(commands: &[CommandHelp]) -> String {
+    if let [CommandHelp { aliases, usage, summary, details, .. }] = commands {
+        let mut text = format!("{usage}\n{summary}\n");
+        if !aliases.is_empty() {
+            line(&mut text, format_args!("also: {}", aliases.join(", ")));
+        }
+        if !details.is_empty() {
+            line(&mut text, format_args!("{details}"));
+        }
+        return text;
+    }
+    let rows = commands.iter().map(|command| {
+        let also: String = command.aliases.iter().map(|alias| format!(" ({alias})")).collect();
+        // The options of a verb are in its own help.
+        let short = command.usage.split(" [--").next().unwrap_or(command.usage);
+        vec![format!("{short}{also}"), command.summary.to_owned()]
+    });
+    let mut text = table(rows.collect(), None);
+    text.push_str("`help COMMAND` explains one; --json after a command gives JSON\n");
+    text
+}
+
+/// Columns two blanks apart, one of them aligned at its right edge, the last not filled.
+fn table(rows: Vec<Vec<String>>, right: Option<usize>) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.filter(|width| *width <= WIDEST_ALIGNED).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        for (column, cell) in row.iter().enumerate() {
+            let fill = widths[column];
+            let last = column + 1 == row.len();
+            // Writing to a String cannot fail.
+            let _ = match (right == Some(column), last) {
+                (true, _) => write!(text, "{cell:>fill$}"),
+                (false, true) => write!(text, "{cell}"),
+                (false, false) => write!(text, "{cell:<fill$}"),
+            };
+            text.push_str(if last { "\n" } else { "  " });
+        }
+    }
+    text
+}
+
+fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{content}");
+}

@@ -1,0 +1,228 @@
+//! Output for scripts, exactly as `docs/cli.md` has it.
+
+use serde::Serialize;
+use shared::{content::FileMeta, error::Failure};
+
+use super::{Ending, FileChange, Report, harmless};
+use crate::cli::backend::{Downloaded, GlobalListing, SeatRole, Status};
+
+#[derive(Serialize)]
+struct File<'a> {
+    name: &'a str,
+    size: u64,
+    hash: String,
+}
+
+#[derive(Serialize)]
+struct OwnedFile<'a> {
+    #[serde(flatten)]
+    file: File<'a>,
+    owners: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Source<'a> {
+    peer: &'a str,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct DownloadedFile<'a> {
+    #[serde(flatten)]
+    file: File<'a>,
+    path: String,
+    seconds: f64,
+    sources: Vec<Source<'a>>,
+}
+
+#[derive(Serialize)]
+struct Peer<'a> {
+    id: &'a str,
+    address: String,
+}
+
+#[derive(Serialize)]
+struct Verb {
+    name: &'static str,
+    aliases: &'static [&'static str],
+    usage: &'static str,
+    summary: &'static str,
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    code: &'a str,
+    message: String,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Document<'a> {
+    List {
+        peer: &'a str,
+        files: Vec<File<'a>>,
+    },
+    ListAll {
+        epoch: u64,
+        tracker: &'a str,
+        files: Vec<OwnedFile<'a>>,
+    },
+    Downloaded {
+        files: Vec<DownloadedFile<'a>>,
+    },
+    Tracker {
+        epoch: u64,
+        peer: &'a str,
+        address: String,
+    },
+    Peers {
+        peers: Vec<Peer<'a>>,
+    },
+    Elected {
+        epoch: u64,
+        peer: &'a str,
+    },
+    Files {
+        files: Vec<File<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
+    },
+    Status {
+        peer: &'a str,
+        address: String,
+        nameserver: String,
+        role: SeatRole,
+        epoch: u64,
+        tracker: Option<&'a str>,
+        share: String,
+        files: u64,
+        bytes: u64,
+        uploads: u64,
+        downloads: u64,
+        bytes_up: u64,
+        bytes_down: u64,
+        warnings: Vec<String>,
+    },
+    Help {
+        commands: Vec<Verb>,
+    },
+    Ended {
+        peer: &'a str,
+        ended: &'static str,
+    },
+    Error {
+        error: ErrorBody<'a>,
+        /// What was done before or besides.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        done: Option<Box<Document<'a>>>,
+    },
+}
+
+/// A report as one line, not ended.
+pub(super) fn report(report: &Report) -> String {
+    write(&document(report))
+}
+
+/// A failure as one line, not ended, with what was `done` nevertheless.
+pub(super) fn failure(failure: &Failure, done: Option<&Report>) -> String {
+    let error = ErrorBody { code: failure.code.as_str(), message: harmless(&failure.to_string()) };
+    write(&Document::Error { error, done: done.map(|report| Box::new(document(report))) })
+}
+
+fn write(document: &Document<'_>) -> String {
+    serde_json::to_string(document).expect("strings, numbers and lists always have a JSON form")
+}
+
+fn document(report: &Report) -> Document<'_> {
+    match report {
+        Report::List { peer, files } => Document::List { peer: peer.as_str(), files: sorted(files) },
+        Report::ListAll(GlobalListing { epoch, tracker, files }) => {
+            let mut entries: Vec<_> = files.iter().collect();
+            entries.sort_by(|a, b| (&a.file.name, &a.file.hash).cmp(&(&b.file.name, &b.file.hash)));
+            let files = entries.into_iter().map(|entry| {
+                let mut owners: Vec<&str> = entry.owners.iter().map(shared::id::PeerId::as_str).collect();
+                owners.sort_unstable();
+                OwnedFile { file: file(&entry.file), owners }
+            });
+            Document::ListAll { epoch: epoch.0, tracker: tracker.as_str(), files: files.collect() }
+        }
+        Report::Added(FileChange { files, notes }) | Report::Removed(FileChange { files, notes }) => {
+            Document::Files { files: sorted(files), notes: notes.iter().map(|note| harmless(note)).collect() }
+        }
+        Report::Downloaded(files) => {
+            let mut files: Vec<&Downloaded> = files.iter().collect();
+            files.sort_by(|a, b| a.file.name.cmp(&b.file.name));
+            Document::Downloaded { files: files.into_iter().map(downloaded).collect() }
+        }
+        Report::Tracker(seat) => {
+            Document::Tracker { epoch: seat.epoch.0, peer: seat.peer.as_str(), address: seat.endpoint.to_string() }
+        }
+        Report::Peers(peers) => {
+            let mut peers: Vec<_> = peers.iter().collect();
+            peers.sort();
+            let peers = peers.into_iter().map(|(id, address)| Peer { id: id.as_str(), address: address.to_string() });
+            Document::Peers { peers: peers.collect() }
+        }
+        Report::Elected { epoch, peer } => Document::Elected { epoch: epoch.0, peer: peer.as_str() },
+        Report::Status(status) => self::status(status),
+        Report::Help(commands) => {
+            let verbs = commands.iter().map(|command| Verb {
+                name: command.name,
+                aliases: command.aliases,
+                usage: command.usage,
+                summary: command.summary,
+            });
+            Document::Help { commands: verbs.collect() }
+        }
+        Report::Ended { peer, how } => {
+            let ended = match how {
+                Ending::Exit => "exit",
+                Ending::Kill => "kill",
+                Ending::NotRunning => "not_running",
+            };
+            Document::Ended { peer: peer.as_str(), ended }
+        }
+    }
+}
+
+fn sorted(files: &[FileMeta]) -> Vec<File<'_>> {
+    let mut files: Vec<&FileMeta> = files.iter().collect();
+    files.sort_by(|a, b| (&a.name, &a.hash).cmp(&(&b.name, &b.hash)));
+    files.into_iter().map(file).collect()
+}
+
+fn file(meta: &FileMeta) -> File<'_> {
+    File { name: meta.name.as_str(), size: meta.size, hash: meta.hash.to_hex() }
+}
+
+fn downloaded(downloaded: &Downloaded) -> DownloadedFile<'_> {
+    let mut sources: Vec<Source<'_>> =
+        downloaded.sources.iter().map(|(peer, bytes)| Source { peer: peer.as_str(), bytes: *bytes }).collect();
+    sources.sort_by_key(|source| source.peer);
+    DownloadedFile {
+        file: file(&downloaded.file),
+        path: downloaded.path.to_string_lossy().into_owned(),
+        // Microseconds: more digits would only be noise.
+        seconds: (downloaded.seconds * 1e6).round() / 1e6,
+        sources,
+    }
+}
+
+fn status(status: &Status) -> Document<'_> {
+    Document::Status {
+        peer: status.id.as_str(),
+        address: status.endpoint.to_string(),
+        nameserver: status.nameserver.to_string(),
+        role: status.role,
+        epoch: status.epoch.0,
+        tracker: status.tracker.as_ref().map(shared::id::PeerId::as_str),
+        share: status.share_dir.to_string_lossy().into_owned(),
+        files: status.files,
+        bytes: status.bytes,
+        uploads: status.uploads,
+        downloads: status.downloads,
+        bytes_up: status.bytes_up,
+        bytes_down: status.bytes_down,
+        warnings: status.warnings.iter().map(|warning| harmless(warning)).collect(),
+    }
+}

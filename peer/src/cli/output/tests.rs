@@ -1,0 +1,155 @@
+//! What is shown, word for word.
+
+use shared::{content::ContentHash, error::FailureCode, rpc::tracker::IndexedFile};
+
+use super::*;
+use crate::cli::{
+    Call, Command, Next,
+    backend::ProgressSink,
+    execute,
+    fake::{Fake, file, peer},
+};
+
+async fn outcome(line: &str) -> Outcome {
+    let fake = Fake::sharing(&["b.txt", "a.txt"]);
+    let words = line.split(' ').map(str::to_owned).collect();
+    let working_dir = std::path::Path::new("/work");
+    let call = Call { backend: &fake, working_dir, progress: ProgressSink::none() };
+    execute(Command::parse(words).unwrap(), call).await
+}
+
+async fn json(line: &str) -> String {
+    let rendered = render(&outcome(line).await, Style::Json);
+    assert_eq!(rendered.err, "");
+    rendered.out
+}
+
+async fn human(line: &str) -> String {
+    render(&outcome(line).await, Style::Human).out
+}
+
+/// The contract: `docs/cli.md`, --json.
+#[tokio::test]
+async fn json_is_what_the_contract_says() {
+    let hash = "ab".repeat(32);
+    let a = format!(r#""name":"a.txt","size":3,"hash":"{hash}""#);
+    let b = format!(r#""name":"b.txt","size":3,"hash":"{hash}""#);
+    let cases = [
+        ("list", format!(r#"{{"peer":"peer1","files":[{{{a}}},{{{b}}}]}}"#)),
+        (
+            "listAll",
+            format!(
+                r#"{{"epoch":4,"tracker":"peer1","files":[{{{a},"owners":["peer1","peer3"]}},{{{b},"owners":["peer1","peer3"]}}]}}"#
+            ),
+        ),
+        (
+            "download b.txt a.txt",
+            format!(
+                r#"{{"files":[{{{a},"path":"/share/a.txt","seconds":0.01,"sources":[{s}]}},{{{b},"path":"/share/b.txt","seconds":0.01,"sources":[{s}]}}]}}"#,
+                s = r#"{"peer":"peer2","bytes":1},{"peer":"peer3","bytes":2}"#
+            ),
+        ),
+        ("tracker", r#"{"epoch":4,"peer":"peer1","address":"quic://127.0.0.1:40001"}"#.to_owned()),
+        (
+            "peers",
+            r#"{"peers":[{"id":"peer1","address":"quic://127.0.0.1:40001"},{"id":"peer2","address":"quic://127.0.0.1:40001"}]}"#
+                .to_owned(),
+        ),
+        ("eleger", r#"{"epoch":5,"peer":"peer2"}"#.to_owned()),
+        ("add a.txt", format!(r#"{{"files":[{{{a}}}],"notes":["made it"]}}"#)),
+        ("remove b.txt a.txt", format!(r#"{{"files":[{{{a}}},{{{b}}}]}}"#)),
+    ];
+    for (line, expected) in cases {
+        assert_eq!(json(line).await, expected + "\n", "{line}");
+    }
+}
+
+#[tokio::test]
+async fn other_commands_give_a_document_too() {
+    for line in ["status", "help", "help list", "exit", "kill"] {
+        let text = json(line).await;
+        assert_eq!(text.lines().count(), 1, "{line}");
+        assert!(serde_json::from_str::<serde_json::Value>(&text).unwrap().is_object(), "{line}");
+    }
+    assert!(json("status").await.contains(r#""peer":"peer1","address":"quic://127.0.0.1:40001""#));
+}
+
+#[tokio::test]
+async fn people_see_aligned_columns() {
+    assert_eq!(human("list").await, "a.txt  3 B\nb.txt  3 B\n");
+    let all = human("listAll").await;
+    assert_eq!(all, "a.txt  3 B  peer1, peer3\nb.txt  3 B  peer1, peer3\n2 files; tracker peer1, epoch 4\n");
+    assert_eq!(human("tracker").await, "peer1 is tracker, epoch 4, at quic://127.0.0.1:40001\n");
+    assert_eq!(
+        human("download a.txt").await,
+        "a.txt (3 B, 0.01 s, 300 B/s) from peer2 (1 B) and peer3 (2 B): /share/a.txt\n"
+    );
+    assert_eq!(human("add c.txt").await, "made it\nshares c.txt (3 B)\n");
+    let status = human("status").await;
+    assert!(status.contains("warning: small\u{fffd}[2J buffers"), "{status}");
+    assert!(human("help").await.lines().any(|line| line.starts_with("listAll (listall)  ")));
+    assert!(human("help download").await.contains("--force"));
+
+    let long = "x".repeat(200);
+    let files = vec![file(&long, 5 << 20, 1), file("a", 1023, 1)];
+    let list = Outcome::from(Ok(Report::List { peer: peer("peer1"), files }));
+    assert_eq!(
+        render(&list, Style::Human).out,
+        format!("a   1023 B\n{long}  5.0 MiB\n").replace("a   1023", "a   1023")
+    );
+}
+
+#[test]
+fn versions_of_one_name_are_told_apart() {
+    let entry = |name: &str, fill| IndexedFile { file: file(name, 3, fill), owners: vec![peer("peer1")] };
+    let files = vec![entry("a", 0xcd), entry("b", 1), entry("a", 0xab)];
+    let listing = GlobalListing { epoch: Epoch(1), tracker: peer("peer1"), files };
+    let text = render(&Ok(Report::ListAll(listing)).into(), Style::Human).out;
+    let names: Vec<_> = text.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(names, ["a@ababababab", "a@cdcdcdcdcd", "b", "3"]);
+    assert_eq!(ContentHash([0xab; 32]).short(), "ababababab");
+}
+
+#[test]
+fn a_failure_goes_to_standard_error_or_in_order_among_the_lines() {
+    let failure = Failure::new(FailureCode::NoOwner, "a.txt\u{1b}[2J was not fetched", "no\nowner", "try later");
+    let failed = Outcome::from(failure);
+    let text = "a.txt\u{fffd}[2J was not fetched (no owner; try later)";
+    let document = format!("{{\"error\":{{\"code\":\"no_owner\",\"message\":\"{text}\"}}}}\n");
+    let on_out = |out: &str| Rendered { out: out.to_owned(), err: String::new() };
+    let on_err = |err: String| Rendered { out: String::new(), err };
+    assert_eq!(render(&failed, Style::Human), on_err(format!("error: {text}\n")));
+    assert_eq!(render(&failed, Style::Json), on_err(document.clone()));
+    assert_eq!(render(&failed, Style::JsonLines), on_out(&document));
+
+    let change = FileChange { files: vec![file("a", 1, 1)], notes: Vec::new() };
+    let partly = Outcome { report: Some(Report::Removed(change)), ..failed };
+    let line = render(&partly, Style::JsonLines).out;
+    assert_eq!(line.lines().count(), 1);
+    let document: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&document["error"]["code"], &document["done"]["files"][0]["name"]), (&"no_owner".into(), &"a".into()));
+    assert_eq!(partly.next, Next::Continue);
+}
+
+#[test]
+fn bytes_are_rounded_for_people() {
+    let cases = [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        ((1 << 20) - 1, "1.0 MiB"),
+        (1_288_490_189, "1.2 GiB"),
+        (u64::MAX, "16.0 EiB"),
+    ];
+    for (count, text) in cases {
+        assert_eq!(bytes(count), text);
+    }
+}
+
+#[test]
+fn nothing_that_comes_from_afar_can_steer_a_terminal() {
+    for c in ('\0'..=char::MAX).filter(|c| c.is_control()) {
+        assert!(!harmless(&format!("a{c}b")).chars().any(char::is_control), "{c:?}");
+    }
+    assert_eq!(harmless("ação €\u{202e}"), "ação €\u{fffd}");
+}

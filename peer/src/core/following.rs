@@ -1,0 +1,213 @@
+//! Following a tracker: heartbeats, suspicion, announcements.
+
+use shared::{
+    content::FileMeta,
+    file_name::FileName,
+    id::PeerId,
+    limits::{ANNOUNCE_RETRY, HEARTBEAT, SUSPICION},
+    rpc::{
+        nameserver::Seat,
+        tracker::{Heartbeat, HeartbeatAck, TrackerError},
+    },
+    time::Timestamp,
+};
+
+use super::{
+    Action, CallError, CallFailure, CallId, Contact, Core, Report, Suspicion,
+    publisher::Publisher,
+    share::Share,
+    standing::{Seeking, Standing},
+};
+
+/// A peer that follows a tracker.
+#[derive(Debug)]
+pub(super) struct Following {
+    pub(super) seat: Seat,
+    /// When silence becomes suspicion.
+    pub(super) suspect_at: Timestamp,
+    /// Calls before this one were made to whoever was followed before.
+    pub(super) first_call: CallId,
+    pub(super) next_beat: Timestamp,
+    pub(super) publisher: Publisher,
+}
+
+impl Following {
+    pub(super) fn contact(&self) -> Contact {
+        Core::contact_of(&self.seat)
+    }
+
+    pub(super) fn deadline(&self, share: &Share) -> Timestamp {
+        let own = self.next_beat.min(self.suspect_at);
+        self.publisher.deadline(share).map_or(own, |publish| publish.min(own))
+    }
+}
+
+impl Core {
+    pub(super) fn run_following_timers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let Standing::Following(following) = &mut self.standing else { return };
+        if following.suspect_at <= now {
+            self.suspect(now, Suspicion::Silent, out);
+            self.run_seeking_timers(now, out);
+            return;
+        }
+        if following.next_beat <= now {
+            following.next_beat = now + HEARTBEAT;
+            let seat = following.seat.clone();
+            self.send_heartbeat(&seat, out);
+        }
+        self.publish(now, out);
+    }
+
+    /// "I am here", to the holder of `seat`. The epoch is the highest known: who holds a lower one learns it.
+    pub(super) fn send_heartbeat(&mut self, seat: &Seat, out: &mut Vec<Action>) {
+        let call = self.call();
+        let beat = Heartbeat {
+            epoch: self.durable.epoch_high,
+            incarnation: self.incarnation,
+            seq: self.share.seq(),
+            endpoint: self.endpoint.clone(),
+        };
+        out.push(Action::SendHeartbeat { call, to: Self::contact_of(seat), beat });
+    }
+
+    fn publish(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let Standing::Following(following) = &mut self.standing else { return };
+        let Some(announcement) = following.publisher.next(now, &self.share) else { return };
+        let to = following.contact();
+        let call = self.call();
+        if let Standing::Following(following) = &mut self.standing {
+            following.publisher.sent(call, now);
+        }
+        out.push(Action::SendAnnouncement { call, to, announcement });
+    }
+
+    pub(super) fn on_heartbeat_answered(
+        &mut self,
+        now: Timestamp,
+        call: CallId,
+        from: &PeerId,
+        result: Result<HeartbeatAck, CallError<TrackerError>>,
+        out: &mut Vec<Action>,
+    ) {
+        match result {
+            Ok(ack) => self.on_sign_of_life(now, call, from, Some(&ack), out),
+            Err(CallError::Refused(refusal)) => self.on_refused(now, call, from, refusal, out),
+            Err(CallError::Failed(CallFailure::Unreachable)) => self.on_unreachable(now, from, out),
+            // Silence is measured by what does arrive.
+            Err(CallError::Failed(CallFailure::NoAnswer)) => {}
+        }
+    }
+
+    fn on_sign_of_life(
+        &mut self,
+        now: Timestamp,
+        call: CallId,
+        from: &PeerId,
+        ack: Option<&HeartbeatAck>,
+        out: &mut Vec<Action>,
+    ) {
+        let current = |seat: &Seat| seat.peer == *from && ack.is_none_or(|ack| ack.epoch == seat.epoch);
+        match &mut self.standing {
+            Standing::Following(following) if current(&following.seat) && call >= following.first_call => {
+                following.suspect_at = following.suspect_at.max(now + SUSPICION);
+                if let Some(ack) = ack {
+                    following.publisher.on_ack(call, ack.known_seq, &self.share);
+                }
+            }
+            Standing::Seeking(Seeking { suspected: Some(seat), .. }) if current(seat) => self.lift_suspicion(now, out),
+            _ => {}
+        }
+    }
+
+    /// The tracker's "no" to a heartbeat or an announcement.
+    fn on_refused(
+        &mut self,
+        now: Timestamp,
+        call: CallId,
+        from: &PeerId,
+        refusal: TrackerError,
+        out: &mut Vec<Action>,
+    ) {
+        match refusal {
+            TrackerError::StaleEpoch(view) => self.learn_hearsay(now, &view, out),
+            TrackerError::NotTracker(view) => {
+                self.learn_hearsay(now, &view, out);
+                let current = |following: &Following| following.seat.peer == *from && call >= following.first_call;
+                if matches!(&self.standing, Standing::Following(following) if current(following)) {
+                    self.suspect(now, Suspicion::NotTracker, out);
+                }
+            }
+            TrackerError::Superseded => {
+                out.push(Action::Report(Report::Superseded));
+                self.on_shutdown(now, out);
+            }
+            // It is there, whatever else it lacks.
+            TrackerError::SnapshotNeeded
+            | TrackerError::InvalidFileName(_)
+            | TrackerError::Settling
+            | TrackerError::LimitReached { .. }
+            | TrackerError::Unavailable(_) => self.on_sign_of_life(now, call, from, None, out),
+        }
+    }
+
+    /// Nobody answers where the tracker was: no need to wait for silence.
+    pub(super) fn on_unreachable(&mut self, now: Timestamp, peer: &PeerId, out: &mut Vec<Action>) {
+        let mistrust = now < self.mistrust_until;
+        match &mut self.standing {
+            Standing::Following(following) if following.seat.peer == *peer => {
+                if mistrust {
+                    // It may have given *this* peer up while it slept: knock again before accusing it.
+                    following.next_beat = following.next_beat.min(now + HEARTBEAT / 4);
+                } else {
+                    self.suspect(now, Suspicion::Unreachable, out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn on_announcement_answered(
+        &mut self,
+        now: Timestamp,
+        call: CallId,
+        from: &PeerId,
+        result: Result<(), CallError<TrackerError>>,
+        out: &mut Vec<Action>,
+    ) {
+        let next_call = CallId(self.last_call + 1);
+        let Standing::Following(following) = &mut self.standing else { return };
+        if !following.publisher.is_in_flight(call) {
+            return;
+        }
+        let publisher = &mut following.publisher;
+        match result {
+            Ok(()) => publisher.taken(next_call),
+            Err(CallError::Failed(_)) | Err(CallError::Refused(TrackerError::Unavailable(_))) => {
+                publisher.again(now + HEARTBEAT);
+            }
+            Err(CallError::Refused(refusal)) => {
+                let wait = match &refusal {
+                    TrackerError::InvalidFileName(_) | TrackerError::LimitReached { .. } => {
+                        out.push(Action::Report(Report::AnnouncementRefused { why: refusal.clone() }));
+                        ANNOUNCE_RETRY
+                    }
+                    _ => HEARTBEAT,
+                };
+                publisher.restart(next_call, now + wait);
+                self.on_refused(now, call, from, refusal, out);
+            }
+        }
+    }
+
+    /// What this peer shares has changed.
+    pub(super) fn on_share_changed(&mut self, upserts: Vec<FileMeta>, removals: Vec<FileName>, out: &mut Vec<Action>) {
+        let changed = self.share.change(upserts, removals);
+        if changed.left_out > 0 {
+            out.push(Action::Report(Report::ShareFull { left_out: changed.left_out }));
+        }
+        // A follower's publisher sees by the number that there is something to say.
+        if let Standing::Tracking(term) = &mut self.standing {
+            term.index.apply_own(&self.id, &changed.upserts, &changed.removals);
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! The tracker's index: file name -> versions -> owners. Soft state: rebuilt from what peers announce.
+
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
+
+use shared::{
+    content::{ContentHash, FileMeta},
+    file_name::FileName,
+    id::{Incarnation, PeerId},
+    limits::{
+        FILES_PER_PAGE, MAX_FILES_PER_PEER, MAX_INDEX_ENTRIES, MAX_OWNERS_TRIED, MAX_PEERS, MAX_VERSIONS_PER_ANSWER,
+        PAGE_BYTES,
+    },
+    name::Endpoint,
+    rpc::tracker::{Announcement, AnnouncementKind, IndexedFile, ListAll, Owner, TrackerError, Version, WhoHas},
+};
+
+use super::rendezvous;
+
+/// A [`FileName`] that can be looked up by any text, a prefix for example. Its order is the text's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(FileName);
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+/// A peer's number in the index: 4 bytes an owner instead of a name.
+type Slot = u32;
+
+/// One owner of a content.
+#[derive(Debug, Clone, Copy)]
+struct OwnerEntry {
+    slot: Slot,
+    executable: bool,
+    mtime_micros: i64,
+}
+
+/// One content of a name and its owners by slot. The size belongs to it: who lies about the size of a hash
+/// must not change what others said of it.
+#[derive(Debug)]
+struct Content {
+    hash: ContentHash,
+    size: u64,
+    owners: Vec<OwnerEntry>,
+}
+
+/// How far a peer's announcements have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Nothing,
+    Snapshot { seq: u64, next_page: u32 },
+    Complete { seq: u64 },
+}
+
+#[derive(Debug)]
+struct Member {
+    id: PeerId,
+    endpoint: Endpoint,
+    incarnation: Incarnation,
+    progress: Progress,
+    names: BTreeSet<Key>,
+}
+
+/// Who has what, of all members.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    /// By name; contents of a name by `(hash, size)`.
+    files: BTreeMap<Key, Vec<Content>>,
+    contents: usize,
+    slots: BTreeMap<PeerId, Slot>,
+    members: BTreeMap<Slot, Member>,
+    free: Vec<Slot>,
+}
+
+impl Index {
+    /// `peer` is there, in this run, at this endpoint. How far its announcements are known; `None`: a
+    /// snapshot is needed.
+    ///
+    /// # Errors
+    /// `Superseded` when a later run of it is known, `LimitReached` when there are `MAX_PEERS` already.
+    pub(crate) fn admit(
+        &mut self,
+        peer: &PeerId,
+        incarnation: Incarnation,
+        endpoint: &Endpoint,
+    ) -> Result<Option<u64>, TrackerError> {
+        let Some(&slot) = self.slots.get(peer) else {
+            if self.slots.len() >= MAX_PEERS {
+                return Err(limit("peers", MAX_PEERS));
+            }
+            let unused = Slot::try_from(self.members.len()).expect("MAX_PEERS is far below 2^32");
+            let slot = self.free.pop().unwrap_or(unused);
+            self.slots.insert(peer.clone(), slot);
+            let member = Member {
+                id: peer.clone(),
+                endpoint: endpoint.clone(),
+                incarnation,
+                progress: Progress::Nothing,
+                names: BTreeSet::new(),
+            };
+            self.members.insert(slot, member);
+            return Ok(None);
+        };
+        let member = self.member(slot);
+        if incarnation < member.incarnation {
+            return Err(TrackerError::Superseded);
+        }
+        if incarnation > member.incarnation {
+            member.incarnation = incarnation;
+            self.clear(slot);
+        }
+        let member = self.member(slot);
+        if member.endpoint != *endpoint {
+            member.endpoint = endpoint.clone();
+        }
+        Ok(match member.progress {
+            Progress::Complete { seq } => Some(seq),
+            Progress::Nothing | Progress::Snapshot { .. } => None,
+        })
+    }
+
+    /// Takes in what an admitted peer announces: all of it or nothing. What is known already is fine.
+    ///
+    /// # Errors
+    /// `SnapshotNeeded` when it does not follow what is known, `Superseded` from an earlier run,
+    /// `InvalidFileName`, `LimitReached`.
+    pub(crate) fn announce(&mut self, peer: &PeerId, announcement: Announcement) -> Result<(), TrackerError> {
+        let Announcement { epoch: _, incarnation, seq, kind, upserts, removals } = announcement;
+        if upserts.len() + removals.len() > FILES_PER_PAGE {
+            return Err(limit("files in one announcement", FILES_PER_PAGE));
+        }
+        let Some(&slot) = self.slots.get(peer) else { return Err(TrackerError::SnapshotNeeded) };
+        let member = self.member(slot);
+        if incarnation < member.incarnation {
+            return Err(TrackerError::Superseded);
+        }
+        if incarnation > member.incarnation {
+            // The later run's heartbeat says where it answers; until then nothing of it can be used.
+            return Err(TrackerError::SnapshotNeeded);
+        }
+        let progress = member.progress;
+        let (clears, next) = match step(progress, seq, kind)? {
+            Step::Known => return Ok(()),
+            Step::Apply { clears, next } => (clears, next),
+        };
+        let files = upserts
+            .into_iter()
+            .map(FileMeta::try_from)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(TrackerError::InvalidFileName)?;
+        let removals = removals
+            .iter()
+            .map(|name| name.parse::<FileName>())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(TrackerError::InvalidFileName)?;
+        if clears {
+            self.clear(slot);
+        }
+        let names = &self.member(slot).names;
+        let new = files.iter().filter(|file| !names.contains(file.name.as_str())).count();
+        if names.len() + new > MAX_FILES_PER_PEER {
+            return Err(limit("files of one peer", MAX_FILES_PER_PEER));
+        }
+        if self.contents + files.len() > MAX_INDEX_ENTRIES {
+            return Err(limit("versions in the index", MAX_INDEX_ENTRIES));
+        }
+        for name in &removals {
+            self.disown(slot, name.as_str());
+        }
+        for file in &files {
+            self.own(slot, file);
+        }
+        self.member(slot).progress = next;
+        Ok(())
+    }
+
+    /// The tracker's own share goes in without announcements.
+    pub(crate) fn apply_own(&mut self, me: &PeerId, upserts: &[FileMeta], removals: &[FileName]) {
+        let Some(&slot) = self.slots.get(me) else { return };
+        for name in removals {
+            self.disown(slot, name.as_str());
+        }
+        for file in upserts {
+            self.own(slot, file);
+        }
+    }
+
+    /// Forgets a peer and what it has, at once.
+    pub(crate) fn remove(&mut self, peer: &PeerId) {
+        if let Some(slot) = self.slots.remove(peer) {
+            self.clear(slot);
+            self.members.remove(&slot);
+            self.free.push(slot);
+        }
+    }
+
+    /// The run of a member.
+    pub(crate) fn incarnation(&self, peer: &PeerId) -> Option<Incarnation> {
+        Some(self.members.get(self.slots.get(peer)?)?.incarnation)
+    }
+
+    /// Where a member answers.
+    pub(crate) fn endpoint(&self, peer: &PeerId) -> Option<&Endpoint> {
+        Some(&self.members.get(self.slots.get(peer)?)?.endpoint)
+    }
+
+    /// Whether all that this peer has is known.
+    pub(crate) fn is_complete(&self, peer: &PeerId) -> bool {
+        let member = self.slots.get(peer).and_then(|slot| self.members.get(slot));
+        member.is_some_and(|member| matches!(member.progress, Progress::Complete { .. }))
+    }
+
+    /// The versions of a name: most owners first, then newest, then by hash. An answer is bounded; which of
+    /// many owners it names depends on who asks, so that not all askers go to the same ones.
+    pub(crate) fn who_has(&self, asker: &PeerId, query: &WhoHas) -> Result<Vec<Version>, TrackerError> {
+        let name: FileName = query.name.parse().map_err(TrackerError::InvalidFileName)?;
+        let Some(contents) = self.files.get(name.as_str()) else { return Ok(Vec::new()) };
+        let wanted =
+            believed(contents).filter(|content| query.version.as_ref().is_none_or(|v| v.matches(&content.hash)));
+        let mut found: Vec<(&Content, FileMeta)> = wanted.map(|content| (content, meta(&name, content))).collect();
+        found.sort_by(|(a, a_file), (b, b_file)| {
+            let owners = b.owners.len().cmp(&a.owners.len());
+            owners.then(b_file.mtime_micros.cmp(&a_file.mtime_micros)).then(a.hash.cmp(&b.hash))
+        });
+        found.truncate(MAX_VERSIONS_PER_ANSWER);
+        let versions = found.into_iter().map(|(content, file)| Version { file, owners: self.owners(asker, content) });
+        Ok(versions.collect())
+    }
+
+    fn owners(&self, asker: &PeerId, content: &Content) -> Vec<Owner> {
+        let mut members: Vec<&Member> = content.owners.iter().filter_map(|o| self.members.get(&o.slot)).collect();
+        if members.len() > MAX_OWNERS_TRIED {
+            members.sort_by_cached_key(|member| rendezvous(asker.as_str().as_bytes(), &member.id));
+            members.truncate(MAX_OWNERS_TRIED);
+        }
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+        members.into_iter().map(|m| Owner { peer: m.id.clone(), endpoint: m.endpoint.clone() }).collect()
+    }
+
+    /// Files by name, then hash, and where to go on: at most `FILES_PER_PAGE` and about `PAGE_BYTES`.
+    pub(crate) fn list_all(&self, query: &ListAll) -> (Vec<IndexedFile>, Option<(String, ContentHash)>) {
+        let prefix = query.prefix.as_str();
+        let after = query.after.as_ref().map(|(name, hash)| (name.as_str(), *hash));
+        let start = after.map_or(prefix, |(name, _)| name.max(prefix));
+        let mut files: Vec<IndexedFile> = Vec::new();
+        let mut bytes = 0;
+        for (key, contents) in self.files.range::<str, _>((Bound::Included(start), Bound::Unbounded)) {
+            if !key.0.as_str().starts_with(prefix) {
+                break;
+            }
+            for content in believed(contents) {
+                if after.is_some_and(|(name, hash)| (key.0.as_str(), content.hash) <= (name, hash)) {
+                    continue;
+                }
+                let mut owners: Vec<PeerId> = content
+                    .owners
+                    .iter()
+                    .filter_map(|owner| self.members.get(&owner.slot))
+                    .map(|member| member.id.clone())
+                    .collect();
+                owners.sort_unstable();
+                // An entry's encoding: two lengths, name, hash, size and time, and each owner with its length.
+                let owner_bytes: usize = owners.iter().map(|owner| owner.as_str().len() + 1).sum();
+                bytes += key.0.as_str().len() + 64 + owner_bytes;
+                if files.len() == FILES_PER_PAGE || (bytes > PAGE_BYTES && !files.is_empty()) {
+                    let next = files.last().map(|last| (last.file.name.to_string(), last.file.hash));
+                    return (files, next);
+                }
+                files.push(IndexedFile { file: meta(&key.0, content), owners });
+            }
+        }
+        (files, None)
+    }
+
+    /// Members, and versions of files.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.members.len(), self.contents)
+    }
+
+    fn member(&mut self, slot: Slot) -> &mut Member {
+        self.members.get_mut(&slot).expect("slots and members are changed together")
+    }
+
+    fn clear(&mut self, slot: Slot) {
+        let member = self.member(slot);
+        member.progress = Progress::Nothing;
+        for key in std::mem::take(&mut member.names) {
+            self.take_owner(slot, key.borrow());
+        }
+    }
+
+    fn disown(&mut self, slot: Slot, name: &str) {
+        if self.member(slot).names.remove(name) {
+            self.take_owner(slot, name);
+        }
+    }
+
+    fn take_owner(&mut self, slot: Slot, name: &str) {
+        let Some(contents) = self.files.get_mut(name) else { return };
+        let before = contents.len();
+        contents.retain_mut(|content| {
+            if let Ok(at) = content.owners.binary_search_by_key(&slot, |owner| owner.slot) {
+                content.owners.remove(at);
+            }
+            !content.owners.is_empty()
+        });
+        self.contents -= before - contents.len();
+        if contents.is_empty() {
+            self.files.remove(name);
+        }
+    }
+
+    fn own(&mut self, slot: Slot, file: &FileMeta) {
+        // The name is held once, whoever announced it first.
+        let known = self.files.get_key_value(file.name.as_str()).map(|(key, _)| key.clone());
+        let key = known.unwrap_or_else(|| Key(file.name.clone()));
+        if !self.member(slot).names.insert(key.clone()) {
+            self.take_owner(slot, file.name.as_str());
+        }
+        let owner = OwnerEntry { slot, executable: file.executable, mtime_micros: file.mtime_micros };
+        let contents = self.files.entry(key).or_insert_with(|| Vec::with_capacity(1));
+        match contents.binary_search_by_key(&(file.hash, file.size), |content| (content.hash, content.size)) {
+            Ok(at) => {
+                let owners = &mut contents[at].owners;
+                let at = owners.partition_point(|other| other.slot < slot);
+                owners.insert(at, owner);
+            }
+            Err(at) => {
+                let mut owners = Vec::with_capacity(1);
+                owners.push(owner);
+                contents.insert(at, Content { hash: file.hash, size: file.size, owners });
+                self.contents += 1;
+            }
+        }
+    }
+}
+
+/// What an announcement does.
+enum Step {
+    Known,
+    Apply { clears: bool, next: Progress },
+}
+
+/// Where an announcement stands in the order of a run's announcements.
+fn step(progress: Progress, seq: u64, kind: AnnouncementKind) -> Result<Step, TrackerError> {
+    let known = match progress {
+        Progress::Complete { seq: known } => seq <= known,
+        Progress::Snapshot { seq: begun, .. } => seq < begun,
+        Progress::Nothing => false,
+    };
+    if known {
+        return Ok(Step::Known);
+    }
+    match kind {
+        AnnouncementKind::Snapshot { page, last } => {
+            let expected = match progress {
+                Progress::Snapshot { seq: begun, next_page } if begun == seq => next_page,
+                _ => 0,
+            };
+            if page < expected {
+                return Ok(Step::Known);
+            }
+            if page > expected {
+                return Err(TrackerError::SnapshotNeeded);
+            }
+            let next_page = page.checked_add(1).ok_or(TrackerError::SnapshotNeeded)?;
+            let next = if last { Progress::Complete { seq } } else { Progress::Snapshot { seq, next_page } };
+            Ok(Step::Apply { clears: page == 0, next })
+        }
+        AnnouncementKind::Delta => match progress {
+            Progress::Complete { seq: known } if known.checked_add(1) == Some(seq) => {
+                Ok(Step::Apply { clears: false, next: Progress::Complete { seq } })
+            }
+            _ => Err(TrackerError::SnapshotNeeded),
+        },
+    }
+}
+
+/// One content a hash: where owners disagree about its size, what most of them say (then the newest).
+fn believed(contents: &[Content]) -> impl Iterator<Item = &Content> {
+    contents.chunk_by(|a, b| a.hash == b.hash).filter_map(|same_hash| {
+        same_hash.iter().max_by_key(|content| (content.owners.len(), newest(content).map(|owner| owner.mtime_micros)))
+    })
+}
+
+fn newest(content: &Content) -> Option<&OwnerEntry> {
+    content.owners.iter().max_by_key(|owner| owner.mtime_micros)
+}
+
+fn meta(name: &FileName, content: &Content) -> FileMeta {
+    let newest = newest(content);
+    FileMeta {
+        name: name.clone(),
+        size: content.size,
+        hash: content.hash,
+        mtime_micros: newest.map_or(0, |owner| owner.mtime_micros),
+        executable: newest.is_some_and(|owner| owner.executable),
+    }
+}
+
+fn limit(what: &str, limit: usize) -> TrackerError {
+    TrackerError::LimitReached { what: what.to_owned(), limit: limit as u64 }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! Who was heard when: the tracker's view of its members.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use shared::{id::PeerId, limits::PEER_SILENCE, time::Timestamp};
+
+/// When each member was last heard.
+#[derive(Debug, Default)]
+pub(crate) struct Liveness {
+    heard: BTreeMap<PeerId, Timestamp>,
+    /// No member can have been silent for too long before this. Heartbeats only move the true time further
+    /// away, so it need not be touched for each of them: one sweep in `PEER_SILENCE` instead of a heap.
+    sweep_at: Option<Timestamp>,
+}
+
+impl Liveness {
+    /// `peer` was heard; whether it is new.
+    pub(crate) fn heard(&mut self, peer: &PeerId, now: Timestamp) -> bool {
+        self.sweep_at.get_or_insert(now + PEER_SILENCE);
+        if let Some(last) = self.heard.get_mut(peer) {
+            *last = now.max(*last);
+            return false;
+        }
+        self.heard.insert(peer.clone(), now);
+        true
+    }
+
+    /// `peer` left.
+    pub(crate) fn remove(&mut self, peer: &PeerId) -> bool {
+        self.heard.remove(peer).is_some()
+    }
+
+    /// When [`Self::sweep`] has something to do, at the earliest.
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        self.sweep_at
+    }
+
+    /// Takes out the members that were silent for `PEER_SILENCE`.
+    pub(crate) fn sweep(&mut self, now: Timestamp) -> Vec<PeerId> {
+        if self.sweep_at.is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        let silent: Vec<PeerId> =
+            self.heard.iter().filter(|(_, last)| now >= **last + PEER_SILENCE).map(|(peer, _)| peer.clone()).collect();
+        for peer in &silent {
+            self.heard.remove(peer);
+        }
+        self.sweep_at = self.heard.values().min().map(|oldest| *oldest + PEER_SILENCE);
+        silent
+    }
+
+    /// The process slept: what arrived meanwhile has not been read, so that time does not count as silence.
+    pub(crate) fn forgive(&mut self, slept: Duration, now: Timestamp) {
+        for last in self.heard.values_mut() {
+            *last = (*last + slept).min(now);
+        }
+    }
+
+    /// The latest time at which `needed` of `peers` had been heard; `now` when none are needed, `None` when
+    /// so many were never heard.
+    pub(crate) fn majority_heard<'a>(
+        &self,
+        peers: impl Iterator<Item = &'a PeerId>,
+        needed: usize,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        if needed == 0 {
+            return Some(now);
+        }
+        let mut times: Vec<Timestamp> = peers.filter_map(|peer| self.heard.get(peer).copied()).collect();
+        times.sort_unstable_by(|a, b| b.cmp(a));
+        times.get(needed - 1).copied()
+    }
+
+    /// Members, in order.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &PeerId> {
+        self.heard.keys()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> PeerId {
+        text.parse().unwrap()
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_origin(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn the_silent_are_taken_out_and_the_heard_stay() {
+        let mut liveness = Liveness::default();
+        assert!(liveness.heard(&id("a"), at(0)));
+        assert!(liveness.heard(&id("b"), at(0)));
+        assert!(!liveness.heard(&id("b"), at(1000)));
+        assert_eq!(liveness.sweep(at(1499)), []);
+        assert_eq!(liveness.sweep(at(1500)), [id("a")]);
+        assert_eq!(liveness.deadline(), Some(at(2500)));
+        assert_eq!(liveness.sweep(at(2500)), [id("b")]);
+        assert_eq!(liveness.deadline(), None);
+    }
+
+    #[test]
+    fn sleep_is_not_the_others_silence() {
+        let mut liveness = Liveness::default();
+        liveness.heard(&id("a"), at(0));
+        liveness.forgive(Duration::from_millis(5000), at(5100));
+        assert_eq!(liveness.sweep(at(5100)), []);
+        assert_eq!(liveness.sweep(at(6500)), [id("a")]);
+    }
+
+    #[test]
+    fn a_majority_is_as_fresh_as_its_stalest_member() {
+        let mut liveness = Liveness::default();
+        let peers = [id("a"), id("b"), id("c"), id("d")];
+        liveness.heard(&peers[0], at(10));
+        liveness.heard(&peers[1], at(30));
+        liveness.heard(&peers[2], at(20));
+        assert_eq!(liveness.majority_heard(peers.iter(), 2, at(50)), Some(at(20)));
+        assert_eq!(liveness.majority_heard(peers.iter(), 4, at(50)), None);
+        assert_eq!(liveness.majority_heard(peers.iter(), 0, at(50)), Some(at(50)));
+    }
+}

@@ -1,0 +1,314 @@
+//! Whom this peer follows, and how that changes.
+
+use std::time::Duration;
+
+use shared::{
+    epoch::Epoch,
+    id::PeerId,
+    limits::{CLOSE_DEADLINE, MAX_EPOCH_STEP, SEAT_LEASE, SUSPICION},
+    rpc::{
+        nameserver::{Seat, SeatView},
+        peer::SeatNotice,
+    },
+    time::Timestamp,
+};
+
+use super::{
+    Action, CallId, Contact, Core, ElectionFailure, Report, StepDown, Suspicion, election::Campaign,
+    following::Following, publisher::Publisher, tracking::Term,
+};
+
+/// Where a peer stands towards the seat.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// Has no tracker that it trusts.
+    Seeking(Seeking),
+    /// Follows a tracker.
+    Following(Following),
+    /// Is the tracker.
+    Tracking(Box<Term>),
+    /// Was the tracker and is about to end.
+    Leaving(Leaving),
+}
+
+/// A peer without a tracker that it trusts.
+#[derive(Debug)]
+pub(super) struct Seeking {
+    /// The tracker that seems to be gone; heartbeats to it go on, since it may come back.
+    pub(super) suspected: Option<Seat>,
+    /// Who was tracker before, if that was not this peer: not waited for when the index is rebuilt.
+    pub(super) former: Option<PeerId>,
+    /// The nameserver's last word, if it is fresh.
+    pub(super) word: Option<Word>,
+    /// When this peer's turn to stand comes.
+    pub(super) campaign_at: Timestamp,
+    pub(super) next_beat: Timestamp,
+}
+
+/// What the nameserver said of the seat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Word {
+    /// Nobody holds it: it can be claimed without votes.
+    Vacant,
+    /// The suspect still holds it.
+    Held(PeerId),
+}
+
+/// A tracker that resigns in order to end.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) epoch: Epoch,
+    pub(super) call: CallId,
+    pub(super) until: Timestamp,
+    /// Who is told when the seat is free.
+    pub(super) followers: Vec<Contact>,
+}
+
+impl Seeking {
+    /// Nobody is known.
+    pub(super) fn nobody(now: Timestamp) -> Self {
+        Self { suspected: None, former: None, word: None, campaign_at: now, next_beat: now }
+    }
+}
+
+impl Core {
+    /// An epoch was claimed somewhere: persisted before anything is done about it. Whether it was news.
+    pub(super) fn raise(&mut self, now: Timestamp, epoch: Epoch, out: &mut Vec<Action>) -> bool {
+        if epoch <= self.durable.epoch_high {
+            return false;
+        }
+        self.durable.epoch_high = epoch;
+        self.expected = self.expected.max(epoch);
+        out.push(Action::Persist(self.durable.clone()));
+        // A claim under way in this very epoch may be the one that others speak of.
+        if self.campaign.as_ref().is_some_and(|campaign| !(campaign.is_claiming() && campaign.epoch == epoch)) {
+            self.end_campaign(now, ElectionFailure::Lost(self.seat_view()), out);
+        }
+        match &self.standing {
+            Standing::Tracking(term) if term.seat.epoch < epoch => self.step_down(now, StepDown::HigherEpoch, out),
+            Standing::Following(following) if following.seat.epoch < epoch => {
+                let former = Some(following.seat.peer.clone());
+                self.seek(now, Seeking { former, ..Seeking::nobody(now) });
+            }
+            Standing::Seeking(Seeking { former, campaign_at, .. }) => {
+                let (former, campaign_at) = (former.clone(), *campaign_at);
+                self.seek(now, Seeking { former, campaign_at, ..Seeking::nobody(now) });
+            }
+            Standing::Tracking(_) | Standing::Following(_) | Standing::Leaving(_) => {}
+        }
+        true
+    }
+
+    /// Another peer spoke of an epoch.
+    pub(super) fn raise_hearsay(&mut self, now: Timestamp, epoch: Epoch, out: &mut Vec<Action>) -> bool {
+        self.is_credible(epoch) && self.raise(now, epoch, out)
+    }
+
+    /// Whether a peer's word for an epoch is believed: not further above the nameserver's own word than leaves
+    /// room for claims, so that a liar can neither use up the epochs nor push this peer out of bounds.
+    pub(super) fn is_credible(&self, epoch: Epoch) -> bool {
+        epoch.0.saturating_sub(self.confirmed.0) <= MAX_EPOCH_STEP / 2
+    }
+
+    /// Another peer told how it sees the seat.
+    pub(super) fn learn_hearsay(&mut self, now: Timestamp, view: &SeatView, out: &mut Vec<Action>) {
+        if matches!(self.standing, Standing::Leaving(_)) {
+            return;
+        }
+        self.raise_hearsay(now, view.epoch_high, out);
+        let Some(seat) = &view.seat else { return };
+        if seat.epoch != self.durable.epoch_high || seat.epoch <= self.vacated || seat.peer == self.id {
+            return;
+        }
+        // What is suspected here is known; that others still believe in it changes nothing.
+        if matches!(&self.standing, Standing::Seeking(seeking) if seeking.suspected.as_ref() != Some(seat)) {
+            self.follow(now, seat.clone(), out);
+        }
+    }
+
+    /// News from the peer that holds, or held, the seat.
+    pub(super) fn on_notice(&mut self, now: Timestamp, from: &PeerId, notice: SeatNotice, out: &mut Vec<Action>) {
+        if matches!(self.standing, Standing::Leaving(_)) {
+            return;
+        }
+        match notice {
+            SeatNotice::Taken(seat) if seat.peer == *from => {
+                self.raise_hearsay(now, seat.epoch, out);
+                let current = seat.epoch == self.durable.epoch_high && seat.epoch > self.vacated;
+                // Its own word lifts a suspicion too.
+                if current && matches!(self.standing, Standing::Seeking(_)) {
+                    self.follow(now, seat, out);
+                }
+            }
+            SeatNotice::Taken(_) => {}
+            SeatNotice::Vacated(epoch) => {
+                let held = |seat: &Seat| seat.peer == *from && seat.epoch == epoch;
+                let seat = self.seat_view().seat.filter(held);
+                if seat.is_none() || matches!(self.standing, Standing::Tracking(_)) {
+                    return;
+                }
+                self.vacated = self.vacated.max(epoch);
+                self.suspect(now, Suspicion::Vacated, out);
+            }
+        }
+    }
+
+    /// Begins to follow `seat`, whose epoch is the highest known.
+    pub(super) fn follow(&mut self, now: Timestamp, seat: Seat, out: &mut Vec<Action>) {
+        match &self.standing {
+            Standing::Following(following) if following.seat == seat => return,
+            Standing::Tracking(_) | Standing::Leaving(_) => return,
+            Standing::Following(_) | Standing::Seeking(_) => {}
+        }
+        if self.campaign.as_ref().is_some_and(|campaign| !campaign.force) {
+            self.end_campaign(now, ElectionFailure::Lost(self.seat_view()), out);
+        }
+        out.push(Action::Report(Report::Following(seat.clone())));
+        let first_call = self.call();
+        let publisher = Publisher::new(seat.epoch, self.incarnation, first_call, now);
+        let suspect_at = now + SUSPICION;
+        self.standing = Standing::Following(Following { seat, suspect_at, first_call, next_beat: now, publisher });
+    }
+
+    /// The followed tracker seems to be gone.
+    pub(super) fn suspect(&mut self, now: Timestamp, why: Suspicion, out: &mut Vec<Action>) {
+        let seat = match &self.standing {
+            Standing::Following(following) => following.seat.clone(),
+            // Suspected already; only its own farewell is news.
+            Standing::Seeking(Seeking { suspected: Some(seat), .. }) if why == Suspicion::Vacated => seat.clone(),
+            _ => return,
+        };
+        let former = Some(seat.peer.clone());
+        out.push(Action::Report(Report::TrackerSuspected { seat: seat.clone(), why }));
+        let suspected = (why != Suspicion::Vacated).then_some(seat);
+        let campaign_at = now + self.stagger(former.as_ref());
+        self.seek(now, Seeking { suspected, former, word: None, campaign_at, next_beat: now });
+        self.refresh_peers(now);
+    }
+
+    /// The suspected tracker answered after all.
+    pub(super) fn lift_suspicion(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let Standing::Seeking(Seeking { suspected: Some(seat), .. }) = &self.standing else { return };
+        let seat = seat.clone();
+        out.push(Action::Report(Report::SuspicionLifted { seat: seat.clone() }));
+        self.follow(now, seat, out);
+    }
+
+    /// Looks for a tracker, asking the nameserver at once.
+    pub(super) fn seek(&mut self, now: Timestamp, seeking: Seeking) {
+        self.standing = Standing::Seeking(seeking);
+        // An answer under way may be older than the reason to ask.
+        self.seat_poll.pending = None;
+        self.seat_poll.at = now;
+    }
+
+    /// Stops being tracker. The seat is given up where the nameserver may still think that it is ours.
+    pub(super) fn step_down(&mut self, now: Timestamp, why: StepDown, out: &mut Vec<Action>) {
+        let Standing::Tracking(term) = &self.standing else { return };
+        let epoch = term.seat.epoch;
+        out.push(Action::Report(Report::SteppedDown { epoch, why }));
+        self.claimed = None;
+        self.end_campaign(now, ElectionFailure::Lost(self.seat_view()), out);
+        let call = self.call();
+        out.push(Action::Resign { call, epoch });
+        self.seek(now, Seeking::nobody(now));
+    }
+
+    /// This process slept: that is not the others' silence, and may have cost the seat.
+    pub(super) fn standing_overslept(
+        &mut self,
+        now: Timestamp,
+        late: Duration,
+        asleep: Duration,
+        out: &mut Vec<Action>,
+    ) {
+        match &mut self.standing {
+            Standing::Following(following) => following.suspect_at += late,
+            Standing::Seeking(_) => {
+                // What the nameserver said is old, and its answer may be waiting to be read.
+                let campaign_at = now + self.stagger(None);
+                if let Standing::Seeking(seeking) = &mut self.standing {
+                    seeking.word = None;
+                    seeking.campaign_at = seeking.campaign_at.max(campaign_at);
+                }
+                self.seat_poll.at = self.seat_poll.at.min(now);
+            }
+            Standing::Tracking(term) => {
+                let lease_held = term.lease_until.is_some_and(|until| now < until);
+                if asleep >= SEAT_LEASE && !lease_held {
+                    self.step_down(now, StepDown::Overslept, out);
+                    return;
+                }
+                term.liveness.forgive(late, now);
+                if asleep > SUSPICION {
+                    term.confirm_first(now);
+                }
+            }
+            Standing::Leaving(_) => {}
+        }
+    }
+
+    pub(super) fn standing_deadline(&self) -> Option<Timestamp> {
+        match &self.standing {
+            Standing::Seeking(seeking) => self.seeking_deadline(seeking),
+            Standing::Following(following) => Some(following.deadline(&self.share)),
+            Standing::Tracking(term) => Some(term.deadline()),
+            Standing::Leaving(leaving) => Some(leaving.until),
+        }
+    }
+
+    pub(super) fn run_standing_timers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        match &self.standing {
+            Standing::Seeking(_) => self.run_seeking_timers(now, out),
+            Standing::Following(_) => self.run_following_timers(now, out),
+            Standing::Tracking(_) => self.run_tracking_timers(now, out),
+            Standing::Leaving(leaving) => {
+                if leaving.until <= now {
+                    self.stop_leaving(out);
+                }
+            }
+        }
+    }
+
+    /// The process ends: a tracker resigns first and says goodbye when the seat is free, so that the first
+    /// successor's claim finds it vacant.
+    pub(super) fn on_shutdown(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let campaign = self.campaign.take();
+        self.answer_waiters(Err(ElectionFailure::Stopping), out);
+        match &self.standing {
+            Standing::Leaving(_) => return,
+            Standing::Tracking(term) => {
+                let epoch = term.seat.epoch;
+                let known = self.members.iter().map(|(peer, endpoint)| Self::contact(peer, endpoint));
+                let unlisted = term.liveness.peers().filter(|peer| !self.members.contains_key(*peer));
+                let unlisted = unlisted.filter_map(|peer| Some(Self::contact(peer, term.index.endpoint(peer)?)));
+                let followers = known.chain(unlisted).collect();
+                let call = self.call();
+                out.push(Action::Resign { call, epoch });
+                self.standing = Standing::Leaving(Leaving { epoch, call, until: now + CLOSE_DEADLINE, followers });
+                return;
+            }
+            Standing::Following(following) => {
+                let to = following.contact();
+                out.push(Action::SendLeave { to, epoch: following.seat.epoch, incarnation: self.incarnation });
+            }
+            Standing::Seeking(_) => {}
+        }
+        if let Some(campaign) = campaign.filter(Campaign::is_claiming) {
+            // The claim may arrive, or have arrived: the seat must not wait for the dead.
+            let call = self.call();
+            out.push(Action::Resign { call, epoch: campaign.epoch });
+        }
+        self.stopped = true;
+        out.push(Action::Stopped);
+    }
+
+    pub(super) fn stop_leaving(&mut self, out: &mut Vec<Action>) {
+        let Standing::Leaving(leaving) = &mut self.standing else { return };
+        let notice = SeatNotice::Vacated(leaving.epoch);
+        let followers = std::mem::take(&mut leaving.followers);
+        out.extend(followers.into_iter().map(|to| Action::SendNotice { to, notice: notice.clone() }));
+        self.stopped = true;
+        out.push(Action::Stopped);
+    }
+}

@@ -1,0 +1,307 @@
+//! Being the tracker: keeping the seat, and serving those who follow.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
+
+use shared::{
+    epoch::Epoch,
+    id::{Incarnation, PeerId},
+    limits::{DRAIN_AFTER, HEARTBEAT_DEADLINE, INDEX_SETTLE, SEAT_RENEWAL},
+    name::Endpoint,
+    rpc::{
+        nameserver::{ClaimError, Seat, SeatGrant},
+        peer::SeatNotice,
+        tracker::{Announcement, Heartbeat, HeartbeatAck, TrackerError},
+    },
+    time::Timestamp,
+};
+
+use super::{
+    Action, CallError, CallId, Core, Departure, Report, StepDown, index::Index, liveness::Liveness, standing::Standing,
+};
+
+/// A tracker's time in the seat.
+#[derive(Debug)]
+pub(super) struct Term {
+    pub(super) seat: Seat,
+    since: Timestamp,
+    /// Until when the seat is surely ours: counted from when the claim or renewal was *sent*.
+    pub(super) lease_until: Option<Timestamp>,
+    next_renewal: Timestamp,
+    /// The renewal under way and when it was sent.
+    renewing: Option<(CallId, Timestamp)>,
+    /// When to look whether lease and majority are gone; not before they can be.
+    check_at: Timestamp,
+    /// This process slept: nothing is written before the nameserver was asked whether the seat is still ours.
+    unconfirmed: bool,
+    pub(super) index: Index,
+    pub(super) liveness: Liveness,
+    settling: Option<Settling>,
+}
+
+/// A new tracker's index on its way to be complete.
+#[derive(Debug)]
+struct Settling {
+    /// Peers that have not announced everything yet.
+    awaiting: BTreeSet<PeerId>,
+    /// Whether `awaiting` comes from a list that the nameserver gave to this tracker.
+    listed: bool,
+    /// Not waited for: it is why there is a new tracker.
+    former: Option<PeerId>,
+    until: Timestamp,
+}
+
+impl Term {
+    pub(super) fn is_settled(&self) -> bool {
+        self.settling.is_none()
+    }
+
+    /// Asks the nameserver first, since this process slept long enough to be replaced.
+    pub(super) fn confirm_first(&mut self, now: Timestamp) {
+        self.unconfirmed = true;
+        self.renewing = None;
+        self.next_renewal = now;
+    }
+
+    pub(super) fn deadline(&self) -> Timestamp {
+        let renewal = self.renewing.map_or(self.next_renewal, |(_, sent)| sent + HEARTBEAT_DEADLINE);
+        let settled = self.settling.as_ref().map(|settling| settling.until);
+        let others = [settled, self.liveness.deadline()].into_iter().flatten();
+        others.fold(renewal.min(self.check_at), Timestamp::min)
+    }
+}
+
+impl Core {
+    /// The nameserver accepted this peer's claim. A tracker that was elected again keeps its index.
+    pub(super) fn take_seat(
+        &mut self,
+        now: Timestamp,
+        epoch: Epoch,
+        lease_until: Option<Timestamp>,
+        out: &mut Vec<Action>,
+    ) {
+        if epoch > self.durable.epoch_high {
+            self.durable.epoch_high = epoch;
+            out.push(Action::Persist(self.durable.clone()));
+        }
+        self.expected = self.durable.epoch_high;
+        self.confirmed = self.confirmed.max(epoch);
+        self.claimed = Some(epoch);
+        self.campaign = None;
+        let seat = Seat { epoch, peer: self.id.clone(), endpoint: self.endpoint.clone() };
+        let next_renewal = lease_until.map_or(now, |_| now + SEAT_RENEWAL);
+        if let Standing::Tracking(term) = &mut self.standing {
+            term.seat = seat.clone();
+            term.lease_until = lease_until;
+            term.next_renewal = next_renewal;
+            term.renewing = None;
+            term.unconfirmed = false;
+        } else {
+            let former = match &self.standing {
+                Standing::Seeking(seeking) => seeking.former.clone(),
+                _ => None,
+            };
+            let awaiting = self.members.keys().filter(|peer| Some(*peer) != former.as_ref()).cloned().collect();
+            let settling = Settling { awaiting, listed: false, former, until: now + INDEX_SETTLE };
+            let mut index = Index::default();
+            if index.admit(&self.id, self.incarnation, &self.endpoint).is_ok() {
+                let own: Vec<_> = self.share.files().values().cloned().collect();
+                index.apply_own(&self.id, &own, &[]);
+            }
+            let term = Term {
+                seat: seat.clone(),
+                since: now,
+                lease_until,
+                next_renewal,
+                renewing: None,
+                check_at: now + DRAIN_AFTER,
+                unconfirmed: false,
+                index,
+                liveness: Liveness::default(),
+                settling: Some(settling),
+            };
+            self.standing = Standing::Tracking(Box::new(term));
+        }
+        out.push(Action::Report(Report::BecameTracker { epoch }));
+        for (peer, endpoint) in &self.members {
+            let notice = SeatNotice::Taken(seat.clone());
+            out.push(Action::SendNotice { to: Self::contact(peer, endpoint), notice });
+        }
+        self.answer_waiters(Ok(seat), out);
+        // A list asked for earlier may lack those who came since.
+        self.peers_poll.pending = None;
+        self.peers_poll.at = now;
+    }
+
+    /// The nameserver's list of peers is new: who was not told of this tracker yet is told, and the index
+    /// waits for those on the list.
+    pub(super) fn greet_newcomers(
+        &mut self,
+        now: Timestamp,
+        before: &BTreeMap<PeerId, Endpoint>,
+        out: &mut Vec<Action>,
+    ) {
+        let Standing::Tracking(term) = &mut self.standing else { return };
+        for (peer, endpoint) in self.members.iter().filter(|(peer, _)| !before.contains_key(*peer)) {
+            let notice = SeatNotice::Taken(term.seat.clone());
+            out.push(Action::SendNotice { to: Self::contact(peer, endpoint), notice });
+        }
+        if let Some(settling) = &mut term.settling {
+            let waited_for = |peer: &&PeerId| Some(*peer) != settling.former.as_ref() && !term.index.is_complete(peer);
+            settling.awaiting = self.members.keys().filter(waited_for).cloned().collect();
+            settling.listed = true;
+        }
+        self.settle(now, out);
+    }
+
+    /// Opens the index when all have announced themselves, or the time is over.
+    fn settle(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let Standing::Tracking(term) = &mut self.standing else { return };
+        let Some(settling) = &term.settling else { return };
+        if (settling.listed && settling.awaiting.is_empty()) || settling.until <= now {
+            let missing = settling.awaiting.len();
+            out.push(Action::Report(Report::Settled { epoch: term.seat.epoch, missing }));
+            term.settling = None;
+        }
+    }
+
+    pub(super) fn run_tracking_timers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        self.settle(now, out);
+        let Standing::Tracking(term) = &mut self.standing else { return };
+        for peer in term.liveness.sweep(now) {
+            term.index.remove(&peer);
+            out.push(Action::Report(Report::PeerGone { peer, why: Departure::Silent }));
+        }
+        if term.check_at <= now {
+            // A tracker alone is its own majority; else more than half of all, itself included.
+            let needed = self.members.len().div_ceil(2);
+            let heard = term.liveness.majority_heard(self.members.keys(), needed, now);
+            let held = heard.max(term.lease_until).unwrap_or(term.since).max(term.since);
+            term.check_at = held + DRAIN_AFTER;
+            if term.check_at <= now {
+                self.step_down(now, StepDown::Isolated, out);
+                return;
+            }
+        }
+        if term.renewing.is_some_and(|(_, sent)| sent + HEARTBEAT_DEADLINE <= now) {
+            // The nameserver is away: the followers' heartbeats have to do.
+            term.renewing = None;
+            term.unconfirmed = false;
+            term.next_renewal = now;
+        }
+        if term.renewing.is_none() && term.next_renewal <= now {
+            let epoch = term.seat.epoch;
+            let call = self.call();
+            if let Standing::Tracking(term) = &mut self.standing {
+                term.renewing = Some((call, now));
+                term.next_renewal = now + SEAT_RENEWAL;
+            }
+            out.push(Action::RenewSeat { call, epoch });
+        }
+    }
+
+    pub(super) fn on_renewal_answered(
+        &mut self,
+        now: Timestamp,
+        call: CallId,
+        result: Result<SeatGrant, CallError<ClaimError>>,
+        out: &mut Vec<Action>,
+    ) {
+        let Standing::Tracking(term) = &mut self.standing else { return };
+        let Some((_, sent)) = term.renewing.take_if(|(renewal, _)| *renewal == call) else { return };
+        match result {
+            Ok(grant) if grant.epoch == term.seat.epoch => {
+                term.lease_until = term.lease_until.max(Some(sent + grant.lease));
+                term.unconfirmed = false;
+            }
+            Err(CallError::Refused(ClaimError::Moved(view))) => {
+                term.lease_until = None;
+                self.on_seat_view(now, &view, out);
+            }
+            Err(CallError::Failed(_)) => term.unconfirmed = false,
+            // The lease runs on until it ends; the followers' heartbeats may outlast it.
+            Ok(_) | Err(CallError::Refused(_)) => {}
+        }
+    }
+
+    /// Lets a call of `epoch` through to the tracker's term, if this peer is the tracker of that epoch.
+    pub(super) fn fence(
+        &mut self,
+        now: Timestamp,
+        epoch: Epoch,
+        out: &mut Vec<Action>,
+    ) -> Result<&mut Term, TrackerError> {
+        if !matches!(self.standing, Standing::Leaving(_)) {
+            self.raise_hearsay(now, epoch, out);
+        }
+        let view = self.seat_view();
+        let Standing::Tracking(term) = &mut self.standing else { return Err(TrackerError::NotTracker(view)) };
+        match epoch.cmp(&term.seat.epoch) {
+            Ordering::Less => Err(TrackerError::StaleEpoch(view)),
+            Ordering::Equal => Ok(term),
+            // Too far above to be believed.
+            Ordering::Greater => Err(TrackerError::NotTracker(view)),
+        }
+    }
+
+    pub(super) fn on_heartbeat(
+        &mut self,
+        now: Timestamp,
+        from: &PeerId,
+        beat: &Heartbeat,
+        out: &mut Vec<Action>,
+    ) -> Result<HeartbeatAck, TrackerError> {
+        let term = self.fence(now, beat.epoch, out)?;
+        let known_seq = term.index.admit(from, beat.incarnation, &beat.endpoint)?;
+        if term.liveness.heard(from, now) {
+            out.push(Action::Report(Report::PeerJoined { peer: from.clone() }));
+        }
+        Ok(HeartbeatAck { epoch: term.seat.epoch, known_seq })
+    }
+
+    pub(super) fn on_announcement(
+        &mut self,
+        now: Timestamp,
+        from: &PeerId,
+        announcement: Announcement,
+        out: &mut Vec<Action>,
+    ) -> Result<(), TrackerError> {
+        let term = self.fence(now, announcement.epoch, out)?;
+        if term.unconfirmed {
+            return Err(TrackerError::Unavailable("the tracker slept and asks whether it still is one".to_owned()));
+        }
+        term.index.announce(from, announcement)?;
+        if let Some(settling) = &mut term.settling
+            && term.index.is_complete(from)
+        {
+            settling.awaiting.remove(from);
+        }
+        self.settle(now, out);
+        Ok(())
+    }
+
+    pub(super) fn on_leave(
+        &mut self,
+        now: Timestamp,
+        from: &PeerId,
+        epoch: Epoch,
+        incarnation: Incarnation,
+        out: &mut Vec<Action>,
+    ) -> Result<(), TrackerError> {
+        let term = self.fence(now, epoch, out)?;
+        if term.index.incarnation(from).is_some_and(|known| incarnation < known) {
+            return Err(TrackerError::Superseded);
+        }
+        term.index.remove(from);
+        if term.liveness.remove(from) {
+            out.push(Action::Report(Report::PeerGone { peer: from.clone(), why: Departure::Left }));
+        }
+        if let Some(settling) = &mut term.settling {
+            settling.awaiting.remove(from);
+        }
+        self.settle(now, out);
+        Ok(())
+    }
+}

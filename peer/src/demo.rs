@@ -1,0 +1,264 @@
+//! `peer --demo`: the whole system in one go. The nameserver runs in this process, three peers in processes of their
+//! own, so that one of them can really be killed.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde::Deserialize;
+use serde_json::Value;
+use shared::{
+    error::{Failure, FailureCode},
+    time::Clock,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::{sleep, timeout},
+};
+
+use nameserver::{config::Config as NameserverConfig, server::Server};
+
+/// Size of the file that is shared, bytes.
+const FILE_BYTES: usize = 64 << 20;
+const FILE_NAME: &str = "brasa-demo.bin";
+/// How long any single step may take.
+const STEP: Duration = Duration::from_secs(30);
+/// How often a state that must come is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Runs the demonstration and prints what happens.
+///
+/// # Errors
+/// When any step fails, above all when a hash does not match.
+pub async fn run() -> Result<(), Failure> {
+    let folder = tempfile::tempdir().map_err(|error| failed("no temporary folder", &error))?;
+    let mut demo = Demo::new(folder.path().to_owned());
+    let outcome = tokio::select! {
+        outcome = demo.play() => outcome,
+        _ = tokio::signal::ctrl_c() => Err(failed("the demo was stopped", &"Ctrl-C was pressed")),
+    };
+    demo.clean_up().await;
+    outcome?;
+    demo.say("done", "every hash matches; nothing is left behind");
+    Ok(())
+}
+
+fn failed(what: &str, why: &dyn std::fmt::Display) -> Failure {
+    Failure::new(FailureCode::Internal, format!("demo: {what}"), why, "run it again with BRASA_LOG=info to see more")
+}
+
+struct Demo {
+    folder: PathBuf,
+    clock: Clock,
+    nameserver: Option<Server>,
+    peers: Vec<(String, Child)>,
+}
+
+#[derive(Deserialize)]
+struct Tracker {
+    epoch: u64,
+    peer: String,
+}
+
+impl Demo {
+    fn new(folder: PathBuf) -> Self {
+        Self { folder, clock: Clock::start(), nameserver: None, peers: Vec::new() }
+    }
+
+    async fn play(&mut self) -> Result<(), Failure> {
+        self.say("folder", &format!("{} (removed at the end)", self.folder.display()));
+        self.start_nameserver().await?;
+        for id in ["peer1", "peer2", "peer3"] {
+            self.start_peer(id).await?;
+        }
+        let first: Tracker = self.command("peer3", &["tracker"]).await?;
+        self.say("election", &format!("{} is tracker, epoch {}", first.peer, first.epoch));
+
+        let source = self.folder.join(FILE_NAME);
+        let hash = write_random_file(&source).await?;
+        self.timed("add", "peer1", &["add", &source.to_string_lossy()], |_| {
+            format!("peer1 shares {FILE_NAME}, {} MiB, BLAKE3 {}…", FILE_BYTES >> 20, &hash[..10])
+        })
+        .await?;
+        self.download("peer2", &hash, &[]).await?;
+        self.download("peer3", &hash, &[]).await?;
+
+        let last = self.kill_tracker(&first).await?;
+        let listing: Value = self.command(&last.peer, &["listAll"]).await?;
+        let owners = listing["files"][0]["owners"].as_array().map_or(0, Vec::len);
+        self.say("index", &format!("{} knows {FILE_NAME} with {owners} owners again", last.peer));
+        if owners != 2 {
+            return Err(failed("the index is not complete", &listing));
+        }
+        let again = self.folder.join("again.bin");
+        let other = if last.peer == "peer2" { "peer3" } else { "peer2" };
+        self.download(other, &hash, &["--force", "--to", &again.to_string_lossy()]).await
+    }
+
+    async fn start_nameserver(&mut self) -> Result<(), Failure> {
+        let mut config = NameserverConfig::new(self.folder.join("state"));
+        config.port = 0;
+        let server = Server::start(config).await?;
+        self.say("nameserver", &format!("runs on {}", server.local_addr()));
+        self.nameserver = Some(server);
+        Ok(())
+    }
+
+    async fn start_peer(&mut self, id: &str) -> Result<(), Failure> {
+        let started = self.clock.now();
+        let mut child = self
+            .peer_command(id)?
+            .arg("--headless")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| failed("a peer could not be started", &error))?;
+        let output = child.stdout.take().ok_or_else(|| failed("a peer has no output", &id))?;
+        self.peers.push((id.to_owned(), child));
+        let mut lines = BufReader::new(output).lines();
+        match timeout(STEP, lines.next_line()).await {
+            Ok(Ok(Some(line))) => {
+                let took = self.clock.now().since(started);
+                self.say("peer", &format!("{line}, {} ms after its start", took.as_millis()));
+                Ok(())
+            }
+            _ => Err(failed("a peer did not become ready", &id)),
+        }
+    }
+
+    /// Kills the tracker as the kernel would, and waits for the next one.
+    async fn kill_tracker(&mut self, tracker: &Tracker) -> Result<Tracker, Failure> {
+        let at = self.peers.iter().position(|(id, _)| *id == tracker.peer);
+        let (id, mut child) = match at {
+            Some(at) => self.peers.remove(at),
+            None => return Err(failed("the tracker is none of the peers", &tracker.peer)),
+        };
+        child.kill().await.map_err(|error| failed("the tracker could not be killed", &error))?;
+        let killed = self.clock.now();
+        self.say("kill", &format!("{id} is killed (SIGKILL)"));
+        let survivor = self.peers.first().map(|(id, _)| id.clone()).ok_or_else(|| failed("no peer is left", &id))?;
+        let wait = async {
+            loop {
+                match self.command::<Tracker>(&survivor, &["tracker"]).await {
+                    Ok(next) if next.epoch > tracker.epoch => return next,
+                    _ => sleep(LOOK_EVERY).await,
+                }
+            }
+        };
+        let next = timeout(STEP, wait).await.map_err(|_| failed("there was no failover", &"no new tracker in time"))?;
+        let took = self.clock.now().since(killed);
+        let text = format!("{} is tracker, epoch {}, {} ms after the kill", next.peer, next.epoch, took.as_millis());
+        self.say("failover", &text);
+        Ok(next)
+    }
+
+    async fn download(&self, by: &str, hash: &str, options: &[&str]) -> Result<(), Failure> {
+        let words = [&["download", FILE_NAME], options].concat();
+        let document = self
+            .timed("download", by, &words, |document| {
+                let file = &document["files"][0];
+                let sources: Vec<_> = file["sources"]
+                    .as_array()
+                    .map(|sources| sources.iter().filter_map(|source| source["peer"].as_str()).collect())
+                    .unwrap_or_default();
+                format!("{by} has it from {}", sources.join(", "))
+            })
+            .await?;
+        let path = document["files"][0]["path"].as_str().ok_or_else(|| failed("no path", &document))?.to_owned();
+        let found = hash_file(Path::new(&path)).await?;
+        if found == hash {
+            self.say("verified", &format!("the bytes on {by}'s disk have BLAKE3 {}…", &found[..10]));
+            Ok(())
+        } else {
+            Err(failed("a hash does not match", &format!("{by} has {found}, not {hash}")))
+        }
+    }
+
+    async fn timed(
+        &self,
+        what: &str,
+        id: &str,
+        words: &[&str],
+        tell: impl FnOnce(&Value) -> String,
+    ) -> Result<Value, Failure> {
+        let started = self.clock.now();
+        let document = self.command(id, words).await?;
+        let took = self.clock.now().since(started);
+        self.say(what, &format!("{} ({} ms)", tell(&document), took.as_millis()));
+        Ok(document)
+    }
+
+    /// One command, carried out by the running peer.
+    async fn command<T: for<'de> Deserialize<'de>>(&self, id: &str, words: &[&str]) -> Result<T, Failure> {
+        let output = self.peer_command(id)?.arg("--json").args(words).stdin(Stdio::null()).output();
+        let output = timeout(STEP, output)
+            .await
+            .map_err(|_| failed("a command took too long", &words.join(" ")))?
+            .map_err(|error| failed("a command could not be started", &error))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(failed(&format!("{id} {}", words.join(" ")), &said.trim()));
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| failed("an answer is no JSON", &error))
+    }
+
+    fn peer_command(&self, id: &str) -> Result<Command, Failure> {
+        let program = std::env::current_exe().map_err(|error| failed("this program cannot be found", &error))?;
+        let server = self.nameserver.as_ref().ok_or_else(|| failed("the nameserver does not run", &id))?;
+        let mut command = Command::new(program);
+        command
+            .current_dir(&self.folder)
+            .env("BRASA_STATE_DIR", self.folder.join("state"))
+            .env("BRASA_NAMESERVER", server.local_addr().to_string())
+            .env_remove("BRASA_JOIN")
+            .arg(id);
+        Ok(command)
+    }
+
+    fn say(&self, what: &str, text: &str) {
+        let seconds = self.clock.now().since_origin().as_secs_f64();
+        // A reader that has gone away must not end the demo in the middle.
+        let _ = writeln!(std::io::stdout(), "[{seconds:6.2} s] {what:<10} {text}");
+    }
+
+    async fn clean_up(&mut self) {
+        for (_, child) in &mut self.peers {
+            // Already gone is as good.
+            let _ = child.kill().await;
+        }
+        if let Some(server) = self.nameserver.take() {
+            server.shutdown().await;
+        }
+    }
+}
+
+async fn write_random_file(path: &Path) -> Result<String, Failure> {
+    let path = path.to_owned();
+    let write = move || {
+        let mut bytes = vec![0; FILE_BYTES];
+        fastrand::Rng::new().fill(&mut bytes);
+        std::fs::write(&path, &bytes)?;
+        Ok(blake3::hash(&bytes).to_hex().to_string())
+    };
+    blocking(write).await
+}
+
+/// Hashes what lies on the disk, by other means than the download did.
+async fn hash_file(path: &Path) -> Result<String, Failure> {
+    let path = path.to_owned();
+    blocking(move || Ok(blake3::Hasher::new().update_mmap(&path)?.finalize().to_hex().to_string())).await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| failed("a task failed", &error))?
+        .map_err(|error| failed("a file cannot be read or written", &error))
+}

@@ -1,0 +1,359 @@
+//! Downloads: which versions, from whom, and what to do when an owner fails.
+//!
+//! ```text
+//! wish ─ lookup ─ select ─ for each file ┬ there already ─────────────────────────── done
+//!        (tracker, or the known peers)   └ partial ─ owner ─ verified ─ fsync, rename ─ done
+//!                                                    ↑  └ fails: blamed by name, the next owner
+//!                                                    └────┘ goes on behind what is proven
+//! ```
+//!
+//! First form: one owner at a time. The transfer engine puts its scheduler, `core::swarm`, between `select` and the streams.
+
+mod select;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use shared::{
+    content::FileMeta,
+    error::{Failure, FailureCode},
+    id::PeerId,
+    limits,
+    name::Endpoint,
+    net::{
+        NetError,
+        bulk::{BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, HeaderError, read_header, write_header},
+    },
+    rpc::tracker::IndexedFile,
+    time::Clock,
+};
+use tokio::time::timeout;
+
+use crate::{
+    backend::parse_name,
+    cli::backend::{DownloadRequest, Downloaded, Progress, ProgressSink},
+    core::Contact,
+    lookup::contacts,
+    net::calls::target,
+    peer::{Counted, Peer},
+    store::{Partial, destination::Standing},
+    transfer::{FetchError, fetch},
+};
+use select::{Wish, common_prefix, select};
+
+/// Why one owner did not deliver.
+#[derive(Debug, thiserror::Error)]
+enum OwnerError {
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error("its answer is unreadable: {0}")]
+    Header(#[from] HeaderError),
+    #[error(transparent)]
+    Refused(#[from] BulkRefusal),
+    #[error("it did not answer in time")]
+    Silent,
+    #[error("it says the file has {claimed} bytes, not {announced}")]
+    OtherSize { claimed: u64, announced: u64 },
+    #[error("its file changed while it was sent")]
+    Changed,
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+}
+
+/// A file to fetch, and from whom it can be had.
+struct Job {
+    file: FileMeta,
+    owners: Vec<Contact>,
+    to: Option<PathBuf>,
+}
+
+/// What all files of one download have in common.
+struct Run {
+    force: bool,
+    sink: ProgressSink,
+    bytes_total: u64,
+    files_total: u64,
+    bytes_done: AtomicU64,
+    files_done: AtomicU64,
+    sources: AtomicU64,
+}
+
+impl Run {
+    fn tell(&self, file: &FileMeta) {
+        self.sink.update(Progress {
+            file: file.name.clone(),
+            bytes_done: self.bytes_done.load(Ordering::Relaxed),
+            bytes_total: self.bytes_total,
+            sources: u32::try_from(self.sources.load(Ordering::Relaxed)).unwrap_or(u32::MAX),
+            files_done: self.files_done.load(Ordering::Relaxed),
+            files_total: self.files_total,
+        });
+    }
+}
+
+impl Peer {
+    /// Fetches all that a request names.
+    ///
+    /// # Errors
+    /// The first failure; files that are complete by then stay.
+    pub(crate) async fn fetch_all(
+        &self,
+        request: DownloadRequest,
+        sink: ProgressSink,
+    ) -> Result<Vec<Downloaded>, Failure> {
+        let _active = Counted::on(&self.downloads.active);
+        let jobs = self.plan(&request).await?;
+        let run = Arc::new(Run {
+            force: request.force,
+            sink,
+            bytes_total: jobs.iter().map(|job| job.file.size).sum(),
+            files_total: jobs.len() as u64,
+            bytes_done: AtomicU64::new(0),
+            files_done: AtomicU64::new(0),
+            sources: AtomicU64::new(0),
+        });
+        stream::iter(jobs)
+            .map(|job| self.fetch_one(job, run.clone()))
+            .buffered(limits::FILES_AT_A_TIME)
+            .try_collect()
+            .await
+    }
+
+    /// Finds out which versions are meant, where they go, and who has them.
+    async fn plan(&self, request: &DownloadRequest) -> Result<Vec<Job>, Failure> {
+        let DownloadRequest { pattern, version, from, to, .. } = request;
+        let wish = Wish { pattern, version: version.as_ref(), from: from.as_ref() };
+        let exact = self.exactly(request).await?;
+        let (found, known) = match exact {
+            Some(found) => found,
+            None => (self.all_that_begin(common_prefix(pattern)).await, BTreeMap::new()),
+        };
+        if found.is_empty() && common_prefix(pattern).len() == pattern.len() {
+            // What cannot be a name at all deserves to be told so.
+            parse_name(pattern.trim_end_matches('/'))?;
+        }
+        let chosen = select(wish, found)?;
+        let one = matches!(chosen.as_slice(), [only] if only.file.name.as_str() == pattern);
+        if let (false, Some(to)) = (one, to)
+            && to.exists()
+            && !to.is_dir()
+        {
+            let why = format!("{} is no folder", to.display());
+            return Err(Failure::new(FailureCode::Usage, "several files cannot become one", why, "name a folder with --to"));
+        }
+        let endpoints = if known.is_empty() { self.lookup.endpoints().await } else { known };
+        chosen
+            .into_iter()
+            .map(|IndexedFile { file, owners }| {
+                let to = match (one, to) {
+                    (true, to) => to.clone(),
+                    (false, Some(to)) => Some(folder_for(to, &file)?),
+                    (false, None) => None,
+                };
+                let owners = order(owners, from.as_ref(), &endpoints, &self.id);
+                Ok(Job { file, owners, to })
+            })
+            .collect()
+    }
+
+    /// The versions of a plain name, by one short question; `None` when it has to be looked for.
+    async fn exactly(
+        &self,
+        request: &DownloadRequest,
+    ) -> Result<Option<(Vec<IndexedFile>, BTreeMap<PeerId, Endpoint>)>, Failure> {
+        let Ok(name) = request.pattern.parse() else { return Ok(None) };
+        let wait = limits::TRACKER_WAIT_BEFORE_FAN_OUT;
+        let versions = match self.lookup.who_has(&name, request.version.as_ref(), wait).await {
+            Ok(versions) => versions,
+            Err(failure) if failure.code == FailureCode::NoTracker => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        if versions.is_empty() {
+            return Ok(None);
+        }
+        let mut endpoints = BTreeMap::new();
+        let files = versions.into_iter().map(|version| {
+            let owners = contacts(version.owners);
+            let ids = owners.iter().map(|owner| owner.peer.clone()).collect();
+            endpoints.extend(owners.into_iter().map(|owner| (owner.peer, owner.endpoint)));
+            IndexedFile { file: version.file, owners: ids }
+        });
+        Ok(Some((files.collect(), endpoints)))
+    }
+
+    async fn all_that_begin(&self, prefix: &str) -> Vec<IndexedFile> {
+        match self.lookup.list_all(prefix, limits::TRACKER_WAIT_BEFORE_FAN_OUT).await {
+            Ok(listing) => listing.files,
+            Err(failure) => {
+                tracing::info!(%failure, "asking the known peers instead");
+                self.lookup.ask_around(prefix).await
+            }
+        }
+    }
+
+    async fn fetch_one(&self, job: Job, run: Arc<Run>) -> Result<Downloaded, Failure> {
+        let clock = Clock::start();
+        let Job { file, owners, to } = job;
+        let destination = self.share.destination(&file.name, to.as_deref())?;
+        let standing = self.share.standing(&destination, file.hash, file.size, run.force).await?;
+        let (path, sources) = if standing == Standing::Identical {
+            run.bytes_done.fetch_add(file.size, Ordering::Relaxed);
+            (destination.path().to_owned(), Vec::new())
+        } else {
+            let partial = self.share.begin(&destination, file.hash, file.size).await?;
+            let sources = self.fetch_from_any(&file, owners, &partial, &run).await?;
+            let path = self.share.finish(partial, &destination, &file, run.force).await?;
+            (path, sources)
+        };
+        run.files_done.fetch_add(1, Ordering::Relaxed);
+        run.tell(&file);
+        Ok(Downloaded { path, seconds: clock.now().since_origin().as_secs_f64(), sources, file })
+    }
+
+    /// Fetches from one owner after another until nothing is missing.
+    async fn fetch_from_any(
+        &self,
+        file: &FileMeta,
+        owners: Vec<Contact>,
+        partial: &Partial,
+        run: &Arc<Run>,
+    ) -> Result<Vec<(PeerId, u64)>, Failure> {
+        let mut sources = Vec::new();
+        let mut reasons = Vec::new();
+        let mut lied = false;
+        for owner in owners.into_iter().take(limits::MAX_OWNERS_TRIED) {
+            let came = Arc::new(AtomicU64::new(0));
+            let outcome = self.fetch_from(&owner, file, partial, run, came.clone()).await;
+            let bytes = came.load(Ordering::Relaxed);
+            if bytes > 0 || outcome.is_ok() {
+                sources.push((owner.peer.clone(), bytes));
+            }
+            match outcome {
+                Ok(()) => return Ok(sources),
+                Err(OwnerError::Fetch(error)) if !error.is_owners_fault() => {
+                    return Err(error.to_failure(file.name.as_str()));
+                }
+                Err(error) => {
+                    tracing::warn!(owner = %owner.peer, file = %file.name, %error, "an owner failed; trying the next");
+                    lied |= matches!(error, OwnerError::Fetch(FetchError::Verification { .. }));
+                    reasons.push(format!("{}: {error}", owner.peer));
+                }
+            }
+        }
+        let what = format!("cannot download {}", file.name);
+        Err(if reasons.is_empty() {
+            Failure::new(FailureCode::NoOwner, what, "none of its owners is there", "try again when one is back")
+        } else if lied && reasons.len() == 1 {
+            let hint = "nothing of it was kept; fetch it from another owner with --from";
+            Failure::new(FailureCode::VerificationFailed, what, reasons.join(", "), hint)
+        } else {
+            Failure::new(FailureCode::NoOwner, what, reasons.join(", "), "try again, or `listAll` for other versions")
+        })
+    }
+
+    async fn fetch_from(
+        &self,
+        owner: &Contact,
+        file: &FileMeta,
+        partial: &Partial,
+        run: &Arc<Run>,
+        came: Arc<AtomicU64>,
+    ) -> Result<(), OwnerError> {
+        let (mut send, mut recv) = self.bulk.bulk(&target(owner)).await?;
+        let missing = partial.missing();
+        let request = BulkRequest { hash: file.hash, groups: missing.to_request() };
+        let ask = async {
+            write_header(&mut send, &request).await?;
+            // The request is all that is said; a stream that the owner closed already shows in its answer.
+            let _ = send.finish();
+            read_header::<Result<BulkAccepted, BulkRefusal>>(&mut recv).await
+        };
+        let BulkAccepted { size } = timeout(limits::OWNER_SILENCE, ask).await.map_err(|_| OwnerError::Silent)???;
+        if size != file.size {
+            return Err(OwnerError::OtherSize { claimed: size, announced: file.size });
+        }
+        run.sources.fetch_add(1, Ordering::Relaxed);
+        let progress = {
+            let (run, file, all) = (run.clone(), file.clone(), self.downloads.bytes.clone());
+            move |bytes| {
+                came.fetch_add(bytes, Ordering::Relaxed);
+                all.fetch_add(bytes, Ordering::Relaxed);
+                run.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+                run.tell(&file);
+            }
+        };
+        let fetched = fetch(&mut recv, missing, partial, limits::OWNER_SILENCE, progress).await;
+        run.sources.fetch_sub(1, Ordering::Relaxed);
+        match fetched {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                // Fails only when the stream has ended anyway.
+                let _ = recv.stop(BulkAbort::Enough.to_varint());
+                Err(if was_reset_as_changed(&error) { OwnerError::Changed } else { error.into() })
+            }
+        }
+    }
+}
+
+/// Whether the owner broke the stream off because its file changed.
+fn was_reset_as_changed(error: &FetchError) -> bool {
+    let FetchError::Stream(error) = error else { return false };
+    let reset = error.get_ref().and_then(|source| source.downcast_ref::<quinn::ReadError>());
+    matches!(reset, Some(quinn::ReadError::Reset(code)) if BulkAbort::from_varint(*code) == Some(BulkAbort::Changed))
+}
+
+/// Owners in the order in which they are tried: at random, so that many askers spread over them; this peer itself last.
+fn order(
+    owners: Vec<PeerId>,
+    only: Option<&PeerId>,
+    endpoints: &BTreeMap<PeerId, Endpoint>,
+    me: &PeerId,
+) -> Vec<Contact> {
+    let wanted = owners.into_iter().filter(|owner| only.is_none_or(|only| only == owner));
+    let mut contacts: Vec<Contact> = wanted
+        .filter_map(|peer| Some(Contact { endpoint: endpoints.get(&peer)?.clone(), peer }))
+        .collect();
+    fastrand::shuffle(&mut contacts);
+    contacts.sort_by_key(|contact| contact.peer == *me);
+    contacts
+}
+
+/// The file's place below the folder that the user named, its folders made.
+fn folder_for(to: &Path, file: &FileMeta) -> Result<PathBuf, Failure> {
+    let path = file.name.below(to);
+    let folder = path.parent().unwrap_or(to);
+    std::fs::create_dir_all(folder).map_err(|error| {
+        Failure::new(FailureCode::Io, format!("cannot make {}", folder.display()), error, "choose another folder with --to")
+    })?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(id: &str) -> PeerId {
+        id.parse().unwrap()
+    }
+
+    #[test]
+    fn owners_are_tried_once_each_and_this_peer_last() {
+        let endpoint: Endpoint = "quic://127.0.0.1:1".parse().unwrap();
+        let endpoints: BTreeMap<_, _> = ["a", "b", "c"].into_iter().map(|id| (peer(id), endpoint.clone())).collect();
+        let owners = || vec![peer("a"), peer("b"), peer("c"), peer("gone")];
+        for _ in 0..20 {
+            let mut ids: Vec<_> = order(owners(), None, &endpoints, &peer("a")).into_iter().map(|c| c.peer).collect();
+            assert_eq!(ids.pop(), Some(peer("a")));
+            ids.sort();
+            assert_eq!(ids, [peer("b"), peer("c")]);
+        }
+        assert_eq!(order(owners(), Some(&peer("c")), &endpoints, &peer("a")).len(), 1);
+    }
+}

@@ -1,0 +1,162 @@
+//! Which files a download is about. Pure.
+
+use std::collections::BTreeMap;
+
+use globset::GlobBuilder;
+use shared::{
+    content::HashPrefix,
+    error::{Failure, FailureCode},
+    id::PeerId,
+    rpc::tracker::IndexedFile,
+};
+
+/// What a user asked for, of what there is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish<'a> {
+    /// A file name, a directory (with or without a `/` at the end), or a glob (`*`, `?`, `[…]`, `{a,b}`, `**`;
+    /// `*` does not cross a `/`).
+    pub(super) pattern: &'a str,
+    /// Only the version whose hash begins so.
+    pub(super) version: Option<&'a HashPrefix>,
+    /// Only what this peer has.
+    pub(super) from: Option<&'a PeerId>,
+}
+
+/// The beginning that every file has which `pattern` can mean: what the tracker is asked for.
+pub(super) fn common_prefix(pattern: &str) -> &str {
+    let special = pattern.find(['*', '?', '[', '{', '\\']).unwrap_or(pattern.len());
+    &pattern[..special]
+}
+
+/// One file a name: of several versions the one with most owners, then the newest, then the lowest hash.
+///
+/// A name that stands there letter for letter wins over a directory, a directory over a glob.
+///
+/// # Errors
+/// `NoSuchFile` when nothing fits, with the reason; `Usage` when the glob is none.
+pub(super) fn select(wish: Wish<'_>, files: Vec<IndexedFile>) -> Result<Vec<IndexedFile>, Failure> {
+    let candidates: Vec<IndexedFile> = files
+        .into_iter()
+        .filter(|file| wish.version.is_none_or(|version| version.matches(&file.file.hash)))
+        .filter(|file| wish.from.is_none_or(|from| file.owners.contains(from)))
+        .collect();
+    let is_exact = |file: &&IndexedFile| file.file.name.as_str() == wish.pattern;
+    let exact: Vec<_> = candidates.iter().filter(is_exact).cloned().collect();
+    let chosen = if exact.is_empty() { below_or_glob(wish.pattern, candidates)? } else { exact };
+    let mut best: BTreeMap<String, IndexedFile> = BTreeMap::new();
+    for file in chosen {
+        let name = file.file.name.to_string();
+        let better = best.get(&name).is_none_or(|other| rank(&file) > rank(other));
+        if better {
+            best.insert(name, file);
+        }
+    }
+    if best.is_empty() {
+        return Err(nothing(wish));
+    }
+    Ok(best.into_values().collect())
+}
+
+fn rank(file: &IndexedFile) -> (usize, i64, std::cmp::Reverse<shared::content::ContentHash>) {
+    (file.owners.len(), file.file.mtime_micros, std::cmp::Reverse(file.file.hash))
+}
+
+fn below_or_glob(pattern: &str, candidates: Vec<IndexedFile>) -> Result<Vec<IndexedFile>, Failure> {
+    let folder = format!("{}/", pattern.trim_end_matches('/'));
+    let below: Vec<_> = candidates.iter().filter(|file| file.file.name.as_str().starts_with(&folder)).cloned().collect();
+    if !below.is_empty() || common_prefix(pattern).len() == pattern.len() {
+        return Ok(below);
+    }
+    let glob = GlobBuilder::new(pattern).literal_separator(true).build().map_err(|error| {
+        Failure::new(FailureCode::Usage, format!("{pattern:?} is not a pattern"), error.kind(), "quote it, or correct it")
+    })?;
+    let matcher = glob.compile_matcher();
+    Ok(candidates.into_iter().filter(|file| matcher.is_match(file.file.name.as_str())).collect())
+}
+
+fn nothing(wish: Wish<'_>) -> Failure {
+    let mut why = "nobody shares it".to_owned();
+    if let Some(from) = wish.from {
+        why = format!("{from} does not share it");
+    }
+    if let Some(version) = wish.version {
+        why = format!("{why} in a version that begins with {version}");
+    }
+    Failure::new(FailureCode::NoSuchFile, format!("no file {:?}", wish.pattern), why, "listAll shows what there is")
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::content::{ContentHash, FileMeta};
+
+    use super::*;
+
+    fn file(name: &str, hash: u8, mtime_micros: i64, owners: &[&str]) -> IndexedFile {
+        let name = name.parse().unwrap();
+        let file = FileMeta { name, size: 1, hash: ContentHash([hash; 32]), mtime_micros, executable: false };
+        IndexedFile { file, owners: owners.iter().map(|owner| owner.parse().unwrap()).collect() }
+    }
+
+    fn network() -> Vec<IndexedFile> {
+        vec![
+            file("a.txt", 1, 10, &["p1"]),
+            file("a.txt", 2, 5, &["p2", "p3"]),
+            file("docs/a.rs", 3, 0, &["p1"]),
+            file("docs/deep/b.rs", 4, 0, &["p1"]),
+            file("main.rs", 5, 0, &["p2"]),
+            file("[x].rs", 6, 0, &["p2"]),
+        ]
+    }
+
+    fn names(pattern: &str) -> Vec<String> {
+        let wish = Wish { pattern, version: None, from: None };
+        select(wish, network()).unwrap().iter().map(|file| file.file.name.to_string()).collect()
+    }
+
+    #[test]
+    fn names_directories_and_globs_are_told_apart() {
+        assert_eq!(names("main.rs"), ["main.rs"]);
+        assert_eq!(names("docs"), ["docs/a.rs", "docs/deep/b.rs"]);
+        assert_eq!(names("docs/"), ["docs/a.rs", "docs/deep/b.rs"]);
+        assert_eq!(names("*.rs"), ["[x].rs", "main.rs"]);
+        assert_eq!(names("**/*.rs"), ["[x].rs", "docs/a.rs", "docs/deep/b.rs", "main.rs"]);
+        assert_eq!(names("docs/?.rs"), ["docs/a.rs"]);
+        assert_eq!(names("[x].rs"), ["[x].rs"], "letter for letter before a glob");
+    }
+
+    #[test]
+    fn the_version_with_most_owners_wins_then_the_newest() {
+        let pick = |version: Option<&str>, from: Option<&str>| {
+            let version = version.map(|version| version.parse().unwrap());
+            let from = from.map(|from| from.parse().unwrap());
+            let wish = Wish { pattern: "a.txt", version: version.as_ref(), from: from.as_ref() };
+            select(wish, network()).map(|files| files[0].file.hash.0[0])
+        };
+        assert_eq!(pick(None, None), Ok(2));
+        assert_eq!(pick(Some("0101"), None), Ok(1));
+        assert_eq!(pick(None, Some("p1")), Ok(1));
+        let mut newer = network();
+        newer.push(file("a.txt", 9, 99, &["p2", "p3"]));
+        let wish = Wish { pattern: "a.txt", version: None, from: None };
+        assert_eq!(select(wish, newer).unwrap()[0].file.hash.0[0], 9);
+        assert_eq!(pick(Some("ffff"), None).unwrap_err().code, FailureCode::NoSuchFile);
+        assert_eq!(pick(None, Some("p9")).unwrap_err().code, FailureCode::NoSuchFile);
+    }
+
+    #[test]
+    fn what_is_not_there_or_no_pattern_is_an_error() {
+        for (pattern, code) in
+            [("none", FailureCode::NoSuchFile), ("*.zip", FailureCode::NoSuchFile), ("{a", FailureCode::Usage)]
+        {
+            let wish = Wish { pattern, version: None, from: None };
+            assert_eq!(select(wish, network()).unwrap_err().code, code, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn the_tracker_is_asked_for_no_more_than_the_literal_beginning() {
+        assert_eq!(common_prefix("docs/*.rs"), "docs/");
+        assert_eq!(common_prefix("docs"), "docs");
+        assert_eq!(common_prefix("*"), "");
+    }
+}

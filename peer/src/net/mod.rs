@@ -1,0 +1,58 @@
+//! The peer on the network: calls that others make, calls that it makes, and the streams of files it sends.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`service`] | the tarpc services it offers, as events for the node |
+//! | [`calls`] | the calls that the core wants made, their outcome as events |
+//! | [`uploads`] | bulk streams it serves |
+//! | [`registration`] | its name in the nameserver, kept alive |
+
+pub mod calls;
+pub mod registration;
+pub mod service;
+pub mod uploads;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use shared::net::{
+    StreamKind,
+    rpc_transport::serve_calls,
+    serve::{Handler, Remote},
+};
+use shared::rpc::{peer::PeerService as _, tracker::TrackerService as _};
+
+/// Gives each stream that others open to who answers it.
+pub struct Front {
+    /// Answers calls.
+    pub service: service::Service,
+    /// Answers requests for files.
+    pub uploads: Arc<uploads::Uploads>,
+}
+
+impl Handler for Front {
+    fn stream(
+        self: Arc<Self>,
+        remote: Arc<Remote>,
+        kind: StreamKind,
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let Some(role) = remote.member() else { return };
+            match kind {
+                StreamKind::Tracker => {
+                    let service = service::TrackerApi(self.service.for_caller(role));
+                    serve_calls(send, recv, service.serve()).await;
+                }
+                StreamKind::Peer => {
+                    let service = service::PeerApi(self.service.for_caller(role));
+                    serve_calls(send, recv, service.serve()).await;
+                }
+                StreamKind::Bulk => self.uploads.serve(send, recv).await,
+                // Not offered here: the stream ends, which the caller sees.
+                StreamKind::Names | StreamKind::Enrol => {}
+            }
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! The services that every peer offers: a call becomes an event or a look, and the core's answer its reply.
+//!
+//! The caller's id comes from its certificate, never from a message.
+
+use std::sync::Arc;
+
+use shared::{
+    content::{FileMeta, HashPrefix},
+    epoch::Epoch,
+    file_name::FileName,
+    id::{Incarnation, PeerId, Role},
+    limits,
+    name::Endpoint,
+    rpc::{
+        nameserver::SeatView,
+        peer::{FilePage, PeerInfo, PeerService, SeatNotice, VoteReply, VoteRequest},
+        tracker::{
+            Announcement, Heartbeat, HeartbeatAck, IndexPage, ListAll, TrackerError, TrackerService, Version, WhoHas,
+        },
+    },
+};
+use tarpc::context::Context;
+
+use crate::{
+    core::{Event, Reply, Token},
+    node::{NodeHandle, Stopped},
+    store::Share,
+};
+
+/// What the services need.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    me: PeerId,
+    incarnation: Incarnation,
+    endpoint: Endpoint,
+    node: NodeHandle,
+    share: Share,
+}
+
+/// The services as one caller sees them.
+#[derive(Clone)]
+pub struct ForCaller {
+    inner: Arc<Inner>,
+    caller: Role,
+}
+
+/// [`TrackerService`] for one caller.
+#[derive(Clone)]
+pub struct TrackerApi(pub ForCaller);
+
+/// [`PeerService`] for one caller.
+#[derive(Clone)]
+pub struct PeerApi(pub ForCaller);
+
+impl Service {
+    /// Services of `me`.
+    pub fn new(me: PeerId, incarnation: Incarnation, endpoint: Endpoint, node: NodeHandle, share: Share) -> Self {
+        Self(Arc::new(Inner { me, incarnation, endpoint, node, share }))
+    }
+
+    /// The services as `caller` sees them.
+    pub fn for_caller(&self, caller: &Role) -> ForCaller {
+        ForCaller { inner: self.0.clone(), caller: caller.clone() }
+    }
+}
+
+fn stopping(_: Stopped) -> TrackerError {
+    TrackerError::Unavailable("this peer is stopping".to_owned())
+}
+
+/// A reply of another kind than was asked for cannot come from the core.
+fn mismatched() -> TrackerError {
+    TrackerError::Unavailable("an internal answer was of the wrong kind".to_owned())
+}
+
+impl ForCaller {
+    /// The calling peer; admins read, but have nothing to announce.
+    fn peer(&self) -> Result<PeerId, TrackerError> {
+        self.caller.peer().cloned().ok_or_else(|| TrackerError::Unavailable("only peers announce".to_owned()))
+    }
+
+    async fn ask(&self, make: impl FnOnce(Token) -> Event + Send + 'static) -> Result<Reply, TrackerError> {
+        self.inner.node.ask(make).await.map_err(stopping)
+    }
+}
+
+impl TrackerService for TrackerApi {
+    async fn heartbeat(self, _: Context, beat: Heartbeat) -> Result<HeartbeatAck, TrackerError> {
+        let from = self.0.peer()?;
+        match self.0.ask(|token| Event::HeartbeatReceived { token, from, beat }).await? {
+            Reply::Heartbeat(answer) => answer,
+            _ => Err(mismatched()),
+        }
+    }
+
+    async fn announce(self, _: Context, announcement: Announcement) -> Result<(), TrackerError> {
+        let from = self.0.peer()?;
+        match self.0.ask(|token| Event::AnnouncementReceived { token, from, announcement }).await? {
+            Reply::Announcement(answer) => answer,
+            _ => Err(mismatched()),
+        }
+    }
+
+    async fn who_has(self, _: Context, query: WhoHas) -> Result<Vec<Version>, TrackerError> {
+        // An admin asks as this peer would.
+        let asker = self.0.peer().unwrap_or_else(|_| self.0.inner.me.clone());
+        self.0.inner.node.look(move |core, now, out| core.who_has(now, &asker, &query, out)).await.map_err(stopping)?
+    }
+
+    async fn list_all(self, _: Context, query: ListAll) -> Result<IndexPage, TrackerError> {
+        self.0.inner.node.look(move |core, now, out| core.list_all(now, &query, out)).await.map_err(stopping)?
+    }
+
+    async fn leave(self, _: Context, epoch: Epoch, incarnation: Incarnation) -> Result<(), TrackerError> {
+        let from = self.0.peer()?;
+        match self.0.ask(move |token| Event::LeaveReceived { token, from, epoch, incarnation }).await? {
+            Reply::Leave(answer) => answer,
+            _ => Err(mismatched()),
+        }
+    }
+}
+
+impl PeerService for PeerApi {
+    async fn info(self, _: Context) -> PeerInfo {
+        let Inner { me, incarnation, endpoint, node, share } = &*self.0.inner;
+        let stats = share.stats();
+        PeerInfo {
+            peer: me.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: *incarnation,
+            endpoint: endpoint.clone(),
+            seat: node.view().seat,
+            files: stats.files,
+            bytes: stats.bytes,
+        }
+    }
+
+    async fn list(self, _: Context, after: Option<FileName>) -> FilePage {
+        // One more than a page tells whether there is a next.
+        let mut files = self.0.inner.share.page(after.as_ref(), limits::FILES_PER_PAGE + 1);
+        let more = files.len() > limits::FILES_PER_PAGE;
+        files.truncate(limits::FILES_PER_PAGE);
+        let next = files.last().filter(|_| more).map(|file| file.name.clone());
+        FilePage { files, next }
+    }
+
+    async fn have(self, _: Context, name: String, version: Option<HashPrefix>) -> Option<FileMeta> {
+        let name = name.parse().ok()?;
+        let file = self.0.inner.share.get(&name)?;
+        version.is_none_or(|version| version.matches(&file.hash)).then_some(file)
+    }
+
+    async fn request_vote(self, _: Context, request: VoteRequest) -> VoteReply {
+        let refused = |epoch| VoteReply {
+            epoch,
+            granted: false,
+            seat: self.0.inner.node.view().seat,
+            voted_epoch: Epoch::NONE,
+        };
+        let epoch = request.epoch;
+        let Ok(from) = self.0.peer() else { return refused(epoch) };
+        match self.0.ask(|token| Event::VoteRequested { token, from, request }).await {
+            Ok(Reply::Vote(reply)) => reply,
+            _ => refused(epoch),
+        }
+    }
+
+    async fn seat_notice(self, _: Context, notice: SeatNotice) -> SeatView {
+        let seen = self.0.inner.node.view().seat;
+        let Ok(from) = self.0.peer() else { return seen };
+        match self.0.ask(|token| Event::NoticeReceived { token, from, notice }).await {
+            Ok(Reply::Notice(view)) => view,
+            _ => seen,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The files of a share as they are known, and what a look at the share means for them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Bound,
+    time::Duration,
+};
+
+use shared::{
+    content::{ContentHash, FileMeta},
+    file_name::FileName,
+};
+
+use super::{changes::Changes, stamp::Stamp};
+
+/// A file whose hash is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) meta: FileMeta,
+    /// The stamp it had when it was hashed.
+    pub(crate) stamp: Stamp,
+    /// When it was hashed, microseconds since 1970; `None` once the hash is final. Until then the file may have changed
+    /// unseen ([`Stamp::is_racy`]) and is hashed once more.
+    pub(crate) unconfirmed_since: Option<u64>,
+}
+
+impl Known {
+    /// A file with this stamp and hash.
+    pub(crate) fn new(name: FileName, stamp: Stamp, hash: ContentHash, unconfirmed_since: Option<u64>) -> Self {
+        let meta =
+            FileMeta { name, size: stamp.size, hash, mtime_micros: stamp.mtime_micros(), executable: stamp.executable };
+        Self { meta, stamp, unconfirmed_since }
+    }
+}
+
+/// All known files, by name and by content.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    files: BTreeMap<FileName, Known>,
+    names: HashMap<ContentHash, BTreeSet<FileName>>,
+}
+
+/// What is to be done after a look.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Files that are known and gone.
+    pub(crate) gone: Vec<FileName>,
+    /// Files that are new or changed: their hash is in the cache, or they are to be hashed.
+    pub(crate) unknown: Vec<(FileName, Stamp)>,
+    /// Files to be hashed again, whatever the cache says.
+    pub(crate) unconfirmed: Vec<(FileName, Stamp)>,
+}
+
+impl Index {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Known> {
+        self.files.values()
+    }
+
+    /// The files after `after`, by name.
+    pub(crate) fn files_after(&self, after: Option<&FileName>) -> impl Iterator<Item = &Known> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.files.range((from, Bound::Unbounded)).map(|(_, known)| known)
+    }
+
+    pub(crate) fn file(&self, name: &FileName) -> Option<&Known> {
+        self.files.get(name)
+    }
+
+    /// Whether `name` is a directory with files.
+    pub(crate) fn has_below(&self, name: &FileName) -> bool {
+        let below = format!("{name}/");
+        self.files.keys().any(|file| file.as_str().starts_with(&below))
+    }
+
+    /// The files with this content.
+    pub(crate) fn with_content(&self, hash: &ContentHash) -> impl Iterator<Item = &Known> {
+        self.names.get(hash).into_iter().flatten().filter_map(|name| self.files.get(name))
+    }
+
+    /// Contents of all files.
+    pub(crate) fn contents(&self) -> HashSet<ContentHash> {
+        self.names.keys().copied().collect()
+    }
+
+    /// Takes what became known, and forgets names; returns what that changes for others.
+    pub(crate) fn apply(&mut self, upserts: Vec<Known>, removals: Vec<FileName>) -> Changes {
+        let mut changes = Changes::default();
+        for name in removals {
+            if self.take(&name).is_some() {
+                changes.removals.push(name);
+            }
+        }
+        for known in upserts {
+            let before = self.take(&known.meta.name);
+            if before.is_none_or(|before| before.meta != known.meta) {
+                changes.upserts.push(known.meta.clone());
+            }
+            self.names.entry(known.meta.hash).or_default().insert(known.meta.name.clone());
+            self.files.insert(known.meta.name.clone(), known);
+        }
+        changes
+    }
+
+    fn take(&mut self, name: &FileName) -> Option<Known> {
+        let known = self.files.remove(name)?;
+        if let Some(names) = self.names.get_mut(&known.meta.hash) {
+            names.remove(name);
+            if names.is_empty() {
+                self.names.remove(&known.meta.hash);
+            }
+        }
+        Some(known)
+    }
+
+    /// What a look that found `seen` asks for, at the time `now` (microseconds since 1970). Names in `touched` changed while
+    /// the look was under way, so it says nothing about them; those in `hashing` are being hashed with this stamp.
+    pub(crate) fn plan(
+        &self,
+        seen: &BTreeMap<FileName, Stamp>,
+        touched: &HashSet<FileName>,
+        hashing: &HashMap<FileName, Stamp>,
+        now: u64,
+        racy_window: Duration,
+    ) -> Plan {
+        let mut plan = Plan::default();
+        let gone = |name: &&FileName| !seen.contains_key(*name) && !touched.contains(*name);
+        plan.gone = self.files.keys().filter(gone).cloned().collect();
+        for (name, stamp) in seen {
+            if touched.contains(name) || hashing.get(name) == Some(stamp) {
+                continue;
+            }
+            match self.files.get(name) {
+                Some(known) if known.stamp == *stamp => {
+                    let due =
+                        |since: u64| now.abs_diff(since) >= racy_window.as_micros().try_into().unwrap_or(u64::MAX);
+                    if known.unconfirmed_since.is_some_and(due) {
+                        plan.unconfirmed.push((name.clone(), *stamp));
+                    }
+                }
+                _ => plan.unknown.push((name.clone(), *stamp)),
+            }
+        }
+        plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(2);
+
+    fn name(text: &str) -> FileName {
+        text.parse().unwrap()
+    }
+
+    fn stamp(size: u64) -> Stamp {
+        Stamp { device: 1, inode: size, size, mtime: (5, 0), ctime: (6, 0), executable: false }
+    }
+
+    fn known(text: &str, size: u64, hash: u8) -> Known {
+        Known::new(name(text), stamp(size), ContentHash([hash; 32]), None)
+    }
+
+    fn names_with(index: &Index, hash: u8) -> Vec<&str> {
+        index.with_content(&ContentHash([hash; 32])).map(|known| known.meta.name.as_str()).collect()
+    }
+
+    #[test]
+    fn changes_say_what_others_have_to_know() {
+        let mut index = Index::default();
+        let changes = index.apply(vec![known("a", 1, 1), known("b", 1, 1)], vec![name("nothing")]);
+        assert_eq!((changes.upserts.len(), changes.removals.len()), (2, 0));
+        assert_eq!(names_with(&index, 1), ["a", "b"]);
+        assert!(index.apply(vec![known("a", 1, 1)], vec![]).is_empty(), "nothing new");
+        let changes = index.apply(vec![known("a", 2, 2)], vec![name("b")]);
+        assert_eq!(changes, Changes { upserts: vec![known("a", 2, 2).meta], removals: vec![name("b")] });
+        assert_eq!((names_with(&index, 1).len(), names_with(&index, 2)), (0, vec!["a"]));
+        assert_eq!(index.contents(), HashSet::from([ContentHash([2; 32])]));
+    }
+
+    #[test]
+    fn a_plan_leaves_alone_what_changed_meanwhile_or_is_being_hashed() {
+        let mut index = Index::default();
+        index.apply(vec![known("kept", 1, 1), known("gone", 1, 1), known("adopted", 1, 1)], vec![]);
+        let seen: BTreeMap<_, _> = [("kept", 1), ("new", 3), ("hashing", 4), ("hashing-old", 5), ("removed", 6)]
+            .map(|(text, size)| (name(text), stamp(size)))
+            .into();
+        let touched = HashSet::from([name("adopted"), name("removed")]);
+        let hashing = HashMap::from([(name("hashing"), stamp(4)), (name("hashing-old"), stamp(1))]);
+        let plan = index.plan(&seen, &touched, &hashing, 0, WINDOW);
+        assert_eq!(plan.gone, [name("gone")]);
+        assert_eq!(plan.unknown, [(name("hashing-old"), stamp(5)), (name("new"), stamp(3))]);
+        assert_eq!(plan.unconfirmed, []);
+    }
+
+    #[test]
+    fn an_unconfirmed_hash_is_checked_after_the_racy_time() {
+        let mut index = Index::default();
+        index.apply(vec![Known { unconfirmed_since: Some(10_000_000), ..known("a", 1, 1) }], vec![]);
+        let seen = BTreeMap::from([(name("a"), stamp(1))]);
+        let plan = |now| index.plan(&seen, &HashSet::new(), &HashMap::new(), now, WINDOW);
+        assert_eq!(plan(11_999_999), Plan::default());
+        assert_eq!(plan(12_000_000).unconfirmed, [(name("a"), stamp(1))]);
+        assert_eq!(plan(0).unconfirmed.len(), 1, "a clock set back confirms nothing");
+    }
+}

@@ -1,0 +1,38 @@
+//! The share on the disk: which files there are, what is in them, and how new ones come in.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`Share`] | the handle that the rest of the peer uses |
+//! | [`changes`] | what differs between two looks at the share (pure) |
+//! | `index` | the files of the share, and what a look at it means for them (pure) |
+//! | `indexer` | the task that owns the index of the share |
+//! | `scan` | one look at the share |
+//! | `watch` | notices of the file system |
+//! | `root` | opening files below a folder and nowhere else |
+//! | `stamp` | what tells that a file changed |
+//! | `tree_hash` | hashing |
+//! | `hash_cache`, `outboards` | what a restart need not hash again |
+//! | `add` | copies into the share |
+//! | [`partial`], [`destination`] | downloads: until they are complete, and where they go |
+//! | [`failure`] | errors of the file system as users see them |
+
+mod add;
+pub mod changes;
+pub mod destination;
+pub mod failure;
+mod hash_cache;
+mod index;
+mod indexer;
+mod outboards;
+pub mod partial;
+pub(crate) mod root;
+mod scan;
+mod share;
+mod stamp;
+mod tree_hash;
+mod watch;
+
+pub use changes::{Changes, diff};
+pub use destination::Destination;
+pub use partial::Partial;
+pub use share::{OpenError, Share, ShareOptions, ShareStats};

@@ -1,0 +1,559 @@
+//! The handle of the share that the rest of the peer uses.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use shared::{
+    content::{ContentHash, FileMeta},
+    error::{Failure, FailureCode},
+    file_name::FileName,
+    limits::{GROUP_BYTES, RACY_WINDOW, RESCAN, SCAN_DEBOUNCE},
+    time::unix_micros,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task,
+};
+use tracing::warn;
+
+use super::{
+    add,
+    changes::Changes,
+    destination::{Destination, Standing},
+    failure::{io_failure, thread_failure},
+    hash_cache::HashCache,
+    index::{Index, Known},
+    indexer::{Command, Indexer},
+    outboards::Outboards,
+    partial::Partial,
+    root::{HIDDEN, Root},
+    scan::Skipped,
+    stamp::Stamp,
+    tree_hash::hash_file,
+};
+use crate::transfer::serve::Source;
+
+/// Commands that wait for the indexer.
+const MAX_QUEUED_COMMANDS: usize = 256;
+
+/// Where, in the hidden directory, files lie until they are complete.
+pub(crate) const PARTIAL: &str = "partial";
+
+/// The folder that a peer shares: what is in it, kept up to date, and the ways in and out. Clones are handles of the
+/// same share; it is given up when the last is dropped.
+///
+/// Calls that change the share return when the changes are in `events`, so they must not be awaited by the task that
+/// empties `events`.
+#[derive(Debug, Clone)]
+pub struct Share {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// How a share is looked after.
+#[derive(Debug, Clone, Copy)]
+pub struct ShareOptions {
+    /// Full look at the share besides the file system's notices. Default [`RESCAN`].
+    pub rescan: Duration,
+    /// Quiet time after a notice before the share is looked at. Default [`SCAN_DEBOUNCE`].
+    pub debounce: Duration,
+    /// See [`RACY_WINDOW`], the default. Zero trusts every hash at once, which only tests should.
+    pub racy_window: Duration,
+}
+
+impl Default for ShareOptions {
+    fn default() -> Self {
+        Self { rescan: RESCAN, debounce: SCAN_DEBOUNCE, racy_window: RACY_WINDOW }
+    }
+}
+
+/// Counters of a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ShareStats {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes that this process hashed.
+    pub hashed_bytes: u64,
+    /// What is in the folder and cannot be shared (hidden files are not counted).
+    pub skipped: u64,
+}
+
+/// Why a content cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No file in the share has it (any more).
+    #[error("it is not in the share (any more)")]
+    NotHere,
+    /// A file has it and cannot be read.
+    #[error("the file cannot be read: {0}")]
+    Unreadable(#[source] io::Error),
+}
+
+/// What handle, indexer and blocking threads have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) root: Root,
+    pub(super) cache: HashCache,
+    pub(super) outboards: Outboards,
+    pub(super) options: ShareOptions,
+    /// Written by the indexer alone.
+    pub(super) index: RwLock<Index>,
+    pub(super) hashed_bytes: AtomicU64,
+    pub(super) skipped: AtomicU64,
+    /// Hashing is to end early.
+    pub(super) stopping: AtomicBool,
+}
+
+/// How hashing a file ended.
+#[derive(Debug)]
+pub(super) enum Hashed {
+    /// With a hash.
+    Done(Known),
+    /// It is not the file that was to be hashed, or was written to meanwhile.
+    Changed,
+    /// It is not there any more.
+    Gone,
+    /// It cannot be read.
+    Unreadable(io::Error),
+}
+
+impl Shared {
+    pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hashes the file `name` if it (still) has the stamp `expected`; its outboard is kept.
+    pub(super) fn hash(&self, name: &FileName, expected: &Stamp) -> Hashed {
+        let hashed = || -> io::Result<Option<Known>> {
+            let file = self.root.open_file(&name.below(Path::new("")))?;
+            if Stamp::of(&file.metadata()?) != *expected {
+                return Ok(None);
+            }
+            let hashed_at = unix_micros();
+            let outboard = if expected.size > GROUP_BYTES { Some(self.outboards.create()?) } else { None };
+            let outboard_file = outboard.as_ref().map(|outboard| outboard.as_file());
+            let hash = hash_file(&file, expected.size, outboard_file, &self.stopping)?;
+            self.hashed_bytes.fetch_add(expected.size, Ordering::Relaxed);
+            if Stamp::of(&file.metadata()?) != *expected {
+                return Ok(None);
+            }
+            if let Some(outboard) = outboard {
+                self.outboards.keep(outboard, hash)?;
+            }
+            let racy = expected.is_racy(hashed_at, self.options.racy_window);
+            Ok(Some(Known::new(name.clone(), *expected, hash, racy.then_some(hashed_at))))
+        };
+        match hashed() {
+            Ok(Some(known)) => Hashed::Done(known),
+            Ok(None) => Hashed::Changed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Hashed::Gone,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Hashed::Changed,
+            Err(error) => Hashed::Unreadable(error),
+        }
+    }
+
+    /// The file's hash from the cache, if what is needed to serve it is there too.
+    pub(super) fn cached(&self, files: Vec<(FileName, Stamp)>) -> (Vec<Known>, Vec<(FileName, Stamp)>) {
+        let hashes = self.cache.look_up(files.iter().map(|(_, stamp)| stamp));
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for ((name, stamp), hash) in files.into_iter().zip(hashes) {
+            match hash.filter(|hash| self.outboards.has(*hash, stamp.size)) {
+                Some(hash) => known.push(Known::new(name, stamp, hash, None)),
+                None => unknown.push((name, stamp)),
+            }
+        }
+        (known, unknown)
+    }
+
+    /// Looks at one file now, from the cache or by hashing it.
+    pub(super) fn look_at(&self, name: &FileName) -> Hashed {
+        let stamp = match self.root.open_file(&name.below(Path::new(""))).and_then(|file| file.metadata()) {
+            Ok(metadata) => Stamp::of(&metadata),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Hashed::Gone,
+            Err(error) => return Hashed::Unreadable(error),
+        };
+        let (mut known, _) = self.cached(vec![(name.clone(), stamp)]);
+        match known.pop() {
+            Some(known) => Hashed::Done(known),
+            None => self.note(self.hash(name, &stamp)),
+        }
+    }
+
+    /// Notes a final hash in the cache.
+    fn note(&self, hashed: Hashed) -> Hashed {
+        if let Hashed::Done(known) = &hashed {
+            self.remember(std::slice::from_ref(known));
+        }
+        hashed
+    }
+
+    /// Notes final hashes in the cache.
+    pub(super) fn remember(&self, files: &[Known]) {
+        let is_final = files.iter().filter(|known| known.unconfirmed_since.is_none());
+        self.cache.insert(&is_final.map(|known| (known.stamp, known.meta.hash)).collect::<Vec<_>>());
+    }
+
+    /// A file that this process put in place, with a hash that it verified itself.
+    pub(super) fn own(&self, name: FileName, stamp: Stamp, hash: ContentHash) -> Known {
+        let now = unix_micros();
+        let racy = stamp.is_racy_after_own_write(now, self.options.racy_window);
+        Known::new(name, stamp, hash, racy.then_some(now))
+    }
+}
+
+impl Share {
+    /// Opens the folder `dir` (made where it is missing) as a share; hashes and outboards are kept in `state_dir`.
+    ///
+    /// Returns after a first look at it: files that did not change since an earlier run are known then, others are being
+    /// hashed ([`settled`](Self::settled) waits for them). Every change goes to `events`, beginning with all that
+    /// the first look found; a slow reader of `events` gets several changes at a time, never none.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or read, or the state directory cannot be used.
+    pub async fn open(
+        dir: &Path,
+        state_dir: &Path,
+        options: ShareOptions,
+        events: mpsc::Sender<Changes>,
+    ) -> Result<Self, Failure> {
+        let (dir, state_dir) = (dir.to_path_buf(), state_dir.to_path_buf());
+        let shared = task::spawn_blocking(move || open_blocking(&dir, &state_dir, options))
+            .await
+            .map_err(|error| thread_failure(&error))??;
+        let shared = Arc::new(shared);
+        let (commands, queue) = mpsc::channel(MAX_QUEUED_COMMANDS);
+        let (looked, first_look) = oneshot::channel();
+        tokio::spawn(Indexer::new(Arc::clone(&shared), events, looked).run(queue));
+        first_look.await.map_err(|_| stopped())?;
+        Ok(Self { shared, commands })
+    }
+
+    /// Absolute path of the folder.
+    pub fn path(&self) -> &Path {
+        self.shared.root.path()
+    }
+
+    /// All files, by name.
+    pub fn list(&self) -> Vec<FileMeta> {
+        self.shared.index().files().map(|known| known.meta.clone()).collect()
+    }
+
+    /// At most `limit` files after `after`, by name.
+    pub fn page(&self, after: Option<&FileName>, limit: usize) -> Vec<FileMeta> {
+        self.shared.index().files_after(after).take(limit).map(|known| known.meta.clone()).collect()
+    }
+
+    /// A file.
+    pub fn get(&self, name: &FileName) -> Option<FileMeta> {
+        self.shared.index().file(name).map(|known| known.meta.clone())
+    }
+
+    /// All files, for `changes::diff`.
+    pub fn snapshot(&self) -> BTreeMap<FileName, FileMeta> {
+        self.list().into_iter().map(|meta| (meta.name.clone(), meta)).collect()
+    }
+
+    /// Whether a file has this content.
+    pub fn has_content(&self, hash: &ContentHash) -> bool {
+        self.shared.index().with_content(hash).next().is_some()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> ShareStats {
+        let index = self.shared.index();
+        let (mut files, mut bytes) = (0, 0);
+        for known in index.files() {
+            files += 1;
+            bytes += known.meta.size;
+        }
+        ShareStats {
+            files,
+            bytes,
+            hashed_bytes: self.shared.hashed_bytes.load(Ordering::Relaxed),
+            skipped: self.shared.skipped.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Opens a content for [`crate::transfer::serve`]; a few system calls.
+    ///
+    /// # Errors
+    /// When there is no file that has it, or it cannot be read. A file found to have changed is looked at again.
+    pub fn open_for_serving(&self, hash: &ContentHash) -> Result<Source, OpenError> {
+        let candidates: Vec<Known> = self.shared.index().with_content(hash).cloned().collect();
+        let mut failed = OpenError::NotHere;
+        for known in candidates {
+            let opened = self.shared.root.open_file(&known.meta.name.below(Path::new("")));
+            match opened.and_then(|file| Ok((file.metadata()?, file))) {
+                Ok((metadata, file)) if Stamp::of(&metadata) == known.stamp => {
+                    match self.shared.outboards.open_for(*hash, known.stamp.size) {
+                        Ok(outboard) => return Ok(Source { hash: *hash, size: known.stamp.size, file, outboard }),
+                        Err(error) => {
+                            warn!(%error, name = %known.meta.name, "its outboard is lost; it is hashed again");
+                            self.suspect(hash);
+                        }
+                    }
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => failed = OpenError::Unreadable(error),
+                Ok(_) | Err(_) => self.look_again(),
+            }
+        }
+        Err(failed)
+    }
+
+    /// The content was not what it should be when it was read: it is taken out of the index, and its files are hashed again.
+    pub fn suspect(&self, hash: &ContentHash) {
+        // A full queue means that the indexer is busy with the share; whoever asks next comes here again.
+        let _queue_full = self.commands.try_send(Command::Suspect(*hash));
+    }
+
+    /// Has the share looked at soon.
+    fn look_again(&self) {
+        let _queue_full = self.commands.try_send(Command::Rescan(None));
+    }
+
+    /// Looks at the whole share, and returns when everything found is hashed and its changes are in `events`.
+    ///
+    /// # Errors
+    /// When the share is shutting down.
+    pub async fn rescan_now(&self) -> Result<(), Failure> {
+        self.call(|reply| Command::Rescan(Some(reply))).await
+    }
+
+    /// Waits until nothing is being hashed.
+    ///
+    /// # Errors
+    /// When the share is shutting down.
+    pub async fn settled(&self) -> Result<(), Failure> {
+        self.call(Command::Settled).await
+    }
+
+    /// Copies the file or directory tree `source` into the share (reflinked where the file system can) under its last part, and
+    /// returns what is shared then. A file that lies in the share already is only made sure to be known. A
+    /// file of the same name in the share is replaced.
+    ///
+    /// # Errors
+    /// When there is no such file, a name cannot be shared, the disk is full, or a file cannot be read or written. Then
+    /// nothing was added.
+    pub async fn add_copy(&self, source: &Path) -> Result<Vec<FileMeta>, Failure> {
+        let (shared, source) = (Arc::clone(&self.shared), source.to_path_buf());
+        self.adopt(move || add::copy(&shared, &source)).await
+    }
+
+    /// Makes a small text file `name`, as the original's `add` does for a name that is nowhere.
+    ///
+    /// # Errors
+    /// When something of that name is in the share, or it cannot be written.
+    pub async fn add_note(&self, name: &FileName) -> Result<FileMeta, Failure> {
+        let (shared, name) = (Arc::clone(&self.shared), name.clone());
+        let mut added = self.adopt(move || add::note(&shared, &name).map(|known| vec![known])).await?;
+        added.pop().ok_or_else(stopped)
+    }
+
+    /// Removes a file from the share, and the directories above it that are empty then.
+    ///
+    /// # Errors
+    /// When there is no such file, or it cannot be removed.
+    pub async fn remove(&self, name: &FileName) -> Result<FileMeta, Failure> {
+        let (shared, wanted) = (Arc::clone(&self.shared), name.clone());
+        let meta = task::spawn_blocking(move || remove_blocking(&shared, &wanted))
+            .await
+            .map_err(|error| thread_failure(&error))??;
+        self.call(|reply| Command::Forget(vec![name.clone()], reply)).await?;
+        Ok(meta)
+    }
+
+    /// Where a download of `name` goes: into the share, or to the file or directory `to`. A few system calls.
+    ///
+    /// # Errors
+    /// When the directory `to` is not there, or `to` is hidden in the share.
+    pub fn destination(&self, name: &FileName, to: Option<&Path>) -> Result<Destination, Failure> {
+        Destination::resolve(&self.shared.root, name, to)
+    }
+
+    /// What is at the destination already. When that is [`Standing::Identical`] the download is done.
+    ///
+    /// # Errors
+    /// [`FailureCode::Exists`] when something else is there and `force` is not said.
+    pub async fn standing(
+        &self,
+        destination: &Destination,
+        hash: ContentHash,
+        size: u64,
+        force: bool,
+    ) -> Result<Standing, Failure> {
+        let destination = destination.clone();
+        let (shared, name) = (Arc::clone(&self.shared), destination.name().cloned());
+        let state = Arc::clone(&self.shared);
+        let standing = task::spawn_blocking(move || destination.standing(hash, size, force, &state.stopping))
+            .await
+            .map_err(|error| thread_failure(&error))??;
+        if let (Standing::Identical, Some(name)) = (standing, name) {
+            // It may have come a moment ago; whoever asked shall find it in the index.
+            let look = move || match shared.look_at(&name) {
+                Hashed::Done(known) => Ok(vec![known]),
+                Hashed::Changed | Hashed::Gone | Hashed::Unreadable(_) => Ok(Vec::new()),
+            };
+            self.adopt(look).await?;
+        }
+        Ok(standing)
+    }
+
+    /// Begins to receive a content for `destination`: makes the partial file, with room for all of it.
+    ///
+    /// # Errors
+    /// When the same content is being received already, there is too little room, or the folder cannot be written.
+    pub async fn begin(&self, destination: &Destination, hash: ContentHash, size: u64) -> Result<Partial, Failure> {
+        let (shared, destination) = (Arc::clone(&self.shared), destination.clone());
+        task::spawn_blocking(move || {
+            let what = destination.path().display().to_string();
+            let created = match destination.name() {
+                Some(_) => {
+                    let dir = shared.root.hidden_dir(PARTIAL).map_err(Into::into);
+                    dir.and_then(|dir| Partial::create(dir, hash.to_hex().as_ref(), hash, size, true))
+                }
+                None => {
+                    let dir = destination.open_dir(&shared.root).map_err(Into::into);
+                    let name = format!(".{hash}.brasa-partial");
+                    dir.and_then(|(dir, _)| Partial::create(dir, name.as_ref(), hash, size, false))
+                }
+            };
+            created.map_err(|error: super::partial::PartialError| error.to_failure(&what))
+        })
+        .await
+        .map_err(|error| thread_failure(&error))?
+    }
+
+    /// Puts a complete partial file in its place, durably and atomically, and shares it if that is in the share. Nothing is hashed
+    /// again. `meta` gives modification time and executable bit; without `force` nothing is replaced.
+    ///
+    /// # Errors
+    /// When groups are missing, something is in the way, or the folder cannot be written.
+    pub async fn finish(
+        &self,
+        partial: Partial,
+        destination: &Destination,
+        meta: &FileMeta,
+        force: bool,
+    ) -> Result<PathBuf, Failure> {
+        let (shared, place, meta) = (Arc::clone(&self.shared), destination.clone(), meta.clone());
+        self.adopt(move || finish_blocking(&shared, partial, &place, &meta, force)).await?;
+        Ok(destination.path().to_path_buf())
+    }
+
+    /// Runs `work`, which gives files, on a blocking thread, then has the indexer know them.
+    async fn adopt(
+        &self,
+        work: impl FnOnce() -> Result<Vec<Known>, Failure> + Send + 'static,
+    ) -> Result<Vec<FileMeta>, Failure> {
+        let files = task::spawn_blocking(work).await.map_err(|error| thread_failure(&error))??;
+        let metas = files.iter().map(|known| known.meta.clone()).collect();
+        if !files.is_empty() {
+            self.call(|reply| Command::Adopt(files, reply)).await?;
+        }
+        Ok(metas)
+    }
+
+    async fn call(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())
+    }
+}
+
+fn stopped() -> Failure {
+    Failure::new(FailureCode::Interrupted, "the share is closed", "the peer is shutting down", "start it again")
+}
+
+fn open_blocking(dir: &Path, state_dir: &Path, options: ShareOptions) -> Result<Shared, Failure> {
+    fs::create_dir_all(dir).map_err(|error| io_failure("share", dir, &error))?;
+    let root = Root::open(dir).map_err(|error| io_failure("share", dir, &error))?;
+    let state = |error: io::Error| io_failure("keep hashes in", state_dir, &error);
+    fs::create_dir_all(state_dir).map_err(state)?;
+    let cache = HashCache::open(&state_dir.join("hashes.redb")).map_err(state)?;
+    let outboards = Outboards::open(state_dir.join("outboards")).map_err(state)?;
+    add::remove_leftovers(&root);
+    Ok(Shared {
+        root,
+        cache,
+        outboards,
+        options,
+        index: RwLock::default(),
+        hashed_bytes: AtomicU64::new(0),
+        skipped: AtomicU64::new(0),
+        stopping: AtomicBool::new(false),
+    })
+}
+
+fn remove_blocking(shared: &Shared, name: &FileName) -> Result<FileMeta, Failure> {
+    let known = shared.index().file(name).map(|known| known.meta.clone());
+    let what = format!("cannot remove {name}");
+    let meta = match known {
+        Some(meta) => meta,
+        // It may have come a moment ago.
+        None => match shared.look_at(name) {
+            Hashed::Done(known) => known.meta,
+            Hashed::Unreadable(error) if !shared.index().has_below(name) => {
+                return Err(io_failure("remove", Path::new(name.as_str()), &error));
+            }
+            Hashed::Changed | Hashed::Gone | Hashed::Unreadable(_) => {
+                let (why, hint) = if shared.index().has_below(name) {
+                    ("it is a directory", "name the files in it; `list` shows them")
+                } else {
+                    ("it is not in the share", "`list` shows what is")
+                };
+                return Err(Failure::new(FailureCode::NoSuchFile, what, why, hint));
+            }
+        },
+    };
+    shared.root.remove(name).map_err(|error| io_failure("remove", Path::new(name.as_str()), &error))?;
+    Ok(meta)
+}
+
+fn finish_blocking(
+    shared: &Shared,
+    partial: Partial,
+    destination: &Destination,
+    meta: &FileMeta,
+    force: bool,
+) -> Result<Vec<Known>, Failure> {
+    let failed = |error: io::Error| {
+        let mut failure = io_failure("complete", destination.path(), &error);
+        if error.kind() == io::ErrorKind::CrossesDevices {
+            "another disk is mounted in the share at that place; download elsewhere with --to"
+                .clone_into(&mut failure.hint);
+        }
+        failure
+    };
+    let (dir, base) = destination.open_dir(&shared.root).map_err(failed)?;
+    let hash = partial.hash();
+    // Dropped last: with it goes the partial's outboard, if it was not moved away before.
+    let handle = partial.clone();
+    let stamp = partial.place(&dir, &base, meta.mtime_micros, meta.executable, force).map_err(failed)?;
+    let Some(name) = destination.name() else { return Ok(Vec::new()) };
+    if handle.outboard().is_some() {
+        let outboard = shared.root.path().join(HIDDEN).join(PARTIAL).join(handle.outboard_name());
+        if let Err(error) = shared.outboards.adopt(&outboard, hash) {
+            // The file is complete; what is missing is hashed again before it is served.
+            warn!(%error, %name, "the outboard cannot be kept");
+        }
+    }
+    let known = shared.own(name.clone(), stamp, hash);
+    shared.remember(std::slice::from_ref(&known));
+    Ok(vec![known])
+}
+
+/// What a look left out, in words.
+pub(super) fn report(skipped: &Skipped) {
+    let path = skipped.path.display().to_string();
+    warn!(path = %path.escape_debug(), reason = %skipped.reason, "not shared");
+}

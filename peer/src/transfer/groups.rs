@@ -1,0 +1,172 @@
+//! Which groups of a file: sets of ranges, in units of 16 KiB groups.
+
+use std::ops::Range;
+
+use shared::limits::GROUP_BYTES;
+
+/// Groups that a file of `size` bytes has. The empty file has one, empty.
+pub fn group_count(size: u64) -> u64 {
+    size.div_ceil(GROUP_BYTES).max(1)
+}
+
+/// A set of groups: ascending, disjoint ranges that do not touch, none empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GroupRanges(Vec<Range<u64>>);
+
+/// Why ranges are not a request for groups of a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRanges {
+    /// A range is empty, overlaps the one before it or comes out of order.
+    #[error("group ranges must be ascending, disjoint and not empty")]
+    Disordered,
+    /// A range goes beyond the file.
+    #[error("group {asked} is beyond the file's {groups}")]
+    BeyondEnd {
+        /// End of the range.
+        asked: u64,
+        /// Groups the file has.
+        groups: u64,
+    },
+}
+
+impl GroupRanges {
+    /// All groups of a file of `size` bytes.
+    pub fn all(size: u64) -> Self {
+        Self(std::iter::once(0..group_count(size)).collect())
+    }
+
+    /// The groups that a bulk request names, as half-open ranges; none stands for all of them.
+    ///
+    /// # Errors
+    /// When a range is empty, out of order, or beyond the end of a file of `size` bytes.
+    pub fn requested(ranges: &[(u64, u64)], size: u64) -> Result<Self, InvalidRanges> {
+        if ranges.is_empty() {
+            return Ok(Self::all(size));
+        }
+        let groups = group_count(size);
+        let mut set = Self::default();
+        let mut previous_end = 0;
+        for &(start, end) in ranges {
+            if start >= end || start < previous_end {
+                return Err(InvalidRanges::Disordered);
+            }
+            if end > groups {
+                return Err(InvalidRanges::BeyondEnd { asked: end, groups });
+            }
+            previous_end = end;
+            set.insert(start..end);
+        }
+        Ok(set)
+    }
+
+    /// As a bulk request names them.
+    pub fn to_request(&self) -> Vec<(u64, u64)> {
+        self.0.iter().map(|range| (range.start, range.end)).collect()
+    }
+
+    /// The ranges, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = Range<u64>> {
+        self.0.iter().cloned()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds the groups in `range`.
+    pub fn insert(&mut self, range: Range<u64>) {
+        if range.is_empty() {
+            return;
+        }
+        let first = self.0.partition_point(|have| have.end < range.start);
+        let last = self.0.partition_point(|have| have.start <= range.end);
+        let merged = self.0[first..last]
+            .iter()
+            .fold(range, |merged, have| merged.start.min(have.start)..merged.end.max(have.end));
+        self.0.splice(first..last, [merged]);
+    }
+
+    /// The groups of a file of `size` bytes that are not in this set.
+    pub fn missing(&self, size: u64) -> Self {
+        let mut missing = Vec::new();
+        let mut next = 0;
+        for have in &self.0 {
+            if next < have.start {
+                missing.push(next..have.start);
+            }
+            next = have.end;
+        }
+        let groups = group_count(size);
+        if next < groups {
+            missing.push(next..groups);
+        }
+        Self(missing)
+    }
+
+    /// Whether any group of `range` is in the set.
+    pub fn intersects(&self, range: Range<u64>) -> bool {
+        let first = self.0.partition_point(|have| have.end <= range.start);
+        self.0.get(first).is_some_and(|have| have.start < range.end)
+    }
+
+    /// Where the run of groups that contains `group` ends; `group` itself when it is not in the set.
+    pub(crate) fn run_end(&self, group: u64) -> u64 {
+        let first = self.0.partition_point(|have| have.end <= group);
+        self.0.get(first).filter(|have| have.start <= group).map_or(group, |have| have.end)
+    }
+
+    /// Bytes of a file of `size` bytes that lie in these groups.
+    pub fn bytes(&self, size: u64) -> u64 {
+        let byte = |group: u64| group.saturating_mul(GROUP_BYTES).min(size);
+        self.0.iter().map(|range| byte(range.end) - byte(range.start)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn requests_that_make_no_sense_are_refused() {
+        let size = 10 * GROUP_BYTES;
+        assert_eq!(GroupRanges::requested(&[], size), Ok(GroupRanges::all(size)));
+        assert_eq!(GroupRanges::requested(&[(0, 10)], size), Ok(GroupRanges::all(size)));
+        for disordered in [&[(3, 3)][..], &[(4, 3)], &[(2, 4), (3, 5)], &[(5, 6), (1, 2)]] {
+            assert_eq!(GroupRanges::requested(disordered, size), Err(InvalidRanges::Disordered), "{disordered:?}");
+        }
+        let beyond = GroupRanges::requested(&[(9, 11)], size);
+        assert_eq!(beyond, Err(InvalidRanges::BeyondEnd { asked: 11, groups: 10 }));
+        assert!(GroupRanges::requested(&[(0, u64::MAX)], size).is_err());
+        assert_eq!(GroupRanges::requested(&[(0, 1)], 0), Ok(GroupRanges::all(0)));
+    }
+
+    #[test]
+    fn bytes_end_with_the_file() {
+        assert_eq!(GroupRanges::all(GROUP_BYTES + 1).bytes(GROUP_BYTES + 1), GROUP_BYTES + 1);
+        assert_eq!(GroupRanges::requested(&[(1, 2)], GROUP_BYTES + 1).unwrap().bytes(GROUP_BYTES + 1), 1);
+        assert_eq!(GroupRanges::all(0).bytes(0), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_set(ranges in prop::collection::vec((0u64..64, 0u64..8), 0..12)) {
+            let mut set = GroupRanges::default();
+            let mut model = [false; 80];
+            for (start, len) in ranges {
+                set.insert(start..start + len);
+                model[start as usize..(start + len) as usize].fill(true);
+            }
+            for group in 0..80 {
+                prop_assert_eq!(set.intersects(group..group + 1), model[group as usize]);
+            }
+            prop_assert!(set.0.windows(2).all(|pair| pair[0].end < pair[1].start), "{:?}", set);
+            let size = 80 * GROUP_BYTES;
+            let missing = set.missing(size);
+            prop_assert_eq!(missing.bytes(size) + set.bytes(size), size);
+            prop_assert_eq!(missing.missing(size), set);
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Moving bytes: verified streaming of a file's groups, from a disk to a stream and from a stream to a disk.
+//!
+//! Sending and receiving each run on two sides of a bounded channel: a blocking thread that reads or writes the disk and
+//! hashes, and the async task that owns the stream. What a transfer holds in memory does not depend on the file's
+//! size. The data flow and the formats are described in `docs/transfer.md`.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`groups`] | sets of 16 KiB groups (pure) |
+//! | `verify` | the verified-streaming format (pure) |
+//! | [`serve`] | an owner's side |
+//! | [`fetch`] | a receiver's side |
+
+pub mod fetch;
+pub mod groups;
+mod run_io;
+pub mod serve;
+pub(crate) mod verify;
+
+pub use fetch::{FetchError, fetch};
+pub use groups::{GroupRanges, InvalidRanges};
+pub use serve::{ServeError, serve};

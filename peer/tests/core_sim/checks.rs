@@ -1,0 +1,189 @@
+//! The invariants of `docs/election.md`, checked against what the simulation sees from outside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nameserver::registry::Registry;
+use peer::core::{Action, Core, DurableState, ElectionFailure, Event, Reply, Report, Role, StepDown};
+use shared::{
+    epoch::Epoch,
+    id::{Incarnation, PeerId},
+    name::Name,
+    rpc::{nameserver::Claim, tracker::TrackerError},
+    time::Timestamp,
+};
+
+/// What was seen so far.
+#[derive(Default)]
+pub(crate) struct Checks {
+    accepted: BTreeSet<Epoch>,
+    registered: Epoch,
+    /// Whom each peer voted for in each epoch.
+    votes: BTreeMap<(PeerId, Epoch), PeerId>,
+    /// Which seat each vote was given to replace: voter, candidate, epoch, replaced epoch.
+    grants: BTreeSet<(PeerId, PeerId, Epoch, Epoch)>,
+    followed: BTreeMap<PeerId, Epoch>,
+    /// Highest epoch of a claimed seat that each run was told of.
+    told: BTreeMap<(PeerId, Incarnation), Epoch>,
+    persisted: BTreeMap<PeerId, DurableState>,
+    /// How often each interesting thing happened.
+    pub(crate) sometimes: BTreeMap<&'static str, u64>,
+}
+
+impl Checks {
+    pub(crate) fn sometimes(&mut self, what: &'static str) {
+        *self.sometimes.entry(what).or_default() += 1;
+    }
+
+    fn voted(&mut self, voter: &PeerId, epoch: Epoch, candidate: &PeerId) {
+        let first = self.votes.entry((voter.clone(), epoch)).or_insert_with(|| candidate.clone());
+        assert_eq!(first, candidate, "S3: {voter} voted twice in epoch {epoch}");
+    }
+
+    /// Before an event goes in: what it tells.
+    pub(crate) fn told(&mut self, peer: &PeerId, run: Incarnation, event: &Event) {
+        let epoch = match event {
+            Event::SeatAnswered { result: Ok(view), .. } | Event::NoticeAnswered { view, .. } => view.epoch_high,
+            Event::HeartbeatReceived { beat, .. } => beat.epoch,
+            Event::AnnouncementReceived { announcement, .. } => announcement.epoch,
+            Event::VoteAnswered { result: Ok(reply), .. } => reply.seat.epoch_high,
+            Event::NoticeReceived { notice: shared::rpc::peer::SeatNotice::Taken(seat), .. } => seat.epoch,
+            _ => return,
+        };
+        let known = self.told.entry((peer.clone(), run)).or_default();
+        *known = epoch.max(*known);
+    }
+
+    /// An action came out, in reaction to `event`.
+    pub(crate) fn action(&mut self, peer: &PeerId, run: Incarnation, action: &Action, event: &Event) {
+        match action {
+            Action::Persist(durable) => {
+                let before = self.persisted.insert(peer.clone(), durable.clone()).unwrap_or_default();
+                assert!(durable.epoch_high >= before.epoch_high, "S5: {peer} forgot an epoch");
+                assert!(
+                    durable.voted.as_ref().map(|vote| vote.epoch) >= before.voted.as_ref().map(|vote| vote.epoch),
+                    "S3: {peer} took back a vote"
+                );
+            }
+            Action::RequestVote { request, .. } => self.voted(peer, request.epoch, peer),
+            Action::Claim { claim, .. } => {
+                self.voted(peer, claim.epoch, peer);
+                self.grants.insert((peer.clone(), peer.clone(), claim.epoch, claim.expected_epoch));
+            }
+            Action::Reply { reply: Reply::Vote(reply), .. } if reply.granted => {
+                let Event::VoteRequested { from, request, .. } = event else { panic!("a vote without a request") };
+                self.voted(peer, request.epoch, from);
+                self.grants.insert((peer.clone(), from.clone(), request.epoch, request.expected_epoch));
+            }
+            Action::Reply { reply: Reply::Announcement(result), .. } => {
+                let Event::AnnouncementReceived { announcement, .. } = event else {
+                    panic!("an answer without an announcement")
+                };
+                match result {
+                    Ok(()) => {
+                        let told = self.told.get(&(peer.clone(), run)).copied().unwrap_or_default();
+                        let epoch = announcement.epoch;
+                        assert!(epoch >= told, "S6: {peer} took a write of epoch {epoch} and knows of {told}");
+                        self.sometimes(match announcement.kind {
+                            shared::rpc::tracker::AnnouncementKind::Delta => "delta taken",
+                            shared::rpc::tracker::AnnouncementKind::Snapshot { .. } => "snapshot taken",
+                        });
+                    }
+                    Err(TrackerError::SnapshotNeeded) => self.sometimes("snapshot asked for"),
+                    Err(TrackerError::StaleEpoch(_)) => self.sometimes("stale epoch refused"),
+                    Err(TrackerError::Unavailable(_)) => self.sometimes("write refused after a sleep"),
+                    Err(_) => {}
+                }
+            }
+            Action::Reply { reply: Reply::Heartbeat(Err(TrackerError::StaleEpoch(_))), .. } => {
+                self.sometimes("stale epoch refused");
+            }
+            Action::Reply { reply: Reply::Elected(Ok(_)), .. } => self.sometimes("forced election won"),
+            Action::Report(report) => self.report(report),
+            _ => {}
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        match report {
+            Report::ElectionFailed { why: ElectionFailure::Lost(_), .. } => self.sometimes("claim lost"),
+            Report::ElectionFailed { why: ElectionFailure::NoMajority { .. }, .. } => {
+                self.sometimes("election without a majority");
+            }
+            Report::SteppedDown { why: StepDown::Overslept, .. } => self.sometimes("stepped down after a sleep"),
+            Report::SteppedDown { why: StepDown::Isolated, .. } => self.sometimes("stepped down alone"),
+            Report::SteppedDown { why: StepDown::HigherEpoch, .. } => {
+                self.sometimes("stepped down for a higher epoch");
+            }
+            Report::SuspicionLifted { .. } => self.sometimes("suspicion lifted"),
+            Report::PeerGone { why: peer::core::Departure::Silent, .. } => self.sometimes("silent peer forgotten"),
+            Report::Superseded => self.sometimes("superseded run stopped"),
+            _ => {}
+        }
+    }
+
+    /// A claim is about to be put to the registry, and was answered so.
+    pub(crate) fn claim(&mut self, claimant: &PeerId, claim: &Claim, held: bool, accepted: bool) {
+        if !accepted {
+            return;
+        }
+        let epoch = claim.epoch;
+        assert!(self.accepted.insert(epoch), "S1: two claims to epoch {epoch} were accepted");
+        if held {
+            for voter in &claim.votes {
+                let grant = (voter.clone(), claimant.clone(), epoch, claim.expected_epoch);
+                assert!(
+                    self.grants.contains(&grant),
+                    "S4: {claimant} replaced {} with a vote of {voter} that was not given for that",
+                    claim.expected_epoch
+                );
+            }
+            self.sometimes("claim accepted with a majority");
+        } else {
+            self.sometimes("claim accepted over a vacant seat");
+        }
+    }
+
+    /// After every change in the registry.
+    pub(crate) fn registry(&mut self, now: Timestamp, registry: &Registry) {
+        let view = registry.seat(now);
+        assert!(view.epoch_high >= self.registered, "S2: the registered epoch fell to {}", view.epoch_high);
+        self.registered = view.epoch_high;
+        if let Some(seat) = view.seat {
+            let name = Name::tracker(seat.epoch);
+            assert!(registry.lookup(now, name.as_str()).is_ok(), "S8: {name} was removed while its seat is held");
+        }
+    }
+
+    /// After every step of a core.
+    pub(crate) fn core(&mut self, now: Timestamp, core: &Core, registry: &Registry) {
+        let peer = core.id();
+        let deadline = core.next_deadline();
+        assert!(deadline.is_some_and(|deadline| deadline > now), "S7: {peer} in {:?}: {deadline:?}", core.role());
+        if let Some(seat) = core.tracker() {
+            let before = self.followed.entry(peer.clone()).or_default();
+            assert!(seat.epoch >= *before, "S5: {peer} followed {before} and follows {}", seat.epoch);
+            *before = seat.epoch;
+            assert!(self.accepted.contains(&seat.epoch), "S5: {peer} follows an epoch that was never accepted");
+            let persisted = self.persisted.get(peer).map_or(Epoch::NONE, |durable| durable.epoch_high);
+            assert!(persisted >= seat.epoch, "S5: {peer} follows {} and would forget it", seat.epoch);
+        }
+        // A tracker never believes in its lease for longer than the nameserver gave it.
+        if let (Some(until), Some(seat)) = (core.lease_until(), core.tracker())
+            && let Some(registered) = registry.seat(now).seat
+            && registered.epoch == seat.epoch
+            && now < until
+        {
+            let last = until - std::time::Duration::from_micros(1);
+            assert!(registry.seat(last).seat.is_some(), "lease: {peer} thinks that it has the seat longer than it has");
+        }
+    }
+
+    /// No epoch has two trackers.
+    pub(crate) fn trackers<'a>(&mut self, cores: impl Iterator<Item = &'a Core>) {
+        let mut epochs = BTreeSet::new();
+        for core in cores.filter(|core| core.role() == Role::Tracker) {
+            let epoch = core.tracker().expect("a tracker has a seat").epoch;
+            assert!(epochs.insert(epoch), "S1: two trackers of epoch {epoch}");
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! From one share through a stream into another.
+#![expect(clippy::unwrap_used, reason = "the helpers belong to the tests")]
+
+mod store_common;
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+    time::Duration,
+};
+
+use peer::{
+    store::{Partial, destination::Standing},
+    transfer::{FetchError, GroupRanges, ServeError, fetch, serve},
+};
+use proptest::prelude::*;
+use shared::{
+    content::{ContentHash, FileMeta},
+    error::FailureCode,
+    limits::GROUP_BYTES,
+};
+use store_common::{DEADLINE, Fixture, SmallDisk, name, noise};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const G: usize = GROUP_BYTES as usize;
+
+/// An owner with one file, and what it says of it.
+async fn owner_of(content: &[u8]) -> (Fixture, FileMeta) {
+    let owner = Fixture::with(|folder| fs::write(folder.join("file"), content).unwrap()).await;
+    owner.share.settled().await.unwrap();
+    let meta = owner.share.get(&name("file")).unwrap();
+    (owner, meta)
+}
+
+/// All that the owner sends for these groups.
+async fn encoded(owner: &Fixture, meta: &FileMeta, ranges: &GroupRanges) -> Vec<u8> {
+    let source = owner.share.open_for_serving(&meta.hash).unwrap();
+    let mut bytes = Vec::new();
+    serve(source, ranges.clone(), &mut bytes, |_| ()).await.unwrap();
+    bytes
+}
+
+async fn begin(receiver: &Fixture, meta: &FileMeta) -> Partial {
+    let destination = receiver.share.destination(&meta.name, None).unwrap();
+    receiver.share.begin(&destination, meta.hash, meta.size).await.unwrap()
+}
+
+async fn fetch_all(reader: &[u8], partial: &Partial) -> Result<u64, FetchError> {
+    fetch(reader, partial.missing(), partial, DEADLINE, |_| ()).await
+}
+
+async fn finish(receiver: &Fixture, partial: Partial, meta: &FileMeta) {
+    let destination = receiver.share.destination(&meta.name, None).unwrap();
+    receiver.share.finish(partial, &destination, meta, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn files_of_every_awkward_size_arrive_and_go_on_without_being_hashed_again() {
+    for size in [0, 1, G - 1, G, G + 1, 2 * G, 2 * G + 1, 1024 * G - 1, 1024 * G, 1024 * G + 1] {
+        let content = noise(size, size as u64);
+        let (owner, meta) = owner_of(&content).await;
+        let mut receiver = Fixture::new().await;
+        let partial = begin(&receiver, &meta).await;
+        let source = owner.share.open_for_serving(&meta.hash).unwrap();
+        let (mut here, there) = tokio::io::duplex(100_000);
+        let sending = async {
+            let sent = serve(source, GroupRanges::all(meta.size), &mut here, |_| ()).await;
+            here.shutdown().await.unwrap();
+            sent
+        };
+        let (progress, verified) = std::sync::mpsc::channel();
+        let receiving = fetch(there, partial.missing(), &partial, DEADLINE, move |bytes| progress.send(bytes).unwrap());
+        let (sent, received) = tokio::join!(sending, receiving);
+        assert_eq!((sent.unwrap(), received.unwrap()), (meta.size, meta.size));
+        assert_eq!(verified.iter().sum::<u64>(), meta.size);
+        finish(&receiver, partial, &meta).await;
+
+        assert!(fs::read(receiver.path("file")).unwrap() == content, "{size}");
+        assert_eq!(receiver.share.get(&meta.name), Some(meta.clone()), "its time is kept too");
+        receiver.wait_told("the download", |told| told.get(&meta.name) == Some(&meta)).await;
+        // The receiver is an owner at once, now and after a restart, without having hashed a byte.
+        let again = encoded(&receiver, &meta, &GroupRanges::all(meta.size)).await;
+        assert!(again == encoded(&owner, &meta, &GroupRanges::all(meta.size)).await);
+        receiver.share.rescan_now().await.unwrap();
+        assert_eq!(receiver.share.stats().hashed_bytes, 0);
+        let receiver = receiver.restarted().await;
+        assert_eq!(receiver.share.get(&meta.name), Some(meta.clone()));
+        receiver.share.settled().await.unwrap();
+        assert_eq!(receiver.share.stats().hashed_bytes, 0);
+        let again = encoded(&receiver, &meta, &GroupRanges::all(meta.size)).await;
+        assert!(again == encoded(&owner, &meta, &GroupRanges::all(meta.size)).await);
+    }
+}
+
+#[tokio::test]
+async fn a_download_goes_on_where_an_owner_failed() {
+    let content = noise(200 * G + 77, 1);
+    let (owner, meta) = owner_of(&content).await;
+    let whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
+    let receiver = Fixture::new().await;
+    let partial = begin(&receiver, &meta).await;
+
+    let truncated = fetch_all(&whole[..whole.len() / 2], &partial).await.unwrap_err();
+    assert!(matches!(truncated, FetchError::Truncated { .. }), "{truncated}");
+    assert!(truncated.is_owners_fault());
+    let got = partial.verified().bytes(meta.size);
+    assert!(got > 90 * GROUP_BYTES && got < 110 * GROUP_BYTES, "{got} bytes kept");
+
+    let rest = partial.missing();
+    let mut lie = encoded(&owner, &meta, &rest).await;
+    let last = lie.len() - 10;
+    lie[last] ^= 1;
+    match fetch_all(&lie, &partial).await.unwrap_err() {
+        FetchError::Verification { offset } => assert_eq!(offset, 200 * GROUP_BYTES, "only the last group is wrong"),
+        other => panic!("{other}"),
+    }
+    assert_eq!(partial.missing(), GroupRanges::requested(&[(200, 201)], meta.size).unwrap());
+    let premature = receiver.share.destination(&meta.name, None).unwrap();
+    receiver.share.finish(partial.clone(), &premature, &meta, false).await.unwrap_err();
+    assert!(!receiver.path("file").exists(), "what is not whole is never in place");
+
+    let last = encoded(&owner, &meta, &partial.missing()).await;
+    assert_eq!(fetch_all(&last, &partial).await.unwrap(), 77);
+    finish(&receiver, partial, &meta).await;
+    assert!(fs::read(receiver.path("file")).unwrap() == content);
+}
+
+#[tokio::test]
+async fn two_owners_can_send_at_once() {
+    let content = noise(300 * G + 5, 2);
+    let (owner, meta) = owner_of(&content).await;
+    let receiver = Fixture::new().await;
+    let partial = begin(&receiver, &meta).await;
+    let odd = GroupRanges::requested(&[(0, 100), (250, 260), (270, 301)], meta.size).unwrap();
+    let even = odd.missing(meta.size);
+    let (first, second) = (encoded(&owner, &meta, &odd).await, encoded(&owner, &meta, &even).await);
+    let one = fetch(&first[..], odd, &partial, DEADLINE, |_| ());
+    let other = fetch(&second[..], even, &partial, DEADLINE, |_| ());
+    let (one, other) = tokio::join!(one, other);
+    assert_eq!(one.unwrap() + other.unwrap(), meta.size);
+    finish(&receiver, partial, &meta).await;
+    assert!(fs::read(receiver.path("file")).unwrap() == content);
+    // The outboard came in pieces too, and is whole.
+    assert!(encoded(&receiver, &meta, &GroupRanges::all(meta.size)).await.len() > content.len());
+}
+
+#[tokio::test]
+async fn a_lying_size_is_found_out() {
+    let content = noise(5 * G + 100, 3);
+    let (owner, meta) = owner_of(&content).await;
+    let mut whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
+    // A liar does not stop because it has no more bytes.
+    whole.resize(whole.len() * 4, 0);
+    let receiver = Fixture::new().await;
+    for size in [0, 1, meta.size - 1, meta.size + 1, meta.size + GROUP_BYTES, 3 * meta.size] {
+        let lie = FileMeta { size, ..meta.clone() };
+        let partial = begin(&receiver, &lie).await;
+        let found_out = fetch_all(&whole, &partial).await.unwrap_err();
+        assert!(matches!(found_out, FetchError::Verification { .. }), "{size}: {found_out}");
+        assert!(partial.verified().is_empty() || size > GROUP_BYTES);
+    }
+    receiver.share.rescan_now().await.unwrap();
+    assert!(receiver.names().is_empty());
+}
+
+#[tokio::test]
+async fn an_owner_that_falls_silent_is_given_up() {
+    let content = noise(50 * G, 4);
+    let (owner, meta) = owner_of(&content).await;
+    let whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
+    let receiver = Fixture::new().await;
+    let partial = begin(&receiver, &meta).await;
+    let (mut here, there) = tokio::io::duplex(whole.len());
+    here.write_all(&whole[..30 * G]).await.unwrap();
+    let silence = Duration::from_millis(200);
+    let given_up = fetch(there, partial.missing(), &partial, silence, |_| ()).await.unwrap_err();
+    assert!(matches!(given_up, FetchError::Silent(_)), "{given_up}");
+    assert!(!partial.verified().is_empty(), "what came before is kept");
+    drop(here);
+}
+
+#[tokio::test]
+async fn a_receiver_that_stops_reading_holds_the_owner_back() {
+    let content = noise(64 << 20, 5);
+    let (owner, meta) = owner_of(&content).await;
+    let source = owner.share.open_for_serving(&meta.hash).unwrap();
+    let (mut here, mut there) = tokio::io::duplex(4096);
+    let sending = tokio::spawn(async move { serve(source, GroupRanges::all(meta.size), &mut here, |_| ()).await });
+    there.read_u8().await.unwrap();
+    assert!(!sending.is_finished());
+    drop(there);
+    let ended = tokio::time::timeout(DEADLINE, sending).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(ServeError::Stream(_))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_sent_never_sends_wrong_bytes() {
+    type Change = fn(&File);
+    let changes: [(&str, Change); 3] = [
+        ("overwritten", |file| file.write_all_at(b"changed", 40 << 20).unwrap()),
+        ("shrunk", |file| file.set_len(40 << 20).unwrap()),
+        ("emptied", |file| file.set_len(0).unwrap()),
+    ];
+    for (how, change) in changes {
+        let content = noise(48 << 20, 6);
+        let (owner, meta) = owner_of(&content).await;
+        let receiver = Fixture::new().await;
+        let partial = begin(&receiver, &meta).await;
+        let source = owner.share.open_for_serving(&meta.hash).unwrap();
+        let (mut here, mut there) = tokio::io::duplex(64 << 10);
+        let sending = tokio::spawn(async move { serve(source, GroupRanges::all(meta.size), &mut here, |_| ()).await });
+        let mut head = vec![0; 1 << 20];
+        there.read_exact(&mut head).await.unwrap();
+        change(&File::options().write(true).open(owner.path("file")).unwrap());
+        let stream = (&head[..]).chain(there);
+        let received = fetch(stream, partial.missing(), &partial, DEADLINE, |_| ()).await;
+        let sent = sending.await.unwrap();
+        assert!(matches!(sent, Err(ServeError::Changed { .. })), "{how}: {sent:?}");
+        // The stream ended, here without a reset: the receiver knows it as truncated, and all it has is right.
+        assert!(matches!(received, Err(FetchError::Truncated { .. })), "{how}: {received:?}");
+        assert!(partial.verified().bytes(meta.size) > 0, "{how}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_stream_says_so() {
+    let (_owner, meta) = owner_of(&noise(3 * G, 7)).await;
+    let receiver = Fixture::new().await;
+    let partial = begin(&receiver, &meta).await;
+    let reset = broken_stream(io::ErrorKind::ConnectionReset);
+    let broken = fetch(reset, partial.missing(), &partial, DEADLINE, |_| ()).await.unwrap_err();
+    assert!(matches!(&broken, FetchError::Stream(error) if error.kind() == io::ErrorKind::ConnectionReset), "{broken}");
+}
+
+/// A stream that breaks at once.
+fn broken_stream(kind: io::ErrorKind) -> impl tokio::io::AsyncRead + Unpin {
+    struct Broken(io::ErrorKind);
+    impl tokio::io::AsyncRead for Broken {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            std::task::Poll::Ready(Err(self.0.into()))
+        }
+    }
+    Broken(kind)
+}
+
+#[tokio::test]
+async fn a_download_overwrites_nothing_unless_forced() {
+    let content = noise(2 * G, 8);
+    let (owner, meta) = owner_of(&content).await;
+    let whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
+    let receiver = Fixture::with(|folder| fs::write(folder.join("file"), "mine").unwrap()).await;
+    let destination = receiver.share.destination(&meta.name, None).unwrap();
+    let standing = async |force| receiver.share.standing(&destination, meta.hash, meta.size, force).await;
+    assert_eq!(standing(false).await.unwrap_err().code, FailureCode::Exists);
+
+    // Even when it comes in between: looked at, then appeared.
+    let partial = begin(&receiver, &meta).await;
+    fetch_all(&whole, &partial).await.unwrap();
+    let refused = receiver.share.finish(partial, &destination, &meta, false).await.unwrap_err();
+    assert_eq!(refused.code, FailureCode::Exists);
+    assert_eq!(fs::read(receiver.path("file")).unwrap(), b"mine");
+
+    assert_eq!(standing(true).await.unwrap(), Standing::Replaceable);
+    let partial = begin(&receiver, &meta).await;
+    fetch_all(&whole, &partial).await.unwrap();
+    receiver.share.finish(partial, &destination, &meta, true).await.unwrap();
+    assert!(fs::read(receiver.path("file")).unwrap() == content);
+    assert_eq!(standing(false).await.unwrap(), Standing::Identical);
+}
+
+#[tokio::test]
+async fn a_download_can_go_elsewhere() {
+    let content = noise(3 * G, 9);
+    let (owner, meta) = owner_of(&content).await;
+    let whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
+    let receiver = Fixture::new().await;
+    fs::create_dir(receiver.outside("elsewhere")).unwrap();
+    let to = receiver.outside("elsewhere/renamed");
+    let destination = receiver.share.destination(&meta.name, Some(&to)).unwrap();
+    let partial = receiver.share.begin(&destination, meta.hash, meta.size).await.unwrap();
+    fetch_all(&whole, &partial).await.unwrap();
+    receiver.share.finish(partial, &destination, &meta, false).await.unwrap();
+    assert!(fs::read(&to).unwrap() == content);
+    assert_eq!(fs::read_dir(receiver.outside("elsewhere")).unwrap().count(), 1, "nothing is left beside it");
+    assert!(receiver.names().is_empty(), "it is not in the share");
+}
+
+#[tokio::test]
+async fn one_content_is_fetched_once_at_a_time() {
+    let (_owner, meta) = owner_of(&noise(2 * G, 10)).await;
+    let receiver = Fixture::new().await;
+    let first = begin(&receiver, &meta).await;
+    let other = receiver.share.destination(&name("other"), None).unwrap();
+    let refused = receiver.share.begin(&other, meta.hash, meta.size).await.unwrap_err();
+    assert_eq!(refused.code, FailureCode::LimitReached);
+    drop(first);
+    receiver.share.begin(&other, meta.hash, meta.size).await.unwrap();
+}
+
+#[tokio::test]
+async fn too_little_room_is_said_before_anything_is_sent() {
+    let Some(disk) = SmallDisk::mount("size=1m") else { return };
+    let receiver = Fixture::open(tempfile::tempdir().unwrap(), disk.path().to_path_buf()).await;
+    let destination = receiver.share.destination(&name("big"), None).unwrap();
+    let refused = receiver.share.begin(&destination, ContentHash([1; 32]), 5_000_000).await.unwrap_err();
+    assert_eq!(refused.code, FailureCode::NoSpace);
+    assert!(refused.why.contains("5000000"), "{refused}");
+    fs::write(receiver.path("room"), noise(900_000, 11)).expect("the disk is not filled by the attempt");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_damage_anywhere_is_found_and_nothing_wrong_is_kept(
+        size in 1usize..40 * G,
+        at: prop::sample::Index,
+        flip in 1u8..=255,
+        cut: Option<prop::sample::Index>,
+        seed: u64,
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let content = noise(size, seed);
+            let (owner, meta) = owner_of(&content).await;
+            let mut stream = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
+            match cut {
+                Some(cut) => stream.truncate(cut.index(stream.len())),
+                None => {
+                    let at = at.index(stream.len());
+                    stream[at] ^= flip;
+                }
+            }
+            let receiver = Fixture::new().await;
+            let partial = begin(&receiver, &meta).await;
+            let error = fetch_all(&stream, &partial).await.unwrap_err();
+            match (&error, cut) {
+                (FetchError::Truncated { .. }, Some(_)) => {}
+                (FetchError::Verification { offset }, None) => {
+                    // All before it is right and kept: the error is in the very group that it names.
+                    assert_eq!(partial.verified().bytes(meta.size), *offset);
+                }
+                _ => panic!("{error}"),
+            }
+            let kept = partial.verified().bytes(meta.size) as usize;
+            let lying: Vec<_> = walk(&receiver.path(".brasa/partial")).collect();
+            let data = lying.iter().find(|path| path.extension().is_none()).expect("the partial file");
+            assert!(fs::read(data).unwrap()[..kept] == content[..kept]);
+            drop(partial);
+            receiver.share.rescan_now().await.unwrap();
+            assert!(receiver.names().is_empty());
+            assert_eq!(walk(&receiver.path(".brasa/partial")).count(), 0, "nothing of it is left");
+        });
+    }
+}
+
+fn walk(dir: &std::path::Path) -> impl Iterator<Item = std::path::PathBuf> {
+    fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path())
+}

@@ -72,8 +72,11 @@ impl Authority {
     fn create() -> Result<(Self, StoredPem), IdentityError> {
         let key = KeyPair::generate()?;
         let mut params = validity(CertificateParams::default(), AUTHORITY_LIFE);
-        params.serial_number = Some(random_serial()?);
-        params.distinguished_name = common_name("Brasa authority");
+        let serial = random_serial()?;
+        // A name of its own, so that another network's certificates are told from forged ones of this network.
+        let name = format!("Brasa authority {}", data_encoding::HEXLOWER.encode(&serial.as_ref()[..8]));
+        params.serial_number = Some(serial);
+        params.distinguished_name = common_name(&name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?.der().clone();

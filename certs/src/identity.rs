@@ -15,8 +15,8 @@ use crate::{
 /// DNS name of those who are not members yet; no authority ever certifies it.
 pub(crate) const APPLICANT_NAME: &str = "applicant.brasa";
 
-/// Life of the self-signed certificate that a newcomer shows while it enrols.
-const APPLICANT_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Life of the self-signed certificate that a newcomer shows while it enrols. Nobody checks it: it only carries the key.
+const APPLICANT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// BLAKE3 hash of an authority's certificate (DER): what a join token pins.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -169,6 +169,22 @@ impl Applicant {
         params.distinguished_name = common_name("applicant");
         let certificate = params.self_signed(&key)?.der().clone();
         Ok(Self { key, certificate })
+    }
+
+    /// The newcomer kept in the file at `path`, or a new one, kept there first: when the answer to an enrolment is
+    /// lost, the next try is with the same key, which the nameserver takes for the same newcomer.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or the system has no randomness.
+    pub fn load_or_create(path: &Path) -> Result<Self, IdentityError> {
+        if let Some(StoredPem { key, certificates }) = StoredPem::read(path)? {
+            let [certificate] = <[_; 1]>::try_from(certificates)
+                .map_err(|_| IdentityError::Malformed(format!("{}: one certificate", path.display())))?;
+            return Ok(Self { key: KeyPair::try_from(&key)?, certificate });
+        }
+        let applicant = Self::new()?;
+        StoredPem { key: applicant.key(), certificates: vec![applicant.certificate.clone()] }.write(path)?;
+        Ok(applicant)
     }
 
     /// A signing request over the key (PKCS #10, RFC 2986), DER.

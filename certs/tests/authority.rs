@@ -1,5 +1,7 @@
 //! What an authority promises: it stays the same, its files are private, and it certifies nothing but what it was asked.
 
+#![expect(clippy::unwrap_used, reason = "tests, helpers included, end where something is not as it should be")]
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,

@@ -1,5 +1,7 @@
 //! The program `certs` as its users and scripts see it.
 
+#![expect(clippy::unwrap_used, reason = "tests, helpers included, end where something is not as it should be")]
+
 use std::{
     fs,
     path::Path,

@@ -7,7 +7,9 @@
 //! When a commit fails, its changes are undone and its calls answered "unavailable". Until the storage can be
 //! loaded again (which tells whether the commit happened after all), writes are refused; reads and renewals go on.
 
-use std::{fmt, thread, time::Duration};
+mod places;
+
+use std::{fmt, sync::Arc, thread, time::Duration};
 
 use shared::{
     id::Role,
@@ -21,6 +23,7 @@ use shared::{
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
 
+use self::places::{Place, Places};
 use crate::{
     registry::{Mutation, Registry},
     storage::{Storage, StorageError},
@@ -92,6 +95,8 @@ where
 
 struct Write<F, T> {
     caller: Role,
+    /// Given up when the call is answered, whether or not its caller still waits.
+    _place: Place,
     call: Option<F>,
     answer: Option<T>,
     reply: oneshot::Sender<T>,
@@ -125,6 +130,7 @@ where
 #[derive(Clone)]
 pub(crate) struct OwnerHandle {
     commands: mpsc::Sender<Box<dyn Command>>,
+    places: Arc<Places>,
 }
 
 impl fmt::Debug for OwnerHandle {
@@ -146,15 +152,18 @@ impl OwnerHandle {
         answer.await.ok()
     }
 
-    /// Changes the registry for `caller`. The answer comes after the change is durable; when the queue is full or the
-    /// owner has ended, it is "unavailable" at once.
+    /// Changes the registry for `caller`. The answer comes after the change is durable; when the queue is full, when
+    /// `caller` has too many writes in it, or when the owner has ended, it is "unavailable" at once.
     pub(crate) async fn write<T, F>(&self, caller: Role, call: F) -> T
     where
         T: Fallible + Send + 'static,
         F: FnOnce(&mut Registry, Timestamp, &Role) -> T + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        match self.commands.try_send(Box::new(Write { caller, call: Some(call), answer: None, reply })) {
+        let Some(place) = self.places.take(&caller) else {
+            return T::unavailable("too many writes of this identity are waiting".into());
+        };
+        match self.commands.try_send(Box::new(Write { caller, _place: place, call: Some(call), answer: None, reply })) {
             Ok(()) => answer.await.unwrap_or_else(|_| T::unavailable("it is shutting down".into())),
             Err(mpsc::error::TrySendError::Full(_)) => T::unavailable("too many calls are waiting".into()),
             Err(mpsc::error::TrySendError::Closed(_)) => T::unavailable("it is shutting down".into()),
@@ -182,7 +191,7 @@ pub(crate) fn start(
         .name("registry".to_owned())
         .spawn(move || runtime.block_on(owner.run(&mut queue, clock)))
         .map_err(|error| StorageError::Io { path: "the owner's thread".into(), error })?;
-    Ok((OwnerHandle { commands }, thread))
+    Ok((OwnerHandle { commands, places: Arc::default() }, thread))
 }
 
 struct Owner {

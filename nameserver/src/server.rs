@@ -4,7 +4,7 @@ use std::{
     fs::{DirBuilder, File, TryLockError},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -60,7 +60,8 @@ impl Server {
         let authority = Authority::load_or_create(&folder).map_err(|error| unusable(&folder, &error))?;
         let bound = bind(&config, &authority).await?;
         if let Some(warning) = bound.buffer_warning {
-            tracing::warn!("{warning}");
+            // No more than a note: names are small.
+            tracing::info!("{warning}");
         }
         let endpoint = bound.endpoint;
         let local_addr = endpoint.local_addr().map_err(|error| unusable(&folder, &error))?;
@@ -116,7 +117,8 @@ impl Drop for Server {
 fn lock_folder(folder: &Path) -> Result<File, Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| unusable(folder, &error))?;
     let path = folder.join("lock");
-    let lock = File::options().create(true).append(true).open(&path).map_err(|error| unusable(&path, &error))?;
+    let lock =
+        File::options().create(true).append(true).mode(0o600).open(&path).map_err(|error| unusable(&path, &error))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(Failure::new(

@@ -1,5 +1,6 @@
 //! Random histories of the registry: what a storage replays is what the registry holds, what is undone never was, and
 //! the rules of `docs/names.md` and `docs/election.md` hold after every step.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,9 +1,6 @@
 //! What the commands ask of a running peer, carried out.
 
-use std::{
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use futures::future::BoxFuture;
 use shared::{
@@ -18,9 +15,7 @@ use shared::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    cli::backend::{
-        AddRequest, Added, Backend, DownloadRequest, Downloaded, GlobalListing, ProgressSink, Status,
-    },
+    cli::backend::{AddRequest, Added, Backend, DownloadRequest, Downloaded, GlobalListing, ProgressSink, Status},
     core::{Core, ElectionFailure, Event, Reply},
     lookup::stopping,
     node::epoch_of,
@@ -81,8 +76,11 @@ impl Backend for Peer {
     ) -> BoxFuture<'_, Result<Vec<Downloaded>, Failure>> {
         Box::pin(async move {
             let downloaded = self.fetch_all(request, progress).await?;
-            let shared: Vec<_> =
-                downloaded.iter().filter(|done| done.path.starts_with(&self.share_dir)).map(|done| done.file.name.clone()).collect();
+            let shared: Vec<_> = downloaded
+                .iter()
+                .filter(|done| done.path.starts_with(&self.share_dir))
+                .map(|done| done.file.name.clone())
+                .collect();
             self.until_announced(move |core| shared.iter().all(|name| core.share().contains_key(name))).await;
             Ok(downloaded)
         })
@@ -110,7 +108,12 @@ impl Backend for Peer {
             match answer.map_err(stopping)? {
                 Reply::Elected(Ok(seat)) => Ok((seat.epoch, seat.peer)),
                 Reply::Elected(Err(why)) => Err(election_failure(&why)),
-                _ => Err(Failure::new(FailureCode::Internal, "no election", "an answer of the wrong kind", "report this")),
+                _ => Err(Failure::new(
+                    FailureCode::Internal,
+                    "no election",
+                    "an answer of the wrong kind",
+                    "report this",
+                )),
             }
         })
     }
@@ -121,7 +124,8 @@ impl Backend for Peer {
             let stats = self.share.stats();
             let mut warnings = self.warnings.clone();
             if stats.skipped > 0 {
-                warnings.push(format!("{} names in the share cannot be shared; the log says which and why", stats.skipped));
+                warnings
+                    .push(format!("{} names in the share cannot be shared; the log says which and why", stats.skipped));
             }
             if let Err(error) = self.lookup.calls.ping().await {
                 warnings.push(format!("the nameserver does not answer: {error}"));
@@ -147,6 +151,10 @@ impl Backend for Peer {
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.stop())
+    }
+
+    fn failed(&self) -> BoxFuture<'_, Failure> {
+        Box::pin(Self::failed(self))
     }
 }
 

@@ -298,7 +298,9 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
         if rest.is_empty() {
             return None;
         }
-        let (part, after) = rest.split_at(rest.floor_char_boundary(CONTROL_OUTPUT_BYTES));
+        let most = rest.len().min(CONTROL_OUTPUT_BYTES);
+        let end = (0..=most).rev().find(|at| rest.is_char_boundary(*at)).expect("0 is a boundary");
+        let (part, after) = rest.split_at(end);
         rest = after;
         Some(part)
     })

@@ -254,9 +254,7 @@ async fn hash_file(path: &Path) -> Result<String, Failure> {
     blocking(move || Ok(blake3::Hasher::new().update_mmap(&path)?.finalize().to_hex().to_string())).await
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T, Failure> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| failed("a task failed", &error))?

@@ -29,7 +29,8 @@ fn run() -> Result<u8, Failure> {
     let environment = Environment::of_process()?;
     let invocation = Invocation::parse(std::env::args_os(), &environment)?;
     let console = Console::default();
-    shared::telemetry::init();
+    let log = console.clone();
+    shared::telemetry::init_to(move || log.clone());
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build().map_err(|error| {
             Failure::new(FailureCode::Internal, "the program cannot start", error, "close other programs and try again")

@@ -92,7 +92,8 @@ impl Peer {
     pub async fn start(config: PeerConfig) -> Result<Self, Failure> {
         let state_dir = config.peer_state_dir();
         let lock = lock(&state_dir, &config.id)?;
-        let incarnation = next_incarnation(&state_dir.join("incarnation")).map_err(|error| unusable(&state_dir, &error))?;
+        let incarnation =
+            next_incarnation(&state_dir.join("incarnation")).map_err(|error| unusable(&state_dir, &error))?;
         let durable_file = state_dir.join("election");
         let durable = read_durable(&durable_file).map_err(|error| unusable(&durable_file, &error))?;
 
@@ -106,8 +107,7 @@ impl Peer {
         let (node, handle) = Node::new(durable_file);
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
-        let calls =
-            Arc::new(Calls::new(session.connections.clone(), session.nameserver.clone(), tasks.clone()));
+        let calls = Arc::new(Calls::new(session.connections.clone(), session.nameserver.clone(), tasks.clone()));
         let uploads = Uploads::new(share.clone());
         let front = Front {
             service: Service::new(config.id.clone(), incarnation, endpoint.clone(), handle.clone(), share.clone()),
@@ -124,13 +124,8 @@ impl Peer {
         };
         registration.register().await?;
 
-        let core_config = CoreConfig {
-            id: config.id.clone(),
-            incarnation,
-            endpoint: endpoint.clone(),
-            seed: incarnation.0,
-            durable,
-        };
+        let core_config =
+            CoreConfig { id: config.id.clone(), incarnation, endpoint: endpoint.clone(), seed: incarnation.0, durable };
         let (end, ended) = oneshot::channel();
         tasks.spawn(node.run(Core::new(core_config, clock.now()), clock, calls.clone()));
         tasks.spawn(forward_changes(changes, handle.clone()));
@@ -335,8 +330,12 @@ async fn watch_over(
         }
     };
     if let Some(why) = why {
-        let failure =
-            Failure::new(FailureCode::AlreadyRunning, format!("{id} cannot go on"), why, "start it again when that is solved");
+        let failure = Failure::new(
+            FailureCode::AlreadyRunning,
+            format!("{id} cannot go on"),
+            why,
+            "start it again when that is solved",
+        );
         // Nobody listens when the process ends at the same time.
         let _ = end.send(failure);
     }

@@ -112,11 +112,8 @@ impl Drop for Running {
 fn start(mut command: Command, errors: bool) -> (Running, String) {
     let (out, err) = if errors { (Stdio::null(), Stdio::piped()) } else { (Stdio::piped(), Stdio::inherit()) };
     let mut child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
-    let stream: Box<dyn std::io::Read + Send> = if errors {
-        Box::new(child.stderr.take().unwrap())
-    } else {
-        Box::new(child.stdout.take().unwrap())
-    };
+    let stream: Box<dyn std::io::Read + Send> =
+        if errors { Box::new(child.stderr.take().unwrap()) } else { Box::new(child.stdout.take().unwrap()) };
     let running = Running(child);
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {

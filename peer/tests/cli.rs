@@ -19,7 +19,8 @@ fn document(line: &str) -> Value {
 }
 
 fn names(document: &Value) -> Vec<&str> {
-    document["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect()
+    let files = document["files"].as_array().unwrap_or_else(|| panic!("no files in {document}"));
+    files.iter().map(|file| file["name"].as_str().expect("a name is a text")).collect()
 }
 
 /// The original's example: three terminals, `add` in one, `listAll` and `download` in another.

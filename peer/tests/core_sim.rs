@@ -2,7 +2,10 @@
 //!
 //! One seed is one run: a few seconds of crashes, freezes, cuts, loss, duplication, reordering and nameserver
 //! outages while shares change, then healing. The invariants of `docs/election.md` are checked after every step,
-//! L1 and L2 after healing. `BRASA_SIM_SEEDS=N` runs N seeds, `BRASA_SIM_SEED=S` replays one.
+//! L1 and L2 after healing. `BRASA_SIM_SEEDS=N` runs N seeds, `BRASA_SIM_SEED=S` replays one and prints what
+//! happens in it.
+
+#![expect(clippy::print_stderr, reason = "the seed to replay and what the runs covered")]
 
 #[path = "core_sim/checks.rs"]
 mod checks;
@@ -15,9 +18,9 @@ use world::World;
 
 const DEFAULT_SEEDS: u64 = 300;
 
-fn run(seed: u64) -> BTreeMap<&'static str, u64> {
+fn run(seed: u64, trace: bool) -> BTreeMap<&'static str, u64> {
     let outcome = std::panic::catch_unwind(|| {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed, trace);
         world.chaos();
         world.heal();
         world.checks.sometimes
@@ -32,13 +35,13 @@ fn run(seed: u64) -> BTreeMap<&'static str, u64> {
 fn the_seat_and_the_index_survive_what_happens_to_processes_and_networks() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     if let Some(seed) = number("BRASA_SIM_SEED") {
-        eprintln!("{:#?}", run(seed));
+        eprintln!("{:#?}", run(seed, true));
         return;
     }
     let seeds = number("BRASA_SIM_SEEDS").unwrap_or(DEFAULT_SEEDS);
     let mut sometimes: BTreeMap<&'static str, u64> = BTreeMap::new();
     for seed in 0..seeds {
-        for (what, count) in run(seed) {
+        for (what, count) in run(seed, false) {
             *sometimes.entry(what).or_default() += count;
         }
     }
@@ -61,7 +64,7 @@ fn the_seat_and_the_index_survive_what_happens_to_processes_and_networks() {
             "snapshot taken",
             "snapshot asked for",
             "silent peer forgotten",
-            "restarted run followed",
+            "run restarted",
         ] {
             assert!(sometimes.contains_key(what), "never happened: {what}");
         }

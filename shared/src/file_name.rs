@@ -128,7 +128,7 @@ fn check_part(part: &str) -> Result<(), &'static str> {
 
 /// Control characters, line and paragraph separators, and the bidirectional controls that make a name look
 /// like another (Unicode Standard Annex 9; "Trojan Source", Boucher and Anderson 2021).
-pub(crate) fn is_unprintable(c: char) -> bool {
+pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

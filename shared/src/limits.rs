@@ -153,12 +153,24 @@ pub const MAX_HANDSHAKES: usize = 256;
 pub const MAX_HANDSHAKES_PER_ADDRESS: usize = 64;
 /// Connections one identity may hold to one process.
 pub const MAX_CONNECTIONS_PER_IDENTITY: usize = 32;
+/// Streams with calls that one connection may have open: clients need one a service. Each holds up to a frame
+/// that is not complete yet.
+pub const MAX_CALL_STREAMS: usize = 16;
+/// Connections of newcomers at a time: whoever reaches the port can be one.
+pub const MAX_NEWCOMERS: usize = 64;
+/// Streams that a newcomer may have open; it needs one.
+pub const MAX_NEWCOMER_STREAMS: usize = 4;
+/// How long a newcomer may stay: one call's time, and a person waits for it.
+pub const NEWCOMER_STAY: Duration = Duration::from_secs(10);
 /// Silence after which a connection is given up.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an otherwise silent connection says that it is there.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Commands waiting for the task that owns a core.
 pub const MAX_QUEUED_EVENTS: usize = 4096;
+/// Writes of one identity that wait at the nameserver: two full connections' worth, an eighth of the queue, so that
+/// nobody fills it alone.
+pub const MAX_WRITES_PER_IDENTITY: usize = MAX_QUEUED_EVENTS / 8;
 /// Commands the nameserver answers after one durable write: the cost of the write is shared, the wait stays short.
 pub const COMMANDS_PER_COMMIT: usize = 128;
 
@@ -172,6 +184,9 @@ pub const GROUP_BYTES: u64 = 1024 << GROUP_CHUNK_LOG;
 pub const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 /// Receive window of a connection, bytes.
 pub const CONNECTION_WINDOW_BYTES: u32 = 24 << 20;
+/// Receive window of an accepted connection until its other end is known to be a member, bytes: enough for a
+/// signing request, too little to fill memory with.
+pub const NEWCOMER_WINDOW_BYTES: u32 = 64 << 10;
 /// Bytes a connection keeps for retransmission.
 pub const SEND_WINDOW_BYTES: u64 = 16 << 20;
 /// UDP socket buffers asked of the kernel, bytes; it may clamp them, which is reported.

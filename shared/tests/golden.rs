@@ -4,6 +4,8 @@
 //! `shared::rpc::ALPN` rises, and `BRASA_GOLDEN=write cargo test -p shared --test golden` writes the files anew.
 //! A message that is added to a service does not compile here until it has its line.
 
+#![expect(clippy::unwrap_used, reason = "tests, helpers included, end where something is not as it should be")]
+
 use std::{collections::BTreeMap, fmt::Debug, fs, path::Path, time::Duration};
 
 use certs::JoinToken;

@@ -42,7 +42,12 @@ impl Filter {
             .dfa_size_limit(MAX_REGEX_PROGRAM_BYTES)
             .build()
             .map(Self::Regex)
-            .map_err(|error| NameError::InvalidQuery(format!("not a regular expression: {error}")))
+            .map_err(|error| {
+                // The last line says what is wrong; those before it point at where, in a drawing.
+                let text = error.to_string();
+                let what = text.lines().last().unwrap_or_default();
+                NameError::InvalidQuery(format!("not a regular expression: {}", what.trim_start_matches("error: ")))
+            })
     }
 
     /// Whether the name is meant, as far as its text tells.

@@ -115,7 +115,8 @@ mod tests {
         let mut lines = Lines::of(io::Cursor::new(text)).unwrap();
         let mut seen = Vec::new();
         loop {
-            seen.push(match lines.next().await {
+            let next = tokio::time::timeout(std::time::Duration::from_secs(20), lines.next()).await;
+            seen.push(match next.expect("reading goes on") {
                 Input::Line(line) => line,
                 Input::Wrong(failure) => failure.code.as_str().to_owned(),
                 Input::Cancelled => unreachable!("there is no prompt"),

@@ -6,7 +6,9 @@ use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 use super::backend::{Progress, ProgressSink};
 
-const TEMPLATE: &str = "{msg}  [{bar:24}]  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
+/// The message gives way on a narrow terminal: a line that wraps could not be drawn over.
+const TEMPLATE: &str =
+    "{wide_msg}  [{bar:16}]  {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left";
 
 /// A bar that appears with the first progress and vanishes when it is dropped.
 pub(crate) struct Bar(Option<ProgressBar>);
@@ -20,7 +22,12 @@ impl Bar {
         let bar = self.0.get_or_insert_with(|| {
             let style = ProgressStyle::with_template(TEMPLATE).expect("the template is a constant");
             let style = style.progress_chars("=> ");
-            ProgressBar::new(progress.bytes_total).with_style(style).with_finish(ProgressFinish::AndClear)
+            // What is there already does not count as speed.
+            ProgressBar::new(progress.bytes_total)
+                .with_style(style)
+                .with_finish(ProgressFinish::AndClear)
+                .with_message(message(progress))
+                .with_position(progress.bytes_done)
         });
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes_done);

@@ -115,8 +115,7 @@ async fn what_is_typed_relative_is_relative_to_the_users_folder() {
     run(&fake, "add novo.txt ./x.txt /abs/y.txt CON").await;
     let added = fake.added.lock().unwrap().clone();
     let seen: Vec<_> = added.iter().map(|add| (add.path.clone(), add.bare_name.is_some())).collect();
-    let expected =
-        [("/work/novo.txt", true), ("/work/./x.txt", false), ("/abs/y.txt", false), ("/work/CON", false)];
+    let expected = [("/work/novo.txt", true), ("/work/./x.txt", false), ("/abs/y.txt", false), ("/work/CON", false)];
     assert_eq!(seen, expected.map(|(path, bare)| (PathBuf::from(path), bare)));
 
     run(&fake, "download a.txt@abab --to out/ --from peer3").await;

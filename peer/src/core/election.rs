@@ -6,8 +6,8 @@ use shared::{
     epoch::Epoch,
     id::PeerId,
     limits::{
-        CANDIDATE_PLACES, CANDIDATE_STAGGER, CLAIM_WAIT, ELECTION_BACKOFF, MAX_ELECTION_WAITERS,
-        SEAT_LEASE, SEAT_POLL, VOTE_WAIT,
+        CANDIDATE_PLACES, CANDIDATE_STAGGER, CLAIM_WAIT, ELECTION_BACKOFF, MAX_ELECTION_WAITERS, SEAT_LEASE, SEAT_POLL,
+        VOTE_WAIT,
     },
     rpc::{
         nameserver::{Claim, ClaimError, Seat, SeatGrant},
@@ -35,8 +35,10 @@ pub(super) struct Campaign {
     expected: Epoch,
     /// `eleger`: replaces a living tracker.
     pub(super) force: bool,
-    /// Votes needed; 0 when nobody else could vote, or need not.
-    needed: usize,
+    /// Who can vote, this peer included and the incumbent not.
+    electors: usize,
+    /// Whom it would replace, if that is another peer.
+    incumbent: Option<PeerId>,
     /// Voters that have not answered.
     open: BTreeSet<PeerId>,
     votes: BTreeSet<PeerId>,
@@ -62,6 +64,13 @@ impl Campaign {
         }
     }
 
+    /// Votes needed where `votes` are given, as the nameserver counts: more than half of all, the incumbent left
+    /// out unless it voted.
+    fn needed(&self, votes: &BTreeSet<PeerId>) -> usize {
+        let incumbent_voted = self.incumbent.as_ref().is_some_and(|incumbent| votes.contains(incumbent));
+        (self.electors + usize::from(incumbent_voted)) / 2 + 1
+    }
+
     pub(super) fn is_voting(&self) -> bool {
         matches!(self.stage, Stage::Voting { .. })
     }
@@ -75,7 +84,7 @@ impl Campaign {
 impl Core {
     /// Claims a seat that nobody holds: needs no votes but one's own.
     pub(super) fn claim_vacant(&mut self, now: Timestamp, force: bool, out: &mut Vec<Action>) {
-        self.stand(now, BTreeSet::new(), force, out);
+        self.stand(now, BTreeSet::new(), None, force, out);
         self.claim(now, out);
     }
 
@@ -87,9 +96,11 @@ impl Core {
         force: bool,
         out: &mut Vec<Action>,
     ) {
-        let others = self.members.iter().filter(|(peer, _)| incumbent.as_ref() != Some(*peer));
-        let voters: Vec<_> = others.map(|(peer, endpoint)| Self::contact(peer, endpoint)).collect();
-        let call = self.stand(now, voters.iter().map(|voter| voter.peer.clone()).collect(), force, out);
+        // A suspect is not waited for; a tracker that is to be replaced at a user's wish may agree.
+        let asked = |peer: &PeerId| force || incumbent.as_ref() != Some(peer);
+        let voters = self.members.iter().filter(|(peer, _)| asked(peer));
+        let voters: Vec<_> = voters.map(|(peer, endpoint)| Self::contact(peer, endpoint)).collect();
+        let call = self.stand(now, voters.iter().map(|voter| voter.peer.clone()).collect(), incumbent, force, out);
         let Some(campaign) = &self.campaign else { return };
         let request = VoteRequest { epoch: campaign.epoch, expected_epoch: campaign.expected, force };
         out.extend(voters.into_iter().map(|to| Action::RequestVote { call, to, request: request.clone() }));
@@ -100,26 +111,31 @@ impl Core {
     fn stand(
         &mut self,
         now: Timestamp,
-        voters: BTreeSet<PeerId>,
+        open: BTreeSet<PeerId>,
+        incumbent: Option<PeerId>,
         force: bool,
         out: &mut Vec<Action>,
     ) -> CallId {
         let epoch = self.next_epoch();
         self.vote(epoch, self.id.clone(), out);
-        // As the nameserver counts: everybody but the incumbent, unless that is who stands.
-        let needed = if voters.is_empty() { 0 } else { voters.len().div_ceil(2) + 1 };
+        let incumbent = incumbent.filter(|incumbent| *incumbent != self.id);
+        let others = open.iter().filter(|peer| Some(*peer) != incumbent.as_ref()).count();
         let call = self.call();
         self.campaign = Some(Campaign {
             epoch,
             expected: self.expected,
             force,
-            needed,
-            open: voters,
+            electors: others + 1,
+            incumbent,
+            open,
             votes: BTreeSet::from([self.id.clone()]),
             started: now,
             stage: Stage::Voting { call, until: now + VOTE_WAIT },
         });
-        out.push(Action::Report(Report::Candidate { epoch, needed: needed as u64 }));
+        if let Some(campaign) = &self.campaign {
+            let needed = campaign.needed(&campaign.votes) as u64;
+            out.push(Action::Report(Report::Candidate { epoch, needed }));
+        }
         call
     }
 
@@ -169,16 +185,17 @@ impl Core {
 
     fn count_votes(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let Some(campaign) = &self.campaign else { return };
-        if campaign.votes.len() >= campaign.needed {
+        let at_best: BTreeSet<PeerId> = campaign.votes.union(&campaign.open).cloned().collect();
+        if campaign.votes.len() >= campaign.needed(&campaign.votes) {
             self.claim(now, out);
-        } else if campaign.votes.len() + campaign.open.len() < campaign.needed {
+        } else if at_best.len() < campaign.needed(&at_best) {
             self.end_without_majority(now, out);
         }
     }
 
     fn end_without_majority(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let Some(campaign) = &self.campaign else { return };
-        let (votes, needed) = (campaign.votes.len() as u64, campaign.needed as u64);
+        let (votes, needed) = (campaign.votes.len() as u64, campaign.needed(&campaign.votes) as u64);
         self.end_campaign(now, ElectionFailure::NoMajority { votes, needed }, out);
     }
 
@@ -394,7 +411,9 @@ impl Core {
         let before = others.filter(|peer| rendezvous(&key, peer) < own).take(CANDIDATE_PLACES as usize).count();
         let place = u32::try_from(before).unwrap_or(CANDIDATE_PLACES);
         let jitter = if self.members.is_empty() { Duration::ZERO } else { self.jitter(CANDIDATE_STAGGER / 2) };
-        CANDIDATE_STAGGER * place + jitter
+        // Those behind the last place do not all come at once.
+        let crowd = if place == CANDIDATE_PLACES { self.jitter(ELECTION_BACKOFF) } else { Duration::ZERO };
+        CANDIDATE_STAGGER * place + jitter + crowd
     }
 
     /// A random time below `bound`.

@@ -311,7 +311,8 @@ pub enum Action {
     },
     /// Something that people and tests like to see.
     Report(Report),
-    /// The core is done; nothing follows. (Give the calls before this a moment, `limits::CLOSE_DEADLINE`.)
+    /// The core is done: nothing follows, and questions from outside are not answered any more. The calls before
+    /// this deserve a moment, `limits::CLOSE_DEADLINE`.
     Stopped,
 }
 
@@ -419,7 +420,7 @@ pub enum Report {
     Candidate {
         /// For this epoch.
         epoch: Epoch,
-        /// Votes needed; 0 when the seat is vacant.
+        /// Votes needed, its own included; 1 when the seat is vacant.
         needed: u64,
     },
     /// An election was not won.

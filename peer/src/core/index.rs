@@ -332,9 +332,7 @@ impl Index {
                 owners.insert(at, owner);
             }
             Err(at) => {
-                let mut owners = Vec::with_capacity(1);
-                owners.push(owner);
-                contents.insert(at, Content { hash: file.hash, size: file.size, owners });
+                contents.insert(at, Content { hash: file.hash, size: file.size, owners: vec![owner] });
                 self.contents += 1;
             }
         }

@@ -87,8 +87,7 @@ impl Core {
         match &self.standing {
             Standing::Tracking(term) if term.seat.epoch < epoch => self.step_down(now, StepDown::HigherEpoch, out),
             Standing::Following(following) if following.seat.epoch < epoch => {
-                let former = Some(following.seat.peer.clone());
-                self.seek(now, Seeking { former, ..Seeking::nobody(now) });
+                self.seek(now, Seeking::nobody(now));
             }
             Standing::Seeking(Seeking { former, campaign_at, .. }) => {
                 let (former, campaign_at) = (former.clone(), *campaign_at);

@@ -146,7 +146,12 @@ impl Peer {
             && !to.is_dir()
         {
             let why = format!("{} is no folder", to.display());
-            return Err(Failure::new(FailureCode::Usage, "several files cannot become one", why, "name a folder with --to"));
+            return Err(Failure::new(
+                FailureCode::Usage,
+                "several files cannot become one",
+                why,
+                "name a folder with --to",
+            ));
         }
         let endpoints = if known.is_empty() { self.lookup.endpoints().await } else { known };
         chosen
@@ -317,9 +322,8 @@ fn order(
     me: &PeerId,
 ) -> Vec<Contact> {
     let wanted = owners.into_iter().filter(|owner| only.is_none_or(|only| only == owner));
-    let mut contacts: Vec<Contact> = wanted
-        .filter_map(|peer| Some(Contact { endpoint: endpoints.get(&peer)?.clone(), peer }))
-        .collect();
+    let mut contacts: Vec<Contact> =
+        wanted.filter_map(|peer| Some(Contact { endpoint: endpoints.get(&peer)?.clone(), peer })).collect();
     fastrand::shuffle(&mut contacts);
     contacts.sort_by_key(|contact| contact.peer == *me);
     contacts
@@ -330,7 +334,12 @@ fn folder_for(to: &Path, file: &FileMeta) -> Result<PathBuf, Failure> {
     let path = file.name.below(to);
     let folder = path.parent().unwrap_or(to);
     std::fs::create_dir_all(folder).map_err(|error| {
-        Failure::new(FailureCode::Io, format!("cannot make {}", folder.display()), error, "choose another folder with --to")
+        Failure::new(
+            FailureCode::Io,
+            format!("cannot make {}", folder.display()),
+            error,
+            "choose another folder with --to",
+        )
     })?;
     Ok(path)
 }

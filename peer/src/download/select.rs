@@ -63,12 +63,18 @@ fn rank(file: &IndexedFile) -> (usize, i64, std::cmp::Reverse<shared::content::C
 
 fn below_or_glob(pattern: &str, candidates: Vec<IndexedFile>) -> Result<Vec<IndexedFile>, Failure> {
     let folder = format!("{}/", pattern.trim_end_matches('/'));
-    let below: Vec<_> = candidates.iter().filter(|file| file.file.name.as_str().starts_with(&folder)).cloned().collect();
+    let below: Vec<_> =
+        candidates.iter().filter(|file| file.file.name.as_str().starts_with(&folder)).cloned().collect();
     if !below.is_empty() || common_prefix(pattern).len() == pattern.len() {
         return Ok(below);
     }
     let glob = GlobBuilder::new(pattern).literal_separator(true).build().map_err(|error| {
-        Failure::new(FailureCode::Usage, format!("{pattern:?} is not a pattern"), error.kind(), "quote it, or correct it")
+        Failure::new(
+            FailureCode::Usage,
+            format!("{pattern:?} is not a pattern"),
+            error.kind(),
+            "quote it, or correct it",
+        )
     })?;
     let matcher = glob.compile_matcher();
     Ok(candidates.into_iter().filter(|file| matcher.is_match(file.file.name.as_str())).collect())

@@ -99,9 +99,12 @@ impl Calls {
                 Event::VoteAnswered { call, result: made.await.map_err(failure), from: to.peer }
             }
             Action::SendNotice { to, notice } => {
-                let made = self.peer(&to, limits::HEARTBEAT_DEADLINE, |peer, cx| async move {
-                    peer.seat_notice(cx, notice).await
-                });
+                let made =
+                    self.peer(
+                        &to,
+                        limits::HEARTBEAT_DEADLINE,
+                        |peer, cx| async move { peer.seat_notice(cx, notice).await },
+                    );
                 match made.await {
                     Ok(view) => Event::NoticeAnswered { from: to.peer, view },
                     Err(error) => {
@@ -141,10 +144,9 @@ impl Calls {
         loop {
             let query = ListQuery { prefix: Some(PEER_PREFIX.to_owned()), regex: None, after };
             let page = self.names(limits::CALL_DEADLINE, |names, cx| async move { names.list(cx, query).await });
-            let Page { records, next, .. } = page.await?.map_err(|error| NetError::Closed {
-                address: self.nameserver.to_string(),
-                why: error.to_string(),
-            })?;
+            let Page { records, next, .. } = page
+                .await?
+                .map_err(|error| NetError::Closed { address: self.nameserver.to_string(), why: error.to_string() })?;
             contacts.extend(
                 records
                     .into_iter()

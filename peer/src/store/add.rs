@@ -11,7 +11,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
@@ -33,8 +33,8 @@ use super::{
     partial::{describe, rename},
     root::{HIDDEN, Root},
     scan::scan,
-    share::{Hashed, Shared},
     stamp::Stamp,
+    state::{Arrived, Arriving, Hashed, Shared},
     tree_hash::hash_file,
 };
 
@@ -44,11 +44,11 @@ const INCOMING: &str = "incoming";
 const SYNC_ALL_FROM: usize = 16;
 
 /// Copies the file or directory tree `source` into the share. See [`super::Share::add_copy`].
-pub(super) fn copy(shared: &Shared, source: &Path) -> Result<Vec<Known>, Failure> {
+pub(super) fn copy(shared: &Arc<Shared>, source: &Path) -> Result<Arrived, Failure> {
     let failed = |error: io::Error| io_failure("add", source, &error);
     let found = source.canonicalize().map_err(failed)?;
     if let Ok(inside) = found.strip_prefix(shared.root.path()) {
-        return know(shared, &found, inside);
+        return Ok(Arrived { files: know(shared, &found, inside)?, arriving: None });
     }
     // The name is the one that the user gave, even if that is a link; `.` and `..` have none of their own.
     let base = source.file_name().or(found.file_name()).unwrap_or_default();
@@ -71,18 +71,19 @@ pub(super) fn copy(shared: &Shared, source: &Path) -> Result<Vec<Known>, Failure
 }
 
 /// Makes the small text file that the original makes for a name that is nowhere.
-pub(super) fn note(shared: &Shared, name: &FileName) -> Result<Known, Failure> {
+pub(super) fn note(shared: &Arc<Shared>, name: &FileName) -> Result<Arrived, Failure> {
     let failed = |error: io::Error| io_failure("add", Path::new(name.as_str()), &error);
     let stage = Stage::new(&shared.root).map_err(failed)?;
     let mut file = stage.create(0).map_err(failed)?;
     let text = format!("Arquivo {name}\n");
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     let hash = ContentHash(*blake3::hash(text.as_bytes()).as_bytes());
+    let arriving = Some(Arriving::new(shared, vec![name.clone()]));
     stage.place(&shared.root, 0, name, false).map_err(failed)?;
     let stamp = file.metadata().map(|metadata| Stamp::of(&metadata)).map_err(failed)?;
     let known = shared.own(name.clone(), stamp, hash);
     shared.remember(std::slice::from_ref(&known));
-    Ok(known)
+    Ok(Arrived { files: vec![known], arriving })
 }
 
 /// Deletes what an `add` that was killed left behind; one that is under way holds a lock.
@@ -260,7 +261,7 @@ fn changed() -> io::Error {
 }
 
 /// Renames the copies to where they belong.
-fn put_in_place(shared: &Shared, (stage, staged): (Stage, Vec<Staged>)) -> Result<Vec<Known>, Failure> {
+fn put_in_place(shared: &Arc<Shared>, (stage, staged): (Stage, Vec<Staged>)) -> Result<Arrived, Failure> {
     // A directory in the way is found before the first file is in.
     for Staged { name, .. } in &staged {
         let path = name.below(shared.root.path());
@@ -270,6 +271,8 @@ fn put_in_place(shared: &Shared, (stage, staged): (Stage, Vec<Staged>)) -> Resul
             return Err(Failure::new(FailureCode::Exists, what, "a directory of that name is in the share", hint));
         }
     }
+    let names = staged.iter().map(|Staged { name, .. }| name.clone()).collect();
+    let arriving = Some(Arriving::new(shared, names));
     let mut added = Vec::with_capacity(staged.len());
     let mut parents = HashSet::new();
     for Staged { number, name, file_bytes, hash, outboard } in staged {
@@ -293,5 +296,5 @@ fn put_in_place(shared: &Shared, (stage, staged): (Stage, Vec<Staged>)) -> Resul
         dir.and_then(|dir| Ok(rustix::fs::fsync(&dir)?)).map_err(|error| io_failure("add to", &parent, &error))?;
     }
     shared.remember(&added);
-    Ok(added)
+    Ok(Arrived { files: added, arriving })
 }

@@ -49,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) unknown: Vec<(FileName, Stamp)>,
     /// Files to be hashed again, whatever the cache says.
     pub(crate) unconfirmed: Vec<(FileName, Stamp)>,
+    /// Whether other files are still to be hashed again, when the racy time is over.
+    pub(crate) waiting: bool,
 }
 
 impl Index {
@@ -113,7 +115,7 @@ impl Index {
     }
 
     /// What a look that found `seen` asks for, at the time `now` (microseconds since 1970). Names in `touched` changed while
-    /// the look was under way, so it says nothing about them; those in `hashing` are being hashed with this stamp.
+    /// the look was under way or are about to, so it says nothing about them; those in `hashing` are being hashed with this stamp.
     pub(crate) fn plan(
         &self,
         seen: &BTreeMap<FileName, Stamp>,
@@ -131,10 +133,11 @@ impl Index {
             }
             match self.files.get(name) {
                 Some(known) if known.stamp == *stamp => {
-                    let due =
-                        |since: u64| now.abs_diff(since) >= racy_window.as_micros().try_into().unwrap_or(u64::MAX);
-                    if known.unconfirmed_since.is_some_and(due) {
-                        plan.unconfirmed.push((name.clone(), *stamp));
+                    let racy_micros = u64::try_from(racy_window.as_micros()).unwrap_or(u64::MAX);
+                    match known.unconfirmed_since {
+                        Some(since) if now.abs_diff(since) < racy_micros => plan.waiting = true,
+                        Some(_) => plan.unconfirmed.push((name.clone(), *stamp)),
+                        None => {}
                     }
                 }
                 _ => plan.unknown.push((name.clone(), *stamp)),
@@ -200,7 +203,7 @@ mod tests {
         index.apply(vec![Known { unconfirmed_since: Some(10_000_000), ..known("a", 1, 1) }], vec![]);
         let seen = BTreeMap::from([(name("a"), stamp(1))]);
         let plan = |now| index.plan(&seen, &HashSet::new(), &HashMap::new(), now, WINDOW);
-        assert_eq!(plan(11_999_999), Plan::default());
+        assert_eq!(plan(11_999_999), Plan { waiting: true, ..Plan::default() });
         assert_eq!(plan(12_000_000).unconfirmed, [(name("a"), stamp(1))]);
         assert_eq!(plan(0).unconfirmed.len(), 1, "a clock set back confirms nothing");
     }

@@ -37,8 +37,8 @@ use super::{
     changes::Changes,
     index::Known,
     scan::{Scan, Skipped, scan},
-    share::{Hashed, Shared, report},
     stamp::Stamp,
+    state::{Arrived, Hashed, Shared},
     watch::{report_unwatched, watch},
 };
 
@@ -50,7 +50,7 @@ pub(super) enum Command {
     /// Reply when nothing is being hashed.
     Settled(oneshot::Sender<()>),
     /// These files were put in place.
-    Adopt(Vec<Known>, oneshot::Sender<()>),
+    Adopt(Arrived, oneshot::Sender<()>),
     /// These files were removed.
     Forget(Vec<FileName>, oneshot::Sender<()>),
     /// This content was not what it should be.
@@ -191,7 +191,7 @@ impl Indexer {
                 self.for_next_look.extend(reply);
             }
             Command::Settled(reply) => self.for_idle.push(reply),
-            Command::Adopt(files, reply) => {
+            Command::Adopt(Arrived { files, arriving }, reply) => {
                 for known in &files {
                     self.touch(&known.meta.name);
                     if known.unconfirmed_since.is_some() {
@@ -200,6 +200,7 @@ impl Indexer {
                 }
                 self.unsynced = true;
                 self.apply(files, Vec::new());
+                drop(arriving);
                 self.for_sent.push(reply);
             }
             Command::Forget(names, reply) => {
@@ -258,9 +259,7 @@ impl Indexer {
         let now = Instant::now();
         self.looking_since = Some(now);
         self.noticed = None;
-        let rescan = now + self.shared.options.rescan;
-        // A look that is due later, for another reason, stays due.
-        self.due = if self.due > now { self.due.min(rescan) } else { rescan };
+        self.due = now + self.shared.options.rescan;
         self.for_this_look.append(&mut self.for_next_look);
         let shared = Arc::clone(&self.shared);
         self.tasks.spawn_blocking(move || Done::Looked(scan(&shared.root, None)));
@@ -294,11 +293,12 @@ impl Indexer {
         }
     }
 
-    async fn found(&mut self, found: Scan, touched: HashSet<FileName>) {
+    async fn found(&mut self, found: Scan, mut touched: HashSet<FileName>) {
         self.shared.skipped.store(found.skipped.len() as u64, Ordering::Relaxed);
         found.skipped.iter().filter(|skipped| !self.reported.contains(*skipped)).for_each(report);
         self.reported = found.skipped.into_iter().collect();
 
+        touched.extend(self.shared.arriving_names());
         // A large share takes a while to compare. Nobody else changes the index meanwhile: this task is waiting here.
         let shared = Arc::clone(&self.shared);
         let hashing = std::mem::take(&mut self.hashing);
@@ -306,10 +306,10 @@ impl Indexer {
             let window = shared.options.racy_window;
             let plan = shared.index().plan(&found.files, &touched, &hashing, unix_micros(), window);
             let (known, unknown) = shared.cached(plan.unknown);
-            (known, plan.gone, unknown, plan.unconfirmed, hashing)
+            (known, plan.gone, unknown, plan.unconfirmed, plan.waiting, hashing)
         })
         .await;
-        let (known, gone, unknown, unconfirmed, hashing) = match planned {
+        let (known, gone, unknown, unconfirmed, waiting, hashing) = match planned {
             Ok(planned) => planned,
             Err(error) => return error!(%error, "the share could not be compared"),
         };
@@ -323,6 +323,9 @@ impl Indexer {
         let (busy, quiet): (Vec<_>, Vec<_>) = unknown.into_iter().partition(|(_, stamp)| is_being_written(stamp, now));
         if !busy.is_empty() {
             self.look_within(WRITER_QUIET);
+        }
+        if waiting {
+            self.look_within(self.racy_time());
         }
         self.enqueue(quiet);
         self.enqueue(unconfirmed);
@@ -456,6 +459,11 @@ fn hash_batch(shared: &Shared, batch: Vec<(FileName, Stamp)>) -> Vec<(FileName, 
     }
     shared.remember(&hashes);
     done
+}
+
+fn report(skipped: &Skipped) {
+    let path = skipped.path.display().to_string();
+    warn!(path = %path.escape_debug(), reason = %skipped.reason, "not shared");
 }
 
 /// Makes the cache durable, and drops what belongs to no file.

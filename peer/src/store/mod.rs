@@ -5,6 +5,7 @@
 //! | [`Share`] | the handle that the rest of the peer uses |
 //! | [`changes`] | what differs between two looks at the share (pure) |
 //! | `index` | the files of the share, and what a look at it means for them (pure) |
+//! | `state` | what the handle and the threads behind it have in common |
 //! | `indexer` | the task that owns the index of the share |
 //! | `scan` | one look at the share |
 //! | `watch` | notices of the file system |
@@ -29,6 +30,7 @@ pub(crate) mod root;
 mod scan;
 mod share;
 mod stamp;
+mod state;
 mod tree_hash;
 mod watch;
 

@@ -2,12 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
-    sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -15,8 +12,7 @@ use shared::{
     content::{ContentHash, FileMeta},
     error::{Failure, FailureCode},
     file_name::FileName,
-    limits::{GROUP_BYTES, RACY_WINDOW, RESCAN, SCAN_DEBOUNCE},
-    time::unix_micros,
+    limits::{RACY_WINDOW, RESCAN, SCAN_DEBOUNCE},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -29,15 +25,12 @@ use super::{
     changes::Changes,
     destination::{Destination, Standing},
     failure::{io_failure, thread_failure},
-    hash_cache::HashCache,
-    index::{Index, Known},
+    index::Known,
     indexer::{Command, Indexer},
-    outboards::Outboards,
-    partial::Partial,
-    root::{HIDDEN, Root},
-    scan::Skipped,
+    partial::{Partial, PartialError},
+    root::HIDDEN,
     stamp::Stamp,
-    tree_hash::hash_file,
+    state::{Arrived, Arriving, Hashed, Shared},
 };
 use crate::transfer::serve::Source;
 
@@ -99,118 +92,6 @@ pub enum OpenError {
     Unreadable(#[source] io::Error),
 }
 
-/// What handle, indexer and blocking threads have in common.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) root: Root,
-    pub(super) cache: HashCache,
-    pub(super) outboards: Outboards,
-    pub(super) options: ShareOptions,
-    /// Written by the indexer alone.
-    pub(super) index: RwLock<Index>,
-    pub(super) hashed_bytes: AtomicU64,
-    pub(super) skipped: AtomicU64,
-    /// Hashing is to end early.
-    pub(super) stopping: AtomicBool,
-}
-
-/// How hashing a file ended.
-#[derive(Debug)]
-pub(super) enum Hashed {
-    /// With a hash.
-    Done(Known),
-    /// It is not the file that was to be hashed, or was written to meanwhile.
-    Changed,
-    /// It is not there any more.
-    Gone,
-    /// It cannot be read.
-    Unreadable(io::Error),
-}
-
-impl Shared {
-    pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Hashes the file `name` if it (still) has the stamp `expected`; its outboard is kept.
-    pub(super) fn hash(&self, name: &FileName, expected: &Stamp) -> Hashed {
-        let hashed = || -> io::Result<Option<Known>> {
-            let file = self.root.open_file(&name.below(Path::new("")))?;
-            if Stamp::of(&file.metadata()?) != *expected {
-                return Ok(None);
-            }
-            let hashed_at = unix_micros();
-            let outboard = if expected.size > GROUP_BYTES { Some(self.outboards.create()?) } else { None };
-            let outboard_file = outboard.as_ref().map(|outboard| outboard.as_file());
-            let hash = hash_file(&file, expected.size, outboard_file, &self.stopping)?;
-            self.hashed_bytes.fetch_add(expected.size, Ordering::Relaxed);
-            if Stamp::of(&file.metadata()?) != *expected {
-                return Ok(None);
-            }
-            if let Some(outboard) = outboard {
-                self.outboards.keep(outboard, hash)?;
-            }
-            let racy = expected.is_racy(hashed_at, self.options.racy_window);
-            Ok(Some(Known::new(name.clone(), *expected, hash, racy.then_some(hashed_at))))
-        };
-        match hashed() {
-            Ok(Some(known)) => Hashed::Done(known),
-            Ok(None) => Hashed::Changed,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Hashed::Gone,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Hashed::Changed,
-            Err(error) => Hashed::Unreadable(error),
-        }
-    }
-
-    /// The file's hash from the cache, if what is needed to serve it is there too.
-    pub(super) fn cached(&self, files: Vec<(FileName, Stamp)>) -> (Vec<Known>, Vec<(FileName, Stamp)>) {
-        let hashes = self.cache.look_up(files.iter().map(|(_, stamp)| stamp));
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
-        for ((name, stamp), hash) in files.into_iter().zip(hashes) {
-            match hash.filter(|hash| self.outboards.has(*hash, stamp.size)) {
-                Some(hash) => known.push(Known::new(name, stamp, hash, None)),
-                None => unknown.push((name, stamp)),
-            }
-        }
-        (known, unknown)
-    }
-
-    /// Looks at one file now, from the cache or by hashing it.
-    pub(super) fn look_at(&self, name: &FileName) -> Hashed {
-        let stamp = match self.root.open_file(&name.below(Path::new(""))).and_then(|file| file.metadata()) {
-            Ok(metadata) => Stamp::of(&metadata),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Hashed::Gone,
-            Err(error) => return Hashed::Unreadable(error),
-        };
-        let (mut known, _) = self.cached(vec![(name.clone(), stamp)]);
-        match known.pop() {
-            Some(known) => Hashed::Done(known),
-            None => self.note(self.hash(name, &stamp)),
-        }
-    }
-
-    /// Notes a final hash in the cache.
-    fn note(&self, hashed: Hashed) -> Hashed {
-        if let Hashed::Done(known) = &hashed {
-            self.remember(std::slice::from_ref(known));
-        }
-        hashed
-    }
-
-    /// Notes final hashes in the cache.
-    pub(super) fn remember(&self, files: &[Known]) {
-        let is_final = files.iter().filter(|known| known.unconfirmed_since.is_none());
-        self.cache.insert(&is_final.map(|known| (known.stamp, known.meta.hash)).collect::<Vec<_>>());
-    }
-
-    /// A file that this process put in place, with a hash that it verified itself.
-    pub(super) fn own(&self, name: FileName, stamp: Stamp, hash: ContentHash) -> Known {
-        let now = unix_micros();
-        let racy = stamp.is_racy_after_own_write(now, self.options.racy_window);
-        Known::new(name, stamp, hash, racy.then_some(now))
-    }
-}
-
 impl Share {
     /// Opens the folder `dir` (made where it is missing) as a share; hashes and outboards are kept in `state_dir`.
     ///
@@ -227,7 +108,7 @@ impl Share {
         events: mpsc::Sender<Changes>,
     ) -> Result<Self, Failure> {
         let (dir, state_dir) = (dir.to_path_buf(), state_dir.to_path_buf());
-        let shared = task::spawn_blocking(move || open_blocking(&dir, &state_dir, options))
+        let shared = task::spawn_blocking(move || Shared::open(&dir, &state_dir, options))
             .await
             .map_err(|error| thread_failure(&error))??;
         let shared = Arc::new(shared);
@@ -355,7 +236,7 @@ impl Share {
     /// When something of that name is in the share, or it cannot be written.
     pub async fn add_note(&self, name: &FileName) -> Result<FileMeta, Failure> {
         let (shared, name) = (Arc::clone(&self.shared), name.clone());
-        let mut added = self.adopt(move || add::note(&shared, &name).map(|known| vec![known])).await?;
+        let mut added = self.adopt(move || add::note(&shared, &name)).await?;
         added.pop().ok_or_else(stopped)
     }
 
@@ -400,8 +281,8 @@ impl Share {
         if let (Standing::Identical, Some(name)) = (standing, name) {
             // It may have come a moment ago; whoever asked shall find it in the index.
             let look = move || match shared.look_at(&name) {
-                Hashed::Done(known) => Ok(vec![known]),
-                Hashed::Changed | Hashed::Gone | Hashed::Unreadable(_) => Ok(Vec::new()),
+                Hashed::Done(known) => Ok(Arrived { files: vec![known], arriving: None }),
+                Hashed::Changed | Hashed::Gone | Hashed::Unreadable(_) => Ok(Arrived::default()),
             };
             self.adopt(look).await?;
         }
@@ -427,7 +308,7 @@ impl Share {
                     dir.and_then(|(dir, _)| Partial::create(dir, name.as_ref(), hash, size, false))
                 }
             };
-            created.map_err(|error: super::partial::PartialError| error.to_failure(&what))
+            created.map_err(|error: PartialError| error.to_failure(&what))
         })
         .await
         .map_err(|error| thread_failure(&error))?
@@ -453,12 +334,12 @@ impl Share {
     /// Runs `work`, which gives files, on a blocking thread, then has the indexer know them.
     async fn adopt(
         &self,
-        work: impl FnOnce() -> Result<Vec<Known>, Failure> + Send + 'static,
+        work: impl FnOnce() -> Result<Arrived, Failure> + Send + 'static,
     ) -> Result<Vec<FileMeta>, Failure> {
-        let files = task::spawn_blocking(work).await.map_err(|error| thread_failure(&error))??;
-        let metas = files.iter().map(|known| known.meta.clone()).collect();
-        if !files.is_empty() {
-            self.call(|reply| Command::Adopt(files, reply)).await?;
+        let arrived = task::spawn_blocking(work).await.map_err(|error| thread_failure(&error))??;
+        let metas: Vec<_> = arrived.files.iter().map(|known| known.meta.clone()).collect();
+        if !metas.is_empty() {
+            self.call(|reply| Command::Adopt(arrived, reply)).await?;
         }
         Ok(metas)
     }
@@ -472,26 +353,6 @@ impl Share {
 
 fn stopped() -> Failure {
     Failure::new(FailureCode::Interrupted, "the share is closed", "the peer is shutting down", "start it again")
-}
-
-fn open_blocking(dir: &Path, state_dir: &Path, options: ShareOptions) -> Result<Shared, Failure> {
-    fs::create_dir_all(dir).map_err(|error| io_failure("share", dir, &error))?;
-    let root = Root::open(dir).map_err(|error| io_failure("share", dir, &error))?;
-    let state = |error: io::Error| io_failure("keep hashes in", state_dir, &error);
-    fs::create_dir_all(state_dir).map_err(state)?;
-    let cache = HashCache::open(&state_dir.join("hashes.redb")).map_err(state)?;
-    let outboards = Outboards::open(state_dir.join("outboards")).map_err(state)?;
-    add::remove_leftovers(&root);
-    Ok(Shared {
-        root,
-        cache,
-        outboards,
-        options,
-        index: RwLock::default(),
-        hashed_bytes: AtomicU64::new(0),
-        skipped: AtomicU64::new(0),
-        stopping: AtomicBool::new(false),
-    })
 }
 
 fn remove_blocking(shared: &Shared, name: &FileName) -> Result<FileMeta, Failure> {
@@ -520,12 +381,12 @@ fn remove_blocking(shared: &Shared, name: &FileName) -> Result<FileMeta, Failure
 }
 
 fn finish_blocking(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     partial: Partial,
     destination: &Destination,
     meta: &FileMeta,
     force: bool,
-) -> Result<Vec<Known>, Failure> {
+) -> Result<Arrived, Failure> {
     let failed = |error: io::Error| {
         let mut failure = io_failure("complete", destination.path(), &error);
         if error.kind() == io::ErrorKind::CrossesDevices {
@@ -538,8 +399,9 @@ fn finish_blocking(
     let hash = partial.hash();
     // Dropped last: with it goes the partial's outboard, if it was not moved away before.
     let handle = partial.clone();
+    let arriving = destination.name().map(|name| Arriving::new(shared, vec![name.clone()]));
     let stamp = partial.place(&dir, &base, meta.mtime_micros, meta.executable, force).map_err(failed)?;
-    let Some(name) = destination.name() else { return Ok(Vec::new()) };
+    let Some(name) = destination.name() else { return Ok(Arrived::default()) };
     if handle.outboard().is_some() {
         let outboard = shared.root.path().join(HIDDEN).join(PARTIAL).join(handle.outboard_name());
         if let Err(error) = shared.outboards.adopt(&outboard, hash) {
@@ -549,11 +411,5 @@ fn finish_blocking(
     }
     let known = shared.own(name.clone(), stamp, hash);
     shared.remember(std::slice::from_ref(&known));
-    Ok(vec![known])
-}
-
-/// What a look left out, in words.
-pub(super) fn report(skipped: &Skipped) {
-    let path = skipped.path.display().to_string();
-    warn!(path = %path.escape_debug(), reason = %skipped.reason, "not shared");
+    Ok(Arrived { files: vec![known], arriving })
 }

@@ -8,7 +8,7 @@ pub(crate) mod process;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Mutex, Once},
+    sync::Once,
     time::Duration,
 };
 
@@ -63,7 +63,7 @@ pub(crate) struct Network {
     folder: tempfile::TempDir,
     /// `HOST:PORT` of the nameserver.
     pub(crate) address: String,
-    nameserver: Mutex<Program>,
+    nameserver: Option<Program>,
 }
 
 impl Network {
@@ -74,14 +74,34 @@ impl Network {
 
     /// The same with further flags for the nameserver.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(program("nameserver"));
         command.args(["-n", "127.0.0.1", "-p", "0"]).args(flags).stdin(Stdio::null());
         prepare(&mut command, folder.path());
         let mut nameserver = Program::spawn(&mut command);
         let line = nameserver.line();
         let address = line.strip_prefix("NS running on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        Self { folder, address, nameserver: Mutex::new(nameserver) }
+        Self { folder, address, nameserver: Some(nameserver) }
+    }
+
+    /// The nameserver's port, as a flag takes it.
+    pub(crate) fn port(&self) -> &str {
+        self.address.rsplit(':').next().expect("an address has a port")
+    }
+
+    /// Kills the nameserver as the kernel would.
+    pub(crate) fn kill_nameserver(&mut self) {
+        self.nameserver = None;
+    }
+
+    /// Starts it again on the same port, with what it had stored.
+    pub(crate) fn restart_nameserver(&mut self) {
+        let mut command = Command::new(program("nameserver"));
+        command.args(["-n", "127.0.0.1", "-p", self.port()]).stdin(Stdio::null());
+        prepare(&mut command, self.folder());
+        let mut nameserver = Program::spawn(&mut command);
+        assert_eq!(nameserver.line(), format!("NS running on {}", self.address));
+        self.nameserver = Some(nameserver);
     }
 
     /// The working directory of all programs.
@@ -97,8 +117,8 @@ impl Network {
     /// Puts a file into a peer's share from outside.
     pub(crate) fn put(&self, peer: &str, file: &str, content: &[u8]) {
         let path = self.shared(peer, file);
-        std::fs::create_dir_all(path.parent().expect("a share is a folder")).unwrap();
-        std::fs::write(path, content).unwrap();
+        std::fs::create_dir_all(path.parent().expect("a share is a folder")).expect("the share is made");
+        std::fs::write(path, content).expect("the file is written");
     }
 
     /// `peer PEER words…` in this network, not yet run.
@@ -137,6 +157,18 @@ impl Network {
         let ended = self.run(peer, &[words, &["--json"]].concat());
         assert_eq!((ended.status, ended.err.as_str()), (Some(0), ""), "{words:?}: {ended:?}");
         serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{error}: {:?}", ended.out))
+    }
+
+    /// Tries a one-shot command until it succeeds; for what becomes possible within a bound.
+    pub(crate) fn json_until_done(&self, peer: &str, words: &[&str]) -> serde_json::Value {
+        let deadline = Deadline::after(WAIT);
+        loop {
+            let ended = self.run(peer, &[words, &["--json"]].concat());
+            if ended.status == Some(0) {
+                return serde_json::from_str(&ended.out).expect("a document");
+            }
+            deadline.pause(&format!("{words:?} to succeed: {}", ended.err));
+        }
     }
 
     /// Asks until the document of a command is as wanted; for what becomes true within a bound, not at once.

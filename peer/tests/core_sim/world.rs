@@ -1,5 +1,10 @@
 //! The simulated machines, network and nameserver.
 
+#[path = "faults.rs"]
+mod faults;
+#[path = "network.rs"]
+mod network;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -13,7 +18,7 @@ use shared::{
     content::{ContentHash, FileMeta},
     file_name::FileName,
     id::{Incarnation, PeerId, Role as Identity},
-    limits::{CALL_DEADLINE, DEFAULT_LEASE, HEARTBEAT_DEADLINE},
+    limits::{CALL_DEADLINE, DEFAULT_LEASE, HEARTBEAT, HEARTBEAT_DEADLINE, PEER_SILENCE},
     name::{Endpoint, PEER_PREFIX},
     rpc::{
         nameserver::{Claim, Condition, LeaseRequest, Register, Selector},
@@ -29,6 +34,8 @@ const CHAOS: Duration = Duration::from_secs(7);
 const L1_BOUND: Duration = Duration::from_secs(4);
 /// After healing: the index is the union of the shares.
 const L2_BOUND: Duration = Duration::from_secs(6);
+/// After a tracker was killed in a healed network: another one, known to all.
+const FAILOVER_BOUND: Duration = Duration::from_millis(1500);
 /// The nameserver's place among the nodes when cuts are drawn.
 const NAMESERVER: usize = usize::MAX;
 
@@ -83,13 +90,25 @@ enum Question {
 enum Item {
     Tick(Run),
     /// A question arrives at its callee.
-    Arrive { rpc: u64, caller: Run, callee: usize, question: Question },
+    Arrive {
+        rpc: u64,
+        caller: Run,
+        callee: usize,
+        question: Question,
+    },
     /// An answer arrives at its caller.
-    Answer { rpc: u64, event: Event },
+    Answer {
+        rpc: u64,
+        event: Event,
+    },
     /// The caller's deadline.
-    Expire { rpc: u64, failure: CallFailure },
+    Expire {
+        rpc: u64,
+        failure: CallFailure,
+    },
     Renew(Run),
     Fault,
+    Elect(usize),
     Thaw(Run),
     Restart(usize),
     NameserverBack,
@@ -111,11 +130,12 @@ pub(crate) struct World {
     duplication: f64,
     latency: Duration,
     calm: bool,
+    trace: bool,
     pub(crate) checks: Checks,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, trace: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let count = rng.usize(2..=7);
         let mut world = Self {
@@ -133,6 +153,7 @@ impl World {
             duplication: if rng.bool() { 0.0 } else { 0.1 },
             latency: Duration::from_micros([300, 2_000, 20_000, 60_000][rng.usize(0..4)]),
             calm: false,
+            trace,
             checks: Checks::default(),
             rng,
         };
@@ -178,6 +199,9 @@ impl World {
             if self.nodes[node].frozen {
                 self.thaw((node, self.nodes[node].incarnation));
             }
+            if self.nodes[node].leaving {
+                self.crash(node);
+            }
             if self.nodes[node].core.is_none() && (node != stay_dead || self.nodes.len() < 3) {
                 self.restart(node);
             }
@@ -188,13 +212,20 @@ impl World {
         self.run_until(healed + L2_BOUND);
         self.check_one_tracker();
         self.check_index();
-        let tracker = self.nodes.iter().position(|node| node.core.as_ref().is_some_and(|c| c.role() == Role::Tracker));
+        let role = |node: &Node| node.core.as_ref().map(Core::role);
+        if let Some(follower) = self.nodes.iter().position(|node| role(node) == Some(Role::Follower)) {
+            self.crash(follower);
+            let killed = self.now;
+            self.run_until(killed + PEER_SILENCE + HEARTBEAT * 2);
+            self.check_index();
+        }
+        let tracker = self.nodes.iter().position(|node| role(node) == Some(Role::Tracker));
         if self.nodes.iter().filter(|node| node.core.is_some()).count() > 1 {
             self.crash(tracker.expect("checked above"));
             let killed = self.now;
-            self.run_until(killed + L1_BOUND);
+            self.run_until(killed + FAILOVER_BOUND);
             self.check_one_tracker();
-            self.run_until(killed + L2_BOUND);
+            self.run_until(killed + L1_BOUND);
             self.check_index();
         }
     }
@@ -259,7 +290,7 @@ impl World {
             Item::Expire { rpc, failure } => {
                 if let Some(waiting) = self.waiting.remove(&rpc) {
                     let from = self.nodes.get(waiting.callee).map(|node| node.id.clone());
-                    if let Some(event) = failed(waiting.kind, waiting.call, from, failure) {
+                    if let Some(event) = network::failed(waiting.kind, waiting.call, from, failure) {
                         self.deliver(waiting.run, event);
                     }
                 }
@@ -279,9 +310,10 @@ impl World {
                     self.push(next, Item::Fault);
                 }
             }
+            Item::Elect(node) => self.elect(node),
             Item::Thaw(run) => self.thaw(run),
             Item::Restart(node) => {
-                if self.nodes[node].core.is_none() {
+                if self.nodes[node].core.is_none() && !self.calm {
                     self.restart(node);
                 }
             }
@@ -292,145 +324,6 @@ impl World {
             }
         }
     }
-
-    // --- what goes wrong ------------------------------------------------------------------------
-
-    fn fault(&mut self) {
-        let node = self.rng.usize(0..self.nodes.len());
-        let tracker = self.nodes.iter().position(|n| n.core.as_ref().is_some_and(|core| core.role() == Role::Tracker));
-        // Trackers are hit more often than their number suggests.
-        let node = tracker.filter(|_| self.rng.u8(0..3) == 0).unwrap_or(node);
-        match self.rng.u8(0..13) {
-            0..=2 => self.change_share(node),
-            3 | 4 => {
-                self.crash(node);
-                let back = Duration::from_millis(50) + self.random(Duration::from_millis(3000));
-                self.push(back, Item::Restart(node));
-            }
-            5 | 6 => {
-                if self.nodes[node].core.is_some() {
-                    self.nodes[node].frozen = true;
-                    let run = (node, self.nodes[node].incarnation);
-                    let thaw = Duration::from_millis(100) + self.random(Duration::from_millis(2500));
-                    self.push(thaw, Item::Thaw(run));
-                }
-            }
-            7 => {
-                if self.nodes[node].core.is_some() && !self.nodes[node].frozen && !self.nodes[node].leaving {
-                    let was_tracker = tracker == Some(node);
-                    self.nodes[node].leaving = true;
-                    self.handle(node, Event::Shutdown);
-                    if was_tracker {
-                        self.checks.sometimes("tracker left in good order");
-                    }
-                }
-            }
-            8 | 9 => {
-                if self.nodes[node].core.is_some() && !self.nodes[node].frozen {
-                    let token = Token(u64::MAX - self.last_item);
-                    self.handle(node, Event::ElectionRequested { token });
-                }
-            }
-            10 => {
-                let other = self.rng.usize(0..=self.nodes.len());
-                let other = if other == self.nodes.len() { NAMESERVER } else { other };
-                if self.rng.bool() {
-                    self.cuts.insert((node, other));
-                }
-                self.cuts.insert((other, node));
-            }
-            11 => self.cuts.clear(),
-            _ => {
-                if self.nameserver_up {
-                    self.nameserver_up = false;
-                    let back = self.random(Duration::from_millis(2500));
-                    self.push(back, Item::NameserverBack);
-                }
-            }
-        }
-    }
-
-    fn change_share(&mut self, node: usize) {
-        let mut upserts = Vec::new();
-        let mut removals = Vec::new();
-        for _ in 0..self.rng.usize(1..6) {
-            let name: FileName = format!("f{}", self.rng.u8(0..20)).parse().expect("a file's name");
-            if self.rng.u8(0..3) == 0 {
-                removals.push(name);
-            } else {
-                let size = u64::from(self.rng.u8(0..4));
-                let mut hash = [0; 32];
-                hash[0] = u8::try_from(size).expect("small");
-                let mtime_micros = i64::from(self.rng.u8(..));
-                let hash = ContentHash(hash);
-                upserts.push(FileMeta { name, size, hash, mtime_micros, executable: false });
-            }
-        }
-        let files = &mut self.nodes[node].files;
-        for name in &removals {
-            files.remove(name);
-        }
-        for file in &upserts {
-            files.insert(file.name.clone(), file.clone());
-        }
-        let run = (node, self.nodes[node].incarnation);
-        self.deliver(run, Event::ShareChanged { upserts, removals });
-    }
-
-    fn crash(&mut self, node: usize) {
-        self.nodes[node].core = None;
-        self.nodes[node].frozen = false;
-        self.nodes[node].unread.clear();
-        self.nodes[node].leaving = false;
-    }
-
-    fn restart(&mut self, number: usize) {
-        let seed = self.rng.u64(..);
-        let now = self.now;
-        let node = &mut self.nodes[number];
-        node.incarnation.0 += 1;
-        let config = CoreConfig {
-            id: node.id.clone(),
-            incarnation: node.incarnation,
-            endpoint: node.endpoint.clone(),
-            seed,
-            durable: node.durable.clone(),
-        };
-        node.core = Some(Core::new(config, now));
-        if node.incarnation.0 > 1 {
-            self.checks.sometimes("restarted run followed");
-        }
-        let run = (number, self.nodes[number].incarnation);
-        if self.nameserver_up && self.reaches(number, NAMESERVER) {
-            self.register(number);
-        }
-        self.push(DEFAULT_LEASE / 6, Item::Renew(run));
-        let upserts = self.nodes[number].files.values().cloned().collect();
-        self.handle(number, Event::ShareChanged { upserts, removals: Vec::new() });
-    }
-
-    fn thaw(&mut self, run: Run) {
-        let (number, _) = run;
-        if self.running(run).is_none() || !self.nodes[number].frozen {
-            return;
-        }
-        self.nodes[number].frozen = false;
-        let mut unread = std::mem::take(&mut self.nodes[number].unread);
-        // The timer and the sockets are ready at once; which is looked at first is anybody's guess.
-        let at = self.rng.usize(0..=unread.len());
-        unread.insert(at, Event::Tick);
-        for event in unread {
-            self.handle(number, event);
-        }
-    }
-
-    fn nameserver_back(&mut self) {
-        self.nameserver_up = true;
-        self.registry = Registry::restore(self.registry.snapshot(), self.now);
-        self.checks.registry(self.now, &self.registry);
-    }
-
-    // --- processes ------------------------------------------------------------------------------
 
     fn running(&self, (node, incarnation): Run) -> Option<&Core> {
         let node = &self.nodes[node];
@@ -458,6 +351,9 @@ impl World {
         let deadline = core.next_deadline();
         let (id, run) = (node.id.clone(), (number, node.incarnation));
         for action in &actions {
+            if self.trace {
+                self.print(&id, &event, action);
+            }
             self.checks.action(&id, run.1, action, &event);
         }
         for action in actions {
@@ -469,6 +365,23 @@ impl World {
         self.checks.trackers(self.nodes.iter().filter_map(|node| node.core.as_ref()));
         if let Some(deadline) = deadline {
             self.push(deadline.since(now), Item::Tick(run));
+        }
+    }
+
+    /// What a reader of a replayed run wants to see: not every heartbeat.
+    fn print(&self, peer: &PeerId, event: &Event, action: &Action) {
+        let at = self.now.since_origin().as_secs_f64();
+        match action {
+            Action::Report(report) => eprintln!("{at:.4} {peer} {report:?}"),
+            Action::Claim { claim, .. } => eprintln!("{at:.4} {peer} {claim:?}"),
+            Action::Resign { epoch, .. } => eprintln!("{at:.4} {peer} resigns {epoch}"),
+            Action::RequestVote { to, request, .. } => eprintln!("{at:.4} {peer} asks {} {request:?}", to.peer),
+            Action::Reply { reply: Reply::Vote(reply), .. } => eprintln!("{at:.4} {peer} {event:?} {reply:?}"),
+            Action::Reply { reply: Reply::Elected(result), .. } => eprintln!("{at:.4} {peer} {result:?}"),
+            _ => {}
+        }
+        if let Event::ClaimAnswered { result, .. } = event {
+            eprintln!("{at:.4} {peer} answered {result:?}");
         }
     }
 
@@ -521,175 +434,4 @@ impl World {
             }
         }
     }
-
-    // --- network --------------------------------------------------------------------------------
-
-    fn push(&mut self, wait: Duration, item: Item) {
-        self.last_item += 1;
-        self.queue.insert((self.now + wait, self.last_item), item);
-    }
-
-    fn random(&mut self, below: Duration) -> Duration {
-        let micros = u64::try_from(below.as_micros()).expect("short");
-        Duration::from_micros(self.rng.u64(0..micros.max(1)))
-    }
-
-    fn reaches(&self, from: usize, to: usize) -> bool {
-        !self.cuts.contains(&(from, to))
-    }
-
-    /// How long a message takes; `None` when it is lost.
-    fn travel(&mut self, from: usize, to: usize) -> Option<Duration> {
-        let lost = !self.reaches(from, to) || self.rng.f64() < self.loss;
-        let spread = if self.rng.u8(0..20) == 0 { self.latency * 6 } else { self.latency };
-        let travel = self.latency / 2 + self.random(spread);
-        (!lost).then_some(travel)
-    }
-
-    fn ask_peer(&mut self, node: usize, to: &Contact, kind: Kind, call: CallId, event: Event) {
-        let callee = self.nodes.iter().position(|node| node.id == to.peer).expect("a known peer");
-        self.ask(node, callee, kind, call, Question::Peer(Box::new(event)));
-    }
-
-    fn ask(&mut self, node: usize, callee: usize, kind: Kind, call: CallId, question: Question) {
-        self.last_rpc += 1;
-        let rpc = self.last_rpc;
-        let run = (node, self.nodes[node].incarnation);
-        self.waiting.insert(rpc, Waiting { run, callee, kind, call });
-        let copies = if self.rng.f64() < self.duplication { 2 } else { 1 };
-        for _ in 0..copies {
-            if let Some(travel) = self.travel(node, callee) {
-                let question = question.clone();
-                self.push(travel, Item::Arrive { rpc, caller: run, callee, question });
-            }
-        }
-        let deadline = match kind {
-            Kind::Heartbeat | Kind::Vote | Kind::Seat | Kind::Renewal => HEARTBEAT_DEADLINE,
-            Kind::Announcement => CALL_DEADLINE / 4,
-            _ => CALL_DEADLINE,
-        };
-        self.push(deadline, Item::Expire { rpc, failure: CallFailure::NoAnswer });
-    }
-
-    fn answer(&mut self, rpc: u64, from: usize, event: impl FnOnce(CallId) -> Event) {
-        let Some(waiting) = self.waiting.get(&rpc) else { return };
-        let (to, event) = (waiting.run.0, event(waiting.call));
-        if let Some(travel) = self.travel(from, to) {
-            self.push(travel, Item::Answer { rpc, event });
-        }
-    }
-
-    fn arrive(&mut self, rpc: u64, caller: Run, callee: usize, question: Question) {
-        if let Question::Peer(event) = question {
-            if self.nodes[callee].core.is_none() {
-                // The machine lives and says that nobody listens; sometimes that is lost or never sent.
-                if self.rng.bool() && let Some(travel) = self.travel(callee, caller.0) {
-                    self.push(travel, Item::Expire { rpc, failure: CallFailure::Unreachable });
-                }
-                return;
-            }
-            let token = Token(self.last_item);
-            self.last_item += 1;
-            self.tokens.insert(token, rpc);
-            let run = (callee, self.nodes[callee].incarnation);
-            self.deliver(run, with_token(*event, token));
-            return;
-        }
-        if !self.nameserver_up {
-            return;
-        }
-        let now = self.now;
-        self.registry.expire(now);
-        let identity = Identity::Peer(self.nodes[caller.0].id.clone());
-        match question {
-            Question::Seat => {
-                let result = Ok(self.registry.seat(now));
-                self.answer(rpc, NAMESERVER, |call| Event::SeatAnswered { call, result });
-            }
-            Question::Peers => {
-                let registered = |node: &&Node| self.registry.lookup(now, &format!("{PEER_PREFIX}{}", node.id)).is_ok();
-                let contact = |node: &Node| Contact { peer: node.id.clone(), endpoint: node.endpoint.clone() };
-                let result = Ok(self.nodes.iter().filter(registered).map(contact).collect());
-                self.answer(rpc, NAMESERVER, |call| Event::PeersAnswered { call, result });
-            }
-            Question::Claim(claim) => {
-                let held = self.registry.seat(now).seat.is_some();
-                let result = self.registry.claim(now, &identity, claim.clone());
-                self.checks.claim(&self.nodes[caller.0].id, &claim, held, result.is_ok());
-                let result = result.map_err(CallError::Refused);
-                self.answer(rpc, NAMESERVER, |call| Event::ClaimAnswered { call, result });
-            }
-            Question::Renewal(epoch) => {
-                let result = self.registry.renew_seat(now, &identity, epoch).map_err(CallError::Refused);
-                self.answer(rpc, NAMESERVER, |call| Event::RenewalAnswered { call, result });
-            }
-            Question::Resign(epoch) => {
-                let result = self.registry.resign(now, &identity, epoch).map_err(CallError::Refused);
-                self.answer(rpc, NAMESERVER, |call| Event::ResignAnswered { call, result });
-            }
-            Question::Peer(_) => unreachable!("handled above"),
-        }
-        self.registry.settle();
-        self.checks.registry(now, &self.registry);
-    }
-
-    fn reply(&mut self, node: usize, token: Token, reply: Reply) {
-        let Some(rpc) = self.tokens.remove(&token) else { return };
-        let from = self.nodes[node].id.clone();
-        self.answer(rpc, node, |call| match reply {
-            Reply::Vote(reply) => Event::VoteAnswered { call, from, result: Ok(reply) },
-            Reply::Notice(view) => Event::NoticeAnswered { from, view },
-            Reply::Heartbeat(result) => {
-                Event::HeartbeatAnswered { call, from, result: result.map_err(CallError::Refused) }
-            }
-            Reply::Announcement(result) => {
-                Event::AnnouncementAnswered { call, from, result: result.map_err(CallError::Refused) }
-            }
-            Reply::Leave(_) | Reply::Elected(_) => Event::Tick,
-        });
-    }
-
-    fn register(&mut self, node: usize) {
-        let Node { id, endpoint, incarnation, .. } = &self.nodes[node];
-        let request = Register {
-            name: format!("{PEER_PREFIX}{id}"),
-            uri: endpoint.to_string(),
-            tags: None,
-            lease: LeaseRequest::For(DEFAULT_LEASE),
-            condition: Condition::Always,
-            incarnation: *incarnation,
-        };
-        self.registry.register(self.now, &Identity::Peer(id.clone()), request).expect("one's own name");
-        self.registry.settle();
-    }
-}
-
-fn with_token(event: Event, token: Token) -> Event {
-    match event {
-        Event::VoteRequested { from, request, .. } => Event::VoteRequested { token, from, request },
-        Event::NoticeReceived { from, notice, .. } => Event::NoticeReceived { token, from, notice },
-        Event::HeartbeatReceived { from, beat, .. } => Event::HeartbeatReceived { token, from, beat },
-        Event::AnnouncementReceived { from, announcement, .. } => {
-            Event::AnnouncementReceived { token, from, announcement }
-        }
-        Event::LeaveReceived { from, epoch, incarnation, .. } => {
-            Event::LeaveReceived { token, from, epoch, incarnation }
-        }
-        other => other,
-    }
-}
-
-fn failed(kind: Kind, call: CallId, from: Option<PeerId>, failure: CallFailure) -> Option<Event> {
-    let from = from.or_else(|| "nameserver".parse().ok())?;
-    Some(match kind {
-        Kind::Seat => Event::SeatAnswered { call, result: Err(failure) },
-        Kind::Peers => Event::PeersAnswered { call, result: Err(failure) },
-        Kind::Claim => Event::ClaimAnswered { call, result: Err(failure.into()) },
-        Kind::Renewal => Event::RenewalAnswered { call, result: Err(failure.into()) },
-        Kind::Resign => Event::ResignAnswered { call, result: Err(failure.into()) },
-        Kind::Heartbeat => Event::HeartbeatAnswered { call, from, result: Err(failure.into()) },
-        Kind::Announcement => Event::AnnouncementAnswered { call, from, result: Err(failure.into()) },
-        Kind::Vote => Event::VoteAnswered { call, from, result: Err(failure) },
-        Kind::Notice | Kind::Leave => return None,
-    })
 }

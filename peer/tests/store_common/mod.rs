@@ -1,4 +1,5 @@
 //! A share in a temporary folder, with what it tells.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "it belongs to the tests")]
 
 use std::{
     collections::BTreeMap,
@@ -14,29 +15,29 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 /// How long a test waits for what has to happen.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-pub struct Fixture {
-    pub share: Share,
-    pub events: mpsc::Receiver<Changes>,
+pub(crate) struct Fixture {
+    pub(crate) share: Share,
+    pub(crate) events: mpsc::Receiver<Changes>,
     /// What the events add up to.
-    pub told: BTreeMap<FileName, FileMeta>,
+    pub(crate) told: BTreeMap<FileName, FileMeta>,
     folder: PathBuf,
     dir: TempDir,
 }
 
 /// Trusts every hash at once and looks only when it is told to (or noticed).
-pub fn options() -> ShareOptions {
+pub(crate) fn options() -> ShareOptions {
     ShareOptions { racy_window: Duration::ZERO, rescan: Duration::from_secs(3600), debounce: Duration::from_millis(20) }
 }
 
 impl Fixture {
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(|_| ()).await
     }
 
     /// A share of a folder that `fill` fills.
-    pub async fn with(fill: impl FnOnce(&Path)) -> Self {
+    pub(crate) async fn with(fill: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("share");
         fs::create_dir(&folder).unwrap();
@@ -44,14 +45,14 @@ impl Fixture {
         Self::open(dir, folder).await
     }
 
-    pub async fn open(dir: TempDir, folder: PathBuf) -> Self {
+    pub(crate) async fn open(dir: TempDir, folder: PathBuf) -> Self {
         let (sender, events) = mpsc::channel(1000);
         let share = Share::open(&folder, &dir.path().join("state"), options(), sender).await.unwrap();
         Self { share, events, told: BTreeMap::new(), folder, dir }
     }
 
     /// The same folder in a new run.
-    pub async fn restarted(self) -> Self {
+    pub(crate) async fn restarted(self) -> Self {
         let Self { share, mut events, folder, dir, .. } = self;
         drop(share);
         // The old run is over when nothing can be told any more.
@@ -60,17 +61,17 @@ impl Fixture {
         Self::open(dir, folder).await
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
     /// Outside of the share.
-    pub fn outside(&self, name: &str) -> PathBuf {
+    pub(crate) fn outside(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Waits until what was told is `wanted`.
-    pub async fn wait_told(&mut self, what: &str, wanted: impl Fn(&BTreeMap<FileName, FileMeta>) -> bool) {
+    pub(crate) async fn wait_told(&mut self, what: &str, wanted: impl Fn(&BTreeMap<FileName, FileMeta>) -> bool) {
         let heard = async {
             while !wanted(&self.told) {
                 let changes = self.events.recv().await.unwrap();
@@ -84,28 +85,28 @@ impl Fixture {
         assert!(heard.is_ok(), "not told within the deadline: {what}; told: {:?}", self.told.keys());
     }
 
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.share.list().into_iter().map(|meta| meta.name.to_string()).collect()
     }
 }
 
-pub fn name(text: &str) -> FileName {
+pub(crate) fn name(text: &str) -> FileName {
     text.parse().unwrap()
 }
 
-pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
 }
 
 /// A small file system of its own, or nothing (and a word about it) where that takes rights that the tests lack.
-pub struct SmallDisk {
+pub(crate) struct SmallDisk {
     dir: TempDir,
 }
 
 impl SmallDisk {
-    pub fn mount(options: &str) -> Option<Self> {
+    pub(crate) fn mount(options: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path()).status();
         if mounted.is_ok_and(|status| status.success()) {
@@ -116,7 +117,7 @@ impl SmallDisk {
         }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 }

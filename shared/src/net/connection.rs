@@ -334,7 +334,7 @@ async fn port_closed(address: SocketAddr) {
         }
     };
     if closed.await.is_none() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -57,7 +57,10 @@ fn server_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, NetEr
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| NetError::Local(error.to_string()))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.max_incoming(limits::MAX_HANDSHAKES);
-    config.transport_config(Arc::new(transport()));
+    let mut transport = transport();
+    // `serve` opens it for members.
+    transport.receive_window(VarInt::from_u32(limits::NEWCOMER_WINDOW_BYTES));
+    config.transport_config(Arc::new(transport));
     Ok(config)
 }
 

@@ -67,6 +67,7 @@ fn certificate_alert(alert: u8) -> Option<&'static str> {
         46 => "the certificate is for somebody else",
         48 => "the certificate is of another network's authority",
         49 => "access is denied",
+        51 => "a signature is wrong",
         116 => "a certificate is required",
         _ => return None,
     })
@@ -121,6 +122,11 @@ impl NetError {
             // Why the connection ended says more than that the call got no answer.
             (_, Some(reason)) => Self::from_connection(address, &reason),
             (RpcError::DeadlineExceeded, None) => Self::Deadline { address: address.to_owned() },
+            // Its own text is only that the server stopped; why, is one level below.
+            (RpcError::Server(error), None) => Self::Closed {
+                address: address.to_owned(),
+                why: error.detail.chars().filter(|c| !c.is_control()).collect(),
+            },
             (error, None) => Self::Closed { address: address.to_owned(), why: error.to_string() },
         }
     }

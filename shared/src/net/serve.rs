@@ -12,8 +12,8 @@ use certs::{
     trust::{self, Caller},
 };
 use futures::future::BoxFuture;
-use quinn::crypto::rustls::HandshakeData;
-use tokio::time::timeout;
+use quinn::{VarInt, crypto::rustls::HandshakeData};
+use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{CloseCode, NetError, StreamKind};
@@ -73,9 +73,8 @@ pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop:
             incoming.refuse();
             continue;
         }
-        let from = incoming.remote_address().ip().to_canonical();
         // Under load a newcomer proves its address first, so that forged ones cost nothing (RFC 9000 section 8.1),
-        // and true ones have their share.
+        // and a true one has its share. What came before the load counts for no address: it may be forged.
         let crowded = handshakes.total() >= limits::MAX_HANDSHAKES;
         if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
             if let Err(error) = incoming.retry() {
@@ -83,8 +82,12 @@ pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop:
             }
             continue;
         }
-        let limit = if crowded { limits::MAX_HANDSHAKES_PER_ADDRESS } else { usize::MAX };
-        let Some(handshake) = handshakes.enter(from, limit) else {
+        let (proven, limit) = if crowded {
+            (Some(incoming.remote_address().ip().to_canonical()), limits::MAX_HANDSHAKES_PER_ADDRESS)
+        } else {
+            (None, limits::MAX_HANDSHAKES)
+        };
+        let Some(handshake) = handshakes.enter(proven, limit) else {
             incoming.refuse();
             continue;
         };
@@ -103,7 +106,7 @@ pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop:
 
 async fn connection<H: Handler>(
     incoming: quinn::Incoming,
-    handshake: Counted<IpAddr>,
+    handshake: Counted<Option<IpAddr>>,
     handler: Arc<H>,
     members: Arc<Counts<Option<Role>>>,
     tasks: TaskTracker,
@@ -130,42 +133,72 @@ async fn connection<H: Handler>(
         }
     };
     // Newcomers count together: what they are called is not known yet.
-    let (who, limit) = match &caller {
-        Caller::Member(role) => (Some(role.clone()), limits::MAX_CONNECTIONS_PER_IDENTITY),
-        Caller::Applicant(_) => (None, limits::MAX_HANDSHAKES),
+    let (who, limit, streams) = match &caller {
+        Caller::Member(role) => (Some(role.clone()), limits::MAX_CONNECTIONS_PER_IDENTITY, limits::MAX_CALL_STREAMS),
+        Caller::Applicant(_) => (None, limits::MAX_NEWCOMERS, limits::MAX_NEWCOMER_STREAMS),
     };
+    let name = who.as_ref().map_or_else(|| "newcomers".to_owned(), Role::to_string);
     let Some(_counted) = members.enter(who, limit) else {
-        let who = match &caller {
-            Caller::Member(role) => role.to_string(),
-            Caller::Applicant(_) => "newcomers".to_owned(),
-        };
-        tracing::warn!(%from, who, "too many connections of one identity");
+        tracing::warn!(%from, name, "too many connections of one identity");
         return connection.close(CloseCode::Overloaded.to_varint(), b"too many connections of this identity");
     };
     let remote = Arc::new(Remote { caller, connection });
+    let call_streams = Arc::new(Semaphore::new(streams));
+    let accept = accept_streams(remote.clone(), handler, call_streams, tasks);
+    if remote.member().is_some() {
+        remote.connection.set_receive_window(VarInt::from_u32(limits::CONNECTION_WINDOW_BYTES));
+        accept.await;
+    } else if timeout(limits::NEWCOMER_STAY, accept).await.is_err() {
+        remote.connection.close(CloseCode::Overloaded.to_varint(), b"enrolment took too long");
+    }
+}
+
+/// Hands a connection's streams to the handler, each in a task of its own, until the connection ends.
+async fn accept_streams<H: Handler>(
+    remote: Arc<Remote>,
+    handler: Arc<H>,
+    call_streams: Arc<Semaphore>,
+    tasks: TaskTracker,
+) {
     loop {
-        let (send, mut recv) = match remote.connection.accept_bi().await {
+        let (send, recv) = match remote.connection.accept_bi().await {
             Ok(stream) => stream,
-            Err(error) => return tracing::trace!(%from, %error, "a connection ended"),
+            Err(error) => return tracing::trace!(from = %remote.address(), %error, "a connection ended"),
         };
-        let (handler, remote) = (handler.clone(), remote.clone());
-        tasks.spawn(async move {
-            let mut kind = [0];
-            let told = timeout(limits::STREAM_HEADER_DEADLINE, recv.read_exact(&mut kind)).await;
-            match (told, StreamKind::from_byte(kind[0])) {
-                (Ok(Ok(())), Some(kind)) => {
-                    let connection = remote.connection.clone();
-                    tokio::select! {
-                        () = handler.stream(remote, kind, send, recv) => {}
-                        _ = connection.closed() => {}
-                    }
-                }
-                (Ok(Ok(())), None) => {
-                    remote.connection.close(CloseCode::Protocol.to_varint(), b"unknown kind of stream");
-                }
-                (Ok(Err(_)) | Err(_), _) => {}
-            }
-        });
+        tasks.spawn(stream(remote.clone(), handler.clone(), call_streams.clone(), send, recv));
+    }
+}
+
+async fn stream<H: Handler>(
+    remote: Arc<Remote>,
+    handler: Arc<H>,
+    call_streams: Arc<Semaphore>,
+    send: quinn::SendStream,
+    mut recv: quinn::RecvStream,
+) {
+    let mut kind = [0];
+    let told = timeout(limits::STREAM_HEADER_DEADLINE, recv.read_exact(&mut kind)).await;
+    let kind = match (told, StreamKind::from_byte(kind[0])) {
+        (Ok(Ok(())), Some(kind)) => kind,
+        (Ok(Ok(())), None) => {
+            return remote.connection.close(CloseCode::Protocol.to_varint(), b"unknown kind of stream");
+        }
+        (Ok(Err(_)) | Err(_), _) => return,
+    };
+    // Bulk streams hold no frames; whoever serves them counts them.
+    let _permit = match kind {
+        StreamKind::Bulk => None,
+        StreamKind::Names | StreamKind::Tracker | StreamKind::Peer | StreamKind::Enrol => {
+            let Ok(permit) = call_streams.try_acquire_owned() else {
+                return tracing::debug!(from = %remote.address(), "too many streams with calls");
+            };
+            Some(permit)
+        }
+    };
+    let connection = remote.connection.clone();
+    tokio::select! {
+        () = handler.stream(remote, kind, send, recv) => {}
+        _ = connection.closed() => {}
     }
 }
 

@@ -8,7 +8,8 @@
 //! | none of these | says how to get a token |
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -154,7 +155,7 @@ impl Session {
             (None, _) => local_token,
         };
         if let Some(token) = token {
-            let (member, enrolled) = enrol(&addresses, &token, &config.role).await?;
+            let (member, enrolled) = enrol(&addresses, &token, &config.role, &folder.join("key.pem")).await?;
             // The addresses first: an identity without them would not find its network after a crash in between.
             if config.join.is_some() {
                 save_addresses(&addresses_file, &enrolled).map_err(|error| unusable(&addresses_file, &error))?;
@@ -235,10 +236,17 @@ pub fn parse_join(text: &str) -> Result<JoinToken, Failure> {
         )
     };
     let token = match text.strip_prefix('@') {
-        Some(path) => fs::read_to_string(path).map_err(|error| usage(&format!("{path}: {error}")))?,
+        Some(path) => read_token(Path::new(path)).map_err(|error| usage(&format!("{path}: {error}")))?,
         None => text.to_owned(),
     };
     token.parse().map_err(|error| usage(&error))
+}
+
+fn read_token(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    // What is cut off by the bound is no token either way.
+    fs::File::open(path)?.take(limits::MAX_TOKEN_FILE_BYTES).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn is_loopback(endpoint: &Endpoint) -> bool {
@@ -327,7 +335,11 @@ async fn no_identity(config: &SessionConfig, addresses: &[Endpoint]) -> Failure 
     for address in addresses {
         // A dial that trusts nobody: it cannot succeed, but tells silence from a refusal.
         let nobody = certs::Fingerprint([0; 32]);
-        match applicant_dial(address, nobody).await {
+        let dialled = match Applicant::new() {
+            Ok(applicant) => applicant_dial(applicant, address, nobody).await,
+            Err(error) => return unusable(&config.state_dir, &error),
+        };
+        match dialled {
             Err(DialError::Net(error @ (NetError::Unreachable { .. } | NetError::Local(_)))) => silent = Some(error),
             _ => {
                 let me = match &config.role {
@@ -363,11 +375,14 @@ struct Newcomer {
     connection: quinn::Connection,
 }
 
-async fn applicant_dial(address: &Endpoint, authority: certs::Fingerprint) -> Result<Newcomer, DialError> {
+async fn applicant_dial(
+    applicant: Applicant,
+    address: &Endpoint,
+    authority: certs::Fingerprint,
+) -> Result<Newcomer, DialError> {
     let internal = |error: &dyn std::fmt::Display| {
-        DialError::Other(Failure::new(FailureCode::Internal, "no key could be made", error, "try again"))
+        DialError::Other(Failure::new(FailureCode::Internal, "this node's key cannot be used", error, "try again"))
     };
-    let applicant = Applicant::new().map_err(|error| internal(&error))?;
     let tls = trust::applicant_client(&applicant, authority, &[ENROL_ALPN]).map_err(|error| internal(&error))?;
     let endpoint = endpoint::bind(any_address(std::slice::from_ref(address)).await, None, tls)?.endpoint;
     let target = Target { role: Role::Nameserver, endpoint: address.clone() };
@@ -376,10 +391,19 @@ async fn applicant_dial(address: &Endpoint, authority: certs::Fingerprint) -> Re
 }
 
 /// Becomes a member at the first of `addresses` that answers.
-async fn enrol(addresses: &[Endpoint], token: &JoinToken, role: &Role) -> Result<(Identity, Enrolled), Failure> {
+///
+/// The key is kept in `key_file` before it is shown to anybody, and stays there: when the nameserver's answer is lost,
+/// or the certificate has expired, the next enrolment is with the key that the nameserver knows this id by.
+async fn enrol(
+    addresses: &[Endpoint],
+    token: &JoinToken,
+    role: &Role,
+    key_file: &Path,
+) -> Result<(Identity, Enrolled), Failure> {
     let mut last = None;
     for address in addresses {
-        match enrol_at(address, token, role).await {
+        let applicant = Applicant::load_or_create(key_file).map_err(|error| unusable(key_file, &error))?;
+        match enrol_at(applicant, address, token, role).await {
             Ok(member) => return Ok(member),
             Err(DialError::Other(failure)) => return Err(failure),
             Err(DialError::Net(error)) => last = Some(error),
@@ -388,11 +412,16 @@ async fn enrol(addresses: &[Endpoint], token: &JoinToken, role: &Role) -> Result
     Err(unreachable(last))
 }
 
-async fn enrol_at(address: &Endpoint, token: &JoinToken, role: &Role) -> Result<(Identity, Enrolled), DialError> {
+async fn enrol_at(
+    applicant: Applicant,
+    address: &Endpoint,
+    token: &JoinToken,
+    role: &Role,
+) -> Result<(Identity, Enrolled), DialError> {
     let refused = |why: &dyn std::fmt::Display, hint: &str| {
         DialError::Other(Failure::new(FailureCode::NotAuthorised, format!("{role} was not let in"), why, hint))
     };
-    let newcomer = applicant_dial(address, token.authority).await?;
+    let newcomer = applicant_dial(applicant, address, token.authority).await?;
     let csr = newcomer.applicant.signing_request().map_err(|error| refused(&error, "try again"))?;
     let request = EnrolRequest {
         token_id: token.id(),

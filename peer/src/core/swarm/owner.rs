@@ -1,0 +1,327 @@
+//! What is known of one owner: what it has, how fast it is, what it is asked for.
+//!
+//! | state | is asked | leaves it for |
+//! |---|---|---|
+//! | ready | yes | waiting: busy, silent or broken; dropped: lied, changed, not here, refused, failed too often |
+//! | waiting | no; requests under way go on | ready: the wait is over |
+//!
+//! Dropped owners are not kept, but for the liars' numbers.
+
+use std::{collections::VecDeque, ops::Range, time::Duration};
+
+use shared::{
+    limits::{
+        DEFAULT_RTT, FIRST_RATE_WINDOW, MAX_BEGUN_PIECES_PER_OWNER, MAX_OWNER_BACKOFF, MAX_REQUESTS_PER_OWNER,
+        MIN_REQUESTS_PER_OWNER, OWNER_BACKOFF, OWNER_SILENCE, PIPELINE_MARGIN, RATE_WINDOW,
+    },
+    time::Timestamp,
+};
+
+use super::{
+    event::{Has, RequestId},
+    holdings::Holdings,
+    piece::{Layout, Pieces},
+};
+
+/// Part of the estimate that one measurement replaces: three windows make up for most of a change.
+const RATE_GAIN: f64 = 0.4;
+
+/// A request under way.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    pub(super) id: RequestId,
+    /// What is wanted of it; its end moves down when it is cut.
+    pub(super) groups: Range<u64>,
+    /// Up to where its groups are proven.
+    pub(super) proven: u64,
+}
+
+impl Request {
+    /// What is still to come of it.
+    pub(super) fn rest(&self) -> Range<u64> {
+        self.proven..self.groups.end
+    }
+
+    pub(super) fn has_started(&self) -> bool {
+        self.proven > self.groups.start
+    }
+}
+
+/// One owner.
+#[derive(Debug)]
+pub(super) struct Owner {
+    layout: Layout,
+    /// `None`: everything.
+    holdings: Option<Holdings>,
+    /// In the order in which they were made, which is the order in which they are expected to be served.
+    pub(super) requests: VecDeque<Request>,
+    rate: Rate,
+    rtt: Option<Duration>,
+    /// When it last showed life; while it is asked for nothing, when it was asked last.
+    heard: Timestamp,
+    waiting_until: Option<Timestamp>,
+    failures: u32,
+    refusals: u32,
+    /// There was nothing to ask it for when it was last looked at.
+    pub(super) starved: bool,
+    /// The piece behind the last one it was asked for, where it goes on if it can.
+    pub(super) next_piece: Option<u32>,
+    /// Bytes proven of it.
+    pub(super) bytes: u64,
+    /// Bytes proven of it that were there already.
+    pub(super) bytes_twice: u64,
+}
+
+impl Owner {
+    pub(super) fn new(now: Timestamp, layout: Layout, has: &Has, rtt: Option<Duration>, pieces: &mut Pieces) -> Self {
+        let holdings = match has {
+            Has::All => {
+                pieces.add_full_owner();
+                None
+            }
+            Has::Groups(_) => Some(Holdings::new(layout, MAX_BEGUN_PIECES_PER_OWNER)),
+        };
+        let mut owner = Self {
+            layout,
+            holdings,
+            requests: VecDeque::new(),
+            rate: Rate::default(),
+            rtt,
+            heard: now,
+            waiting_until: None,
+            failures: 0,
+            refusals: 0,
+            starved: false,
+            next_piece: None,
+            bytes: 0,
+            bytes_twice: 0,
+        };
+        if let Has::Groups(groups) = has {
+            owner.gain(groups.iter(), pieces);
+        }
+        owner
+    }
+
+    /// It is there again, perhaps with more.
+    pub(super) fn renew(&mut self, has: &Has, rtt: Option<Duration>, pieces: &mut Pieces) {
+        self.rtt = rtt.or(self.rtt);
+        self.waiting_until = None;
+        self.failures = 0;
+        self.refusals = 0;
+        match has {
+            Has::Groups(groups) => {
+                self.gain(groups.iter(), pieces);
+            }
+            Has::All if self.holdings.is_some() => {
+                self.withdraw(pieces);
+                self.holdings = None;
+                pieces.add_full_owner();
+                self.starved = false;
+            }
+            Has::All => {}
+        }
+    }
+
+    /// Returns the pieces that it has whole now and had not before.
+    pub(super) fn gain(&mut self, runs: impl Iterator<Item = Range<u64>>, pieces: &mut Pieces) -> Vec<u32> {
+        let mut gained = Vec::new();
+        let Some(holdings) = &mut self.holdings else { return gained };
+        for groups in runs {
+            holdings.insert(groups, |piece| gained.push(piece));
+        }
+        gained.iter().for_each(|&piece| pieces.add_owner(piece));
+        self.starved = false;
+        gained
+    }
+
+    /// Its pieces do not count as available any more.
+    pub(super) fn withdraw(&self, pieces: &mut Pieces) {
+        match &self.holdings {
+            None => pieces.remove_full_owner(),
+            Some(holdings) => holdings.whole().for_each(|piece| pieces.remove_owner(piece)),
+        }
+    }
+
+    pub(super) fn has_all(&self) -> bool {
+        self.holdings.is_none()
+    }
+
+    pub(super) fn has_piece(&self, piece: u32) -> bool {
+        self.holdings.as_ref().is_none_or(|holdings| holdings.has_piece(piece))
+    }
+
+    pub(super) fn has_group(&self, group: u64) -> bool {
+        self.holdings.as_ref().is_none_or(|holdings| holdings.has_group(group))
+    }
+
+    /// Pieces of which it has some groups and not all.
+    pub(super) fn begun(&self) -> impl Iterator<Item = u32> {
+        self.holdings.iter().flat_map(Holdings::begun)
+    }
+
+    /// Whether it may be asked for more: it is ready, and its pipeline would run dry before an answer to a request made
+    /// a round trip from now.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting_until.is_none()
+            && self.requests.len() < MAX_REQUESTS_PER_OWNER
+            && (self.requests.len() < MIN_REQUESTS_PER_OWNER || self.backlog_bytes() < self.pipeline_bytes())
+    }
+
+    /// Bytes that are on their way or on the owner's list.
+    pub(super) fn backlog_bytes(&self) -> u64 {
+        self.requests.iter().map(|request| self.layout.bytes(&request.rest())).sum()
+    }
+
+    /// Bytes that keep the owner at work for a round trip and a margin.
+    pub(super) fn pipeline_bytes(&self) -> u64 {
+        let seconds = (self.rtt() + PIPELINE_MARGIN).as_secs_f64();
+        bytes_at(self.rate.estimate.unwrap_or(0.0), seconds)
+    }
+
+    /// Bytes a second while it was asked for something; `None` before it was measured.
+    pub(super) fn rate(&self) -> Option<f64> {
+        self.rate.estimate
+    }
+
+    pub(super) fn rtt(&self) -> Duration {
+        self.rtt.unwrap_or(DEFAULT_RTT)
+    }
+
+    /// For how long it has brought nothing though it was asked, beyond what a round trip explains. It is taken to
+    /// last as long again, which makes a stalled owner look slower by and by.
+    pub(super) fn quiet(&self, now: Timestamp) -> Duration {
+        if self.requests.is_empty() { Duration::ZERO } else { now.since(self.heard + self.rtt() + PIPELINE_MARGIN) }
+    }
+
+    pub(super) fn push(&mut self, now: Timestamp, id: RequestId, groups: Range<u64>) {
+        if self.requests.is_empty() {
+            self.heard = now;
+        }
+        self.next_piece = Some(self.layout.piece_of(groups.end - 1) + 1);
+        self.requests.push_back(Request { id, proven: groups.start, groups });
+    }
+
+    pub(super) fn request(&self, id: RequestId) -> Option<&Request> {
+        self.requests.iter().find(|request| request.id == id)
+    }
+
+    pub(super) fn request_mut(&mut self, id: RequestId) -> Option<&mut Request> {
+        self.requests.iter_mut().find(|request| request.id == id)
+    }
+
+    pub(super) fn remove(&mut self, id: RequestId) -> Option<Request> {
+        let index = self.requests.iter().position(|request| request.id == id)?;
+        let request = self.requests.remove(index);
+        if self.requests.is_empty() {
+            self.rate.pause();
+        }
+        request
+    }
+
+    pub(super) fn heard(&mut self, now: Timestamp, rtt: Option<Duration>) {
+        self.heard = self.heard.max(now);
+        self.rtt = rtt.or(self.rtt);
+    }
+
+    /// Groups of it are proven: `bytes`, of which `bytes_twice` were there already.
+    pub(super) fn delivered(&mut self, now: Timestamp, bytes: u64, bytes_twice: u64) {
+        self.heard(now, None);
+        self.failures = 0;
+        self.refusals = 0;
+        self.bytes += bytes;
+        self.bytes_twice += bytes_twice;
+        if !self.requests.is_empty() {
+            self.rate.measure(now, bytes);
+        }
+    }
+
+    /// Another failure in a row: how many now. What fails while it is waiting already is the same failure.
+    pub(super) fn failed(&mut self) -> u32 {
+        self.failures += u32::from(self.waiting_until.is_none());
+        self.failures
+    }
+
+    /// It has no slot free, as a polite owner says: no failure, but the next wait is longer. Returns when it ends.
+    pub(super) fn refused_as_busy(
+        &mut self,
+        now: Timestamp,
+        retry_after: Option<Duration>,
+        rng: &mut fastrand::Rng,
+    ) -> Timestamp {
+        self.refusals += u32::from(self.waiting_until.is_none());
+        self.wait(now, retry_after, rng)
+    }
+
+    /// Leaves it alone: for `wanted` at least, longer with each failure in a row, and not in step with other peers.
+    /// Returns until when.
+    pub(super) fn wait(&mut self, now: Timestamp, wanted: Option<Duration>, rng: &mut fastrand::Rng) -> Timestamp {
+        let doublings = self.failures.max(self.refusals).saturating_sub(1).min(16);
+        let backoff = OWNER_BACKOFF.saturating_mul(1 << doublings).min(MAX_OWNER_BACKOFF);
+        let wanted = wanted.unwrap_or_default().min(MAX_OWNER_BACKOFF);
+        let until = now + wanted.max(backoff / 2) + (backoff / 2).mul_f64(rng.f64());
+        let until = self.waiting_until.map_or(until, |earlier| earlier.max(until));
+        self.waiting_until = Some(until);
+        until
+    }
+
+    /// This peer itself slept for `late`.
+    pub(super) fn excuse(&mut self, late: Duration) {
+        self.heard += late;
+    }
+
+    pub(super) fn waiting_until(&self) -> Option<Timestamp> {
+        self.waiting_until
+    }
+
+    /// Ends a wait that is over.
+    pub(super) fn wake(&mut self, now: Timestamp) -> bool {
+        let is_over = self.waiting_until.is_some_and(|until| until <= now);
+        if is_over {
+            self.waiting_until = None;
+            self.starved = false;
+        }
+        is_over
+    }
+
+    /// When its silence becomes a failure.
+    pub(super) fn silence_deadline(&self) -> Option<Timestamp> {
+        (!self.requests.is_empty()).then(|| self.heard + OWNER_SILENCE)
+    }
+}
+
+/// Bytes a second, over the time in which something was asked for.
+#[derive(Debug, Default)]
+struct Rate {
+    estimate: Option<f64>,
+    window_bytes: u64,
+    window: Duration,
+    /// Up to when the window is measured; `None` while nothing comes.
+    until: Option<Timestamp>,
+}
+
+impl Rate {
+    fn measure(&mut self, now: Timestamp, bytes: u64) {
+        // The first bytes after a pause waited for a round trip: they only start the clock.
+        let Some(until) = self.until.replace(now) else { return };
+        self.window += now.since(until);
+        self.window_bytes += bytes;
+        let enough = if self.estimate.is_none() { FIRST_RATE_WINDOW } else { RATE_WINDOW };
+        if self.window < enough {
+            return;
+        }
+        let sample = self.window_bytes as f64 / self.window.as_secs_f64();
+        self.estimate = Some(self.estimate.map_or(sample, |old| old + (sample - old) * RATE_GAIN));
+        self.window = Duration::ZERO;
+        self.window_bytes = 0;
+    }
+
+    fn pause(&mut self) {
+        self.until = None;
+    }
+}
+
+/// Bytes that come in `seconds` at a rate, rounded down.
+pub(super) fn bytes_at(bytes_per_second: f64, seconds: f64) -> u64 {
+    // `as` saturates, and neither is negative.
+    (bytes_per_second * seconds) as u64
+}

@@ -1,0 +1,70 @@
+//! Which of the missing pieces an owner is asked for next.
+//!
+//! To add one: a file beside this, a variant of [`PickerKind`], a line in [`PickerKind::build`]; the tests below
+//! run on every kind.
+
+mod rarest;
+mod sequential;
+
+use std::fmt;
+
+use super::{
+    owner::Owner,
+    piece::{PieceState, Pieces},
+};
+
+/// The ways to pick pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PickerKind {
+    /// What fewest owners have, so that nothing is lost with an owner and receivers have something to exchange.
+    #[default]
+    RarestFirst,
+    /// From the beginning to the end, for those who read while it comes.
+    Sequential,
+}
+
+impl PickerKind {
+    pub(super) fn build(self) -> Box<dyn Picker> {
+        match self {
+            Self::RarestFirst => Box::new(rarest::RarestFirst),
+            Self::Sequential => Box::new(sequential::Sequential),
+        }
+    }
+}
+
+/// Picks pieces.
+pub(super) trait Picker: fmt::Debug + Send {
+    /// The piece with which the next request to the owner begins, out of those for which [`Choice::is_open`];
+    /// `None` only when there is none.
+    fn pick(&self, choice: &Choice<'_>, rng: &mut fastrand::Rng) -> Option<u32>;
+
+    /// Whether a request that began with `first` may go on with `next`, which is open as well.
+    fn goes_on(&self, choice: &Choice<'_>, first: u32, next: u32) -> bool;
+}
+
+/// What there is to pick from, for one owner.
+pub(super) struct Choice<'a> {
+    pub(super) pieces: &'a Pieces,
+    pub(super) owner: &'a Owner,
+    /// Whether it is the only owner.
+    pub(super) is_alone: bool,
+    /// About how many pieces the request will have.
+    pub(super) wanted: u64,
+}
+
+impl Choice<'_> {
+    /// Whether nobody is asked for the piece and this owner has it.
+    pub(super) fn is_open(&self, piece: u32) -> bool {
+        self.pieces.state(piece) == PieceState::Missing && self.owner.has_piece(piece)
+    }
+
+    /// The open pieces, ascending.
+    pub(super) fn open(&self) -> impl Iterator<Item = u32> {
+        (0..self.pieces.count()).filter(|&piece| self.is_open(piece))
+    }
+
+    /// The piece behind the last request to this owner, if it is open: what an owner reads on, it reads fastest.
+    pub(super) fn following(&self) -> Option<u32> {
+        self.owner.next_piece.filter(|&piece| piece < self.pieces.count() && self.is_open(piece))
+    }
+}

@@ -1,0 +1,290 @@
+//! Suspicion, votes and claims.
+
+use super::*;
+
+#[test]
+fn the_first_peer_becomes_tracker_at_once_by_itself() {
+    let mut peer = Harness::new("me");
+    peer.event(Event::Tick);
+    let out = peer.answer_seat(vacant(0));
+    let (call, claim) = picked!(out, Action::Claim { call, claim } => (*call, claim.clone()));
+    let expected = Claim {
+        epoch: Epoch(1),
+        expected_epoch: Epoch(0),
+        endpoint: endpoint("me"),
+        votes: vec![id("me")],
+        force: false,
+    };
+    assert_eq!(claim, expected);
+    // Its own vote is a vote: durable before it is used.
+    assert!(
+        position(&out, |a| matches!(a, Action::Persist(_))) < position(&out, |a| matches!(a, Action::Claim { .. }))
+    );
+    let out = peer.grant(call, 1);
+    assert!(position(&out, |a| matches!(a, Action::Persist(d) if d.epoch_high == Epoch(1))) == 0);
+    assert_eq!(peer.core.role(), Role::Tracker);
+    assert_eq!(peer.core.tracker(), Some(&seat("me", 1)));
+}
+
+#[test]
+fn one_grant_per_epoch_durable_before_the_answer_and_across_restarts() {
+    let mut voter = Harness::new("me");
+    let (reply, out) = voter.vote("a", 4, 3, false);
+    assert!(reply.granted);
+    let persisted = picked!(out, Action::Persist(durable) if durable.voted.is_some() => durable);
+    assert!(
+        position(&out, |a| *a == Action::Persist(persisted.clone()))
+            < position(&out, |a| matches!(a, Action::Reply { .. }))
+    );
+    assert!(!voter.vote("b", 4, 3, false).0.granted);
+    assert!(!voter.vote("b", 3, 2, false).0.granted);
+    assert!(voter.vote("a", 4, 3, false).0.granted);
+
+    let mut again = Harness::with("me", persisted);
+    assert!(!again.vote("b", 4, 3, false).0.granted);
+    assert!(again.vote("a", 4, 3, false).0.granted);
+    assert!(again.vote("b", 5, 3, false).0.granted);
+}
+
+#[test]
+fn who_hears_a_tracker_votes_only_by_force() {
+    let mut voter = Harness::follower(&["a", "tracker"]);
+    let (reply, _) = voter.vote("a", 2, 1, false);
+    assert!(!reply.granted);
+    assert_eq!(reply.seat, held("tracker", 1));
+    assert!(voter.vote("a", 2, 1, true).0.granted);
+    let mut tracker = Harness::tracker(&["a", "b"]);
+    assert!(!tracker.vote("a", 2, 1, false).0.granted);
+    assert_eq!(tracker.core.role(), Role::Tracker);
+}
+
+#[test]
+fn a_candidate_that_does_not_know_the_seat_gets_no_vote() {
+    let mut voter = Harness::with("me", DurableState { voted: None, epoch_high: Epoch(5) });
+    for (epoch, expected) in [(5, 4), (6, 4), (6, 6)] {
+        assert!(!voter.vote("a", epoch, expected, true).0.granted, "{epoch} over {expected}");
+    }
+    let mut voter = Harness::with("me", DurableState { voted: None, epoch_high: Epoch(5) });
+    assert!(voter.vote("a", 6, 5, true).0.granted);
+}
+
+#[test]
+fn nobody_can_use_up_the_epochs() {
+    let mut tracker = Harness::tracker(&["a", "b"]);
+    let wild = MAX_EPOCH_STEP;
+    assert!(!tracker.vote("a", wild, 1, true).0.granted);
+    assert!(!tracker.vote("a", wild + 1, wild, true).0.granted);
+    assert!(matches!(tracker.beat("a", u64::MAX), Err(TrackerError::NotTracker(_))));
+    let notice = SeatNotice::Taken(seat("a", u64::MAX));
+    tracker.event(Event::NoticeReceived { token: Token(9), from: id("a"), notice });
+    assert_eq!(tracker.core.durable().epoch_high, Epoch(1));
+    assert_eq!(tracker.core.role(), Role::Tracker);
+}
+
+#[test]
+fn silence_makes_suspicion_and_an_answer_lifts_it() {
+    let mut peer = Harness::follower(&["a", "tracker"]);
+    peer.pass(SUSPICION - ms(1));
+    assert_eq!(peer.core.role(), Role::Follower);
+    let out = peer.pass(ms(1));
+    assert_eq!(peer.core.role(), Role::Suspect);
+    picked!(out, Action::QuerySeat { call } => call);
+    peer.ack(&out, None);
+    assert_eq!(peer.core.role(), Role::Follower);
+    assert_eq!(peer.core.tracker(), Some(&seat("tracker", 1)));
+}
+
+#[test]
+fn a_closed_connection_and_a_tracker_that_is_none_are_suspected_at_once() {
+    let mut peer = Harness::follower(&["a", "tracker"]);
+    peer.event(Event::ConnectionLost { peer: id("a") });
+    assert_eq!(peer.core.role(), Role::Follower);
+    peer.event(Event::ConnectionLost { peer: id("tracker") });
+    assert_eq!(peer.core.role(), Role::Suspect);
+
+    let mut peer = Harness::follower(&["a", "tracker"]);
+    let out = peer.pass(HEARTBEAT);
+    let call = picked!(out, Action::SendHeartbeat { call, .. } => call);
+    let result = Err(CallError::Refused(TrackerError::NotTracker(vacant(1))));
+    peer.event(Event::HeartbeatAnswered { call, from: id("tracker"), result });
+    assert_eq!(peer.core.role(), Role::Suspect);
+}
+
+#[test]
+fn who_overslept_mistrusts_itself_first() {
+    let mut peer = Harness::follower(&["a", "tracker"]);
+    peer.now += ms(5000);
+    let out = peer.event(Event::Tick);
+    picked!(out, Action::Report(Report::Overslept { late }) => late);
+    picked!(out, Action::SendHeartbeat { call, .. } => call);
+    peer.event(Event::ConnectionLost { peer: id("tracker") });
+    assert_eq!(peer.core.role(), Role::Follower);
+    assert!(!peer.vote("a", 2, 1, false).0.granted);
+    peer.pass(SUSPICION);
+    assert_eq!(peer.core.role(), Role::Suspect);
+}
+
+#[test]
+fn a_candidate_with_a_majority_claims_with_the_votes_and_the_seat_they_replace() {
+    let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
+    peer.event(Event::ConnectionLost { peer: id("tracker") });
+    peer.answer_seat(held("tracker", 1));
+    let out = peer.pass(ms(150));
+    assert_eq!(peer.core.role(), Role::Candidate);
+    let asked: Vec<PeerId> = out
+        .iter()
+        .filter_map(|action| match action {
+            Action::RequestVote { to, .. } => Some(to.peer.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(asked, [id("a"), id("b"), id("c")]);
+    let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
+    let reply = |granted| VoteReply { epoch: request.epoch, granted, seat: held("tracker", 1), voted_epoch: Epoch(2) };
+    let answered = |from: &str, granted| Event::VoteAnswered { call, from: id(from), result: Ok(reply(granted)) };
+    none!(peer.event(answered("a", true)), Action::Claim { .. });
+    // Answered twice is one vote.
+    none!(peer.event(answered("a", true)), Action::Claim { .. });
+    let out = peer.event(answered("b", true));
+    let claim = picked!(out, Action::Claim { claim, .. } => claim);
+    assert_eq!((claim.epoch, claim.expected_epoch), (Epoch(2), Epoch(1)));
+    assert_eq!(claim.votes, [id("a"), id("b"), id("me")]);
+    assert_eq!(peer.core.role(), Role::Claiming);
+}
+
+#[test]
+fn without_a_majority_it_tries_again_in_the_same_epoch_later() {
+    let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
+    peer.event(Event::ConnectionLost { peer: id("tracker") });
+    let out = [peer.answer_seat(held("tracker", 1)), peer.pass(ms(100))].concat();
+    let first = picked!(out, Action::RequestVote { request, .. } => request);
+    let out = peer.pass(VOTE_WAIT);
+    picked!(out, Action::Report(Report::ElectionFailed { why, .. }) => why);
+    let out = [peer.answer_seat(held("tracker", 1)), peer.pass(ms(250))].concat();
+    assert_eq!(picked!(out, Action::RequestVote { request, .. } => request), first);
+}
+
+#[test]
+fn a_held_seat_is_claimed_again_in_time_and_a_moved_one_followed() {
+    let mut peer = Harness::follower(&["tracker"]);
+    peer.event(Event::ConnectionLost { peer: id("tracker") });
+    let out = peer.answer_seat(held("tracker", 1));
+    let out = if out.is_empty() { peer.pass(ms(20)) } else { out };
+    let call = picked!(out, Action::Claim { call, .. } => call);
+    let refused = ClaimError::Held { retry_after: ms(70) };
+    peer.event(Event::ClaimAnswered { call, result: Err(CallError::Refused(refused)) });
+    none!(peer.pass(ms(69)), Action::Claim { .. });
+    let out = peer.pass(ms(1));
+    let call = picked!(out, Action::Claim { call, .. } => call);
+    let refused = ClaimError::Moved(held("a", 2));
+    peer.event(Event::ClaimAnswered { call, result: Err(CallError::Refused(refused)) });
+    assert_eq!(peer.core.tracker(), Some(&seat("a", 2)));
+    assert_eq!(peer.core.durable().epoch_high, Epoch(2));
+}
+
+#[test]
+fn a_goodbye_needs_no_votes() {
+    let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
+    let notice = SeatNotice::Vacated(Epoch(1));
+    // Not from somebody else.
+    peer.event(Event::NoticeReceived { token: Token(1), from: id("a"), notice: notice.clone() });
+    assert_eq!(peer.core.role(), Role::Follower);
+    peer.event(Event::NoticeReceived { token: Token(1), from: id("tracker"), notice });
+    let answered = peer.answer_seat(vacant(1));
+    let out = [answered, peer.pass(ms(150))].concat();
+    let claim = picked!(out, Action::Claim { claim, .. } => claim);
+    assert_eq!(claim.votes, [id("me")]);
+    none!(out, Action::RequestVote { .. });
+}
+
+#[test]
+fn an_accepted_claim_whose_answer_was_lost_is_found_out() {
+    let mut peer = Harness::new("me");
+    peer.event(Event::Tick);
+    peer.answer_seat(vacant(0));
+    let out = peer.pass(ms(600));
+    none!(out, Action::Report(Report::BecameTracker { .. }));
+    let out = peer.answer_seat(held("me", 1));
+    assert_eq!(peer.core.role(), Role::Tracker);
+    // How long the lease still runs is not known.
+    assert_eq!(peer.core.lease_until(), None);
+    picked!(out, Action::RenewSeat { epoch, .. } => epoch);
+}
+
+#[test]
+fn the_seat_of_an_earlier_run_is_given_up_not_taken_up() {
+    let mut peer = Harness::with("me", DurableState { voted: None, epoch_high: Epoch(3) });
+    peer.event(Event::Tick);
+    let out = peer.answer_seat(held("me", 3));
+    let call = picked!(out, Action::Resign { call, epoch: Epoch(3) } => call);
+    assert_ne!(peer.core.role(), Role::Tracker);
+    peer.event(Event::ResignAnswered { call, result: Ok(()) });
+    let out = peer.answer_seat(vacant(3));
+    assert_eq!(picked!(out, Action::Claim { claim, .. } => claim.epoch), Epoch(4));
+}
+
+#[test]
+fn a_nameserver_that_lost_its_memory_does_not_bring_old_epochs_back() {
+    let mut peer = Harness::with("me", DurableState { voted: None, epoch_high: Epoch(7) });
+    peer.event(Event::Tick);
+    let out = peer.answer_seat(vacant(0));
+    let claim = picked!(out, Action::Claim { claim, .. } => claim);
+    assert_eq!((claim.epoch, claim.expected_epoch), (Epoch(8), Epoch(0)));
+
+    // A newcomer was faster: it is told of the higher epoch, not followed.
+    let mut peer = Harness::with("me", DurableState { voted: None, epoch_high: Epoch(7) });
+    peer.event(Event::Tick);
+    let out = peer.answer_seat(held("new", 1));
+    let (to, beat) = picked!(out, Action::SendHeartbeat { to, beat, .. } => (to.clone(), beat.clone()));
+    assert_eq!((to.peer, beat.epoch), (id("new"), Epoch(7)));
+    assert_eq!(peer.core.tracker(), None);
+}
+
+#[test]
+fn eleger_gives_even_a_lone_tracker_a_new_epoch() {
+    let mut tracker = Harness::tracker(&["me"]);
+    tracker.event(Event::ShareChanged { upserts: vec![file("x")], removals: vec![] });
+    let out = tracker.event(Event::ElectionRequested { token: Token(7) });
+    let (call, claim) = picked!(out, Action::Claim { call, claim } => (*call, claim.clone()));
+    assert!(claim.force);
+    assert_eq!(claim.votes, [id("me")]);
+    let out = tracker.grant(call, 2);
+    let (token, result) =
+        picked!(out, Action::Reply { token, reply: Reply::Elected(result) } => (*token, result.clone()));
+    assert_eq!((token, result), (Token(7), Ok(seat("me", 2))));
+    assert_eq!(tracker.list(2), Ok(vec!["x".to_owned()]));
+}
+
+#[test]
+fn eleger_without_votes_says_so_and_the_tracker_is_followed_on() {
+    let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
+    let out = peer.event(Event::ElectionRequested { token: Token(7) });
+    assert!(picked!(out, Action::RequestVote { request, .. } => request).force);
+    let out = peer.pass(VOTE_WAIT);
+    let result = picked!(out, Action::Reply { token: Token(7), reply: Reply::Elected(result) } => result);
+    assert_eq!(result, Err(ElectionFailure::NoMajority { votes: 1, needed: 3 }));
+    assert_eq!(peer.core.tracker(), Some(&seat("tracker", 1)));
+}
+
+#[test]
+fn the_same_seed_and_events_give_the_same_actions() {
+    let run = || {
+        let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
+        peer.event(Event::ConnectionLost { peer: id("tracker") });
+        peer.answer_seat(held("tracker", 1));
+        peer.pass(Duration::from_secs(3))
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn a_tracker_that_agrees_to_eleger_counts_like_any_other_voter() {
+    let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
+    let out = peer.event(Event::ElectionRequested { token: Token(7) });
+    let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
+    let reply = VoteReply { epoch: request.epoch, granted: true, seat: held("tracker", 1), voted_epoch: request.epoch };
+    let granted = |from: &str| Event::VoteAnswered { call, from: id(from), result: Ok(reply.clone()) };
+    none!(peer.event(granted("tracker")), Action::Claim { .. });
+    let out = peer.event(granted("a"));
+    assert_eq!(picked!(out, Action::Claim { claim, .. } => claim.votes), [id("a"), id("me"), id("tracker")]);
+}

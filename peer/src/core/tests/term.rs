@@ -1,0 +1,221 @@
+//! The tracker's term, and following it.
+
+use super::*;
+
+#[test]
+fn the_lease_counts_from_the_sending_of_the_renewal() {
+    let mut tracker = Harness::tracker(&["me"]);
+    let out = tracker.pass(SEAT_RENEWAL);
+    let sent = tracker.now;
+    let call = picked!(out, Action::RenewSeat { call, .. } => call);
+    tracker.now += ms(90);
+    let result = Ok(SeatGrant { epoch: Epoch(1), lease: SEAT_LEASE });
+    tracker.event(Event::RenewalAnswered { call, result });
+    assert_eq!(tracker.core.lease_until(), Some(sent + SEAT_LEASE));
+}
+
+#[test]
+fn a_lone_tracker_goes_on_without_the_nameserver_and_claims_again_what_it_lost() {
+    let mut tracker = Harness::tracker(&["me"]);
+    tracker.event(Event::ShareChanged { upserts: vec![file("x")], removals: vec![] });
+    tracker.pass(Duration::from_secs(10));
+    assert_eq!(tracker.core.role(), Role::Tracker);
+    let call = tracker.out.iter().rev().find_map(|action| match action {
+        Action::RenewSeat { call, .. } => Some(*call),
+        _ => None,
+    });
+    let result = Err(CallError::Refused(ClaimError::Moved(vacant(1))));
+    let out = tracker.event(Event::RenewalAnswered { call: call.unwrap(), result });
+    let (call, claim) = picked!(out, Action::Claim { call, claim } => (*call, claim.clone()));
+    assert_eq!(claim.epoch, Epoch(2));
+    tracker.grant(call, 2);
+    assert_eq!(tracker.core.tracker(), Some(&seat("me", 2)));
+    assert_eq!(tracker.list(2), Ok(vec!["x".to_owned()]));
+}
+
+#[test]
+fn a_majoritys_heartbeats_keep_a_tracker_without_a_lease_and_their_end_ends_it() {
+    let mut tracker = Harness::tracker(&["me", "a", "b"]);
+    for _ in 0..30 {
+        tracker.beat("a", 1).unwrap();
+        tracker.pass(ms(100));
+    }
+    assert_eq!(tracker.core.role(), Role::Tracker);
+    let out = tracker.pass(DRAIN_AFTER);
+    picked!(out, Action::Report(Report::SteppedDown { why: StepDown::Isolated, .. }) => ());
+    picked!(out, Action::Resign { epoch: Epoch(1), .. } => ());
+    assert!(matches!(tracker.beat("a", 1), Err(TrackerError::NotTracker(_))));
+}
+
+#[test]
+fn a_thawed_tracker_steps_down_before_it_takes_a_write() {
+    for members in [&["me", "a"][..], &["me"][..]] {
+        let mut tracker = Harness::tracker(members);
+        tracker.beat("a", 1).unwrap();
+        tracker.now += ms(1200);
+        assert!(matches!(tracker.announce("a", 1, "x"), Err(TrackerError::NotTracker(_))));
+        picked!(tracker.out, Action::Report(Report::SteppedDown { why: StepDown::Overslept, .. }) => ());
+    }
+}
+
+#[test]
+fn after_a_shorter_sleep_writes_wait_for_the_nameserver() {
+    let mut tracker = Harness::tracker(&["me", "a"]);
+    tracker.beat("a", 1).unwrap();
+    let out = tracker.pass(SEAT_RENEWAL);
+    tracker.renewed(&out);
+    tracker.now += ms(500);
+    assert!(matches!(tracker.announce("a", 1, "x"), Err(TrackerError::Unavailable(_))));
+    let out = tracker.out.clone();
+    tracker.renewed(&out);
+    assert_eq!(tracker.announce("a", 1, "x"), Ok(()));
+}
+
+#[test]
+fn lower_epochs_are_refused_and_a_higher_one_ends_the_term() {
+    let mut tracker = Harness::tracker(&["me", "a"]);
+    tracker.event(Event::ElectionRequested { token: Token(7) });
+    let call = picked!(tracker.out, Action::RequestVote { call, .. } => call);
+    let reply = VoteReply { epoch: Epoch(2), granted: true, seat: held("me", 1), voted_epoch: Epoch(2) };
+    let out = tracker.event(Event::VoteAnswered { call, from: id("a"), result: Ok(reply) });
+    let call = picked!(out, Action::Claim { call, .. } => call);
+    tracker.grant(call, 2);
+    assert_eq!(tracker.announce("a", 1, "x"), Err(TrackerError::StaleEpoch(held("me", 2))));
+    assert_eq!(tracker.beat("a", 1), Err(TrackerError::StaleEpoch(held("me", 2))));
+    assert!(tracker.beat("a", 2).is_ok());
+    assert!(matches!(tracker.beat("a", 3), Err(TrackerError::NotTracker(_))));
+    assert_eq!(tracker.core.durable().epoch_high, Epoch(3));
+    picked!(tracker.out, Action::Persist(durable) => durable);
+    picked!(tracker.out, Action::QuerySeat { call } => call);
+}
+
+#[test]
+fn a_tracker_resigns_before_it_says_goodbye() {
+    let mut tracker = Harness::tracker(&["me", "a", "b"]);
+    let out = tracker.event(Event::Shutdown);
+    let call = picked!(out, Action::Resign { call, epoch: Epoch(1) } => call);
+    none!(out, Action::SendNotice { .. });
+    assert!(matches!(tracker.beat("a", 1), Err(TrackerError::NotTracker(_))));
+    let out = tracker.event(Event::ResignAnswered { call, result: Ok(()) });
+    let told = out.iter().filter(|a| matches!(a, Action::SendNotice { notice: SeatNotice::Vacated(Epoch(1)), .. }));
+    assert_eq!(told.count(), 2);
+    assert_eq!(out.last(), Some(&Action::Stopped));
+    assert_eq!(tracker.core.next_deadline(), None);
+
+    // The nameserver does not answer: it does not wait for long.
+    let mut tracker = Harness::tracker(&["me", "a", "b"]);
+    tracker.event(Event::Shutdown);
+    assert_eq!(tracker.pass(ms(300)).last(), Some(&Action::Stopped));
+}
+
+#[test]
+fn a_follower_leaves_and_is_forgotten_at_once() {
+    let mut peer = Harness::follower(&["a", "tracker"]);
+    let out = peer.event(Event::Shutdown);
+    assert_eq!(picked!(out, Action::SendLeave { to, .. } => to), contact("tracker"));
+    assert_eq!(out.last(), Some(&Action::Stopped));
+
+    let mut tracker = Harness::tracker(&["me", "a"]);
+    tracker.beat("a", 1).unwrap();
+    tracker.announce("a", 1, "x").unwrap();
+    assert_eq!(tracker.list(1), Ok(vec!["x".to_owned()]));
+    let event = |incarnation| Event::LeaveReceived { token: Token(4), from: id("a"), epoch: Epoch(1), incarnation };
+    tracker.event(event(Incarnation(0)));
+    assert_eq!(tracker.list(1), Ok(vec!["x".to_owned()]));
+    tracker.event(event(Incarnation(1)));
+    assert_eq!(tracker.list(1), Ok(vec![]));
+}
+
+#[test]
+fn a_silent_peers_files_go_and_come_back_with_it() {
+    let mut tracker = Harness::tracker(&["me", "a"]);
+    tracker.beat("a", 1).unwrap();
+    tracker.announce("a", 1, "x").unwrap();
+    for _ in 0..(PEER_SILENCE.as_millis() / 100) {
+        let out = tracker.pass(ms(100));
+        if out.iter().any(|action| matches!(action, Action::RenewSeat { .. })) {
+            tracker.renewed(&out);
+        }
+    }
+    assert_eq!(tracker.list(1), Ok(vec![]));
+    assert_eq!(tracker.announce("a", 1, "x"), Err(TrackerError::SnapshotNeeded));
+    assert_eq!(tracker.beat("a", 1), Ok(HeartbeatAck { epoch: Epoch(1), known_seq: None }));
+    tracker.announce("a", 1, "x").unwrap();
+    assert_eq!(tracker.list(1), Ok(vec!["x".to_owned()]));
+}
+
+#[test]
+fn a_new_index_opens_when_all_have_announced_or_the_time_is_over() {
+    let mut tracker = Harness::tracker(&["me", "a", "b"]);
+    tracker.beat("a", 1).unwrap();
+    tracker.announce("a", 1, "x").unwrap();
+    assert_eq!(tracker.list(1), Err(TrackerError::Settling));
+    tracker.beat("b", 1).unwrap();
+    tracker.announce("b", 1, "y").unwrap();
+    assert_eq!(tracker.list(1), Ok(vec!["x".to_owned(), "y".to_owned()]));
+
+    let mut tracker = Harness::tracker(&["me", "a", "b"]);
+    let mut waited = Duration::ZERO;
+    while waited < INDEX_SETTLE {
+        assert_eq!(tracker.list(1), Err(TrackerError::Settling));
+        let out = tracker.pass(ms(200));
+        tracker.renewed(&out);
+        waited += ms(200);
+    }
+    assert_eq!(tracker.list(1), Ok(vec![]));
+}
+
+#[test]
+fn a_follower_announces_a_snapshot_then_what_changed() {
+    let mut peer = Harness::new("me");
+    let first = peer.event(Event::Tick);
+    peer.event(Event::ShareChanged { upserts: vec![file("x")], removals: vec![] });
+    peer.out = first;
+    let out = peer.answer_seat(held("tracker", 1));
+    let out = peer.ack(&out, None);
+    let sent = |out: &[Action]| picked!(out, Action::SendAnnouncement { call, announcement, .. } => (*call, announcement.clone()));
+    let (call, snapshot) = sent(&out);
+    assert_eq!((snapshot.seq, snapshot.kind), (2, AnnouncementKind::Snapshot { page: 0, last: true }));
+    // One at a time: what changes meanwhile follows.
+    none!(
+        peer.event(Event::ShareChanged { upserts: vec![file("y")], removals: vec![] }),
+        Action::SendAnnouncement { .. }
+    );
+    let taken = |call| Event::AnnouncementAnswered { call, from: id("tracker"), result: Ok(()) };
+    let (call, delta) = sent(&peer.event(taken(call)));
+    assert_eq!((delta.seq, delta.kind), (3, AnnouncementKind::Delta));
+    // Lost: the very same again.
+    let lost = Err(CallError::Failed(CallFailure::NoAnswer));
+    peer.event(Event::AnnouncementAnswered { call, from: id("tracker"), result: lost });
+    let (call, again) = sent(&peer.pass(HEARTBEAT));
+    assert_eq!(again, delta);
+    assert!(!peer.core.is_announced());
+    peer.event(taken(call));
+    assert!(peer.core.is_announced());
+}
+
+#[test]
+fn an_answer_from_before_an_announcement_does_not_undo_it() {
+    let mut peer = Harness::new("me");
+    peer.event(Event::Tick);
+    let first = peer.answer_seat(held("tracker", 1));
+    let late = peer.pass(HEARTBEAT);
+    let out = peer.ack(&first, None);
+    let call = picked!(out, Action::SendAnnouncement { call, .. } => call);
+    peer.event(Event::AnnouncementAnswered { call, from: id("tracker"), result: Ok(()) });
+    assert!(peer.core.is_announced());
+    // Sent before the snapshot, answered before it arrived, read after.
+    none!(peer.ack(&late, None), Action::SendAnnouncement { .. });
+    assert!(peer.core.is_announced());
+}
+
+#[test]
+fn an_earlier_run_stops_when_it_learns_of_a_later_one() {
+    let mut peer = Harness::follower(&["tracker"]);
+    let out = peer.pass(HEARTBEAT);
+    let call = picked!(out, Action::SendHeartbeat { call, .. } => call);
+    let result = Err(CallError::Refused(TrackerError::Superseded));
+    let out = peer.event(Event::HeartbeatAnswered { call, from: id("tracker"), result });
+    picked!(out, Action::Report(Report::Superseded) => ());
+    assert_eq!(out.last(), Some(&Action::Stopped));
+}

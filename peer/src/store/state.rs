@@ -1,0 +1,207 @@
+//! What the handle of the share, the indexer and blocking threads have in common.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use shared::{content::ContentHash, error::Failure, file_name::FileName, limits::GROUP_BYTES, time::unix_micros};
+
+use super::{
+    add,
+    failure::io_failure,
+    hash_cache::HashCache,
+    index::{Index, Known},
+    outboards::Outboards,
+    root::Root,
+    share::ShareOptions,
+    stamp::Stamp,
+    tree_hash::hash_file,
+};
+
+/// The share behind its handles.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) root: Root,
+    pub(super) cache: HashCache,
+    pub(super) outboards: Outboards,
+    pub(super) options: ShareOptions,
+    /// Written by the indexer alone.
+    pub(super) index: RwLock<Index>,
+    pub(super) hashed_bytes: AtomicU64,
+    pub(super) skipped: AtomicU64,
+    /// Hashing is to end early.
+    pub(super) stopping: AtomicBool,
+    /// Files that are being put in place, and how often.
+    arriving: Mutex<HashMap<FileName, usize>>,
+}
+
+/// Files that became known otherwise than by a look.
+#[derive(Debug, Default)]
+pub(super) struct Arrived {
+    pub(super) files: Vec<Known>,
+    /// Dropped when the indexer knows the files.
+    pub(super) arriving: Option<Arriving>,
+}
+
+/// While it lives, looks say nothing about these files: one that sees them before their hash is in the cache would have
+/// them hashed once more.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    shared: Arc<Shared>,
+    names: Vec<FileName>,
+}
+
+impl Arriving {
+    pub(super) fn new(shared: &Arc<Shared>, names: Vec<FileName>) -> Self {
+        let mut arriving = shared.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &names {
+            *arriving.entry(name.clone()).or_default() += 1;
+        }
+        drop(arriving);
+        Self { shared: Arc::clone(shared), names }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let mut arriving = self.shared.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &self.names {
+            if let Some(times) = arriving.get_mut(name) {
+                *times -= 1;
+                if *times == 0 {
+                    arriving.remove(name);
+                }
+            }
+        }
+    }
+}
+
+/// How hashing a file ended.
+#[derive(Debug)]
+pub(super) enum Hashed {
+    /// With a hash.
+    Done(Known),
+    /// It is not the file that was to be hashed, or was written to meanwhile.
+    Changed,
+    /// It is not there any more.
+    Gone,
+    /// It cannot be read.
+    Unreadable(io::Error),
+}
+
+impl Shared {
+    /// Opens the folder, the cache and the outboards.
+    pub(super) fn open(dir: &Path, state_dir: &Path, options: ShareOptions) -> Result<Self, Failure> {
+        fs::create_dir_all(dir).map_err(|error| io_failure("share", dir, &error))?;
+        let root = Root::open(dir).map_err(|error| io_failure("share", dir, &error))?;
+        let state = |error: io::Error| io_failure("keep hashes in", state_dir, &error);
+        fs::create_dir_all(state_dir).map_err(state)?;
+        let cache = HashCache::open(&state_dir.join("hashes.redb")).map_err(state)?;
+        let outboards = Outboards::open(state_dir.join("outboards")).map_err(state)?;
+        add::remove_leftovers(&root);
+        Ok(Shared {
+            root,
+            cache,
+            outboards,
+            options,
+            index: RwLock::default(),
+            hashed_bytes: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            arriving: Mutex::default(),
+        })
+    }
+
+    pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Files that are being put in place.
+    pub(super) fn arriving_names(&self) -> Vec<FileName> {
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Hashes the file `name` if it (still) has the stamp `expected`; its outboard is kept.
+    pub(super) fn hash(&self, name: &FileName, expected: &Stamp) -> Hashed {
+        let hashed = || -> io::Result<Option<Known>> {
+            let file = self.root.open_file(&name.below(Path::new("")))?;
+            if Stamp::of(&file.metadata()?) != *expected {
+                return Ok(None);
+            }
+            let hashed_at = unix_micros();
+            let outboard = if expected.size > GROUP_BYTES { Some(self.outboards.create()?) } else { None };
+            let outboard_file = outboard.as_ref().map(|outboard| outboard.as_file());
+            let hash = hash_file(&file, expected.size, outboard_file, &self.stopping)?;
+            self.hashed_bytes.fetch_add(expected.size, Ordering::Relaxed);
+            if Stamp::of(&file.metadata()?) != *expected {
+                return Ok(None);
+            }
+            if let Some(outboard) = outboard {
+                self.outboards.keep(outboard, hash)?;
+            }
+            let racy = expected.is_racy(hashed_at, self.options.racy_window);
+            Ok(Some(Known::new(name.clone(), *expected, hash, racy.then_some(hashed_at))))
+        };
+        match hashed() {
+            Ok(Some(known)) => Hashed::Done(known),
+            Ok(None) => Hashed::Changed,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Hashed::Gone,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Hashed::Changed,
+            Err(error) => Hashed::Unreadable(error),
+        }
+    }
+
+    /// The file's hash from the cache, if what is needed to serve it is there too.
+    pub(super) fn cached(&self, files: Vec<(FileName, Stamp)>) -> (Vec<Known>, Vec<(FileName, Stamp)>) {
+        let hashes = self.cache.look_up(files.iter().map(|(_, stamp)| stamp));
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for ((name, stamp), hash) in files.into_iter().zip(hashes) {
+            match hash.filter(|hash| self.outboards.has(*hash, stamp.size)) {
+                Some(hash) => known.push(Known::new(name, stamp, hash, None)),
+                None => unknown.push((name, stamp)),
+            }
+        }
+        (known, unknown)
+    }
+
+    /// Looks at one file now, from the cache or by hashing it.
+    pub(super) fn look_at(&self, name: &FileName) -> Hashed {
+        let stamp = match self.root.open_file(&name.below(Path::new(""))).and_then(|file| file.metadata()) {
+            Ok(metadata) => Stamp::of(&metadata),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Hashed::Gone,
+            Err(error) => return Hashed::Unreadable(error),
+        };
+        let (mut known, _) = self.cached(vec![(name.clone(), stamp)]);
+        match known.pop() {
+            Some(known) => Hashed::Done(known),
+            None => self.note(self.hash(name, &stamp)),
+        }
+    }
+
+    /// Notes a final hash in the cache.
+    fn note(&self, hashed: Hashed) -> Hashed {
+        if let Hashed::Done(known) = &hashed {
+            self.remember(std::slice::from_ref(known));
+        }
+        hashed
+    }
+
+    /// Notes final hashes in the cache.
+    pub(super) fn remember(&self, files: &[Known]) {
+        let is_final = files.iter().filter(|known| known.unconfirmed_since.is_none());
+        self.cache.insert(&is_final.map(|known| (known.stamp, known.meta.hash)).collect::<Vec<_>>());
+    }
+
+    /// A file that this process put in place, with a hash that it verified itself.
+    pub(super) fn own(&self, name: FileName, stamp: Stamp, hash: ContentHash) -> Known {
+        let now = unix_micros();
+        let racy = stamp.is_racy_after_own_write(now, self.options.racy_window);
+        Known::new(name, stamp, hash, racy.then_some(now))
+    }
+}

@@ -1,0 +1,319 @@
+//! Members with a small service, and what tests need to look at them.
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use certs::{Authority, Identity, trust};
+use futures::{FutureExt, future::BoxFuture};
+use shared::{
+    content::{ContentHash, FileMeta, HashPrefix},
+    file_name::FileName,
+    id::{Incarnation, Role},
+    limits,
+    name::Endpoint,
+    net::{
+        CloseCode, Connections, NetError, StreamKind, Target, endpoint,
+        rpc_transport::serve_calls,
+        serve::{Handler, Remote, serve},
+    },
+    rpc::{
+        ALPN,
+        nameserver::SeatView,
+        peer::{FilePage, PeerInfo, PeerService, PeerServiceClient, SeatNotice, VoteReply, VoteRequest},
+    },
+};
+use tarpc::context::Context;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Longer than anything here takes; what hangs fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const LIFE: Duration = Duration::from_secs(3600);
+
+pub(crate) fn peer(id: &str) -> Role {
+    Role::Peer(id.parse().unwrap())
+}
+
+pub(crate) fn loopback() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+/// Waits until `what` holds.
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let poll = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, poll).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// What a server has seen.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// Calls that are being answered.
+    pub(crate) calls: AtomicUsize,
+    /// Streams of a kind that it knows.
+    pub(crate) streams: AtomicUsize,
+    /// The connections they were on, by their stable ids.
+    pub(crate) connections: Mutex<Vec<usize>>,
+}
+
+/// Answers the peer service: `info` says who called; `have` answers at once, except of `slow`, which it never does;
+/// `list` gives more than a frame holds after `long`.
+#[derive(Clone)]
+struct Sample {
+    caller: Arc<Remote>,
+    seen: Arc<Seen>,
+}
+
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl PeerService for Sample {
+    async fn info(self, _: Context) -> PeerInfo {
+        PeerInfo {
+            peer: self.caller.member().and_then(Role::peer).unwrap().clone(),
+            version: String::new(),
+            incarnation: Incarnation(0),
+            endpoint: Endpoint::from(self.caller.address()),
+            seat: SeatView::default(),
+            files: 0,
+            bytes: 0,
+        }
+    }
+
+    async fn list(self, _: Context, after: Option<FileName>) -> FilePage {
+        let many = if after.is_some_and(|name| name.as_str() == "long") { 40_000 } else { 1 };
+        FilePage { files: (0..many).map(|at| file(&format!("file{at}"))).collect(), next: None }
+    }
+
+    async fn have(self, _: Context, name: String, _: Option<HashPrefix>) -> Option<FileMeta> {
+        let _counted = Counted::new(&self.seen.calls);
+        if name == "slow" {
+            std::future::pending::<()>().await;
+        }
+        name.parse::<FileName>().ok().map(|name| file(name.as_str()))
+    }
+
+    async fn request_vote(self, _: Context, request: VoteRequest) -> VoteReply {
+        VoteReply {
+            epoch: request.epoch,
+            granted: false,
+            seat: SeatView::default(),
+            voted_epoch: request.expected_epoch,
+        }
+    }
+
+    async fn seat_notice(self, _: Context, _: SeatNotice) -> SeatView {
+        SeatView::default()
+    }
+}
+
+fn file(name: &str) -> FileMeta {
+    FileMeta { name: name.parse().unwrap(), size: 1, hash: ContentHash([7; 32]), mtime_micros: 0, executable: false }
+}
+
+pub(crate) struct Answers(pub(crate) Arc<Seen>);
+
+impl Handler for Answers {
+    fn stream(
+        self: Arc<Self>,
+        remote: Arc<Remote>,
+        kind: StreamKind,
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+    ) -> BoxFuture<'static, ()> {
+        async move {
+            self.0.streams.fetch_add(1, Ordering::SeqCst);
+            self.0.connections.lock().unwrap().push(remote.connection.stable_id());
+            if kind == StreamKind::Peer {
+                serve_calls(send, recv, Sample { caller: remote, seen: self.0.clone() }.serve()).await;
+            }
+        }
+        .boxed()
+    }
+}
+
+/// A member that serves and calls.
+pub(crate) struct Node {
+    pub(crate) role: Role,
+    pub(crate) endpoint: quinn::Endpoint,
+    pub(crate) connections: Connections,
+    pub(crate) seen: Arc<Seen>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Node {
+    pub(crate) fn new(authority: &Authority, id: &str) -> Self {
+        Self::of(&authority.identity(&peer(id), LIFE).unwrap())
+    }
+
+    pub(crate) fn of(identity: &Identity) -> Self {
+        let server = trust::member_server(identity, &[ALPN]).unwrap();
+        Self::bound(identity, loopback(), server).unwrap()
+    }
+
+    pub(crate) fn bound(
+        identity: &Identity,
+        address: SocketAddr,
+        server: rustls::ServerConfig,
+    ) -> Result<Self, NetError> {
+        let client = trust::member_client(identity, &[ALPN]).unwrap();
+        let endpoint = endpoint::bind(address, Some(server), client)?.endpoint;
+        let (seen, stop) = (Arc::new(Seen::default()), CancellationToken::new());
+        let task = tokio::spawn(serve(endpoint.clone(), Arc::new(Answers(seen.clone())), stop.clone()));
+        let connections = Connections::new(endpoint.clone());
+        Ok(Self { role: identity.role().clone(), endpoint, connections, seen, stop, task })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.endpoint.local_addr().unwrap()
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        Target { role: self.role.clone(), endpoint: Endpoint::from(self.address()) }
+    }
+
+    /// A call that is answered at once; who the other side says that this is.
+    pub(crate) async fn ask(&self, target: &Target) -> Result<String, NetError> {
+        self.ask_within(target, limits::CALL_DEADLINE).await
+    }
+
+    pub(crate) async fn ask_within(&self, target: &Target, wait: Duration) -> Result<String, NetError> {
+        ask(&self.connections, target, wait).await
+    }
+
+    /// A call for one name.
+    pub(crate) async fn have(&self, target: &Target, name: &str, wait: Duration) -> Result<bool, NetError> {
+        let call =
+            |client: PeerServiceClient, context| async move { client.have(context, name.to_owned(), None).await };
+        Ok(self.connections.call(target, wait, call).await?.is_some())
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.connections.close(CloseCode::ShuttingDown, "stopping").await;
+        timeout(PATIENCE, self.task).await.expect("a server stops when it is told to").unwrap();
+    }
+}
+
+pub(crate) async fn ask(connections: &Connections, target: &Target, wait: Duration) -> Result<String, NetError> {
+    let call = |client: PeerServiceClient, context| async move { client.info(context).await };
+    Ok(connections.call(target, wait, call).await?.peer.to_string())
+}
+
+/// A socket that only dials, with any TLS configuration.
+pub(crate) fn dialler(tls: rustls::ClientConfig) -> Connections {
+    Connections::new(endpoint::bind(loopback(), None, tls).unwrap().endpoint)
+}
+
+/// The key and certificate of one identity, with the trust of another: what a stranger can put together.
+pub(crate) fn stranger_who_trusts(stranger: &Identity, authority: &Authority) -> Identity {
+    let folder = tempfile::tempdir().unwrap();
+    let files = [folder.path().join("stranger"), folder.path().join("member")];
+    stranger.save(&files[0]).unwrap();
+    authority.identity(&Role::Admin, LIFE).unwrap().save(&files[1]).unwrap();
+    let text = files.map(|file| fs::read_to_string(file).unwrap());
+    let last = |text: &str| text.rfind("-----BEGIN").unwrap();
+    let mixed = format!("{}{}", &text[0][..last(&text[0])], &text[1][last(&text[1])..]);
+    let file = folder.path().join("mixed");
+    fs::write(&file, mixed).unwrap();
+    Identity::load(&file).unwrap().unwrap()
+}
+
+/// What all tests of this program log; each finds its own by its ports.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub(crate) fn start() -> Self {
+        static LOG: OnceLock<Log> = OnceLock::new();
+        let start = || {
+            let log = Self::default();
+            tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).init();
+            // Threads that logged while there was nobody to listen have remembered that.
+            tracing::callsite::rebuild_interest_cache();
+            log
+        };
+        LOG.get_or_init(start).clone()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// A server in a runtime of its own, which can be killed: nothing that it still wanted to say is sent.
+pub(crate) struct Killable {
+    runtime: Option<tokio::runtime::Runtime>,
+    pub(crate) target: Target,
+}
+
+impl Killable {
+    /// Binds `address`, which a killed one may still hold for a moment.
+    pub(crate) async fn start(identity: &Identity, address: SocketAddr) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut bound = None;
+        eventually("the port is free", || {
+            let _inside = runtime.enter();
+            let server = trust::member_server(identity, &[ALPN]).unwrap();
+            bound = Node::bound(identity, address, server).ok();
+            bound.is_some()
+        })
+        .await;
+        Self { runtime: Some(runtime), target: bound.unwrap().target() }
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+}
+
+impl Drop for Killable {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

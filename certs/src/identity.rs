@@ -164,27 +164,36 @@ impl Applicant {
     /// # Errors
     /// When the system has no randomness.
     pub fn new() -> Result<Self, IdentityError> {
-        let key = KeyPair::generate()?;
+        Self::with(KeyPair::generate()?)
+    }
+
+    /// The newcomer whose key is kept in the file at `path`, made there if there is none yet. Who was enrolled but did
+    /// not get the answer comes again with the same key and is known.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or holds no key.
+    pub fn load_or_create(path: &Path) -> Result<Self, IdentityError> {
+        if let Some(stored) = StoredPem::read(path)? {
+            return Self::with(KeyPair::try_from(&stored.key)?);
+        }
+        let newcomer = Self::new()?;
+        StoredPem { key: newcomer.key(), certificates: vec![] }.write(path)?;
+        Ok(newcomer)
+    }
+
+    /// A member that has to enrol again, with the key that its id is bound to.
+    ///
+    /// # Errors
+    /// When the key is unusable.
+    pub fn again(member: &Identity) -> Result<Self, IdentityError> {
+        Self::with(KeyPair::try_from(&member.key)?)
+    }
+
+    fn with(key: KeyPair) -> Result<Self, IdentityError> {
         let mut params = validity(CertificateParams::new(vec![APPLICANT_NAME.to_owned()])?, APPLICANT_LIFE);
         params.distinguished_name = common_name("applicant");
         let certificate = params.self_signed(&key)?.der().clone();
         Ok(Self { key, certificate })
-    }
-
-    /// The newcomer kept in the file at `path`, or a new one, kept there first: when the answer to an enrolment is
-    /// lost, the next try is with the same key, which the nameserver takes for the same newcomer.
-    ///
-    /// # Errors
-    /// When the file cannot be read or written, or the system has no randomness.
-    pub fn load_or_create(path: &Path) -> Result<Self, IdentityError> {
-        if let Some(StoredPem { key, certificates }) = StoredPem::read(path)? {
-            let [certificate] = <[_; 1]>::try_from(certificates)
-                .map_err(|_| IdentityError::Malformed(format!("{}: one certificate", path.display())))?;
-            return Ok(Self { key: KeyPair::try_from(&key)?, certificate });
-        }
-        let applicant = Self::new()?;
-        StoredPem { key: applicant.key(), certificates: vec![applicant.certificate.clone()] }.write(path)?;
-        Ok(applicant)
     }
 
     /// A signing request over the key (PKCS #10, RFC 2986), DER.

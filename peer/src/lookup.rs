@@ -1,6 +1,11 @@
 //! Finding things: files by the tracker, peers by the nameserver, and both by asking around when those are away.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use shared::{
     content::{FileMeta, HashPrefix},
@@ -42,6 +47,8 @@ pub struct Lookup {
     pub calls: Arc<Calls>,
     /// This peer's own files.
     pub share: Share,
+    /// The peers that the nameserver named last, for when it is away. The core's own list is some seconds old.
+    pub last_seen: Arc<Mutex<Vec<Contact>>>,
 }
 
 impl Lookup {
@@ -152,11 +159,17 @@ impl Lookup {
     /// All registered peers; those this peer knows of when the nameserver does not answer.
     pub async fn known_peers(&self) -> Vec<Contact> {
         match self.calls.peers().await {
-            Ok(peers) => peers,
+            Ok(peers) => {
+                self.last_seen.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&peers);
+                peers
+            }
             Err(error) => {
                 tracing::debug!(%error, "the nameserver does not answer; using the peers known");
-                let members = self.node.look(|core, _, _| core.members().clone()).await.unwrap_or_default();
-                members.into_iter().map(|(peer, endpoint)| Contact { peer, endpoint }).collect()
+                let mut known = self.node.look(|core, _, _| core.members().clone()).await.unwrap_or_default();
+                for contact in self.last_seen.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                    known.entry(contact.peer.clone()).or_insert_with(|| contact.endpoint.clone());
+                }
+                known.into_iter().map(|(peer, endpoint)| Contact { peer, endpoint }).collect()
             }
         }
     }

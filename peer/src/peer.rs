@@ -137,6 +137,7 @@ impl Peer {
             connections: session.connections.clone(),
             calls,
             share: share.clone(),
+            last_seen: Arc::default(),
         };
         let peer = Self {
             id: config.id,

@@ -190,6 +190,8 @@ fn a_download_does_not_need_a_running_tracker_or_nameserver() {
     let _three = network.headless("peer3");
     assert_eq!(network.json("peer2", &["tracker"])["peer"], "peer1");
     network.json("peer3", &["download", "a.txt"]);
+    // peer2 has heard of peer3 at least once.
+    assert_eq!(network.json("peer2", &["peers"])["peers"].as_array().unwrap().len(), 3);
     network.kill_nameserver();
     one.signal(Signal::KILL);
     drop(one);

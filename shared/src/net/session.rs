@@ -141,8 +141,13 @@ impl Session {
         create_private_folder(&folder).map_err(|error| unusable(&folder, &error))?;
         let identity_file = folder.join("identity.pem");
         let addresses_file = folder.join("nameservers");
+        let newcomer_file = folder.join("newcomer.key");
 
-        let mut identity = load_identity(&identity_file)?;
+        let stored = Identity::load(&identity_file).map_err(|error| unusable(&identity_file, &error))?;
+        let (mut identity, expired) = match stored {
+            Some(identity) if identity.expires_unix_seconds() <= now_unix_seconds() => (None, Some(identity)),
+            stored => (stored, None),
+        };
         let local_token = state.read_local_token();
         let addresses = candidates(config, &addresses_file, local_token.as_ref());
 
@@ -155,17 +160,29 @@ impl Session {
             (None, _) => local_token,
         };
         if let Some(token) = token {
-            let (member, enrolled) = enrol(&addresses, &token, &config.role, &folder.join("key.pem")).await?;
+            // Its id is bound to its key, so a member whose time is over comes with the same.
+            let newcomer = match &expired {
+                Some(expired) if belongs_to(expired, &token) => Applicant::again(expired),
+                Some(_) | None => Applicant::load_or_create(&newcomer_file),
+            };
+            let newcomer = newcomer.map_err(|error| unusable(&newcomer_file, &error))?;
+            let (member, enrolled) = enrol(&addresses, &token, &config.role, newcomer).await?;
             // The addresses first: an identity without them would not find its network after a crash in between.
             if config.join.is_some() {
                 save_addresses(&addresses_file, &enrolled).map_err(|error| unusable(&addresses_file, &error))?;
             }
             member.save(&identity_file).map_err(|error| unusable(&identity_file, &error))?;
+            // The key is with the identity now; what stays behind is a second copy of it.
+            if let Err(error) = fs::remove_file(&newcomer_file)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(unusable(&newcomer_file, &error));
+            }
             identity = Some(member);
         }
         match identity {
             Some(identity) => Self::connect(identity, &addresses).await,
-            None => Err(no_identity(config, &addresses).await),
+            None => Err(no_identity(config, &addresses, expired.is_some()).await),
         }
     }
 
@@ -287,17 +304,6 @@ fn save_addresses(file: &Path, enrolled: &Enrolled) -> io::Result<()> {
     certs::write_private(file, lines.as_bytes())
 }
 
-fn load_identity(file: &Path) -> Result<Option<Identity>, Failure> {
-    match Identity::load(file) {
-        Ok(Some(identity)) if identity.expires_unix_seconds() <= now_unix_seconds() => {
-            tracing::warn!(file = %file.display(), "the certificate has expired; a new one is needed");
-            Ok(None)
-        }
-        Ok(identity) => Ok(identity),
-        Err(error) => Err(unusable(file, &error)),
-    }
-}
-
 fn now_unix_seconds() -> i64 {
     i64::try_from(unix_micros() / 1_000_000).unwrap_or(i64::MAX)
 }
@@ -330,7 +336,11 @@ fn unreachable(error: Option<NetError>) -> Failure {
 }
 
 /// Why there is no identity: nobody is there to ask, or nobody has let this program in yet.
-async fn no_identity(config: &SessionConfig, addresses: &[Endpoint]) -> Failure {
+async fn no_identity(config: &SessionConfig, addresses: &[Endpoint], expired: bool) -> Failure {
+    let newcomer = match Applicant::new() {
+        Ok(newcomer) => newcomer,
+        Err(error) => return Failure::new(FailureCode::Internal, "no key could be made", error, "try again"),
+    };
     let mut silent = None;
     for address in addresses {
         // A dial that trusts nobody: it cannot succeed, but tells silence from a refusal.
@@ -346,9 +356,14 @@ async fn no_identity(config: &SessionConfig, addresses: &[Endpoint]) -> Failure 
                     Role::Peer(id) => format!("peer {id} --join TOKEN"),
                     Role::Admin | Role::Nameserver => "a program of the user who runs the nameserver".to_owned(),
                 };
+                let what = if expired {
+                    format!("the certificate of {} has expired", config.role)
+                } else {
+                    format!("{} does not belong to this network yet", config.role)
+                };
                 return Failure::new(
                     FailureCode::NotAuthorised,
-                    format!("{} does not belong to this network yet", config.role),
+                    what,
                     format!("the nameserver at {} wants a certificate", address.host_port()),
                     format!("run `nsc token` where the nameserver runs, then `{me}`"),
                 );
@@ -369,42 +384,51 @@ impl From<NetError> for DialError {
     }
 }
 
-struct Newcomer {
-    applicant: Applicant,
+/// A newcomer's connection, on a socket of its own that is closed with it.
+struct Door {
     endpoint: quinn::Endpoint,
     connection: quinn::Connection,
 }
 
 async fn applicant_dial(
-    applicant: Applicant,
     address: &Endpoint,
     authority: certs::Fingerprint,
-) -> Result<Newcomer, DialError> {
-    let internal = |error: &dyn std::fmt::Display| {
+    newcomer: &Applicant,
+) -> Result<Door, DialError> {
+    let tls = trust::applicant_client(newcomer, authority, &[ENROL_ALPN]).map_err(|error| {
         DialError::Other(Failure::new(FailureCode::Internal, "this node's key cannot be used", error, "try again"))
-    };
-    let tls = trust::applicant_client(&applicant, authority, &[ENROL_ALPN]).map_err(|error| internal(&error))?;
+    })?;
     let endpoint = endpoint::bind(any_address(std::slice::from_ref(address)).await, None, tls)?.endpoint;
     let target = Target { role: Role::Nameserver, endpoint: address.clone() };
     let connection = dial(&endpoint, &target).await?;
-    Ok(Newcomer { applicant, endpoint, connection })
+    Ok(Door { endpoint, connection })
+}
+
+fn not_let_in(role: &Role, why: &dyn std::fmt::Display, hint: &str) -> Failure {
+    Failure::new(FailureCode::NotAuthorised, format!("{role} was not let in"), why, hint)
 }
 
 /// Becomes a member at the first of `addresses` that answers.
-///
-/// The key is kept in `key_file` before it is shown to anybody, and stays there: when the nameserver's answer is lost,
-/// or the certificate has expired, the next enrolment is with the key that the nameserver knows this id by.
 async fn enrol(
     addresses: &[Endpoint],
     token: &JoinToken,
     role: &Role,
-    key_file: &Path,
+    newcomer: Applicant,
 ) -> Result<(Identity, Enrolled), Failure> {
     let mut last = None;
     for address in addresses {
-        let applicant = Applicant::load_or_create(key_file).map_err(|error| unusable(key_file, &error))?;
-        match enrol_at(applicant, address, token, role).await {
-            Ok(member) => return Ok(member),
+        match enrol_at(address, token, role, &newcomer).await {
+            Ok(enrolled) => {
+                let Enrolled { certificate, authority, .. } = enrolled.clone();
+                let identity = newcomer
+                    .into_member(certificate, authority)
+                    .map_err(|error| not_let_in(role, &error, "do not use this nameserver"))?;
+                if identity.role() != role || !belongs_to(&identity, token) {
+                    let why = "the nameserver sent another certificate than was asked for";
+                    return Err(not_let_in(role, &why, "do not use this nameserver"));
+                }
+                return Ok((identity, enrolled));
+            }
             Err(DialError::Other(failure)) => return Err(failure),
             Err(DialError::Net(error)) => last = Some(error),
         }
@@ -413,25 +437,22 @@ async fn enrol(
 }
 
 async fn enrol_at(
-    applicant: Applicant,
     address: &Endpoint,
     token: &JoinToken,
     role: &Role,
-) -> Result<(Identity, Enrolled), DialError> {
-    let refused = |why: &dyn std::fmt::Display, hint: &str| {
-        DialError::Other(Failure::new(FailureCode::NotAuthorised, format!("{role} was not let in"), why, hint))
-    };
-    let newcomer = applicant_dial(applicant, address, token.authority).await?;
-    let csr = newcomer.applicant.signing_request().map_err(|error| refused(&error, "try again"))?;
+    newcomer: &Applicant,
+) -> Result<Enrolled, DialError> {
+    let refused = |why: &dyn std::fmt::Display, hint: &str| DialError::Other(not_let_in(role, why, hint));
+    let Door { endpoint, connection } = applicant_dial(address, token.authority, newcomer).await?;
+    let csr = newcomer.signing_request().map_err(|error| refused(&error, "try again"))?;
     let request = EnrolRequest {
         token_id: token.id(),
-        proof: enrol_proof(&newcomer.connection, token.proof_key(), role, &csr)
-            .map_err(|error| refused(&error, "try again"))?,
+        proof: enrol_proof(&connection, token.proof_key(), role, &csr).map_err(|error| refused(&error, "try again"))?,
         role: role.clone(),
         csr,
     };
     let name = address.host_port();
-    let (send, recv) = open_stream(&newcomer.connection, StreamKind::Enrol).await.map_err(|error| match error {
+    let (send, recv) = open_stream(&connection, StreamKind::Enrol).await.map_err(|error| match error {
         Some(error) => NetError::from_connection(&name, &error),
         None => NetError::Closed { address: name.clone(), why: "the stream was refused".to_owned() },
     })?;
@@ -439,26 +460,16 @@ async fn enrol_at(
     let answer = client
         .enrol(call_context(limits::CALL_DEADLINE), request)
         .await
-        .map_err(|error| NetError::from_rpc(&name, &error, &newcomer.connection))?;
-    newcomer.endpoint.close(CloseCode::Done.to_varint(), b"enrolled");
-    let enrolled = answer.map_err(|error| {
+        .map_err(|error| NetError::from_rpc(&name, &error, &connection))?;
+    endpoint.close(CloseCode::Done.to_varint(), b"enrolled");
+    answer.map_err(|error| {
         let hint = match error {
             EnrolError::AlreadyEnrolled(_) => "an admin can let this id be taken over: `nsc token --for ID`",
             EnrolError::Unavailable(_) => "try again",
             _ => "get a new token with `nsc token`",
         };
         refused(&error, hint)
-    })?;
-    let Enrolled { certificate, authority, .. } = enrolled.clone();
-    let identity =
-        newcomer.applicant.into_member(certificate, authority).map_err(|error| refused(&error, "try again"))?;
-    if identity.role() != role || !belongs_to(&identity, token) {
-        return Err(refused(
-            &"the nameserver sent another certificate than was asked for",
-            "do not use this nameserver",
-        ));
-    }
-    Ok((identity, enrolled))
+    })
 }
 
 /// The proof that the holder of `key` asks, on this very connection, for `role` over the key in `csr`.

@@ -182,6 +182,8 @@ async fn messages_over_the_frame_limit_cost_only_their_own_call() {
     let long = async {
         eventually("the other call has begun", || b.seen.calls.load(Ordering::SeqCst) == 1).await;
         let connection = a.connections.connection(&target).await.unwrap().stable_id();
+        let just_fits = "x".repeat(limits::MAX_FRAME_BYTES - 64);
+        assert!(!a.have(&target, &just_fits, limits::CALL_DEADLINE).await.unwrap());
         let question = "x".repeat(limits::MAX_FRAME_BYTES + 1);
         let asked = timeout(limits::CALL_DEADLINE, a.have(&target, &question, PATIENCE)).await.unwrap();
         assert!(matches!(&asked, Err(NetError::Local(why)) if why.contains("frame")), "{asked:?}");

@@ -317,6 +317,22 @@ async fn a_newcomer_can_do_nothing_but_enrol() {
 }
 
 #[tokio::test]
+async fn newcomers_are_few_at_a_time_and_do_not_stay() {
+    let nameserver = Nameserver::start();
+    let mut held = Vec::new();
+    for _ in 0..limits::MAX_NEWCOMERS {
+        held.push(nameserver.newcomer().await.1);
+    }
+    let (_, one_more) = nameserver.newcomer().await;
+    let ended = NetError::from_connection("the nameserver", &one_more.closed().await);
+    assert!(matches!(&ended, NetError::Closed { why, .. } if why.contains("too many")), "{ended:?}");
+    let ended =
+        timeout(limits::NEWCOMER_STAY + PATIENCE, held[0].closed()).await.expect("who does not enrol has to go");
+    let ended = NetError::from_connection("the nameserver", &ended);
+    assert!(matches!(&ended, NetError::Closed { why, .. } if why.contains("took too long")), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_member_is_told_that_it_need_not_enrol() {
     let nameserver = Nameserver::start();
     let identity = nameserver.authority.identity(&peer("a"), LIFE).unwrap();

@@ -205,6 +205,28 @@ fn a_newcomer_becomes_what_the_authority_says_and_nothing_else() {
 }
 
 #[test]
+fn who_comes_again_comes_with_the_same_key() {
+    let base = tempfile::tempdir().unwrap();
+    let file = base.path().join("newcomer.key");
+    let authority = Authority::ephemeral().unwrap();
+    let key_of = |newcomer: &Applicant| {
+        let request = newcomer.signing_request().unwrap();
+        let info = CertificateSigningRequestParams::from_der(&request.as_slice().into()).unwrap();
+        (rcgen::PublicKeyData::subject_public_key_info(&info.public_key), request)
+    };
+    let (first, request) = key_of(&Applicant::load_or_create(&file).unwrap());
+    assert_eq!(mode(&file), 0o600);
+    let certificate = authority.certify(&request, &first, &peer("peer1"), HOUR).unwrap();
+    // The answer was lost with the process; the next one takes it up.
+    let next = Applicant::load_or_create(&file).unwrap();
+    let member = next.into_member(certificate.to_vec(), authority.certificate().to_vec()).unwrap();
+    // And so does a member whose certificate is over.
+    assert_eq!(key_of(&Applicant::again(&member).unwrap()).0, first);
+    fs::write(&file, "nonsense").unwrap();
+    assert!(matches!(Applicant::load_or_create(&file), Err(IdentityError::Malformed(_))));
+}
+
+#[test]
 fn what_a_request_asks_for_besides_its_key_is_ignored() {
     let authority = Authority::ephemeral().unwrap();
     let key = KeyPair::generate().unwrap();

@@ -9,7 +9,7 @@ use shared::{content::FileMeta, file_name::FileName};
 pub struct Changes {
     /// Files that are there now, or in this form.
     pub upserts: Vec<FileMeta>,
-    /// Names of files that are there no more.
+    /// Names of files that are there no more. A listener may not have heard of one that came and went quickly.
     pub removals: Vec<FileName>,
 }
 

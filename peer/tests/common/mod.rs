@@ -8,7 +8,7 @@ pub(crate) mod process;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Once,
+    sync::{Mutex, Once},
     time::Duration,
 };
 
@@ -63,7 +63,8 @@ pub(crate) struct Network {
     folder: tempfile::TempDir,
     /// `HOST:PORT` of the nameserver.
     pub(crate) address: String,
-    nameserver: Option<Program>,
+    /// Behind a lock so that threads of a test can share the network.
+    nameserver: Mutex<Option<Program>>,
 }
 
 impl Network {
@@ -81,7 +82,7 @@ impl Network {
         let mut nameserver = Program::spawn(&mut command);
         let line = nameserver.line();
         let address = line.strip_prefix("NS running on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        Self { folder, address, nameserver: Some(nameserver) }
+        Self { folder, address, nameserver: Mutex::new(Some(nameserver)) }
     }
 
     /// The nameserver's port, as a flag takes it.
@@ -91,7 +92,7 @@ impl Network {
 
     /// Kills the nameserver as the kernel would.
     pub(crate) fn kill_nameserver(&mut self) {
-        self.nameserver = None;
+        *self.nameserver.get_mut().expect("no test panicked with it") = None;
     }
 
     /// Starts it again on the same port, with what it had stored.
@@ -101,7 +102,7 @@ impl Network {
         prepare(&mut command, self.folder());
         let mut nameserver = Program::spawn(&mut command);
         assert_eq!(nameserver.line(), format!("NS running on {}", self.address));
-        self.nameserver = Some(nameserver);
+        *self.nameserver.get_mut().expect("no test panicked with it") = Some(nameserver);
     }
 
     /// The working directory of all programs.

@@ -345,11 +345,7 @@ async fn no_identity(config: &SessionConfig, addresses: &[Endpoint], expired: bo
     for address in addresses {
         // A dial that trusts nobody: it cannot succeed, but tells silence from a refusal.
         let nobody = certs::Fingerprint([0; 32]);
-        let dialled = match Applicant::new() {
-            Ok(applicant) => applicant_dial(applicant, address, nobody).await,
-            Err(error) => return unusable(&config.state_dir, &error),
-        };
-        match dialled {
+        match applicant_dial(address, nobody, &newcomer).await {
             Err(DialError::Net(error @ (NetError::Unreachable { .. } | NetError::Local(_)))) => silent = Some(error),
             _ => {
                 let me = match &config.role {

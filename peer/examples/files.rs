@@ -2,6 +2,8 @@
 //!
 //! Run it on the machine and as the user of the nameserver: `cargo run -p peer --example files`.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it finds")]
+
 use shared::{
     error::Failure,
     id::Role,

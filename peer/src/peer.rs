@@ -5,12 +5,13 @@
 //! ```
 
 use std::{
+    collections::HashMap,
     fs::File,
     io,
     net::SocketAddr,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,6 +19,7 @@ use std::{
 
 use nameserver::{config::Config as NameserverConfig, server::Server};
 use shared::{
+    content::ContentHash,
     error::{Failure, FailureCode},
     id::{Incarnation, PeerId, Role},
     limits,
@@ -30,7 +32,7 @@ use shared::{
     time::{Clock, unix_micros},
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -72,6 +74,8 @@ pub struct Peer {
     stop: CancellationToken,
     tasks: TaskTracker,
     ended: Mutex<Option<oneshot::Receiver<Failure>>>,
+    /// Whether the name is (to be) registered; false when the registration's task has ended.
+    registered: watch::Receiver<bool>,
     embedded_nameserver: tokio::sync::Mutex<Option<Server>>,
     /// Held for as long as this process is this peer.
     _lock: File,
@@ -82,6 +86,8 @@ pub struct Peer {
 pub(crate) struct Downloads {
     pub(crate) active: AtomicU64,
     pub(crate) bytes: Arc<AtomicU64>,
+    /// Contents that are being fetched: the same content under another name waits for the first, then has it here.
+    pub(crate) contents: Mutex<HashMap<ContentHash, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl Peer {
@@ -127,9 +133,18 @@ impl Peer {
         let core_config =
             CoreConfig { id: config.id.clone(), incarnation, endpoint: endpoint.clone(), seed: incarnation.0, durable };
         let (end, ended) = oneshot::channel();
+        let (unregister, registered) = watch::channel(true);
         tasks.spawn(node.run(Core::new(core_config, clock.now()), clock, calls.clone()));
         tasks.spawn(forward_changes(changes, handle.clone()));
-        tasks.spawn(watch_over(registration.keep(stop.clone()), handle.clone(), config.id.clone(), end));
+        let kept = {
+            let stop = stop.clone();
+            async move {
+                let ended = registration.keep(stop).await;
+                unregister.send_replace(false);
+                ended
+            }
+        };
+        tasks.spawn(watch_over(kept, handle.clone(), config.id.clone(), end));
 
         let lookup = Lookup {
             me: config.id.clone(),
@@ -155,6 +170,7 @@ impl Peer {
             stop,
             tasks,
             ended: Mutex::new(Some(ended)),
+            registered,
             embedded_nameserver: tokio::sync::Mutex::new(embedded_nameserver),
             _lock: lock,
         };
@@ -194,12 +210,17 @@ impl Peer {
             }
         }
         self.stop.cancel();
-        self.tasks.close();
-        // The registration takes the name away; what others still ask is cut off by the close below.
-        if timeout(limits::CLOSE_DEADLINE, self.tasks.wait()).await.is_err() {
-            tracing::debug!("some calls were cut off");
+        // The name goes while the connection to the nameserver is still there; whatever else runs is cut off by the
+        // close below.
+        let mut registered = self.registered.clone();
+        if timeout(limits::CLOSE_DEADLINE, registered.wait_for(|registered| !registered)).await.is_err() {
+            tracing::debug!("the name stays until its lease runs out");
         }
         self.connections.close(CloseCode::ShuttingDown, "the peer stops").await;
+        self.tasks.close();
+        if timeout(limits::CLOSE_DEADLINE, self.tasks.wait()).await.is_err() {
+            tracing::debug!("some tasks were cut off");
+        }
         if let Some(server) = self.embedded_nameserver.lock().await.take() {
             server.shutdown().await;
         }

@@ -1,6 +1,8 @@
 //! Four machines, as network namespaces with addresses of their own on one bridge: a nameserver, two peers that join
 //! with tokens, and a stranger. Needs root, `ip` and `tcpdump`; says so and skips where they are missing.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
+
 use std::{
     fs,
     io::{BufRead, BufReader},

@@ -1,6 +1,8 @@
 //! What users of the whole network see: failovers, absences of the nameserver, nonsense, and a third program. Real
 //! programs on loopback; nothing here is timed, every wait has a deadline.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
+
 use std::{collections::BTreeSet, fs, net::UdpSocket, path::Path};
 
 use rustix::process::Signal;

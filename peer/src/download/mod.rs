@@ -15,14 +15,14 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use futures::{StreamExt, TryStreamExt, stream};
 use shared::{
-    content::FileMeta,
+    content::{ContentHash, FileMeta},
     error::{Failure, FailureCode},
     id::PeerId,
     limits,
@@ -42,9 +42,9 @@ use crate::{
     core::Contact,
     lookup::contacts,
     net::calls::target,
-    peer::{Counted, Peer},
+    peer::{Counted, Downloads, Peer},
     store::{Partial, destination::Standing},
-    transfer::{FetchError, fetch},
+    transfer::{FetchError, fetch, serve},
 };
 use select::{Wish, common_prefix, select};
 
@@ -212,14 +212,48 @@ impl Peer {
             run.bytes_done.fetch_add(file.size, Ordering::Relaxed);
             (destination.path().to_owned(), Vec::new())
         } else {
+            let content = self.downloads.lock_of(file.hash);
+            let _alone = content.lock().await;
             let partial = self.share.begin(&destination, file.hash, file.size).await?;
-            let sources = self.fetch_from_any(&file, owners, &partial, &run).await?;
+            let sources = match self.copy_from_share(&file, &partial, &run).await {
+                Some(sources) => sources,
+                None => self.fetch_from_any(&file, owners, &partial, &run).await?,
+            };
             let path = self.share.finish(partial, &destination, &file, run.force).await?;
             (path, sources)
         };
         run.files_done.fetch_add(1, Ordering::Relaxed);
         run.tell(&file);
         Ok(Downloaded { path, seconds: clock.now().since_origin().as_secs_f64(), sources, file })
+    }
+
+    /// Takes a content that this peer has under another name from its own disk, verified like any other; `None` when it
+    /// does not have it, or not any more.
+    async fn copy_from_share(&self, file: &FileMeta, partial: &Partial, run: &Arc<Run>) -> Option<Vec<(PeerId, u64)>> {
+        let source = self.share.open_for_serving(&file.hash).ok().filter(|source| source.size == file.size)?;
+        let (mut writer, reader) = tokio::io::duplex(limits::BULK_BATCH_BYTES);
+        let missing = partial.missing();
+        let progress = {
+            let (run, file) = (run.clone(), file.clone());
+            move |bytes| {
+                run.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+                run.tell(&file);
+            }
+        };
+        let ranges = missing.clone();
+        let sent = async {
+            let sent = serve(source, ranges, &mut writer, |_| {}).await;
+            drop(writer);
+            sent
+        };
+        let (sent, fetched) = tokio::join!(sent, fetch(reader, missing, partial, limits::OWNER_SILENCE, progress));
+        match (sent, fetched) {
+            (Ok(_), Ok(_)) => Some(Vec::new()),
+            (sent, fetched) => {
+                tracing::debug!(?sent, ?fetched, file = %file.name, "the own copy cannot be used");
+                None
+            }
+        }
     }
 
     /// Fetches from one owner after another until nothing is missing.
@@ -312,6 +346,20 @@ fn was_reset_as_changed(error: &FetchError) -> bool {
     let FetchError::Stream(error) = error else { return false };
     let reset = error.get_ref().and_then(|source| source.downcast_ref::<quinn::ReadError>());
     matches!(reset, Some(quinn::ReadError::Reset(code)) if BulkAbort::from_varint(*code) == Some(BulkAbort::Changed))
+}
+
+impl Downloads {
+    /// The lock of a content; the same for all who ask while one holds it.
+    fn lock_of(&self, hash: ContentHash) -> Arc<tokio::sync::Mutex<()>> {
+        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        contents.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = contents.get(&hash).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::default();
+        contents.insert(hash, Arc::downgrade(&lock));
+        lock
+    }
 }
 
 /// Owners in the order in which they are tried: at random, so that many askers spread over them; this peer itself last.

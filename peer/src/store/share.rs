@@ -165,7 +165,7 @@ impl Share {
         }
     }
 
-    /// Opens a content for [`crate::transfer::serve`]; a few system calls.
+    /// Opens a content for [`crate::transfer::serve()`]; a few system calls.
     ///
     /// # Errors
     /// When there is no file that has it, or it cannot be read. A file found to have changed is looked at again.

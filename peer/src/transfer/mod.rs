@@ -8,8 +8,8 @@
 //! |---|---|
 //! | [`groups`] | sets of 16 KiB groups (pure) |
 //! | `verify` | the verified-streaming format (pure) |
-//! | [`serve`] | an owner's side |
-//! | [`fetch`] | a receiver's side |
+//! | [`mod@serve`] | an owner's side |
+//! | [`mod@fetch`] | a receiver's side |
 
 pub mod fetch;
 pub mod groups;

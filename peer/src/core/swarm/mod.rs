@@ -208,8 +208,10 @@ impl Swarm {
                 self.look_at_all();
             }
             self.fill(now, out);
-            if self.balance && self.balance_from <= now {
-                self.balance(now, out);
+            match self.balance {
+                true if self.balance_from <= now => self.balance(now, out),
+                true => self.arm(self.balance_from),
+                false => {}
             }
             self.notice_stuck(out);
         }

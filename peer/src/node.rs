@@ -219,7 +219,8 @@ impl Node {
     }
 }
 
-async fn sleep_until(deadline: Option<std::time::Instant>) {
+/// Waits until `deadline`; for ever without one.
+pub(crate) async fn sleep_until(deadline: Option<std::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,

@@ -202,6 +202,33 @@ fn a_download_does_not_need_a_running_tracker_or_nameserver() {
     assert_eq!(done["files"][0]["sources"][0]["peer"], "peer3");
 }
 
+#[test]
+fn a_download_comes_from_all_owners_and_survives_the_death_of_one() {
+    let network = Network::start();
+    let mut content = vec![0; 48 << 20];
+    fastrand::Rng::with_seed(3).fill(&mut content);
+    for peer in ["peer1", "peer2"] {
+        network.put(peer, "big.bin", &content);
+    }
+    let _one = network.headless("peer1");
+    let two = network.headless("peer2");
+    let _three = network.headless("peer3");
+    network.json_until("peer3", &["listAll"], |listing| {
+        listing["files"][0]["owners"].as_array().is_some_and(|owners| owners.len() == 2)
+    });
+    let done = network.json("peer3", &["download", "big.bin"]);
+    let sources = done["files"][0]["sources"].as_array().unwrap();
+    let bytes = |source: &Value| source["bytes"].as_u64().unwrap();
+    assert_eq!(sources.len(), 2, "{done}");
+    assert!(sources.iter().map(bytes).sum::<u64>() >= content.len() as u64, "{done}");
+    assert!(fs::read(network.shared("peer3", "big.bin")).unwrap() == content);
+
+    // The index still names peer2 as an owner for a while; nobody there answers.
+    two.signal(Signal::KILL);
+    let done = network.json("peer4", &["download", "big.bin"]);
+    assert!(fs::read(network.shared("peer4", "big.bin")).unwrap() == content, "{done}");
+}
+
 #[tokio::test]
 async fn a_third_program_uses_the_public_clients() {
     let network = Network::start();

@@ -208,6 +208,61 @@ pub const SCAN_DEBOUNCE: Duration = Duration::from_millis(100);
 /// Open subdirectories deep a share is searched.
 pub const MAX_SHARE_DEPTH: usize = 64;
 
+// --- the swarm ----------------------------------------------------------------------------------
+
+/// Smallest piece, bytes: a request a piece costs little beside it, and a receiver passes it on soon.
+pub const MIN_PIECE_BYTES: u64 = 256 << 10;
+/// Largest piece of an ordinary file, bytes; above 64 GiB pieces grow with the file.
+pub const MAX_PIECE_BYTES: u64 = 4 << 20;
+/// Pieces a file is divided into where the sizes above allow it: many, so that receivers have much to exchange.
+pub const PIECES_PER_FILE: u64 = 1024;
+/// Most pieces of a file: bounds what a swarm holds in memory (some MiB for 1 TiB).
+pub const MAX_PIECES: u64 = 65_536;
+/// Owners of one version that one download knows.
+pub const MAX_SWARM_OWNERS: usize = 256;
+/// Owners asked at a time: enough to fill any downlink, few enough that requests do not pin down all pieces.
+pub const MAX_ACTIVE_OWNERS: usize = 16;
+/// Pieces that an owner has begun which are remembered group by group; further ones count when they are whole.
+pub const MAX_BEGUN_PIECES_PER_OWNER: usize = 1024;
+/// Requests under way to one owner: one is served while the next one waits, so that the pipe never drains ...
+pub const MIN_REQUESTS_PER_OWNER: usize = 2;
+/// ... and more only where two do not last for a round trip.
+pub const MAX_REQUESTS_PER_OWNER: usize = 8;
+/// Longest request, bytes: what a lone owner is asked for at a time.
+pub const MAX_REQUEST_BYTES: u64 = 32 << 20;
+/// How long an owner should be at work on one request when there are several owners: short, so that work can move.
+pub const REQUEST_TIME: Duration = Duration::from_millis(250);
+/// Added to the round-trip time where a pipeline is sized: delays in this peer and in the owner.
+pub const PIPELINE_MARGIN: Duration = Duration::from_millis(50);
+/// Round-trip time of an owner before it is known.
+pub const DEFAULT_RTT: Duration = Duration::from_millis(50);
+/// Over how long an owner's rate is measured ...
+pub const RATE_WINDOW: Duration = Duration::from_millis(200);
+/// ... and over how long the first time, when any number is better than none.
+pub const FIRST_RATE_WINDOW: Duration = Duration::from_millis(20);
+/// How often owners with nothing to do look for work of slower ones.
+pub const BALANCE_INTERVAL: Duration = Duration::from_millis(20);
+/// How much earlier a piece must be there when it is moved to another owner: less is noise.
+pub const BALANCE_GAIN: Duration = Duration::from_millis(20);
+/// In the endgame a piece is asked for twice when the first owner is expected to need so many times as long for the rest
+/// of it as the second one.
+pub const ENDGAME_GAIN: f64 = 1.5;
+/// First wait before an owner that was busy or failed is asked again; doubled each time ...
+pub const OWNER_BACKOFF: Duration = Duration::from_millis(250);
+/// ... up to this.
+pub const MAX_OWNER_BACKOFF: Duration = Duration::from_secs(8);
+/// Failures in a row after which an owner is given up.
+pub const OWNER_FAILURES: u32 = 8;
+/// Uploads to one peer at a time; its next request begins when the one before has been sent, so that its pieces
+/// become whole one after another and can be passed on.
+pub const MAX_UPLOADS_PER_PEER: usize = 1;
+/// Requests that wait for an upload slot; with more, peers are told to come back.
+pub const MAX_WAITING_UPLOADS: usize = 256;
+/// Requests of one peer that wait for an upload slot.
+pub const MAX_WAITING_UPLOADS_PER_PEER: usize = 64;
+/// How far a capped transfer may run ahead of its rate after a pause.
+pub const RATE_BURST: Duration = Duration::from_millis(100);
+
 // --- the share and what is kept of it -----------------------------------------------------------
 
 /// A file changed this recently before it was hashed may change again within one tick of its file system's clock

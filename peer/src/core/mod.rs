@@ -25,6 +25,7 @@ mod publisher;
 mod seeking;
 mod share;
 mod standing;
+pub mod swarm;
 mod tracking;
 
 use std::{collections::BTreeMap, time::Duration};

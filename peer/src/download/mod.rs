@@ -1,14 +1,11 @@
 //! Downloads: which versions, from whom, and what to do when an owner fails.
 //!
 //! ```text
-//! wish ─ lookup ─ select ─ for each file ┬ there already ─────────────────────────── done
-//!        (tracker, or the known peers)   └ partial ─ owner ─ verified ─ fsync, rename ─ done
-//!                                                    ↑  └ fails: blamed by name, the next owner
-//!                                                    └────┘ goes on behind what is proven
+//! wish ─ lookup ─ select ─ for each file ┬ there already ──────────────────────────────────── done
+//!        (tracker, or the known peers)   └ partial ─ engine ─ all owners at once ─ fsync, rename ─ done
 //! ```
-//!
-//! First form: one owner at a time. The transfer engine puts its scheduler, `core::swarm`, between `select` and the streams.
 
+mod engine;
 mod select;
 
 use std::{
@@ -29,23 +26,22 @@ use shared::{
     name::Endpoint,
     net::{
         NetError,
-        bulk::{BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, HeaderError, read_header, write_header},
+        bulk::{BulkAbort, BulkRefusal, HeaderError},
     },
     rpc::tracker::IndexedFile,
     time::Clock,
 };
-use tokio::time::timeout;
 
 use crate::{
     backend::parse_name,
     cli::backend::{DownloadRequest, Downloaded, Progress, ProgressSink},
     core::Contact,
     lookup::contacts,
-    net::calls::target,
     peer::{Counted, Downloads, Peer},
     store::{Partial, destination::Standing},
     transfer::{FetchError, fetch, serve},
 };
+use engine::Engine;
 use select::{Wish, common_prefix, select};
 
 /// Why one owner did not deliver.
@@ -217,7 +213,16 @@ impl Peer {
             let partial = self.share.begin(&destination, file.hash, file.size).await?;
             let sources = match self.copy_from_share(&file, &partial, &run).await {
                 Some(sources) => sources,
-                None => self.fetch_from_any(&file, owners, &partial, &run).await?,
+                None => {
+                    let engine = Engine {
+                        bulk: self.bulk.clone(),
+                        all_bytes: self.downloads.bytes.clone(),
+                        file: file.clone(),
+                        partial: partial.clone(),
+                        run: run.clone(),
+                    };
+                    engine.fetch(owners).await?
+                }
             };
             let path = self.share.finish(partial, &destination, &file, run.force).await?;
             (path, sources)
@@ -252,90 +257,6 @@ impl Peer {
             (sent, fetched) => {
                 tracing::debug!(?sent, ?fetched, file = %file.name, "the own copy cannot be used");
                 None
-            }
-        }
-    }
-
-    /// Fetches from one owner after another until nothing is missing.
-    async fn fetch_from_any(
-        &self,
-        file: &FileMeta,
-        owners: Vec<Contact>,
-        partial: &Partial,
-        run: &Arc<Run>,
-    ) -> Result<Vec<(PeerId, u64)>, Failure> {
-        let mut sources = Vec::new();
-        let mut reasons = Vec::new();
-        let mut lied = false;
-        for owner in owners.into_iter().take(limits::MAX_OWNERS_TRIED) {
-            let came = Arc::new(AtomicU64::new(0));
-            let outcome = self.fetch_from(&owner, file, partial, run, came.clone()).await;
-            let bytes = came.load(Ordering::Relaxed);
-            if bytes > 0 || outcome.is_ok() {
-                sources.push((owner.peer.clone(), bytes));
-            }
-            match outcome {
-                Ok(()) => return Ok(sources),
-                Err(OwnerError::Fetch(error)) if !error.is_owners_fault() => {
-                    return Err(error.to_failure(file.name.as_str()));
-                }
-                Err(error) => {
-                    tracing::warn!(owner = %owner.peer, file = %file.name, %error, "an owner failed; trying the next");
-                    lied |= matches!(error, OwnerError::Fetch(FetchError::Verification { .. }));
-                    reasons.push(format!("{}: {error}", owner.peer));
-                }
-            }
-        }
-        let what = format!("cannot download {}", file.name);
-        Err(if reasons.is_empty() {
-            Failure::new(FailureCode::NoOwner, what, "none of its owners is there", "try again when one is back")
-        } else if lied && reasons.len() == 1 {
-            let hint = "nothing of it was kept; fetch it from another owner with --from";
-            Failure::new(FailureCode::VerificationFailed, what, reasons.join(", "), hint)
-        } else {
-            Failure::new(FailureCode::NoOwner, what, reasons.join(", "), "try again, or `listAll` for other versions")
-        })
-    }
-
-    async fn fetch_from(
-        &self,
-        owner: &Contact,
-        file: &FileMeta,
-        partial: &Partial,
-        run: &Arc<Run>,
-        came: Arc<AtomicU64>,
-    ) -> Result<(), OwnerError> {
-        let (mut send, mut recv) = self.bulk.bulk(&target(owner)).await?;
-        let missing = partial.missing();
-        let request = BulkRequest { hash: file.hash, groups: missing.to_request() };
-        let ask = async {
-            write_header(&mut send, &request).await?;
-            // The request is all that is said; a stream that the owner closed already shows in its answer.
-            let _ = send.finish();
-            read_header::<Result<BulkAccepted, BulkRefusal>>(&mut recv).await
-        };
-        let BulkAccepted { size } = timeout(limits::OWNER_SILENCE, ask).await.map_err(|_| OwnerError::Silent)???;
-        if size != file.size {
-            return Err(OwnerError::OtherSize { claimed: size, announced: file.size });
-        }
-        run.sources.fetch_add(1, Ordering::Relaxed);
-        let progress = {
-            let (run, file, all) = (run.clone(), file.clone(), self.downloads.bytes.clone());
-            move |bytes| {
-                came.fetch_add(bytes, Ordering::Relaxed);
-                all.fetch_add(bytes, Ordering::Relaxed);
-                run.bytes_done.fetch_add(bytes, Ordering::Relaxed);
-                run.tell(&file);
-            }
-        };
-        let fetched = fetch(&mut recv, missing, partial, limits::OWNER_SILENCE, progress).await;
-        run.sources.fetch_sub(1, Ordering::Relaxed);
-        match fetched {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                // Fails only when the stream has ended anyway.
-                let _ = recv.stop(BulkAbort::Enough.to_varint());
-                Err(if was_reset_as_changed(&error) { OwnerError::Changed } else { error.into() })
             }
         }
     }

@@ -26,8 +26,7 @@ impl Swarm {
             Fill::Nobody => {}
             Fill::One(id) => {
                 self.fill_one(now, id, out);
-                let is_idle = self.owners.get(&id).is_none_or(|owner| owner.requests.is_empty());
-                if is_idle && self.owners.len() > MAX_ACTIVE_OWNERS {
+                if self.turned_away && self.active < MAX_ACTIVE_OWNERS {
                     self.fill_all(now, out);
                 }
             }
@@ -37,20 +36,27 @@ impl Swarm {
 
     /// Those that are at work first, then the others from a random one on: of many owners a random few get a turn.
     fn fill_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let mut ids: Vec<_> = self.owners.keys().copied().collect();
-        if ids.is_empty() {
-            return;
+        self.turned_away = false;
+        let (mut ids, mut others) = (Vec::new(), Vec::new());
+        for (&id, owner) in self.owners.iter().filter(|(_, owner)| !owner.starved) {
+            if owner.requests.is_empty() { others.push(id) } else { ids.push(id) }
         }
-        let first = self.rng.usize(..ids.len());
-        ids.rotate_left(first);
-        ids.sort_by_key(|id| self.owners[id].requests.is_empty());
+        if !others.is_empty() {
+            let first = self.rng.usize(..others.len());
+            others.rotate_left(first);
+        }
+        ids.append(&mut others);
         for id in ids {
             self.fill_one(now, id, out);
         }
     }
 
     fn fill_one(&mut self, now: Timestamp, id: OwnerId, out: &mut Vec<Action>) {
-        while self.owners.get(&id).is_some_and(|owner| owner.has_room() && !owner.starved) && self.may_be_active(id) {
+        while let Some(owner) = self.owners.get(&id).filter(|owner| owner.has_room(now) && !owner.starved) {
+            if !self.may_be_asked(owner) {
+                self.turned_away = true;
+                return;
+            }
             match self.next_run(id) {
                 Some(groups) => self.ask(now, id, groups, out),
                 None => {
@@ -63,11 +69,9 @@ impl Swarm {
         }
     }
 
-    pub(super) fn may_be_active(&self, id: OwnerId) -> bool {
-        let is_active = |owner: &Owner| !owner.requests.is_empty();
-        self.owners.len() <= MAX_ACTIVE_OWNERS
-            || self.owners.get(&id).is_some_and(is_active)
-            || self.owners.values().filter(|owner| is_active(owner)).count() < MAX_ACTIVE_OWNERS
+    /// Whether it is one of the [`MAX_ACTIVE_OWNERS`], or can become one.
+    pub(super) fn may_be_asked(&self, owner: &Owner) -> bool {
+        self.active < MAX_ACTIVE_OWNERS || !owner.requests.is_empty()
     }
 
     pub(super) fn ask(&mut self, now: Timestamp, id: OwnerId, groups: Range<u64>, out: &mut Vec<Action>) {
@@ -77,6 +81,7 @@ impl Swarm {
         for piece in self.layout.pieces_of(&groups) {
             self.pieces.ask(piece, request);
         }
+        self.active += usize::from(owner.requests.is_empty());
         owner.push(now, request, groups.clone());
         let silence = owner.silence_deadline();
         out.push(Action::Request { request, groups });
@@ -150,11 +155,13 @@ impl Swarm {
             return MAX_REQUEST_BYTES.max(least);
         }
         let Some(rate) = owner.rate() else { return least };
-        let others: f64 = self.owners.values().filter(|other| other.waiting_until().is_none()).filter_map(Owner::rate).sum();
+        let others: f64 =
+            self.owners.values().filter(|other| other.waiting_until().is_none()).filter_map(Owner::rate).sum();
         let left = u64::from(self.pieces.missing()) * self.layout.piece_bytes();
         let share = bytes_at(rate / others.max(rate).max(1.0), left as f64) / PARTS_OF_SHARE;
         let is_swarm = self.owners.values().any(|owner| !owner.has_all());
-        let comfortable = if is_swarm { owner.pipeline_bytes() / 2 } else { bytes_at(rate, REQUEST_TIME.as_secs_f64()) };
+        let comfortable =
+            if is_swarm { owner.pipeline_bytes() / 2 } else { bytes_at(rate, REQUEST_TIME.as_secs_f64()) };
         comfortable.min(share).min(MAX_REQUEST_BYTES).max(least)
     }
 

@@ -11,46 +11,72 @@ use shared::{
 use super::{
     Swarm,
     event::{Action, OwnerId, RequestId},
-    owner::{Owner, Request, bytes_at},
+    owner::{Owner, bytes_at},
     piece::PieceState,
 };
 
 /// Bytes a second of owners when none was measured yet.
 const UNKNOWN_RATE: f64 = 1e6;
 
-/// An owner's outlook: how fast it is and when it will be through.
-#[derive(Debug, Clone, Copy)]
-struct Outlook {
+/// An owner that has nothing to do, or little.
+struct Helper<'a> {
+    owner: &'a Owner,
+    id: OwnerId,
+    /// Bytes a second.
     rate: f64,
-    /// Seconds until what it is asked for is here.
+    /// Seconds until it could begin with something new.
+    free_in: f64,
+}
+
+/// A request under way, as seen by one who could take it over.
+struct Burden {
+    request: RequestId,
+    /// What is still to come of it.
+    rest: Range<u64>,
+    /// The first group that is not on its way yet.
+    takeable_from: u64,
+    /// Its owner's bytes a second.
+    rate: f64,
+    /// Seconds until it is through.
     done_in: f64,
 }
 
 impl Swarm {
-    /// Lets each idle owner take over one run of groups, if that brings them earlier.
+    /// Lets each idle owner, the fastest first, take over one run of groups, if that brings them earlier.
     pub(super) fn balance(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         self.balance = false;
-        let is_idle = |owner: &Owner| owner.starved && owner.has_room();
-        let idle: Vec<_> = self.owners.iter().filter(|(_, owner)| is_idle(owner)).map(|(&id, _)| id).collect();
-        if idle.is_empty() || self.owners.values().all(|owner| owner.requests.is_empty()) {
+        let mut starved: Vec<_> = self.owners.iter().filter(|(_, owner)| owner.starved).map(|(&id, _)| id).collect();
+        if starved.is_empty() || self.active == 0 {
             return;
         }
         let usual_rate = self.usual_rate();
-        for id in idle {
-            if !self.may_be_active(id) {
-                break;
+        let rate_of = |id: &OwnerId| self.owners.get(id).and_then(Owner::rate).unwrap_or_default();
+        starved.sort_by(|one, other| rate_of(other).total_cmp(&rate_of(one)));
+        let mut burdens = self.burdens(now, usual_rate);
+        for id in starved {
+            let Some(owner) = self.owners.get(&id) else { continue };
+            if !self.may_be_asked(owner) || !owner.has_room(now) {
+                continue;
             }
-            if let Some((victim, groups)) = self.work_to_take(now, id, usual_rate) {
-                self.cut(victim, groups.start, out);
+            let rate = owner.rate().unwrap_or(usual_rate).max(1.0);
+            let free_in = owner.rtt().as_secs_f64() + owner.backlog_bytes() as f64 / rate;
+            let helper = Helper { owner, id, rate, free_in };
+            if let Some((request, groups)) = self.work_to_take(&helper, &burdens) {
+                if let Some(owner) = self.owners.get_mut(&request.owner) {
+                    owner.doubt(now);
+                }
+                self.cut(request, groups.start, out);
                 self.ask(now, id, groups, out);
                 // What came back has gone out again.
                 self.came_back = false;
-            } else if self.pieces.missing() == 0
-                && let Some(groups) = self.work_to_double(now, id, usual_rate)
-            {
+            } else if let Some(groups) = self.work_to_double(&helper, &burdens) {
                 self.ask(now, id, groups, out);
+            } else {
+                continue;
             }
+            burdens = self.burdens(now, usual_rate);
         }
+        // Even where nobody could help just now: a slow owner's work will not get better by itself.
         self.balance_from = now + BALANCE_INTERVAL;
         self.arm(self.balance_from);
     }
@@ -61,51 +87,47 @@ impl Swarm {
         if rates.is_empty() { UNKNOWN_RATE } else { (rates.iter().sum::<f64>() / rates.len() as f64).max(1.0) }
     }
 
-    fn outlook(owner: &Owner, usual_rate: f64) -> Outlook {
-        let rate = owner.rate().unwrap_or(usual_rate).max(1.0);
-        Outlook { rate, done_in: owner.rtt().as_secs_f64() + owner.backlog_bytes() as f64 / rate }
-    }
-
-    /// The end of a request of the owner that will be through last, as much of it as makes both finish together.
-    fn work_to_take(&self, now: Timestamp, thief: OwnerId, usual_rate: f64) -> Option<(RequestId, Range<u64>)> {
-        let taker = self.owners.get(&thief)?;
-        let own = Self::outlook(taker, usual_rate);
-        let mut best: Option<(f64, RequestId, Range<u64>)> = None;
-        for (_, owner) in self.owners.iter().filter(|&(&id, _)| id != thief) {
+    /// All requests under way, those that will be through last first.
+    fn burdens(&self, now: Timestamp, usual_rate: f64) -> Vec<Burden> {
+        let mut burdens = Vec::new();
+        for owner in self.owners.values().filter(|owner| !owner.requests.is_empty()) {
+            let rate = owner.rate().unwrap_or(usual_rate).max(1.0);
             let quiet = owner.quiet(now);
-            let rate = Self::outlook(owner, usual_rate).rate;
-            let mut ahead = 0;
+            let mut done_in = quiet.as_secs_f64();
             for (index, request) in owner.requests.iter().enumerate() {
-                ahead += self.layout.bytes(&request.rest());
-                let done_in = quiet.as_secs_f64() + ahead as f64 / rate;
-                if best.as_ref().is_some_and(|(latest, ..)| *latest >= done_in) {
-                    continue;
-                }
+                done_in += self.layout.bytes(&request.rest()) as f64 / rate;
                 let is_flowing = quiet == Duration::ZERO && (index == 0 || request.has_started());
-                let on_its_way = if is_flowing { bytes_at(rate, (owner.rtt() + PIPELINE_MARGIN).as_secs_f64()) } else { 0 };
-                let first = request.proven + on_its_way.div_ceil(GROUP_BYTES);
-                if let Some(groups) = self.end_to_take(taker, own, request, first, Outlook { rate, done_in }) {
-                    best = Some((done_in, request.id, groups));
-                }
+                let on_its_way =
+                    if is_flowing { bytes_at(rate, (owner.rtt() + PIPELINE_MARGIN).as_secs_f64()) } else { 0 };
+                let takeable_from = request.proven + on_its_way.div_ceil(GROUP_BYTES);
+                burdens.push(Burden { request: request.id, rest: request.rest(), takeable_from, rate, done_in });
             }
         }
-        best.map(|(_, request, groups)| (request, groups))
+        burdens.sort_by(|one, other| other.done_in.total_cmp(&one.done_in));
+        burdens
     }
 
-    /// Whole pieces from the end of `request`, none before the group `first`.
-    fn end_to_take(&self, taker: &Owner, own: Outlook, request: &Request, first: u64, its: Outlook) -> Option<Range<u64>> {
-        // own.done_in + x / own.rate = its.done_in - x / its.rate
-        let even = (its.done_in - own.done_in) / (1.0 / own.rate + 1.0 / its.rate);
-        let mut taken = request.groups.end..request.groups.end;
-        for piece in self.layout.pieces_of(&request.rest()).rev() {
-            let start = self.layout.groups_of(piece).start.max(request.groups.start);
-            let is_free = self.pieces.state(piece) == PieceState::Asked(request.id) && taker.has_piece(piece);
-            if !is_free || start < first {
+    /// The end of the request that will be through last, as much of it as makes both owners finish together.
+    fn work_to_take(&self, helper: &Helper<'_>, burdens: &[Burden]) -> Option<(RequestId, Range<u64>)> {
+        let later = burdens.iter().take_while(|burden| helper.free_in < burden.done_in);
+        let of_others = later.filter(|burden| burden.request.owner != helper.id);
+        of_others.filter_map(|burden| Some((burden.request, self.end_to_take(helper, burden)?))).next()
+    }
+
+    /// Whole pieces from the end of a request.
+    fn end_to_take(&self, helper: &Helper<'_>, burden: &Burden) -> Option<Range<u64>> {
+        // helper.free_in + x / helper.rate = burden.done_in - x / burden.rate
+        let even = (burden.done_in - helper.free_in) / (1.0 / helper.rate + 1.0 / burden.rate);
+        let mut taken = burden.rest.end..burden.rest.end;
+        for piece in self.layout.pieces_of(&burden.rest).rev() {
+            let start = self.layout.groups_of(piece).start.max(burden.rest.start);
+            let is_its_own = self.pieces.state(piece) == PieceState::Asked(burden.request);
+            if start < burden.takeable_from || !is_its_own || !helper.owner.has_piece(piece) {
                 break;
             }
             let bytes = self.layout.bytes(&(start..taken.end)) as f64;
             let is_first = taken.is_empty();
-            let pays = own.done_in + bytes / own.rate + BALANCE_GAIN.as_secs_f64() < its.done_in;
+            let pays = helper.free_in + bytes / helper.rate + BALANCE_GAIN.as_secs_f64() < burden.done_in;
             if bytes > even && !(is_first && pays) {
                 break;
             }
@@ -114,33 +136,28 @@ impl Swarm {
         (!taken.is_empty()).then_some(taken)
     }
 
-    /// The rest of a piece that another owner is asked for and that this one would bring much earlier.
-    fn work_to_double(&self, now: Timestamp, helper: OwnerId, usual_rate: f64) -> Option<Range<u64>> {
-        let taker = self.owners.get(&helper)?;
-        let own = Self::outlook(taker, usual_rate);
-        let mut best: Option<(f64, Range<u64>)> = None;
-        for (_, owner) in self.owners.iter().filter(|&(&id, _)| id != helper) {
-            let quiet = owner.quiet(now).as_secs_f64();
-            let rate = Self::outlook(owner, usual_rate).rate;
-            let mut ahead = 0;
-            for request in &owner.requests {
-                let rest = request.rest();
-                for piece in self.layout.pieces_of(&rest) {
-                    let all = self.layout.groups_of(piece);
-                    let groups = all.start.max(rest.start)..all.end.min(rest.end);
-                    let bytes = self.layout.bytes(&groups);
-                    ahead += bytes;
-                    let its = quiet + ahead as f64 / rate;
-                    let mine = own.done_in + bytes as f64 / own.rate;
-                    let pays = mine * ENDGAME_GAIN + BALANCE_GAIN.as_secs_f64() < its;
-                    let is_single = self.pieces.state(piece) == PieceState::Asked(request.id);
-                    let is_latest = best.as_ref().is_none_or(|(latest, _)| *latest < its);
-                    if pays && is_single && is_latest && taker.has_piece(piece) {
-                        best = Some((its, groups));
-                    }
+    /// The rest of a piece that another owner is asked for and that this one would bring much earlier: the latest such.
+    /// Only when no piece is left that nobody is asked for.
+    fn work_to_double(&self, helper: &Helper<'_>, burdens: &[Burden]) -> Option<Range<u64>> {
+        if self.pieces.missing() > 0 {
+            return None;
+        }
+        let later = burdens.iter().take_while(|burden| helper.free_in < burden.done_in);
+        for burden in later.filter(|burden| burden.request.owner != helper.id) {
+            let mut done_in = burden.done_in;
+            for piece in self.layout.pieces_of(&burden.rest).rev() {
+                let all = self.layout.groups_of(piece);
+                let groups = all.start.max(burden.rest.start)..all.end.min(burden.rest.end);
+                let bytes = self.layout.bytes(&groups) as f64;
+                let here_in = helper.free_in + bytes / helper.rate;
+                let pays = here_in * ENDGAME_GAIN + BALANCE_GAIN.as_secs_f64() < done_in;
+                let is_single = self.pieces.state(piece) == PieceState::Asked(burden.request);
+                if pays && is_single && helper.owner.has_piece(piece) {
+                    return Some(groups);
                 }
+                done_in -= bytes / burden.rate;
             }
         }
-        best.map(|(_, groups)| groups)
+        None
     }
 }

@@ -140,6 +140,10 @@ pub struct Swarm {
     /// Not later than anything that is due.
     timer: Option<Timestamp>,
     fill: Fill,
+    /// Owners with requests under way.
+    active: usize,
+    /// An owner was not asked for anything because so many others are.
+    turned_away: bool,
     /// Pieces are missing again: those that had nothing to do may have now.
     came_back: bool,
     /// An owner found nothing to be asked for: it may take over work of another ...
@@ -183,6 +187,8 @@ impl Swarm {
             last_proven: now,
             timer: None,
             fill: Fill::All,
+            active: 0,
+            turned_away: false,
             came_back: false,
             balance: false,
             balance_from: now,
@@ -269,8 +275,9 @@ impl Swarm {
                 self.remove_owner(owner);
             }
             Event::Heard { owner, rtt } => {
-                if let Some(owner) = self.owners.get_mut(&owner) {
-                    owner.heard(now, rtt);
+                if let Some(known) = self.owners.get_mut(&owner) {
+                    known.heard(now, rtt);
+                    self.look_at(owner);
                 }
             }
             Event::Verified { request, groups } => self.on_verified(now, request, groups, out),
@@ -372,6 +379,7 @@ impl Swarm {
         if why == Failure::Lied {
             // Even when the request is over: what it tells of the owner stays true.
             self.liars.insert(id.owner);
+            self.end_request(id);
             self.drop_owner(id.owner, Dropped::Lied, out);
             return;
         }
@@ -414,24 +422,23 @@ impl Swarm {
     }
 
     fn run_timers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let mut woken = false;
         let mut silent = Vec::new();
         for (&id, owner) in &mut self.owners {
-            woken |= owner.wake(now);
+            owner.wake(now);
             if owner.silence_deadline().is_some_and(|deadline| deadline <= now) {
                 silent.push(id);
             }
         }
-        if woken {
-            self.fill = Fill::All;
-        }
         for id in silent {
             self.on_owner_failing(now, id, out);
         }
+        // One whose wait or doubt is over may be asked again; all are looked at, which is cheap where nothing is new.
+        self.fill = Fill::All;
         self.balance = true;
         let silences = self.owners.values().filter_map(Owner::silence_deadline);
         let waits = self.owners.values().filter_map(Owner::waiting_until);
-        self.timer = silences.chain(waits).min();
+        let doubts = self.owners.values().filter_map(Owner::doubted_until).filter(|until| *until > now);
+        self.timer = silences.chain(waits).chain(doubts).min();
     }
 
     fn arm(&mut self, due: Timestamp) {
@@ -481,7 +488,9 @@ impl Swarm {
 
     /// A request is over; what it did not bring is missing again. Returns whether it was under way.
     fn end_request(&mut self, id: RequestId) -> bool {
-        let Some(request) = self.owners.get_mut(&id.owner).and_then(|owner| owner.remove(id)) else { return false };
+        let Some(owner) = self.owners.get_mut(&id.owner) else { return false };
+        let Some(request) = owner.remove(id) else { return false };
+        self.active -= usize::from(owner.requests.is_empty());
         self.release(id, &request.groups);
         self.look_at(id.owner);
         true
@@ -528,9 +537,8 @@ impl Swarm {
     }
 
     fn notice_stuck(&mut self, out: &mut Vec<Action>) {
-        let is_asking = self.owners.values().any(|owner| !owner.requests.is_empty());
         let was_stuck = self.standing == Standing::Stuck;
-        let is_stuck = !is_asking && !self.owners.values().any(|owner| self.could_deliver(owner));
+        let is_stuck = self.active == 0 && !self.owners.values().any(|owner| self.could_deliver(owner));
         self.standing = if is_stuck { Standing::Stuck } else { Standing::Running };
         if is_stuck && !was_stuck {
             out.push(Action::Stuck { since: self.last_proven });
@@ -539,7 +547,8 @@ impl Swarm {
 
     /// Whether an owner, waiting or not, has anything that is missing.
     fn could_deliver(&self, owner: &Owner) -> bool {
-        let missing = |piece| self.layout.groups_of(piece).any(|group| owner.has_group(group) && !self.have.has_group(group));
+        let missing =
+            |piece| self.layout.groups_of(piece).any(|group| owner.has_group(group) && !self.have.has_group(group));
         (0..self.pieces.count()).any(|piece| self.pieces.state(piece) == PieceState::Missing && owner.has_piece(piece))
             || owner.begun().any(missing)
     }

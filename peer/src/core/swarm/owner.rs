@@ -2,7 +2,8 @@
 //!
 //! | state | is asked | leaves it for |
 //! |---|---|---|
-//! | ready | yes | waiting: busy, silent or broken; dropped: lied, changed, not here, refused, failed too often |
+//! | ready | yes | doubted: lost work to another while it was quiet; waiting: busy, silent or broken; dropped: lied, changed, not here, refused, failed too often |
+//! | doubted | no | ready: it is heard, or it has been left alone for as long as it was quiet; waiting: silent |
 //! | waiting | no; requests under way go on | ready: the wait is over |
 //!
 //! Dropped owners are not kept, but for the liars' numbers.
@@ -60,6 +61,7 @@ pub(super) struct Owner {
     /// When it last showed life; while it is asked for nothing, when it was asked last.
     heard: Timestamp,
     waiting_until: Option<Timestamp>,
+    doubted_until: Option<Timestamp>,
     failures: u32,
     refusals: u32,
     /// There was nothing to ask it for when it was last looked at.
@@ -89,6 +91,7 @@ impl Owner {
             rtt,
             heard: now,
             waiting_until: None,
+            doubted_until: None,
             failures: 0,
             refusals: 0,
             starved: false,
@@ -106,6 +109,7 @@ impl Owner {
     pub(super) fn renew(&mut self, has: &Has, rtt: Option<Duration>, pieces: &mut Pieces) {
         self.rtt = rtt.or(self.rtt);
         self.waiting_until = None;
+        self.doubted_until = None;
         self.failures = 0;
         self.refusals = 0;
         match has {
@@ -159,10 +163,12 @@ impl Owner {
         self.holdings.iter().flat_map(Holdings::begun)
     }
 
-    /// Whether it may be asked for more: it is ready, and its pipeline would run dry before an answer to a request made
-    /// a round trip from now.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether it may be asked for more: it is ready, brings what it is asked for, and has less to do than lasts for a
+    /// round trip.
+    pub(super) fn has_room(&self, now: Timestamp) -> bool {
         self.waiting_until.is_none()
+            && self.doubted_until.is_none_or(|until| until <= now)
+            && self.quiet(now) == Duration::ZERO
             && self.requests.len() < MAX_REQUESTS_PER_OWNER
             && (self.requests.len() < MIN_REQUESTS_PER_OWNER || self.backlog_bytes() < self.pipeline_bytes())
     }
@@ -194,7 +200,7 @@ impl Owner {
     }
 
     pub(super) fn push(&mut self, now: Timestamp, id: RequestId, groups: Range<u64>) {
-        if self.requests.is_empty() {
+        if self.requests.is_empty() && self.doubted_until.is_none() {
             self.heard = now;
         }
         self.next_piece = Some(self.layout.piece_of(groups.end - 1) + 1);
@@ -220,6 +226,7 @@ impl Owner {
 
     pub(super) fn heard(&mut self, now: Timestamp, rtt: Option<Duration>) {
         self.heard = self.heard.max(now);
+        self.doubted_until = None;
         self.rtt = rtt.or(self.rtt);
     }
 
@@ -261,7 +268,21 @@ impl Owner {
         let until = now + wanted.max(backoff / 2) + (backoff / 2).mul_f64(rng.f64());
         let until = self.waiting_until.map_or(until, |earlier| earlier.max(until));
         self.waiting_until = Some(until);
+        self.doubted_until = None;
         until
+    }
+
+    /// It loses work to another. If it was quiet, it is left alone for as long again; and if it stays quiet when it is
+    /// asked then, that counts from the first time on: so two owners that have died do not pass work to and fro.
+    pub(super) fn doubt(&mut self, now: Timestamp) {
+        let quiet = self.quiet(now);
+        if quiet > Duration::ZERO {
+            self.doubted_until = Some(now + quiet);
+        }
+    }
+
+    pub(super) fn doubted_until(&self) -> Option<Timestamp> {
+        self.doubted_until
     }
 
     /// This peer itself slept for `late`.
@@ -274,18 +295,16 @@ impl Owner {
     }
 
     /// Ends a wait that is over.
-    pub(super) fn wake(&mut self, now: Timestamp) -> bool {
-        let is_over = self.waiting_until.is_some_and(|until| until <= now);
-        if is_over {
+    pub(super) fn wake(&mut self, now: Timestamp) {
+        if self.waiting_until.is_some_and(|until| until <= now) {
             self.waiting_until = None;
             self.starved = false;
         }
-        is_over
     }
 
     /// When its silence becomes a failure.
     pub(super) fn silence_deadline(&self) -> Option<Timestamp> {
-        (!self.requests.is_empty()).then(|| self.heard + OWNER_SILENCE)
+        (!self.requests.is_empty() || self.doubted_until.is_some()).then(|| self.heard + OWNER_SILENCE)
     }
 }
 

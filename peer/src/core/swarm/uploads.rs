@@ -146,7 +146,8 @@ impl<P: Ord + Clone> UploadSlots<P> {
     fn start(&mut self, start: &mut Vec<UploadId>) {
         while self.active < self.limits.active.max(1) {
             let per_peer = self.limits.active_per_peer.max(1);
-            let next = self.turns.iter().position(|peer| self.peers.get(peer).is_some_and(|peer| peer.active < per_peer));
+            let next =
+                self.turns.iter().position(|peer| self.peers.get(peer).is_some_and(|peer| peer.active < per_peer));
             let Some(turn) = next.and_then(|index| self.turns.remove(index)) else { return };
             let Some(peer) = self.peers.get_mut(&turn) else { return };
             let Some(id) = peer.waiting.pop_front() else { return };

@@ -14,7 +14,7 @@
 //! | Leaving | the resignation | the end |
 //!
 //! An election is orthogonal to whom one follows: with `eleger` a Follower or the Tracker itself stands while
-//! it goes on with its work. So there are two parts of state: [`standing`] and [`election`]'s campaign.
+//! it goes on with its work. So there are two parts of state: `standing` and `election`'s campaign.
 
 mod election;
 mod event;

@@ -205,3 +205,67 @@ impl Shared {
         Known::new(name, stamp, hash, racy.then_some(now))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    fn open(dir: &Path) -> Arc<Shared> {
+        Arc::new(Shared::open(&dir.join("share"), &dir.join("state"), ShareOptions::default()).unwrap())
+    }
+
+    fn stamp(shared: &Shared, name: &FileName) -> Stamp {
+        Stamp::of(&name.below(shared.root.path()).metadata().unwrap())
+    }
+
+    #[test]
+    fn a_file_that_is_another_by_now_gets_no_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = open(dir.path());
+        let name: FileName = "a".parse().unwrap();
+        fs::write(name.below(shared.root.path()), "before").unwrap();
+        let before = stamp(&shared, &name);
+        assert!(matches!(shared.hash(&name, &before), Hashed::Done(_)));
+        fs::write(name.below(shared.root.path()), "longer than before").unwrap();
+        assert!(matches!(shared.hash(&name, &before), Hashed::Changed));
+        fs::remove_file(name.below(shared.root.path())).unwrap();
+        assert!(matches!(shared.hash(&name, &before), Hashed::Gone));
+    }
+
+    #[test]
+    fn a_file_written_to_while_it_is_hashed_gets_no_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = open(dir.path());
+        let name: FileName = "log".parse().unwrap();
+        let file = fs::File::create(name.below(shared.root.path())).unwrap();
+        file.set_len(32 << 20).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut len = 32 << 20;
+                while !stop.load(Ordering::Relaxed) {
+                    len += 1;
+                    file.set_len(len).unwrap();
+                }
+            });
+            let hashed = shared.hash(&name, &stamp(&shared, &name));
+            stop.store(true, Ordering::Relaxed);
+            assert!(matches!(hashed, Hashed::Changed), "{hashed:?}");
+        });
+    }
+
+    #[test]
+    fn looks_are_told_of_what_is_on_its_way_until_the_last_has_arrived() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = open(dir.path());
+        let name: FileName = "a".parse().unwrap();
+        let first = Arriving::new(&shared, vec![name.clone()]);
+        let second = Arriving::new(&shared, vec![name.clone()]);
+        drop(first);
+        assert_eq!(shared.arriving_names(), [name]);
+        drop(second);
+        assert!(shared.arriving_names().is_empty());
+    }
+}

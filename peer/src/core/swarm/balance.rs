@@ -4,7 +4,7 @@
 use std::{ops::Range, time::Duration};
 
 use shared::{
-    limits::{BALANCE_GAIN, BALANCE_INTERVAL, ENDGAME_GAIN, GROUP_BYTES, PIPELINE_MARGIN},
+    limits::{BALANCE_GAIN, BALANCE_INTERVAL, ENDGAME_GAIN, GROUP_BYTES, MAX_ACTIVE_OWNERS, PIPELINE_MARGIN},
     time::Timestamp,
 };
 
@@ -44,20 +44,21 @@ struct Burden {
 impl Swarm {
     /// Lets each idle owner, the fastest first, take over one run of groups, if that brings them earlier.
     pub(super) fn balance(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        self.balance = false;
-        let mut starved: Vec<_> = self.owners.iter().filter(|(_, owner)| owner.starved).map(|(&id, _)| id).collect();
-        if starved.is_empty() || self.active == 0 {
+        // Again later, even where nobody can help just now: a slow owner's work will not get better by itself.
+        self.balance = self.active > 0 && self.owners.values().any(|owner| owner.starved);
+        self.balance_from = now + BALANCE_INTERVAL;
+        if !self.balance {
             return;
         }
         let usual_rate = self.usual_rate();
-        let rate_of = |id: &OwnerId| self.owners.get(id).and_then(Owner::rate).unwrap_or_default();
-        starved.sort_by(|one, other| rate_of(other).total_cmp(&rate_of(one)));
+        let can_help = |owner: &Owner| owner.starved && self.may_be_asked(owner) && owner.has_room(now);
+        let helpers = self.owners.iter().filter(|(_, owner)| can_help(owner));
+        let mut helpers: Vec<_> = helpers.map(|(&id, owner)| (id, owner.rate().unwrap_or_default())).collect();
+        helpers.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        helpers.truncate(MAX_ACTIVE_OWNERS);
         let mut burdens = self.burdens(now, usual_rate);
-        for id in starved {
-            let Some(owner) = self.owners.get(&id) else { continue };
-            if !self.may_be_asked(owner) || !owner.has_room(now) {
-                continue;
-            }
+        for (id, _) in helpers {
+            let Some(owner) = self.owners.get(&id).filter(|owner| self.may_be_asked(owner)) else { continue };
             let rate = owner.rate().unwrap_or(usual_rate).max(1.0);
             let free_in = owner.rtt().as_secs_f64() + owner.backlog_bytes() as f64 / rate;
             let helper = Helper { owner, id, rate, free_in };
@@ -76,9 +77,6 @@ impl Swarm {
             }
             burdens = self.burdens(now, usual_rate);
         }
-        // Even where nobody could help just now: a slow owner's work will not get better by itself.
-        self.balance_from = now + BALANCE_INTERVAL;
-        self.arm(self.balance_from);
     }
 
     /// The mean of the measured rates, for owners without one.

@@ -137,7 +137,7 @@ pub struct Swarm {
     bytes_proven: u64,
     bytes_twice: u64,
     last_proven: Timestamp,
-    /// Not later than anything that is due.
+    /// Not later than the end of any silence, wait or doubt.
     timer: Option<Timestamp>,
     fill: Fill,
     /// Owners with requests under way.
@@ -146,9 +146,9 @@ pub struct Swarm {
     turned_away: bool,
     /// Pieces are missing again: those that had nothing to do may have now.
     came_back: bool,
-    /// An owner found nothing to be asked for: it may take over work of another ...
+    /// An owner has nothing to be asked for: it may take over work of another ...
     balance: bool,
-    /// ... not before this.
+    /// ... from this time on.
     balance_from: Timestamp,
 }
 
@@ -214,10 +214,8 @@ impl Swarm {
                 self.look_at_all();
             }
             self.fill(now, out);
-            match self.balance {
-                true if self.balance_from <= now => self.balance(now, out),
-                true => self.arm(self.balance_from),
-                false => {}
+            if self.balance && self.balance_from <= now {
+                self.balance(now, out);
             }
             self.notice_stuck(out);
         }
@@ -225,7 +223,8 @@ impl Swarm {
 
     /// When [`Event::Tick`] is due at the latest. (A tick too many does no harm.)
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.timer
+        let is_running = matches!(self.standing, Standing::Running);
+        self.timer.into_iter().chain((self.balance && is_running).then_some(self.balance_from)).min()
     }
 
     /// How far it is.
@@ -261,7 +260,7 @@ impl Swarm {
 
     /// A peer that slept (was stopped, or its machine was) hears nothing and must not blame the owners for it.
     fn excuse_own_sleep(&mut self, now: Timestamp) {
-        let late = self.timer.map_or(Duration::ZERO, |due| now.since(due));
+        let late = self.next_deadline().map_or(Duration::ZERO, |due| now.since(due));
         if late > OVERSLEPT {
             self.owners.values_mut().for_each(|owner| owner.excuse(late));
         }
@@ -286,7 +285,7 @@ impl Swarm {
                 self.on_failed(now, request, Failure::Broken, out);
             }
             Event::RequestFailed { request, why } => self.on_failed(now, request, why, out),
-            Event::Tick => self.timer = Some(now),
+            Event::Tick => {}
             Event::Pause => self.on_pause(out),
             Event::Resume => {
                 if self.standing == Standing::Paused {
@@ -538,7 +537,7 @@ impl Swarm {
 
     fn notice_stuck(&mut self, out: &mut Vec<Action>) {
         let was_stuck = self.standing == Standing::Stuck;
-        let is_stuck = self.active == 0 && !self.owners.values().any(|owner| self.could_deliver(owner));
+        let is_stuck = self.active == 0 && !self.is_there_hope();
         self.standing = if is_stuck { Standing::Stuck } else { Standing::Running };
         if is_stuck && !was_stuck {
             out.push(Action::Stuck { since: self.last_proven });
@@ -546,11 +545,14 @@ impl Swarm {
     }
 
     /// Whether an owner, waiting or not, has anything that is missing.
-    fn could_deliver(&self, owner: &Owner) -> bool {
-        let missing =
-            |piece| self.layout.groups_of(piece).any(|group| owner.has_group(group) && !self.have.has_group(group));
-        (0..self.pieces.count()).any(|piece| self.pieces.state(piece) == PieceState::Missing && owner.has_piece(piece))
-            || owner.begun().any(missing)
+    fn is_there_hope(&self) -> bool {
+        let mut missing = (0..self.pieces.count()).filter(|&piece| self.pieces.state(piece) == PieceState::Missing);
+        let has_part = |owner: &Owner, piece| {
+            let mut groups = self.layout.groups_of(piece);
+            groups.any(|group| owner.has_group(group) && !self.have.has_group(group))
+        };
+        missing.any(|piece| self.pieces.owners(piece) > 0)
+            || self.owners.values().any(|owner| owner.begun().any(|piece| has_part(owner, piece)))
     }
 }
 

@@ -518,7 +518,10 @@ fn owners_are_described() {
     assert_eq!((status.requests, status.bytes_proven, status.quiet), (2, 200 * GROUP_BYTES, Duration::ZERO));
     let progress = bed.swarm.progress();
     assert_eq!(progress.bytes_proven, 200 * GROUP_BYTES);
-    assert_eq!(progress.bytes_asked, bed.under_way.values().map(|groups| groups.end - groups.start).sum::<u64>() * GROUP_BYTES);
+    assert_eq!(
+        progress.bytes_asked,
+        bed.under_way.values().map(|groups| groups.end - groups.start).sum::<u64>() * GROUP_BYTES
+    );
 }
 
 #[derive(Debug, Clone)]

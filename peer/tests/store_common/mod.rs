@@ -112,7 +112,8 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             Some(Self { dir })
         } else {
-            eprintln!("SKIPPED: a tmpfs cannot be mounted here");
+            // Written past the test runner's capture, so that it is seen.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), b"\nSKIPPED: a tmpfs cannot be mounted here\n");
             None
         }
     }

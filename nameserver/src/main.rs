@@ -37,8 +37,16 @@ struct Arguments {
 
 fn main() -> ExitCode {
     shared::telemetry::init();
-    let arguments = Arguments::parse();
-    match run(arguments) {
+    let done = match Arguments::try_parse() {
+        Ok(arguments) => run(arguments),
+        // Help and version; who closed the pipe does not want to read more.
+        Err(error) if !error.use_stderr() => {
+            let _ = error.print();
+            Ok(())
+        }
+        Err(error) => Err(Failure::from_parser("nameserver", &error.to_string(), "the form is: nameserver [OPTIONS]")),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Nothing is left to do when standard error is gone too.

@@ -230,7 +230,13 @@ impl Invocation {
         let args = match Args::try_parse_from(words) {
             Ok(args) => args,
             Err(error) if !error.use_stderr() => return Ok(Self::Print(error.to_string())),
-            Err(error) => return Err(usage_failure(&error)),
+            Err(error) => {
+                return Err(Failure::from_parser(
+                    "peer",
+                    &error.to_string(),
+                    "the form is: peer PEER_ID [OPTIONS] [COMMAND [ARG]...]",
+                ));
+            }
         };
         args.resolve(environment)
     }
@@ -361,21 +367,6 @@ fn read_token(path: &Path) -> Result<String, Failure> {
 
 fn usage(why: impl fmt::Display, hint: &str) -> Failure {
     Failure::new(FailureCode::Usage, "wrong command line", why, format!("{hint}; `peer --help` explains all"))
-}
-
-/// clap's own message is several lines; its first says what is wrong, a `tip:` what is near.
-fn usage_failure(error: &clap::Error) -> Failure {
-    let text = error.to_string();
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let mut why = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    // "the following required arguments were not provided:" goes on in the next line.
-    if why.ends_with(':') {
-        why = format!("{why} {}", lines.next().unwrap_or_default());
-    }
-    match lines.find_map(|line| line.strip_prefix("tip: ")) {
-        Some(tip) => usage(why, tip),
-        None => usage(why, "the form is: peer PEER_ID [OPTIONS] [COMMAND [ARG]...]"),
-    }
 }
 
 #[cfg(test)]

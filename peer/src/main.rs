@@ -18,10 +18,6 @@ use shared::error::{Failure, FailureCode};
 /// Threads that move bytes and answer calls; hashing and disks have threads of their own.
 const WORKERS: usize = 2;
 
-/// Bursts of hashing and of requests use many threads for a moment; this allocator gives their memory back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() {
     // A usage error is JSON too for who asked for JSON, even when the words could not be understood.
     let json = std::env::args_os().any(|word| word == "--json");

@@ -7,6 +7,7 @@ use std::{
     cmp::{Ordering, Reverse},
     collections::{BTreeMap, BinaryHeap, VecDeque},
     ops::Range,
+    panic::AssertUnwindSafe,
     time::Duration,
 };
 
@@ -23,6 +24,8 @@ use shared::{limits::GROUP_BYTES, time::Timestamp};
 const MBIT: f64 = 1e6 / 8.0;
 /// How often a peer tells the others what came to it: as many others, as many milliseconds, but not more often than this.
 const NEWS_INTERVAL: Duration = Duration::from_millis(50);
+/// Uploads at a time: with few, pieces become whole sooner and can be passed on.
+const UPLOADS: usize = 8;
 /// When a simulation is given up, in its own time.
 const GIVE_UP: Duration = Duration::from_secs(600);
 
@@ -160,7 +163,7 @@ struct Sim {
     serial: u64,
     queue: BinaryHeap<Queued>,
     nodes: Vec<Node>,
-    latency: Vec<Vec<Duration>>,
+    latency: BTreeMap<(usize, usize), Duration>,
     size: u64,
     /// Receivers that are there and not finished.
     receiving: usize,
@@ -174,13 +177,10 @@ impl Sim {
         let mut rng = fastrand::Rng::with_seed(setup.seed);
         let count = setup.owners.len() + setup.receivers.len();
         let groups = group_count(setup.size);
-        let mut latency = vec![vec![Duration::ZERO; count]; count];
-        for a in 0..count {
-            for b in 0..a {
-                let one_way =
-                    Duration::from_micros(rng.u64(setup.latency_ms.start * 1000..setup.latency_ms.end * 1000));
-                (latency[a][b], latency[b][a]) = (one_way, one_way);
-            }
+        let mut latency = BTreeMap::new();
+        for (a, b) in (0..count).flat_map(|a| (0..a).map(move |b| (a, b))) {
+            let one_way = Duration::from_micros(rng.u64(setup.latency_ms.start * 1000..setup.latency_ms.end * 1000));
+            latency.extend([((a, b), one_way), ((b, a), one_way)]);
         }
         let node = |link: Link, has: bool, swarm| Node {
             link,
@@ -191,7 +191,7 @@ impl Sim {
             dropped: BTreeMap::new(),
             finished: None,
             ticks_at: None,
-            slots: UploadSlots::new(UploadLimits::default()),
+            slots: UploadSlots::new(UploadLimits { active: UPLOADS, ..UploadLimits::default() }),
             uploads: VecDeque::new(),
             uplink_is_busy: false,
             downlink_free: Timestamp::ZERO,
@@ -220,7 +220,7 @@ impl Sim {
                 let has = if other < owners { Has::All } else { Has::Groups(GroupRanges::default()) };
                 // Everybody comes to know of everybody within some ten milliseconds.
                 let delay = Duration::from_micros(rng.u64(0..30_000));
-                let event = Event::OwnerAdded { owner: id(other), has, rtt: Some(sim.latency[at][other] * 2) };
+                let event = Event::OwnerAdded { owner: id(other), has, rtt: Some(sim.latency[&(at, other)] * 2) };
                 sim.after(delay, What::Tell(at, event));
             }
             sim.after(Duration::from_micros(rng.u64(0..50_000)), What::News(at));
@@ -252,7 +252,6 @@ impl Sim {
         seconds.sort_by(f64::total_cmp);
         Outcome {
             seconds,
-            twice: receivers().filter_map(|node| Some(node.swarm.as_ref()?.progress().bytes_twice)).sum(),
             sent: self.nodes.iter().map(|node| node.bytes_sent).collect(),
             dropped: receivers().flat_map(|node| node.dropped.clone()).collect(),
         }
@@ -313,7 +312,7 @@ impl Sim {
                     for other in (0..self.nodes.len()).filter(|&other| other != at) {
                         if self.nodes[other].swarm.is_some() && self.nodes[other].finished.is_none() {
                             let event = Event::OwnerHas { owner: id(at), gained: gained.clone() };
-                            self.after(self.latency[at][other], What::Tell(other, event));
+                            self.after(self.latency[&(at, other)], What::Tell(other, event));
                         }
                     }
                 }
@@ -328,7 +327,7 @@ impl Sim {
                 self.receiving -= usize::from(node.swarm.is_some() && node.finished.is_none());
                 if matches!(self.nodes[at].link.manner, Manner::VanishesAt(_)) {
                     for other in (0..self.nodes.len()).filter(|&other| other != at) {
-                        self.after(self.latency[at][other], What::Tell(other, Event::OwnerLost { owner: id(at) }));
+                        self.after(self.latency[&(at, other)], What::Tell(other, Event::OwnerLost { owner: id(at) }));
                     }
                 }
             }
@@ -365,19 +364,19 @@ impl Sim {
                 let to = request.owner.0 as usize;
                 assert!(!self.nodes[at].dropped.contains_key(&to), "{to} was dropped");
                 self.nodes[at].wanted.insert(request, groups.clone());
-                self.after(self.latency[at][to], What::Ask { to, from: at, request, groups });
+                self.after(self.latency[&(at, to)], What::Ask { to, from: at, request, groups });
             }
             Action::Truncate { request, at_group } => {
                 let to = request.owner.0 as usize;
                 let groups = self.nodes[at].wanted.get_mut(&request).expect("only what is under way is cut");
                 assert!(groups.start < at_group && at_group < groups.end);
                 groups.end = at_group;
-                self.after(self.latency[at][to], What::Cut { to, from: at, request, at_group });
+                self.after(self.latency[&(at, to)], What::Cut { to, from: at, request, at_group });
             }
             Action::Cancel { request } => {
                 let to = request.owner.0 as usize;
                 self.nodes[at].wanted.remove(&request);
-                self.after(self.latency[at][to], What::Cut { to, from: at, request, at_group: 0 });
+                self.after(self.latency[&(at, to)], What::Cut { to, from: at, request, at_group: 0 });
             }
             Action::Drop { owner, why } => {
                 self.nodes[at].dropped.insert(owner.0 as usize, why);
@@ -408,7 +407,7 @@ impl Sim {
                 let why = Failure::Busy { retry_after: None };
                 let event = Event::RequestFailed { request, why };
                 self.nodes[from].wanted.remove(&request);
-                self.after(self.latency[to][from], What::Tell(from, event));
+                self.after(self.latency[&(to, from)], What::Tell(from, event));
                 return;
             }
         };
@@ -450,11 +449,11 @@ impl Sim {
         node.bytes_sent += bytes;
         let took = Duration::from_secs_f64(bytes as f64 / node.link.up);
         self.after(took, What::UplinkFree(at));
-        self.after(took + self.latency[at][to], What::Arrives { at: to, from: at, request, group });
+        self.after(took + self.latency[&(at, to)], What::Arrives { at: to, from: at, request, group });
     }
 
     fn on_received(&mut self, at: usize, from: usize, request: RequestId, group: u64) {
-        self.after(self.latency[at][from], What::Acknowledged { to: from, from: at });
+        self.after(self.latency[&(at, from)], What::Acknowledged { to: from, from: at });
         let lies = self.nodes[from].link.manner == Manner::Lies && group % 16 == 7;
         let node = &mut self.nodes[at];
         let Some(groups) = node.wanted.get(&request).filter(|groups| groups.contains(&group)) else { return };
@@ -487,7 +486,6 @@ fn id(node: usize) -> OwnerId {
 struct Outcome {
     /// Of the receivers, ascending.
     seconds: Vec<f64>,
-    twice: u64,
     sent: Vec<u64>,
     dropped: Vec<(usize, Dropped)>,
 }
@@ -510,18 +508,14 @@ fn seeds(usual: Range<u64>) -> Vec<u64> {
     }
 }
 
-/// Runs one simulation; a panic in it is preceded by the seed.
+/// Runs one simulation; a panic in it is followed by the seed.
+#[expect(clippy::print_stderr, reason = "a test says how to repeat its failure")]
 fn simulate(setup: &Setup) -> Outcome {
-    struct Replay(u64);
-    impl Drop for Replay {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                println!("replay with BRASA_SIM_SEED={}", self.0);
-            }
-        }
-    }
-    let _replay = Replay(setup.seed);
-    Sim::new(setup).run()
+    let sim = Sim::new(setup);
+    std::panic::catch_unwind(AssertUnwindSafe(|| sim.run())).unwrap_or_else(|panic| {
+        eprintln!("replay with BRASA_SIM_SEED={}", setup.seed);
+        std::panic::resume_unwind(panic)
+    })
 }
 
 /// A receiver whose own link is no limit.
@@ -532,7 +526,7 @@ fn from_owners(seed: u64, size: u64, owners: Vec<Link>) -> Outcome {
         owners,
         receivers: vec![Link::equal(10_000.0 * MBIT)],
         latency_ms: 1..20,
-        picker: if seed % 2 == 0 { PickerKind::RarestFirst } else { PickerKind::Sequential },
+        picker: if seed.is_multiple_of(2) { PickerKind::RarestFirst } else { PickerKind::Sequential },
     })
 }
 
@@ -575,14 +569,14 @@ fn hundreds_of_receivers_get_there() {
         let best = bound(size, receivers);
         let (median, last) = (outcome.median() / best, outcome.last() / best);
         println!("1+200, 4 MiB, seed {seed}: median {median:.2} T*, last {last:.2} T*");
-        // One owner alone would take 200 T*.
-        assert!(last < 6.0, "seed {seed}: last {last:.2}");
+        // From the one owner in turn it would take 140 T*; as it is, each step of the doubling waits for the news.
+        assert!(last < 8.0, "seed {seed}: last {last:.2}");
     }
 }
 
 #[test]
 fn equal_owners_add_up() {
-    let size = 64 << 20;
+    let size = 128 << 20;
     for seed in seeds(0..4) {
         let take = |owners| from_owners(seed, size, vec![Link::equal(100.0 * MBIT); owners]).last();
         let one = take(1);

@@ -106,6 +106,22 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Wrong words on the command line of `program`, from what its parser says in several lines: the first tells what is
+    /// wrong, one that begins with `tip:` what is near. Without one the hint is `otherwise`.
+    pub fn from_parser(program: &str, text: &str, otherwise: &str) -> Self {
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let mut why = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        // "the following required arguments were not provided:" goes on in the next line.
+        if why.ends_with(':') {
+            why = format!("{why} {}", lines.next().unwrap_or_default());
+        }
+        let hint = lines.find_map(|line| line.strip_prefix("tip: ")).unwrap_or(otherwise);
+        let hint = format!("{hint}; `{program} --help` explains all");
+        Self::new(FailureCode::Usage, "wrong command line", why, hint)
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}; {})", self.what, self.why, self.hint)

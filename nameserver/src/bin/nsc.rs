@@ -122,19 +122,35 @@ enum Command {
 
 fn main() -> ExitCode {
     shared::telemetry::init();
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // Help and version; who closed the pipe does not want to read more.
+        Err(error) if !error.use_stderr() => {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            return end(&Failure::from_parser(
+                "nsc",
+                &error.to_string(),
+                "the form is: nsc [OPTIONS] COMMAND [ARG]...",
+            ));
+        }
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime
         .map_err(|error| Failure::new(FailureCode::Io, "nsc cannot run", error, "check the system's limits"))
         .and_then(|runtime| runtime.block_on(run(arguments)));
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            // Nothing is left to do when standard error is gone too.
-            let _ = writeln!(std::io::stderr(), "error: {failure}");
-            ExitCode::from(failure.code.exit_status())
-        }
+        Err(failure) => end(&failure),
     }
+}
+
+fn end(failure: &Failure) -> ExitCode {
+    // Nothing is left to do when standard error is gone too.
+    let _ = writeln!(std::io::stderr(), "error: {failure}");
+    ExitCode::from(failure.code.exit_status())
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {

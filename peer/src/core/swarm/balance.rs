@@ -67,16 +67,26 @@ impl Swarm {
                     owner.doubt(now);
                 }
                 self.cut(request, groups.start, out);
-                self.ask(now, id, groups, out);
-                // What came back has gone out again.
-                self.came_back = false;
-            } else if let Some(groups) = self.work_to_double(&helper, &burdens) {
-                self.ask(now, id, groups, out);
+                // What came back goes out again, unless it has gaps.
+                let run = self.missing_run(&groups);
+                self.came_back = run.as_ref().is_none_or(|run| run.end < groups.end);
+                if let Some(run) = run {
+                    self.ask(now, id, run, out);
+                }
+            } else if let Some(run) = self.work_to_double(&helper, &burdens) {
+                self.ask(now, id, run, out);
             } else {
                 continue;
             }
             burdens = self.burdens(now, usual_rate);
         }
+    }
+
+    /// The first groups of a run that are not there: a request that was cancelled since may have brought some.
+    fn missing_run(&self, groups: &Range<u64>) -> Option<Range<u64>> {
+        let is_missing = |group: &u64| !self.have.has_group(*group);
+        let start = groups.clone().find(is_missing)?;
+        Some(start..(start..groups.end).find(|group| !is_missing(group)).unwrap_or(groups.end))
     }
 
     /// The mean of the measured rates, for owners without one.
@@ -151,7 +161,9 @@ impl Swarm {
                 let pays = here_in * ENDGAME_GAIN + BALANCE_GAIN.as_secs_f64() < done_in;
                 let is_single = self.pieces.state(piece) == PieceState::Asked(burden.request);
                 if pays && is_single && helper.owner.has_piece(piece) {
-                    return Some(groups);
+                    if let Some(run) = self.missing_run(&groups) {
+                        return Some(run);
+                    }
                 }
                 done_in -= bytes / burden.rate;
             }

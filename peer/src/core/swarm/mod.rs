@@ -12,6 +12,7 @@
 //! | `owner` | one owner: rate, pipeline, silence, waits; a table |
 //! | `picker` | which piece next: rarest first, sequential |
 //! | `assign` | filling the owners' pipelines |
+//! | `status` | what `status` and `--explain` show |
 //! | `balance` | moving work from slow owners to idle ones, and the endgame |
 //! | [`uploads`], [`rate_limit`] | the other side: whose request is served next, and how fast |
 //!
@@ -25,6 +26,7 @@ mod owner;
 mod picker;
 mod piece;
 pub mod rate_limit;
+mod status;
 pub mod uploads;
 
 use std::{
@@ -43,6 +45,7 @@ use crate::transfer::groups::GroupRanges;
 pub use event::{Action, Dropped, Event, Failure, Has, OwnerId, RequestId};
 pub use picker::PickerKind;
 pub use rate_limit::RateLimit;
+pub use status::{OwnerStatus, Progress, Standing};
 pub use uploads::UploadSlots;
 
 use holdings::Holdings;
@@ -61,65 +64,6 @@ pub struct SwarmConfig {
     pub picker: PickerKind,
     /// For choices that shall differ between peers.
     pub seed: u64,
-}
-
-/// How far a swarm is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Something is asked for, or will be when an owner's wait is over.
-    Running,
-    /// Told to ask for nothing.
-    Paused,
-    /// Nobody who is left can deliver what is missing.
-    Stuck,
-    /// Every group is proven.
-    Finished,
-}
-
-/// A swarm's progress.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Progress {
-    /// How far it is.
-    pub standing: Standing,
-    /// Size of the version, bytes.
-    pub bytes: u64,
-    /// Bytes that are proven, those of earlier runs included.
-    pub bytes_proven: u64,
-    /// Bytes asked for and not here yet.
-    pub bytes_asked: u64,
-    /// Bytes that came though they were there already: the price of endgame and stealing.
-    pub bytes_twice: u64,
-    /// Rates of the owners that are asked for something, together, bytes a second.
-    pub bytes_per_second: f64,
-    /// When a group was last proven, or the swarm's beginning.
-    pub last_proven: Timestamp,
-}
-
-/// One owner, for `status` and `--explain`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct OwnerStatus {
-    /// Who.
-    pub owner: OwnerId,
-    /// Until when it is left alone: it was busy or failed.
-    pub waiting_until: Option<Timestamp>,
-    /// It has nothing (more) that is wanted of it.
-    pub is_idle: bool,
-    /// Whether it has the whole version.
-    pub has_all: bool,
-    /// Measured while it was asked for something; `None` before that.
-    pub bytes_per_second: Option<f64>,
-    /// Round-trip time, as told or assumed.
-    pub rtt: Duration,
-    /// For how long it has brought nothing although it was asked, beyond a round trip.
-    pub quiet: Duration,
-    /// Requests under way.
-    pub requests: usize,
-    /// Bytes asked of it and not here yet.
-    pub bytes_asked: u64,
-    /// Bytes proven of it.
-    pub bytes_proven: u64,
-    /// Of those, bytes that were there already.
-    pub bytes_twice: u64,
 }
 
 /// The scheduler of one download of one version.
@@ -225,37 +169,6 @@ impl Swarm {
     pub fn next_deadline(&self) -> Option<Timestamp> {
         let is_running = matches!(self.standing, Standing::Running);
         self.timer.into_iter().chain((self.balance && is_running).then_some(self.balance_from)).min()
-    }
-
-    /// How far it is.
-    pub fn progress(&self) -> Progress {
-        let busy = || self.owners.values().filter(|owner| !owner.requests.is_empty());
-        Progress {
-            standing: self.standing,
-            bytes: self.layout.size(),
-            bytes_proven: self.bytes_proven,
-            bytes_asked: busy().map(Owner::backlog_bytes).sum(),
-            bytes_twice: self.bytes_twice,
-            bytes_per_second: busy().filter_map(Owner::rate).sum(),
-            last_proven: self.last_proven,
-        }
-    }
-
-    /// The owners that are not dropped, by number.
-    pub fn owners(&self, now: Timestamp) -> impl Iterator<Item = OwnerStatus> {
-        self.owners.iter().map(move |(&id, owner)| OwnerStatus {
-            owner: id,
-            waiting_until: owner.waiting_until(),
-            is_idle: owner.starved && owner.requests.is_empty(),
-            has_all: owner.has_all(),
-            bytes_per_second: owner.rate(),
-            rtt: owner.rtt(),
-            quiet: owner.quiet(now),
-            requests: owner.requests.len(),
-            bytes_asked: owner.backlog_bytes(),
-            bytes_proven: owner.bytes,
-            bytes_twice: owner.bytes_twice,
-        })
     }
 
     /// A peer that slept (was stopped, or its machine was) hears nothing and must not blame the owners for it.

@@ -84,8 +84,8 @@ impl Demo {
             format!("peer1 shares {FILE_NAME}, {} MiB, BLAKE3 {}…", FILE_BYTES >> 20, &hash[..10])
         })
         .await?;
-        self.download("peer2", &hash, &[]).await?;
-        self.download("peer3", &hash, &[]).await?;
+        self.download("peer2", &hash).await?;
+        self.download("peer3", &hash).await?;
 
         let last = self.kill_tracker(&first).await?;
         let listing: Value = self.command(&last.peer, &["listAll"]).await?;
@@ -94,9 +94,10 @@ impl Demo {
         if owners != 2 {
             return Err(failed("the index is not complete", &listing));
         }
-        let again = self.folder.join("again.bin");
+        // Who still has the file would not fetch it again, so one of them gives it away first.
         let other = if last.peer == "peer2" { "peer3" } else { "peer2" };
-        self.download(other, &hash, &["--force", "--to", &again.to_string_lossy()]).await
+        self.timed("remove", other, &["remove", FILE_NAME], |_| format!("{other} has it no more")).await?;
+        self.download(other, &hash).await
     }
 
     async fn start_nameserver(&mut self) -> Result<(), Failure> {
@@ -157,10 +158,9 @@ impl Demo {
         Ok(next)
     }
 
-    async fn download(&self, by: &str, hash: &str, options: &[&str]) -> Result<(), Failure> {
-        let words = [&["download", FILE_NAME], options].concat();
+    async fn download(&self, by: &str, hash: &str) -> Result<(), Failure> {
         let document = self
-            .timed("download", by, &words, |document| {
+            .timed("download", by, &["download", FILE_NAME], |document| {
                 let file = &document["files"][0];
                 let sources: Vec<_> = file["sources"]
                     .as_array()
@@ -169,6 +169,9 @@ impl Demo {
                 format!("{by} has it from {}", sources.join(", "))
             })
             .await?;
+        if document["files"][0]["sources"].as_array().is_none_or(Vec::is_empty) {
+            return Err(failed("nobody sent the file", &document));
+        }
         let path = document["files"][0]["path"].as_str().ok_or_else(|| failed("no path", &document))?.to_owned();
         let found = hash_file(Path::new(&path)).await?;
         if found == hash {

@@ -24,6 +24,9 @@ use shared::{
 mod common;
 use common::{Network, prepare, process::Program};
 
+/// A port that nothing else here takes; the nameservers of the other tests take free ones, which are higher.
+const FREE_PORT: &str = "19741";
+
 fn names(listing: &Value) -> BTreeSet<String> {
     let files = listing["files"].as_array().unwrap();
     files.iter().map(|file| file["name"].as_str().unwrap().to_owned()).collect()
@@ -181,6 +184,44 @@ fn files_that_come_change_and_go_are_known_to_all() {
     assert_eq!(fs::read(network.shared("peer2", "docs/a.txt")).unwrap(), b"second");
     fs::remove_file(network.shared("peer1", "docs/a.txt")).unwrap();
     network.json_until("peer1", &["listAll"], |listing| listing["files"][0]["owners"] == serde_json::json!(["peer2"]));
+}
+
+#[test]
+fn versions_are_chosen_by_hash_and_names_that_look_like_one_are_names() {
+    let network = Network::start();
+    network.put("peer1", "a.txt", b"one");
+    network.put("peer2", "a.txt", b"two");
+    network.put("peer1", "x@12345678", b"named so");
+    let _one = network.headless("peer1");
+    let _two = network.headless("peer2");
+    let listing = network.json_until("peer3", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 3);
+    let hash = |owner: &str| {
+        let files = listing["files"].as_array().unwrap();
+        let file = files.iter().find(|file| file["name"] == "a.txt" && file["owners"][0] == owner).unwrap();
+        file["hash"].as_str().unwrap().to_owned()
+    };
+    for (owner, content) in [("peer1", "one"), ("peer2", "two")] {
+        network.json("peer3", &["download", &format!("a.txt@{}", &hash(owner)[..8]), "--force"]);
+        assert_eq!(fs::read_to_string(network.shared("peer3", "a.txt")).unwrap(), content);
+    }
+    network.json("peer3", &["download", "x@12345678"]);
+    assert_eq!(fs::read(network.shared("peer3", "x@12345678")).unwrap(), b"named so");
+}
+
+#[test]
+fn a_network_that_is_just_starting_lets_its_peers_in() {
+    // Several nameservers-to-be and peers on one new state folder, all at once: one of them is the nameserver.
+    let network = Network::start();
+    let state = network.folder().join("fresh");
+    let start = |peer: &str| {
+        let mut command = network.command(peer, &["--with-nameserver", "--headless", "-n", "127.0.0.1", "-p"]);
+        command.arg(FREE_PORT).arg("--state-dir").arg(&state).stdin(std::process::Stdio::null());
+        Program::spawn(&mut command)
+    };
+    let mut peers: Vec<_> = ["a", "b", "c"].into_iter().map(start).collect();
+    for peer in &mut peers {
+        assert!(peer.line().contains("] ready at "), "each is let in");
+    }
 }
 
 #[test]

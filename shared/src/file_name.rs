@@ -130,7 +130,7 @@ fn check_part(part: &str) -> Result<(), &'static str> {
 /// like another (Unicode Standard Annex 9; "Trojan Source", Boucher and Anderson 2021).
 pub fn is_unprintable(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2060}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Device names of Windows, with or without an extension ("Naming Files, Paths, and Namespaces", Microsoft).
@@ -204,6 +204,7 @@ mod tests {
             "a\0b",
             "a\nb",
             "a\u{1b}[2Jb",
+            "\u{200b}",
             "a\u{202e}gpj.exe",
             "nul",
             "CON.txt",

@@ -251,8 +251,8 @@ pub const ENDGAME_GAIN: f64 = 1.5;
 pub const OWNER_BACKOFF: Duration = Duration::from_millis(250);
 /// ... up to this.
 pub const MAX_OWNER_BACKOFF: Duration = Duration::from_secs(8);
-/// Failures in a row after which an owner is given up.
-pub const OWNER_FAILURES: u32 = 8;
+/// Failures in a row after which an owner is given up: one that is frozen costs its silence each time.
+pub const OWNER_FAILURES: u32 = 4;
 /// Uploads to one peer at a time; its next request begins when the one before has been sent, so that its pieces
 /// become whole one after another and can be passed on.
 pub const MAX_UPLOADS_PER_PEER: usize = 1;
@@ -291,6 +291,10 @@ pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
 
 /// Life of a node's certificate.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// How long a program of this machine waits for the token of a nameserver that is just starting.
+pub const LOCAL_TOKEN_WAIT: Duration = Duration::from_secs(1);
+/// How often it looks.
+pub const LOCAL_TOKEN_POLL: Duration = Duration::from_millis(20);
 /// Life of a join token unless another is asked for.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 /// Longest life of a join token.

@@ -5,8 +5,9 @@ use tracing_subscriber::EnvFilter;
 /// Name of the environment variable with the filter, for example `info` or `peer=debug,quinn=warn`.
 pub const FILTER_VARIABLE: &str = "BRASA_LOG";
 
-/// Without [`FILTER_VARIABLE`]: warnings and errors. tarpc warns of every client that goes, which is no news.
-const DEFAULT_FILTER: &str = "warn,tarpc=error";
+/// Without [`FILTER_VARIABLE`]: warnings and errors. What tarpc says of clients that
+/// go and calls that are late is told by those who made the calls, with more sense.
+const DEFAULT_FILTER: &str = "warn,tarpc=off";
 
 /// Starts writing logs to standard error. Without `BRASA_LOG`: warnings and errors.
 ///

@@ -294,7 +294,7 @@ fn stop_on(kinds: [SignalKind; 2]) -> Result<CancellationToken, Failure> {
 }
 
 fn lost(why: &str) -> Failure {
-    Failure::new(FailureCode::Io, "the running peer gave no answer", why, "look at `status` and say it again")
+    Failure::new(FailureCode::Io, "the running peer gave no answer", why, "look at `status`, then try again")
 }
 
 fn unwritable(error: io::Error) -> Failure {

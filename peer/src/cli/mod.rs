@@ -215,7 +215,8 @@ impl From<Failure> for Outcome {
 impl Outcome {
     /// Of a command that the user stopped.
     pub fn interrupted() -> Self {
-        Failure::new(FailureCode::Interrupted, "stopped", "you asked for it", "say it again to go on").into()
+        Failure::new(FailureCode::Interrupted, "stopped", "you asked for it", "give the command again to start anew")
+            .into()
     }
 
     /// The exit status of this as a one-shot command.

@@ -10,11 +10,15 @@
 
 use std::{
     collections::HashMap,
+    io,
     ops::Range,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use shared::{
@@ -26,9 +30,14 @@ use shared::{
         Connections,
         bulk::{BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
     },
-    time::Clock,
+    time::{Clock, Timestamp},
 };
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{OwnerError, Run, was_reset_as_changed};
@@ -105,13 +114,15 @@ impl Engine {
         let mut swarm = Swarm::new(config, clock.now());
         let (tell, mut told) = mpsc::channel(MAX_QUEUED_REPORTS);
         let mut actions = Vec::new();
+        // All owners are introduced before the first is asked, so that the work is divided among all from the start.
+        swarm.handle(clock.now(), Event::Pause, &mut actions);
         for owner in (0..).take(owners.len()).map(OwnerId) {
             swarm.handle(clock.now(), Event::OwnerAdded { owner, has: Has::All, rtt: None }, &mut actions);
         }
         if owners.is_empty() {
             return Err(self.failure(&owners));
         }
-        swarm.handle(clock.now(), Event::Tick, &mut actions);
+        swarm.handle(clock.now(), Event::Resume, &mut actions);
 
         // Dropped with this future: a download that is cancelled ends its streams.
         let mut tasks = JoinSet::new();
@@ -304,7 +315,14 @@ impl Stream {
         let rtt = self.bulk.connection(&target).await.ok().map(|connection| connection.rtt());
         // The engine is gone when nobody listens.
         let _ = tell.send(Told::Event(Event::Heard { owner: request.owner, rtt })).await;
-        match fetch(&mut recv, ranges, &self.partial, limits::OWNER_SILENCE, progress).await {
+        let heard = Heard {
+            stream: &mut recv,
+            owner: request.owner,
+            tell: tell.clone(),
+            clock: Clock::start(),
+            next: Timestamp::ZERO,
+        };
+        match fetch(heard, ranges, &self.partial, limits::OWNER_SILENCE, progress).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 // Fails only when the stream has ended anyway.
@@ -312,6 +330,37 @@ impl Stream {
                 Err(if was_reset_as_changed(&error) { OwnerError::Changed } else { error.into() })
             }
         }
+    }
+}
+
+/// Tells the core, between the groups that are proven, that bytes arrive: on a slow path a write to the disk has many
+/// groups and takes a while to fill.
+struct Heard<'a> {
+    stream: &'a mut quinn::RecvStream,
+    owner: OwnerId,
+    tell: mpsc::Sender<Told>,
+    clock: Clock,
+    /// When the core is told next.
+    next: Timestamp,
+}
+
+/// How often the core is told that bytes arrive: within the margin after which an owner counts as quiet.
+const TELL_EVERY: Duration = Duration::from_millis(20);
+
+impl AsyncRead for Heard<'_> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut *this.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            let now = this.clock.now();
+            if now >= this.next {
+                this.next = now + TELL_EVERY;
+                // A full queue means that the core has enough to hear of.
+                let _ = this.tell.try_send(Told::Event(Event::Heard { owner: this.owner, rtt: None }));
+            }
+        }
+        read
     }
 }
 

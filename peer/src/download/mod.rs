@@ -124,6 +124,7 @@ impl Peer {
 
     /// Finds out which versions are meant, where they go, and who has them.
     async fn plan(&self, request: &DownloadRequest) -> Result<Vec<Job>, Failure> {
+        let request = &self.literally(request).await;
         let DownloadRequest { pattern, version, from, to, .. } = request;
         let wish = Wish { pattern, version: version.as_ref(), from: from.as_ref() };
         let exact = self.exactly(request).await?;
@@ -162,6 +163,18 @@ impl Peer {
                 Ok(Job { file, owners, to })
             })
             .collect()
+    }
+
+    /// `name@hash` may be the whole name of a file: then it is taken as such.
+    async fn literally(&self, request: &DownloadRequest) -> DownloadRequest {
+        let mut literal = request.clone();
+        if let Some(version) = literal.version.take() {
+            literal.pattern = format!("{}@{version}", literal.pattern);
+            if matches!(self.exactly(&literal).await, Ok(Some(_))) {
+                return literal;
+            }
+        }
+        request.clone()
     }
 
     /// The versions of a plain name, by one short question; `None` when it has to be looked for.
@@ -253,7 +266,7 @@ impl Peer {
         };
         let (sent, fetched) = tokio::join!(sent, fetch(reader, missing, partial, limits::OWNER_SILENCE, progress));
         match (sent, fetched) {
-            (Ok(_), Ok(_)) => Some(Vec::new()),
+            (Ok(_), Ok(_)) => Some(vec![(self.id.clone(), file.size)]),
             (sent, fetched) => {
                 tracing::debug!(?sent, ?fetched, file = %file.name, "the own copy cannot be used");
                 None

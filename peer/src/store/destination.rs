@@ -131,6 +131,10 @@ impl Destination {
         if metadata.is_dir() {
             return exists("a directory of that name is there", "choose another place with --to");
         }
+        // Replacing a device or a pipe would break whoever uses it, and nobody means that. A link is replaced itself.
+        if !metadata.is_file() && !metadata.is_symlink() {
+            return exists("what is there is not a file (a device, pipe or socket)", "choose another place with --to");
+        }
         // Only a plain file is looked into: opening anything else could wait or lead elsewhere.
         if metadata.is_file() && metadata.len() == size {
             let file = File::open(&self.path).map_err(failed)?;

@@ -1,5 +1,5 @@
 //! A share in a temporary folder, with what it tells.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "it belongs to the tests")]
+#![expect(clippy::unwrap_used, reason = "it belongs to the tests")]
 
 use std::{
     collections::BTreeMap,

@@ -32,8 +32,11 @@ use crate::{
         enrol::{EnrolError, EnrolRequest, EnrolServiceClient, Enrolled},
         nameserver::{NameServiceClient, ServerInfo},
     },
-    time::unix_micros,
+    time::{Clock, unix_micros},
 };
+
+/// File with the addresses of the nameservers of a network that was joined with a token, in a member's folder.
+const ADDRESSES: &str = "nameservers";
 
 /// UDP port of a nameserver unless another is told.
 pub const DEFAULT_PORT: u16 = 9090;
@@ -137,10 +140,32 @@ impl Session {
     /// `Io` when the state folder cannot be used.
     pub async fn open(config: &SessionConfig) -> Result<Self, Failure> {
         let state = StateDir::new(&config.state_dir);
+        let clock = Clock::start();
+        loop {
+            let token = state.read_local_token();
+            let refused = match Self::try_open(config, &state).await {
+                Err(refused) if refused.code == FailureCode::NotAuthorised && config.join.is_none() => refused,
+                opened => return opened,
+            };
+            // A nameserver that is just starting on this machine answers a moment before its token lies there.
+            if !candidates(config, &state.member(&config.role).join(ADDRESSES), token.as_ref()).iter().all(is_loopback)
+            {
+                return Err(refused);
+            }
+            while state.read_local_token() == token {
+                if clock.now().since_origin() > limits::LOCAL_TOKEN_WAIT {
+                    return Err(refused);
+                }
+                tokio::time::sleep(limits::LOCAL_TOKEN_POLL).await;
+            }
+        }
+    }
+
+    async fn try_open(config: &SessionConfig, state: &StateDir) -> Result<Self, Failure> {
         let folder = state.member(&config.role);
         create_private_folder(&folder).map_err(|error| unusable(&folder, &error))?;
         let identity_file = folder.join("identity.pem");
-        let addresses_file = folder.join("nameservers");
+        let addresses_file = folder.join(ADDRESSES);
         let newcomer_file = folder.join("newcomer.key");
 
         let stored = Identity::load(&identity_file).map_err(|error| unusable(&identity_file, &error))?;
@@ -348,9 +373,13 @@ async fn no_identity(config: &SessionConfig, addresses: &[Endpoint], expired: bo
         match applicant_dial(address, nobody, &newcomer).await {
             Err(DialError::Net(error @ (NetError::Unreachable { .. } | NetError::Local(_)))) => silent = Some(error),
             _ => {
-                let me = match &config.role {
-                    Role::Peer(id) => format!("peer {id} --join TOKEN"),
-                    Role::Admin | Role::Nameserver => "a program of the user who runs the nameserver".to_owned(),
+                let hint = match &config.role {
+                    Role::Peer(id) => {
+                        format!("run `nsc token` where the nameserver runs, then `peer {id} --join TOKEN`")
+                    }
+                    Role::Admin | Role::Nameserver => {
+                        "run this as the user who runs the nameserver, on its machine, with its state folder".to_owned()
+                    }
                 };
                 let what = if expired {
                     format!("the certificate of {} has expired", config.role)
@@ -361,7 +390,7 @@ async fn no_identity(config: &SessionConfig, addresses: &[Endpoint], expired: bo
                     FailureCode::NotAuthorised,
                     what,
                     format!("the nameserver at {} wants a certificate", address.host_port()),
-                    format!("run `nsc token` where the nameserver runs, then `{me}`"),
+                    hint,
                 );
             }
         }

@@ -1,5 +1,6 @@
 //! Output for people.
 
+use shared::file_name::is_unprintable;
 use std::fmt::Write as _;
 
 use shared::{content::FileMeta, rpc::tracker::IndexedFile};
@@ -15,10 +16,7 @@ const WIDEST_ALIGNED: usize = 60;
 pub fn harmless(text: &str) -> String {
     let clean = |c: char| match c {
         '\n' | '\r' | '\t' => ' ',
-        _ if c.is_control() => char::REPLACEMENT_CHARACTER,
-        '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => {
-            char::REPLACEMENT_CHARACTER
-        }
+        _ if is_unprintable(c) => char::REPLACEMENT_CHARACTER,
         _ => c,
     };
     text.chars().map(clean).collect()

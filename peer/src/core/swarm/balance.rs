@@ -160,10 +160,9 @@ impl Swarm {
                 let here_in = helper.free_in + bytes / helper.rate;
                 let pays = here_in * ENDGAME_GAIN + BALANCE_GAIN.as_secs_f64() < done_in;
                 let is_single = self.pieces.state(piece) == PieceState::Asked(burden.request);
-                if pays && is_single && helper.owner.has_piece(piece) {
-                    if let Some(run) = self.missing_run(&groups) {
-                        return Some(run);
-                    }
+                let may_help = pays && is_single && helper.owner.has_piece(piece);
+                if let Some(run) = may_help.then(|| self.missing_run(&groups)).flatten() {
+                    return Some(run);
                 }
                 done_in -= bytes / burden.rate;
             }

@@ -57,14 +57,14 @@ impl Server {
         let state = StateDir::new(&config.state_dir);
         let folder = state.nameserver();
         let lock = lock_folder(&folder)?;
-        let authority = Authority::load_or_create(&folder).map_err(|error| unusable(&folder, &error))?;
+        let authority = Authority::load_or_create(&folder).map_err(|error| Failure::unusable(&folder, &error))?;
         let bound = bind(&config, &authority).await?;
         if let Some(warning) = bound.buffer_warning {
             // No more than a note: names are small.
             tracing::info!("{warning}");
         }
         let endpoint = bound.endpoint;
-        let local_addr = endpoint.local_addr().map_err(|error| unusable(&folder, &error))?;
+        let local_addr = endpoint.local_addr().map_err(|error| Failure::unusable(&folder, &error))?;
 
         let storage = open_storage(&config.storage, &folder)?;
         let (owner, owner_thread) = owner::start(storage, Clock::start()).map_err(storage_failure)?;
@@ -115,10 +115,14 @@ impl Drop for Server {
 
 /// Makes the nameserver's folder, for this user only, and takes it.
 fn lock_folder(folder: &Path) -> Result<File, Failure> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| unusable(folder, &error))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| Failure::unusable(folder, &error))?;
     let path = folder.join("lock");
-    let lock =
-        File::options().create(true).append(true).mode(0o600).open(&path).map_err(|error| unusable(&path, &error))?;
+    let lock = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| Failure::unusable(&path, &error))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(Failure::new(
@@ -127,7 +131,7 @@ fn lock_folder(folder: &Path) -> Result<File, Failure> {
             format!("it uses {}", folder.display()),
             "stop it, or choose another folder with --state-dir",
         )),
-        Err(TryLockError::Error(error)) => Err(unusable(&path, &error)),
+        Err(TryLockError::Error(error)) => Err(Failure::unusable(&path, &error)),
     }
 }
 
@@ -228,16 +232,7 @@ fn leave_local_token(path: &Path, authority: &Authority, local: SocketAddr) -> R
     let ip = if local.ip().is_unspecified() { loopback_of(local) } else { local.ip() };
     let here = Endpoint::from(SocketAddr::new(ip, local.port())).host_port();
     let token = JoinToken::new(authority.fingerprint(), vec![here])
-        .map_err(|error| unusable(path, &io::Error::other(error.to_string())))?;
-    certs::write_private(path, token.to_string().as_bytes()).map_err(|error| unusable(path, &error))?;
+        .map_err(|error| Failure::unusable(path, io::Error::other(error.to_string())))?;
+    certs::write_private(path, token.to_string().as_bytes()).map_err(|error| Failure::unusable(path, &error))?;
     Ok(token)
-}
-
-fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::new(
-        FailureCode::Io,
-        format!("cannot use {}", path.display()),
-        error,
-        "check its rights, or choose another folder with --state-dir or BRASA_STATE_DIR",
-    )
 }

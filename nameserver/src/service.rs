@@ -11,9 +11,9 @@ use shared::{
     name::Endpoint,
     net::{
         StreamKind,
+        enrolment::check_enrol_proof,
         rpc_transport::serve_calls,
         serve::{Handler, Remote},
-        session::check_enrol_proof,
     },
     rpc::{
         enrol::{EnrolError, EnrolRequest, EnrolService, Enrolled},

@@ -13,10 +13,8 @@ use shared::{
     id::PeerId,
     limits::MAX_TOKEN_FILE_BYTES,
     name::{Endpoint, Host},
+    net::session::DEFAULT_PORT,
 };
-
-/// Port of a nameserver unless another is said.
-pub const DEFAULT_NAMESERVER_PORT: u16 = 9090;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -174,7 +172,7 @@ pub enum Mode {
 pub struct PeerConfig {
     /// Who it is.
     pub id: PeerId,
-    /// The nameserver that flags or environment name; see [`PeerConfig::nameservers`].
+    /// The nameserver that flags or environment name; else the session finds it.
     pub nameserver: Option<Endpoint>,
     /// The folder it shares, absolute; made when missing.
     pub share_dir: PathBuf,
@@ -201,16 +199,6 @@ impl fmt::Debug for PeerConfig {
 }
 
 impl PeerConfig {
-    /// The nameservers to try, in order: what the user says, else what an earlier join `saved`, else
-    /// `127.0.0.1:9090`. Never empty.
-    pub fn nameservers(&self, saved: Option<&[Endpoint]>) -> Vec<Endpoint> {
-        match (&self.nameserver, saved) {
-            (Some(explicit), _) => vec![explicit.clone()],
-            (None, Some(saved)) if !saved.is_empty() => saved.to_vec(),
-            (None, _) => vec![default_nameserver()],
-        }
-    }
-
     /// The state of this peer alone: `<state>/peers/<id>`.
     pub fn peer_state_dir(&self) -> PathBuf {
         self.state_dir.join("peers").join(self.id.as_str())
@@ -218,7 +206,7 @@ impl PeerConfig {
 }
 
 fn default_nameserver() -> Endpoint {
-    Endpoint { host: Host::Ip(std::net::Ipv4Addr::LOCALHOST.into()), port: DEFAULT_NAMESERVER_PORT }
+    Endpoint { host: Host::Ip(std::net::Ipv4Addr::LOCALHOST.into()), port: DEFAULT_PORT }
 }
 
 impl Invocation {
@@ -296,9 +284,8 @@ fn explicit_nameserver(
                 )
             };
             let text = text.to_str().ok_or_else(wrong)?;
-            let endpoint = Endpoint::from_host_port(text).or_else(|_| {
-                parse_host(text).map(|host| Endpoint { host, port: DEFAULT_NAMESERVER_PORT }).map_err(|_| wrong())
-            })?;
+            let endpoint = Endpoint::from_host_port(text)
+                .or_else(|_| parse_host(text).map(|host| Endpoint { host, port: DEFAULT_PORT }).map_err(|_| wrong()))?;
             Some(endpoint)
         }
     };
@@ -404,20 +391,16 @@ mod tests {
         assert_eq!(config.state_dir, Path::new("/home/ana/.local/state/brasa"));
         assert_eq!(config.peer_state_dir(), Path::new("/home/ana/.local/state/brasa/peers/peer1"));
         assert_eq!((mode, json), (Mode::Interactive, false));
-        let default: Endpoint = "quic://127.0.0.1:9090".parse().unwrap();
-        let default = vec![default];
-        assert_eq!(config.nameservers(None), default);
-        assert_eq!(config.nameservers(Some(&[])), default);
+        assert_eq!(config.nameserver, None, "the session finds it");
     }
 
     #[test]
-    fn flags_beat_environment_beats_saved_beats_default() {
-        let saved: Endpoint = "quic://10.9.9.9:1".parse().unwrap();
+    fn flags_beat_environment_beats_default() {
         let asked = |line: &str, variable: Option<&str>| {
             let environment = Environment { nameserver: variable.map(OsString::from), ..environment() };
-            peer_in(line, &environment).0.nameservers(Some(std::slice::from_ref(&saved)))[0].host_port()
+            peer_in(line, &environment).0.nameserver.map_or_else(String::new, |endpoint| endpoint.host_port())
         };
-        assert_eq!(asked("peer1", None), "10.9.9.9:1");
+        assert_eq!(asked("peer1", None), "");
         assert_eq!(asked("peer1", Some("10.0.0.1:5")), "10.0.0.1:5");
         assert_eq!(asked("peer1", Some("lab")), "lab:9090");
         assert_eq!(asked("peer1 -p 7", Some("10.0.0.1:5")), "10.0.0.1:7");

@@ -19,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod core;
+mod counted;
 pub mod demo;
 pub mod download;
 pub mod lookup;

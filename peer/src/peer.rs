@@ -8,12 +8,8 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    net::SocketAddr,
     path::Path,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -99,12 +95,12 @@ impl Peer {
         let state_dir = config.peer_state_dir();
         let lock = lock(&state_dir, &config.id)?;
         let incarnation =
-            next_incarnation(&state_dir.join("incarnation")).map_err(|error| unusable(&state_dir, &error))?;
+            next_incarnation(&state_dir.join("incarnation")).map_err(|error| Failure::unusable(&state_dir, &error))?;
         let durable_file = state_dir.join("election");
-        let durable = read_durable(&durable_file).map_err(|error| unusable(&durable_file, &error))?;
+        let durable = read_durable(&durable_file).map_err(|error| Failure::unusable(&durable_file, &error))?;
 
         let (session, embedded_nameserver) = open_session(&config).await?;
-        let endpoint = session.advertised().map_err(|error| unusable(&state_dir, &error))?;
+        let endpoint = session.advertised().map_err(|error| Failure::unusable(&state_dir, &error))?;
 
         let (share_events, changes) = mpsc::channel(limits::MAX_QUEUED_EVENTS);
         let share = Share::open(&config.share_dir, &state_dir, ShareOptions::default(), share_events).await?;
@@ -272,7 +268,7 @@ fn lock(state_dir: &Path, id: &PeerId) -> Result<File, Failure> {
         .recursive(true)
         .mode(0o700)
         .create(state_dir)
-        .map_err(|error| unusable(state_dir, &error))?;
+        .map_err(|error| Failure::unusable(state_dir, &error))?;
     let path = state_dir.join("lock");
     let file = File::options()
         .create(true)
@@ -280,7 +276,7 @@ fn lock(state_dir: &Path, id: &PeerId) -> Result<File, Failure> {
         .write(true)
         .mode(0o600)
         .open(&path)
-        .map_err(|error| unusable(&path, &error))?;
+        .map_err(|error| Failure::unusable(&path, &error))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::new(
@@ -289,7 +285,7 @@ fn lock(state_dir: &Path, id: &PeerId) -> Result<File, Failure> {
             format!("another process holds {}", path.display()),
             format!("give it commands with `peer {id} COMMAND`, stop it, or take another peer id"),
         )),
-        Err(error) => Err(unusable(&path, &io::Error::from(error))),
+        Err(error) => Err(Failure::unusable(&path, io::Error::from(error))),
     }
 }
 
@@ -303,15 +299,6 @@ fn next_incarnation(file: &Path) -> io::Result<Incarnation> {
     let next = unix_micros().max(last + 1);
     certs::write_private(file, format!("{next}\n").as_bytes())?;
     Ok(Incarnation(next))
-}
-
-fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::new(
-        FailureCode::Io,
-        format!("cannot use {}", path.display()),
-        error,
-        "check its rights, or choose another folder with --state-dir or BRASA_STATE_DIR",
-    )
 }
 
 async fn forward_changes(mut changes: mpsc::Receiver<Changes>, node: NodeHandle) {
@@ -360,26 +347,5 @@ async fn watch_over(
         );
         // Nobody listens when the process ends at the same time.
         let _ = end.send(failure);
-    }
-}
-
-/// The socket address that a peer is shown with, `HOST:PORT`.
-pub fn shown(endpoint: &Endpoint) -> String {
-    endpoint.socket_addr().map_or_else(|| endpoint.host_port(), |address: SocketAddr| address.to_string())
-}
-
-/// Counts one more for as long as it lives.
-pub(crate) struct Counted<'a>(&'a AtomicU64);
-
-impl<'a> Counted<'a> {
-    pub(crate) fn on(counter: &'a AtomicU64) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

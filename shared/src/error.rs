@@ -1,6 +1,6 @@
 //! Failures as users and scripts see them.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -107,11 +107,23 @@ impl Failure {
 }
 
 impl Failure {
+    /// A file or folder of a program's state that cannot be used.
+    pub fn unusable(path: &Path, why: impl fmt::Display) -> Self {
+        Self::new(
+            FailureCode::Io,
+            format!("cannot use {}", path.display()),
+            why,
+            "check its rights, or choose another folder with --state-dir or BRASA_STATE_DIR",
+        )
+    }
+
     /// Wrong words on the command line of `program`, from what its parser says in several lines: the first tells what is
     /// wrong, one that begins with `tip:` what is near. Without one the hint is `otherwise`.
     pub fn from_parser(program: &str, text: &str, otherwise: &str) -> Self {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        let mut why = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        // What does not begin so is help, shown because nothing was asked for.
+        let first = lines.next().and_then(|line| line.strip_prefix("error: "));
+        let mut why = first.unwrap_or("a command is missing").to_owned();
         // "the following required arguments were not provided:" goes on in the next line.
         if why.ends_with(':') {
             why = format!("{why} {}", lines.next().unwrap_or_default());

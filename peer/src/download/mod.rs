@@ -36,8 +36,9 @@ use crate::{
     backend::parse_name,
     cli::backend::{DownloadRequest, Downloaded, Progress, ProgressSink},
     core::Contact,
+    counted::Counted,
     lookup::contacts,
-    peer::{Counted, Downloads, Peer},
+    peer::{Downloads, Peer},
     store::{Partial, destination::Standing},
     transfer::{FetchError, fetch, serve},
 };

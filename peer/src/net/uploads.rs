@@ -15,7 +15,7 @@ use shared::{
 use tokio::{sync::Semaphore, time::timeout};
 
 use crate::{
-    peer::Counted,
+    counted::Counted,
     store::{OpenError, Share},
     transfer::{GroupRanges, ServeError, serve},
 };

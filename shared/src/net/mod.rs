@@ -8,12 +8,13 @@
 //!            ╲           ╲
 //!          rpc_transport · bulk ── what runs on a stream, told by its first byte (StreamKind)
 //!
-//!      session ── all of it put together for a program: identity, enrolment, the nameserver
+//!      session ── all of it put together for a program: identity, the nameserver; enrolment for newcomers
 //! ```
 
 pub mod bulk;
 pub mod connection;
 pub mod endpoint;
+pub mod enrolment;
 pub mod error;
 pub mod rpc_transport;
 pub mod serve;

@@ -14,13 +14,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use certs::{Applicant, EXPORTER_LABEL, Identity, JoinToken, trust};
+use certs::{Applicant, Identity, JoinToken, trust};
 
 use super::{
-    CloseCode, Connections, NetError, StreamKind, Target,
-    connection::{call_context, dial, open_stream, resolve},
+    Connections, NetError, Target,
+    connection::resolve,
     endpoint,
-    rpc_transport::ServiceClient,
+    enrolment::{DialError, applicant_dial, enrol},
 };
 use crate::{
     error::{Failure, FailureCode},
@@ -28,8 +28,8 @@ use crate::{
     limits,
     name::Endpoint,
     rpc::{
-        ALPN, ENROL_ALPN,
-        enrol::{EnrolError, EnrolRequest, EnrolServiceClient, Enrolled},
+        ALPN,
+        enrol::Enrolled,
         nameserver::{NameServiceClient, ServerInfo},
     },
     time::{Clock, unix_micros},
@@ -163,12 +163,12 @@ impl Session {
 
     async fn try_open(config: &SessionConfig, state: &StateDir) -> Result<Self, Failure> {
         let folder = state.member(&config.role);
-        create_private_folder(&folder).map_err(|error| unusable(&folder, &error))?;
+        create_private_folder(&folder).map_err(|error| Failure::unusable(&folder, &error))?;
         let identity_file = folder.join("identity.pem");
         let addresses_file = folder.join(ADDRESSES);
         let newcomer_file = folder.join("newcomer.key");
 
-        let stored = Identity::load(&identity_file).map_err(|error| unusable(&identity_file, &error))?;
+        let stored = Identity::load(&identity_file).map_err(|error| Failure::unusable(&identity_file, &error))?;
         let (mut identity, expired) = match stored {
             Some(identity) if identity.expires_unix_seconds() <= now_unix_seconds() => (None, Some(identity)),
             stored => (stored, None),
@@ -190,18 +190,19 @@ impl Session {
                 Some(expired) if belongs_to(expired, &token) => Applicant::again(expired),
                 Some(_) | None => Applicant::load_or_create(&newcomer_file),
             };
-            let newcomer = newcomer.map_err(|error| unusable(&newcomer_file, &error))?;
+            let newcomer = newcomer.map_err(|error| Failure::unusable(&newcomer_file, &error))?;
             let (member, enrolled) = enrol(&addresses, &token, &config.role, newcomer).await?;
             // The addresses first: an identity without them would not find its network after a crash in between.
             if config.join.is_some() {
-                save_addresses(&addresses_file, &enrolled).map_err(|error| unusable(&addresses_file, &error))?;
+                save_addresses(&addresses_file, &enrolled)
+                    .map_err(|error| Failure::unusable(&addresses_file, &error))?;
             }
-            member.save(&identity_file).map_err(|error| unusable(&identity_file, &error))?;
+            member.save(&identity_file).map_err(|error| Failure::unusable(&identity_file, &error))?;
             // The key is with the identity now; what stays behind is a second copy of it.
             if let Err(error) = fs::remove_file(&newcomer_file)
                 && error.kind() != io::ErrorKind::NotFound
             {
-                return Err(unusable(&newcomer_file, &error));
+                return Err(Failure::unusable(&newcomer_file, &error));
             }
             identity = Some(member);
         }
@@ -298,7 +299,7 @@ fn is_loopback(endpoint: &Endpoint) -> bool {
     }
 }
 
-fn belongs_to(identity: &Identity, token: &JoinToken) -> bool {
+pub(super) fn belongs_to(identity: &Identity, token: &JoinToken) -> bool {
     certs::Fingerprint::of(identity.authority()) == token.authority
 }
 
@@ -338,16 +339,7 @@ fn create_private_folder(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure::new(
-        FailureCode::Io,
-        format!("cannot use {}", path.display()),
-        error,
-        "check its rights, or choose another folder with --state-dir or BRASA_STATE_DIR",
-    )
-}
-
-fn unreachable(error: Option<NetError>) -> Failure {
+pub(super) fn unreachable(error: Option<NetError>) -> Failure {
     match error {
         Some(error @ (NetError::Unreachable { .. } | NetError::Local(_) | NetError::Deadline { .. })) => Failure::new(
             FailureCode::NameserverUnreachable,
@@ -398,148 +390,8 @@ async fn no_identity(config: &SessionConfig, addresses: &[Endpoint], expired: bo
     unreachable(silent)
 }
 
-enum DialError {
-    Net(NetError),
-    Other(Failure),
-}
-
-impl From<NetError> for DialError {
-    fn from(error: NetError) -> Self {
-        Self::Net(error)
-    }
-}
-
-/// A newcomer's connection, on a socket of its own that is closed with it.
-struct Door {
-    endpoint: quinn::Endpoint,
-    connection: quinn::Connection,
-}
-
-async fn applicant_dial(
-    address: &Endpoint,
-    authority: certs::Fingerprint,
-    newcomer: &Applicant,
-) -> Result<Door, DialError> {
-    let tls = trust::applicant_client(newcomer, authority, &[ENROL_ALPN]).map_err(|error| {
-        DialError::Other(Failure::new(FailureCode::Internal, "this node's key cannot be used", error, "try again"))
-    })?;
-    let endpoint = endpoint::bind(any_address(std::slice::from_ref(address)).await, None, tls)?.endpoint;
-    let target = Target { role: Role::Nameserver, endpoint: address.clone() };
-    let connection = dial(&endpoint, &target).await?;
-    Ok(Door { endpoint, connection })
-}
-
-fn not_let_in(role: &Role, why: &dyn std::fmt::Display, hint: &str) -> Failure {
-    Failure::new(FailureCode::NotAuthorised, format!("{role} was not let in"), why, hint)
-}
-
-/// Becomes a member at the first of `addresses` that answers.
-async fn enrol(
-    addresses: &[Endpoint],
-    token: &JoinToken,
-    role: &Role,
-    newcomer: Applicant,
-) -> Result<(Identity, Enrolled), Failure> {
-    let mut last = None;
-    for address in addresses {
-        match enrol_at(address, token, role, &newcomer).await {
-            Ok(enrolled) => {
-                let Enrolled { certificate, authority, .. } = enrolled.clone();
-                let identity = newcomer
-                    .into_member(certificate, authority)
-                    .map_err(|error| not_let_in(role, &error, "do not use this nameserver"))?;
-                if identity.role() != role || !belongs_to(&identity, token) {
-                    let why = "the nameserver sent another certificate than was asked for";
-                    return Err(not_let_in(role, &why, "do not use this nameserver"));
-                }
-                return Ok((identity, enrolled));
-            }
-            Err(DialError::Other(failure)) => return Err(failure),
-            Err(DialError::Net(error)) => last = Some(error),
-        }
-    }
-    Err(unreachable(last))
-}
-
-async fn enrol_at(
-    address: &Endpoint,
-    token: &JoinToken,
-    role: &Role,
-    newcomer: &Applicant,
-) -> Result<Enrolled, DialError> {
-    let refused = |why: &dyn std::fmt::Display, hint: &str| DialError::Other(not_let_in(role, why, hint));
-    let Door { endpoint, connection } = applicant_dial(address, token.authority, newcomer).await?;
-    let csr = newcomer.signing_request().map_err(|error| refused(&error, "try again"))?;
-    let request = EnrolRequest {
-        token_id: token.id(),
-        proof: enrol_proof(&connection, token.proof_key(), role, &csr).map_err(|error| refused(&error, "try again"))?,
-        role: role.clone(),
-        csr,
-    };
-    let name = address.host_port();
-    let (send, recv) = open_stream(&connection, StreamKind::Enrol).await.map_err(|error| match error {
-        Some(error) => NetError::from_connection(&name, &error),
-        None => NetError::Closed { address: name.clone(), why: "the stream was refused".to_owned() },
-    })?;
-    let client = EnrolServiceClient::on(send, recv);
-    let answer = client
-        .enrol(call_context(limits::CALL_DEADLINE), request)
-        .await
-        .map_err(|error| NetError::from_rpc(&name, &error, &connection))?;
-    endpoint.close(CloseCode::Done.to_varint(), b"enrolled");
-    answer.map_err(|error| {
-        let hint = match error {
-            EnrolError::AlreadyEnrolled(_) => "an admin can let this id be taken over: `nsc token --for ID`",
-            EnrolError::Unavailable(_) => "try again",
-            _ => "get a new token with `nsc token`",
-        };
-        refused(&error, hint)
-    })
-}
-
-/// The proof that the holder of `key` asks, on this very connection, for `role` over the key in `csr`.
-/// Both sides compute it.
-///
-/// # Errors
-/// When the connection cannot export keying material (it is closed).
-pub fn enrol_proof(
-    connection: &quinn::Connection,
-    key: certs::ProofKey,
-    role: &Role,
-    csr: &[u8],
-) -> Result<[u8; 32], String> {
-    Ok(key.proof(&exported(connection)?, &proof_request(role, csr)))
-}
-
-/// Whether `proof` is what [`enrol_proof`] gives; takes the same time for every wrong one.
-///
-/// # Errors
-/// As [`enrol_proof`].
-pub fn check_enrol_proof(
-    connection: &quinn::Connection,
-    key: &certs::ProofKey,
-    role: &Role,
-    csr: &[u8],
-    proof: &[u8; 32],
-) -> Result<bool, String> {
-    Ok(key.accepts(proof, &exported(connection)?, &proof_request(role, csr)))
-}
-
-fn exported(connection: &quinn::Connection) -> Result<[u8; 32], String> {
-    let mut material = [0; 32];
-    connection
-        .export_keying_material(&mut material, EXPORTER_LABEL, b"")
-        .map_err(|_| "the connection is closed".to_owned())?;
-    Ok(material)
-}
-
-fn proof_request(role: &Role, csr: &[u8]) -> Vec<u8> {
-    // The name has no zero byte, so the two parts cannot be confused.
-    [role.dns_name().as_bytes(), &[0], csr].concat()
-}
-
 /// The unspecified address of the family that the nameserver has.
-async fn any_address(addresses: &[Endpoint]) -> SocketAddr {
+pub(super) async fn any_address(addresses: &[Endpoint]) -> SocketAddr {
     let ipv6 = match addresses.first() {
         Some(first) => resolve(first).await.is_ok_and(|addresses| addresses.iter().any(SocketAddr::is_ipv6)),
         None => false,

@@ -24,9 +24,9 @@ use shared::{
         NetError, StreamKind, Target,
         connection::call_context,
         endpoint,
+        enrolment::{check_enrol_proof, enrol_proof},
         rpc_transport::{ServiceClient, serve_calls},
         serve::{Handler, Remote, serve},
-        session::{check_enrol_proof, enrol_proof},
     },
     rpc::{
         ALPN, ENROL_ALPN,

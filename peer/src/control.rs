@@ -16,6 +16,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -24,7 +25,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use shared::{
     error::{Failure, FailureCode},
     limits::{
-        CONTROL_OUTPUT_BYTES, MAX_CONTROL_CLIENTS, MAX_CONTROL_FRAME_BYTES, PROGRESS_INTERVAL, STREAM_HEADER_DEADLINE,
+        CONTROL_OUTPUT_BYTES, CONTROL_SILENCE, MAX_CONTROL_CLIENTS, MAX_CONTROL_FRAME_BYTES, PROGRESS_INTERVAL,
+        STREAM_HEADER_DEADLINE,
     },
 };
 use tokio::{
@@ -317,6 +319,8 @@ pub enum Answered {
     Done(u8),
     /// The peer went away before it began: it can be asked again, or another started.
     NotAccepted,
+    /// The peer is there but said nothing for [`CONTROL_SILENCE`]: it is frozen, or busy with too many others.
+    Silent,
     /// The peer went away in the middle.
     Lost,
 }
@@ -375,7 +379,10 @@ impl ControlClient {
         }
         let mut accepted = false;
         loop {
-            match receive::<Reply>(&mut self.0).await {
+            // A command may take as long as it likes, but that it begins is said at once.
+            let silence = if accepted { Duration::MAX } else { CONTROL_SILENCE };
+            let Ok(reply) = timeout(silence, receive::<Reply>(&mut self.0)).await else { return Ok(Answered::Silent) };
+            match reply {
                 Ok(Some(Reply::Done { status })) => return Ok(Answered::Done(status)),
                 Ok(Some(reply)) => {
                     accepted = true;

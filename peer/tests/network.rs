@@ -209,6 +209,18 @@ fn versions_are_chosen_by_hash_and_names_that_look_like_one_are_names() {
 }
 
 #[test]
+fn a_frozen_peer_does_not_hold_up_its_user_for_ever() {
+    let network = Network::start();
+    let peer = network.headless("peer1");
+    peer.signal(Signal::STOP);
+    let ended = network.run("peer1", &["status"]);
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.err.starts_with("error: the running peer does not answer ("), "{}", ended.err);
+    peer.signal(Signal::CONT);
+    network.json("peer1", &["list"]);
+}
+
+#[test]
 fn a_network_that_is_just_starting_lets_its_peers_in() {
     // Several nameservers-to-be and peers on one new state folder, all at once: one of them is the nameserver.
     let network = Network::start();

@@ -307,6 +307,8 @@ pub const MAX_COMMAND_LINE_BYTES: usize = 64 << 10;
 /// Largest frame on a peer's control socket, bytes: above what Linux lets a program have as arguments
 /// (`ARG_MAX`, 2 MiB), JSON quoting included. Longer output goes in several frames.
 pub const MAX_CONTROL_FRAME_BYTES: usize = 8 << 20;
+/// How long a one-shot command waits for the running peer to take it.
+pub const CONTROL_SILENCE: Duration = Duration::from_secs(5);
 /// Output in one frame on a control socket, bytes.
 pub const CONTROL_OUTPUT_BYTES: usize = 64 << 10;
 /// Commands that one peer carries out for its control socket at a time; more wait to be accepted.

@@ -197,6 +197,12 @@ impl Program {
         match answered {
             Ok(Answered::Done(status)) => Ok(Some(status)),
             Ok(Answered::NotAccepted) => Ok(None),
+            Ok(Answered::Silent) => Err(Failure::new(
+                FailureCode::Timeout,
+                "the running peer does not answer",
+                "it is frozen, or busy with too many commands",
+                "let it go on or stop it, then try again",
+            )),
             Ok(Answered::Lost) => Err(lost("it ended meanwhile")),
             // Nobody reads the rest.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Some(0)),

@@ -98,7 +98,11 @@ pub(super) enum Hashed {
 impl Shared {
     /// Opens the folder, the cache and the outboards.
     pub(super) fn open(dir: &Path, state_dir: &Path, options: ShareOptions) -> Result<Self, Failure> {
-        fs::create_dir_all(dir).map_err(|error| io_failure("share", dir, &error))?;
+        fs::create_dir_all(dir).map_err(|error| {
+            let mut failure = io_failure("share", dir, &error);
+            "choose a folder with --dir".clone_into(&mut failure.hint);
+            failure
+        })?;
         let root = Root::open(dir).map_err(|error| io_failure("share", dir, &error))?;
         let state = |error: io::Error| io_failure("keep hashes in", state_dir, &error);
         fs::create_dir_all(state_dir).map_err(state)?;

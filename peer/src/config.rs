@@ -361,7 +361,7 @@ mod tests {
     use super::*;
 
     fn environment() -> Environment {
-        Environment { home: Some("/home/ana".into()), working_dir: "/work".into(), ..Environment::default() }
+        Environment { home: Some("/home/ana".into()), working_dir: "/casa".into(), ..Environment::default() }
     }
 
     fn parse_in(line: &str, environment: &Environment) -> Result<Invocation, Failure> {
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn saying_nothing_gives_the_defaults() {
         let (config, mode, json) = peer("peer1");
-        assert_eq!(config.share_dir, Path::new("/work/compartilhados/peer1"));
+        assert_eq!(config.share_dir, Path::new("/casa/compartilhados/peer1"));
         assert_eq!(config.state_dir, Path::new("/home/ana/.local/state/brasa"));
         assert_eq!(config.peer_state_dir(), Path::new("/home/ana/.local/state/brasa/peers/peer1"));
         assert_eq!((mode, json), (Mode::Interactive, false));
@@ -414,16 +414,16 @@ mod tests {
         let mut environment = Environment { xdg_state_home: Some("/xdg".into()), ..environment() };
         assert_eq!(peer_in("peer1", &environment).0.state_dir, Path::new("/xdg/brasa"));
         environment.state_dir = Some("st".into());
-        assert_eq!(peer_in("peer1", &environment).0.state_dir, Path::new("/work/st"));
+        assert_eq!(peer_in("peer1", &environment).0.state_dir, Path::new("/casa/st"));
         assert_eq!(peer_in("peer1 --state-dir /s", &environment).0.state_dir, Path::new("/s"));
-        let nowhere = Environment { working_dir: "/work".into(), ..Environment::default() };
+        let nowhere = Environment { working_dir: "/casa".into(), ..Environment::default() };
         assert_eq!(parse_in("peer1", &nowhere).unwrap_err().code, FailureCode::Usage);
     }
 
     #[test]
     fn flags_stand_before_or_after_the_id_but_after_the_command_they_are_its_own() {
         let (config, mode, json) = peer("--dir share peer1 -p 7 --json download a.txt --to x -p");
-        assert_eq!(config.share_dir, Path::new("/work/share"));
+        assert_eq!(config.share_dir, Path::new("/casa/share"));
         assert_eq!(mode, words(&["download", "a.txt", "--to", "x", "-p"]));
         assert!(json);
         assert_eq!(config.nameserver.unwrap().port, 7);

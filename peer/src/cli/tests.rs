@@ -16,7 +16,7 @@ fn parse(line: &str) -> Result<Command, Failure> {
 }
 
 async fn run(fake: &Fake, line: &str) -> Outcome {
-    let call = Call { backend: fake, working_dir: Path::new("/work"), progress: ProgressSink::none() };
+    let call = Call { backend: fake, working_dir: Path::new("/casa"), progress: ProgressSink::none() };
     execute(parse(line).unwrap(), call).await
 }
 
@@ -115,7 +115,7 @@ async fn what_is_typed_relative_is_relative_to_the_users_folder() {
     run(&fake, "add novo.txt ./x.txt /abs/y.txt CON").await;
     let added = fake.added.lock().unwrap().clone();
     let seen: Vec<_> = added.iter().map(|add| (add.path.clone(), add.bare_name.is_some())).collect();
-    let expected = [("/work/novo.txt", true), ("/work/./x.txt", false), ("/abs/y.txt", false), ("/work/CON", false)];
+    let expected = [("/casa/novo.txt", true), ("/casa/./x.txt", false), ("/abs/y.txt", false), ("/casa/CON", false)];
     assert_eq!(seen, expected.map(|(path, bare)| (PathBuf::from(path), bare)));
 
     run(&fake, "download a.txt@abab --to out/ --from peer3").await;
@@ -123,7 +123,7 @@ async fn what_is_typed_relative_is_relative_to_the_users_folder() {
         pattern: "a.txt".to_owned(),
         version: Some("abab".parse().unwrap()),
         from: Some(peer("peer3")),
-        to: Some("/work/out/".into()),
+        to: Some("/casa/out/".into()),
         force: false,
     };
     let asked = fake.downloads.lock().unwrap()[0].clone();

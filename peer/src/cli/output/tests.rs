@@ -13,7 +13,7 @@ use crate::cli::{
 async fn outcome(line: &str) -> Outcome {
     let fake = Fake::sharing(&["b.txt", "a.txt"]);
     let words = line.split(' ').map(str::to_owned).collect();
-    let working_dir = std::path::Path::new("/work");
+    let working_dir = std::path::Path::new("/casa");
     let call = Call { backend: &fake, working_dir, progress: ProgressSink::none() };
     execute(Command::parse(words).unwrap(), call).await
 }

@@ -33,7 +33,7 @@ async fn run(lines: &[&str], json: bool) -> (Next, Vec<Rendered>, Arc<Fake>) {
     let lines = lines.iter().map(|line| Input::Line((*line).to_owned())).collect();
     let source = Script { lines, fake: Arc::clone(&fake) };
     let backend: Arc<dyn Backend> = Arc::clone(&fake) as _;
-    let session = Session { backend, working_dir: "/work".into(), json };
+    let session = Session { backend, working_dir: "/casa".into(), json };
     let mut shown = Vec::new();
     let mut show = |rendered: &Rendered| {
         shown.push(rendered.clone());
@@ -87,7 +87,7 @@ async fn ctrl_c_stops_the_command_and_the_session_goes_on() {
 async fn stopping_the_peer_stops_the_command_that_runs() {
     let fake = Arc::new(Fake::sharing(&[]));
     let (_typing, lines) = io::pipe().map(|(reader, writer)| (writer, reader)).unwrap();
-    let session = Session { backend: Arc::clone(&fake) as _, working_dir: "/work".into(), json: false };
+    let session = Session { backend: Arc::clone(&fake) as _, working_dir: "/casa".into(), json: false };
     let stop = CancellationToken::new();
     stop.cancel();
     let lines = Lines::of(io::BufReader::new(lines)).unwrap();
@@ -99,7 +99,7 @@ async fn stopping_the_peer_stops_the_command_that_runs() {
 #[tokio::test]
 async fn a_reader_that_is_gone_ends_the_session() {
     let fake = Arc::new(Fake::sharing(&[]));
-    let session = Session { backend: Arc::clone(&fake) as _, working_dir: "/work".into(), json: false };
+    let session = Session { backend: Arc::clone(&fake) as _, working_dir: "/casa".into(), json: false };
     let lines = VecDeque::from(["list", "list"].map(|line| Input::Line(line.to_owned())));
     let mut shown = 0;
     let mut show = |_: &Rendered| {

@@ -16,7 +16,12 @@ use shared::{
     id::Role,
     limits::{CERTIFICATE_LIFE, CLOSE_DEADLINE},
     name::{Endpoint, Host},
-    net::{CloseCode, endpoint, serve::serve, session::StateDir},
+    net::{
+        CloseCode,
+        endpoint::{self, ResetKeys},
+        serve::serve,
+        session::StateDir,
+    },
     rpc::{ALPN, ENROL_ALPN, nameserver::NameError},
     time::Clock,
 };
@@ -58,7 +63,7 @@ impl Server {
         let folder = state.nameserver();
         let lock = lock_folder(&folder)?;
         let authority = Authority::load_or_create(&folder).map_err(|error| Failure::unusable(&folder, &error))?;
-        let bound = bind(&config, &authority).await?;
+        let bound = bind(&config, &authority, &folder).await?;
         if let Some(warning) = bound.buffer_warning {
             // No more than a note: names are small.
             tracing::info!("{warning}");
@@ -135,7 +140,7 @@ fn lock_folder(folder: &Path) -> Result<File, Failure> {
     }
 }
 
-async fn bind(config: &Config, authority: &Authority) -> Result<endpoint::Bound, Failure> {
+async fn bind(config: &Config, authority: &Authority, folder: &Path) -> Result<endpoint::Bound, Failure> {
     let internal = |error: &dyn std::fmt::Display| {
         Failure::new(FailureCode::Internal, "the nameserver's certificate cannot be used", error, "try again")
     };
@@ -143,9 +148,11 @@ async fn bind(config: &Config, authority: &Authority) -> Result<endpoint::Bound,
     let identity = authority.identity(&Role::Nameserver, CERTIFICATE_LIFE).map_err(|error| internal(&error))?;
     let server = trust::nameserver_server(&identity, &[ALPN, ENROL_ALPN]).map_err(|error| internal(&error))?;
     let client = trust::member_client(&identity, &[ALPN]).map_err(|error| internal(&error))?;
+    let key_file = folder.join("reset.key");
+    let keys = ResetKeys::load_or_create(&key_file).map_err(|error| Failure::unusable(&key_file, error))?;
     let mut last = None;
     for address in resolve(config).await? {
-        match endpoint::bind(address, Some(server.clone()), client.clone()) {
+        match endpoint::bind_again(address, server.clone(), client.clone(), &keys) {
             Ok(bound) => return Ok(bound),
             Err(error) => last = Some(error),
         }

@@ -106,6 +106,20 @@ async fn acknowledged_names_and_the_highest_epoch_outlive_kill_9() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_of_an_earlier_run_are_told_that_it_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(folder.path(), 0);
+    let admin = Member::open(folder.path(), Role::Admin).await.unwrap();
+    let connection = admin.connection().await;
+    program.kill();
+    let _program = Program::start(folder.path(), program.port());
+    // Whatever is sent to the earlier run is answered by the later one; without its keys only silence would tell.
+    let lost = admin.try_call(|c, cx| async move { c.ping(cx).await });
+    let (_, ended) = tokio::join!(lost, tokio::time::timeout(PATIENCE, connection.closed()));
+    assert!(matches!(ended, Ok(quinn::ConnectionError::Reset)), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_ends_it_cleanly_with_status_0() {
     for signal in ["TERM", "INT"] {
         let folder = tempfile::tempdir().unwrap();

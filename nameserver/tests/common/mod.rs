@@ -65,6 +65,11 @@ impl Member {
         Self::open_at(state_dir, role, None).await
     }
 
+    /// The connection to the nameserver that calls go over.
+    pub(crate) async fn connection(&self) -> quinn::Connection {
+        self.0.connections.connection(&self.0.nameserver).await.unwrap()
+    }
+
     pub(crate) async fn open_at(state_dir: &Path, role: Role, nameserver: Option<Endpoint>) -> Result<Self, Failure> {
         Self::open_with(&SessionConfig { role, state_dir: state_dir.to_owned(), nameserver, join: None }).await
     }

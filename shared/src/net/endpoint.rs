@@ -1,11 +1,13 @@
 //! The process's UDP socket and how QUIC is spoken on it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use aws_lc_rs::hmac;
 use quinn::{
     EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::NetError;
@@ -19,6 +21,50 @@ pub struct Bound {
     pub buffer_warning: Option<String>,
 }
 
+/// Keys by which a process that was killed and runs again on the same port tells those who still hold connections to its
+/// earlier run that they are over (stateless reset, RFC 9000 section 10.3). Without them they learn it from silence.
+///
+/// Secret: who has them can end this process's connections.
+pub struct ResetKeys {
+    reset: [u8; 64],
+    connection_ids: u64,
+}
+
+impl ResetKeys {
+    const BYTES: usize = 72;
+
+    /// The keys kept in the file at `path`, readable by this user only; made there if there are none, or a damaged file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or the system has no randomness.
+    pub fn load_or_create(path: &Path) -> io::Result<Self> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) if bytes.len() == Self::BYTES => bytes,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(_) | Err(_) => {
+                let mut bytes = vec![0; Self::BYTES];
+                getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+                certs::write_private(path, &bytes)?;
+                bytes
+            }
+        };
+        let (reset, connection_ids) = bytes.split_at(64);
+        let wrong = |_| io::Error::from(io::ErrorKind::InvalidData);
+        Ok(Self {
+            reset: reset.try_into().map_err(wrong)?,
+            connection_ids: u64::from_be_bytes(connection_ids.try_into().map_err(wrong)?),
+        })
+    }
+
+    fn endpoint_config(&self) -> EndpointConfig {
+        let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &self.reset)));
+        let key = self.connection_ids;
+        // A connection id of an earlier run must be recognised as one's own, or it is taken for noise.
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
+        config
+    }
+}
+
 /// Binds `address` (port 0 takes a free one). Without a server configuration the socket only dials.
 ///
 /// # Errors
@@ -28,9 +74,30 @@ pub fn bind(
     server: Option<rustls::ServerConfig>,
     client: rustls::ClientConfig,
 ) -> Result<Bound, NetError> {
+    bind_with(address, server, client, EndpointConfig::default())
+}
+
+/// The same for a process that comes back on the same port: with the keys of its earlier runs.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_again(
+    address: SocketAddr,
+    server: rustls::ServerConfig,
+    client: rustls::ClientConfig,
+    keys: &ResetKeys,
+) -> Result<Bound, NetError> {
+    bind_with(address, Some(server), client, keys.endpoint_config())
+}
+
+fn bind_with(
+    address: SocketAddr,
+    server: Option<rustls::ServerConfig>,
+    client: rustls::ClientConfig,
+    mut config: EndpointConfig,
+) -> Result<Bound, NetError> {
     let local = |error: &dyn std::fmt::Display| NetError::Local(format!("cannot use UDP port {address}: {error}"));
     let (socket, buffer_warning) = open_socket(address).map_err(|error| local(&error))?;
-    let mut config = EndpointConfig::default();
     config.max_udp_payload_size(limits::MAX_DATAGRAM_BYTES).map_err(|error| local(&error))?;
     let server = server.map(server_config).transpose()?;
     let runtime = Arc::new(TokioRuntime);
@@ -84,7 +151,7 @@ fn idle_timeout(wait: Duration) -> IdleTimeout {
     IdleTimeout::try_from(wait).expect("seconds fit the 62 bits of milliseconds that QUIC has for them")
 }
 
-fn open_socket(address: SocketAddr) -> std::io::Result<(std::net::UdpSocket, Option<String>)> {
+fn open_socket(address: SocketAddr) -> io::Result<(std::net::UdpSocket, Option<String>)> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         // One socket for both families; where the system forbids that, IPv6 alone is what was asked for.

@@ -28,6 +28,8 @@ const SETTLE_WAIT: Duration = Duration::from_secs(30);
 const ANNOUNCE_WAIT: Duration = Duration::from_secs(2);
 /// How often it looks whether the tracker knows.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How often `eleger` tries when something passing is in its way.
+const ELECTION_TRIES: u32 = 5;
 /// How long an election may take.
 const ELECTION_WAIT: Duration = Duration::from_secs(10);
 
@@ -101,19 +103,23 @@ impl Backend for Peer {
 
     fn elect(&self) -> BoxFuture<'_, Result<(Epoch, PeerId), Failure>> {
         Box::pin(async {
-            let asked = self.node.ask(|token| Event::ElectionRequested { token });
-            let answer = timeout(ELECTION_WAIT, asked).await.map_err(|_| {
-                Failure::new(FailureCode::Timeout, "the election did not end", "no decision in time", "try again")
-            })?;
-            match answer.map_err(stopping)? {
-                Reply::Elected(Ok(seat)) => Ok((seat.epoch, seat.peer)),
-                Reply::Elected(Err(why)) => Err(election_failure(&why)),
-                _ => Err(Failure::new(
-                    FailureCode::Internal,
-                    "no election",
-                    "an answer of the wrong kind",
-                    "report this",
-                )),
+            let mut tries = 1;
+            loop {
+                match self.elect_once().await? {
+                    Ok(elected) => return Ok(elected),
+                    // These pass by themselves: a voter that was never called before needs longer for the handshake
+                    // than a candidate waits for votes, one that has just come is not known yet, and the connection
+                    // to a nameserver that was restarted is found dead by the first call on it.
+                    Err(
+                        ElectionFailure::NoMajority { .. }
+                        | ElectionFailure::Busy
+                        | ElectionFailure::NameserverUnreachable,
+                    ) if tries < ELECTION_TRIES => {
+                        tries += 1;
+                        sleep(limits::ELECTION_BACKOFF).await;
+                    }
+                    Err(why) => return Err(election_failure(&why)),
+                }
             }
         })
     }
@@ -159,6 +165,17 @@ impl Backend for Peer {
 }
 
 impl Peer {
+    async fn elect_once(&self) -> Result<Result<(Epoch, PeerId), ElectionFailure>, Failure> {
+        let asked = self.node.ask(|token| Event::ElectionRequested { token });
+        let answer = timeout(ELECTION_WAIT, asked).await.map_err(|_| {
+            Failure::new(FailureCode::Timeout, "the election did not end", "no decision in time", "try again")
+        })?;
+        match answer.map_err(stopping)? {
+            Reply::Elected(elected) => Ok(elected.map(|seat| (seat.epoch, seat.peer))),
+            _ => Err(Failure::new(FailureCode::Internal, "no election", "an answer of the wrong kind", "report this")),
+        }
+    }
+
     /// Waits until what is in the share is hashed, or long enough.
     async fn settle(&self) -> Result<(), Failure> {
         match timeout(SETTLE_WAIT, self.share.settled()).await {

@@ -80,7 +80,7 @@ impl Backend for Peer {
             let downloaded = self.fetch_all(request, progress).await?;
             let shared: Vec<_> = downloaded
                 .iter()
-                .filter(|done| done.path.starts_with(&self.share_dir))
+                .filter(|done| done.path.starts_with(self.share.path()))
                 .map(|done| done.file.name.clone())
                 .collect();
             self.until_announced(move |core| shared.iter().all(|name| core.share().contains_key(name))).await;

@@ -13,7 +13,7 @@ use shared::{
     id::PeerId,
     limits::MAX_TOKEN_FILE_BYTES,
     name::{Endpoint, Host},
-    net::session::DEFAULT_PORT,
+    net::session::{DEFAULT_PORT, StateDir},
 };
 
 const EXAMPLES: &str = "\
@@ -201,7 +201,7 @@ impl fmt::Debug for PeerConfig {
 impl PeerConfig {
     /// The state of this peer alone: `<state>/peers/<id>`.
     pub fn peer_state_dir(&self) -> PathBuf {
-        self.state_dir.join("peers").join(self.id.as_str())
+        StateDir::new(&self.state_dir).peer(&self.id)
     }
 }
 

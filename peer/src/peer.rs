@@ -66,7 +66,6 @@ pub struct Peer {
     pub(crate) bulk: Connections,
     pub(crate) downloads: Downloads,
     pub(crate) warnings: Vec<String>,
-    pub(crate) share_dir: std::path::PathBuf,
     stop: CancellationToken,
     tasks: TaskTracker,
     ended: Mutex<Option<oneshot::Receiver<Failure>>>,
@@ -162,7 +161,6 @@ impl Peer {
             connections: session.connections,
             downloads: Downloads::default(),
             warnings: session.buffer_warning.into_iter().collect(),
-            share_dir: config.share_dir,
             stop,
             tasks,
             ended: Mutex::new(Some(ended)),
@@ -317,14 +315,13 @@ async fn watch_over(
     end: oneshot::Sender<Failure>,
 ) {
     let mut views = node.watch();
-    let registration = std::pin::pin!(registration);
+    let mut registration = std::pin::pin!(registration);
     let stopped = async {
         match views.wait_for(|view| view.stopped.is_some()).await {
             Ok(view) => view.stopped.clone().and_then(Result::err),
             Err(_) => None,
         }
     };
-    let mut registration = registration;
     let why = tokio::select! {
         ended = &mut registration => match ended {
             Ended::Lost(why) => Some(why),

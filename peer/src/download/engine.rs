@@ -134,9 +134,8 @@ impl Engine {
                         let Some(owner) = owners.get(request.owner.0 as usize) else { continue };
                         let started =
                             Running { stop: CancellationToken::new(), end: Arc::new(AtomicU64::new(groups.end)) };
-                        let request = self.request(request, groups, owner, &started, tell.clone());
-                        tasks.spawn(request.0);
-                        running.insert(request.1, started);
+                        tasks.spawn(self.request(request, groups, owner, &started, tell.clone()));
+                        running.insert(request, started);
                     }
                     Action::Truncate { request, at_group } => {
                         if let Some(running) = running.get(&request) {
@@ -196,7 +195,7 @@ impl Engine {
         owner: &Owner,
         running: &Running,
         tell: mpsc::Sender<Told>,
-    ) -> (impl Future<Output = ()> + Send + 'static, RequestId) {
+    ) -> impl Future<Output = ()> + Send + 'static {
         let stream = Stream {
             bulk: self.bulk.clone(),
             owner: owner.contact.clone(),
@@ -205,7 +204,7 @@ impl Engine {
         };
         let progress = self.progress(request, groups.clone(), owner, running, tell.clone());
         let stop = running.stop.clone();
-        let task = async move {
+        async move {
             let outcome = tokio::select! {
                 outcome = stream.fetch(request, groups, &tell, progress) => outcome,
                 () = stop.cancelled() => return,
@@ -220,8 +219,7 @@ impl Engine {
                 }
             };
             let _ = tell.send(told).await;
-        };
-        (task, request)
+        }
     }
 
     /// Turns bytes that were written into groups that are proven. Runs on the thread that writes.

@@ -23,7 +23,7 @@ use std::{
 
 use shared::{
     content::FileMeta,
-    error::{Failure, FailureCode},
+    error::Failure,
     id::PeerId,
     limits,
     net::{
@@ -40,7 +40,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{OwnerError, Run, was_reset_as_changed};
+use super::{OwnerError, Run, undelivered, was_reset_as_changed};
 use crate::{
     core::{
         Contact,
@@ -257,25 +257,11 @@ impl Engine {
     }
 
     fn failure(&self, owners: &[Owner]) -> Failure {
-        let what = format!("cannot download {}", self.file.name);
         let reasons: Vec<_> = owners
             .iter()
             .filter_map(|owner| Some(format!("{}: {}", owner.contact.peer, owner.problem.as_ref()?)))
             .collect();
-        if reasons.is_empty() {
-            return Failure::new(
-                FailureCode::NoOwner,
-                what,
-                "none of its owners is there",
-                "try again when one is back",
-            );
-        }
-        let (code, hint) = if owners.iter().all(|owner| owner.lied) {
-            (FailureCode::VerificationFailed, "nothing of it was kept; fetch it from another owner with --from")
-        } else {
-            (FailureCode::NoOwner, "try again, or `listAll` for other versions")
-        };
-        Failure::new(code, what, reasons.join(", "), hint)
+        undelivered(&self.file.name, &reasons, owners.iter().all(|owner| owner.lied))
     }
 }
 

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | [`service`] | the tarpc services it offers, as events for the node |
 //! | [`calls`] | the calls that the core wants made, their outcome as events |
-//! | [`uploads`] | bulk streams it serves |
+//! | [`uploads`], `pack_uploads` | bulk streams and packs it serves |
 //! | [`registration`] | its name in the nameserver, kept alive |
 
 pub mod calls;
+mod pack_uploads;
 pub mod registration;
 pub mod service;
 pub mod uploads;
@@ -50,6 +51,7 @@ impl Handler for Front {
                     serve_calls(send, recv, service.serve()).await;
                 }
                 StreamKind::Bulk => self.uploads.serve(send, recv).await,
+                StreamKind::Pack => self.uploads.serve_pack(send, recv).await,
                 // Not offered here: the stream ends, which the caller sees.
                 StreamKind::Names | StreamKind::Enrol => {}
             }

@@ -21,14 +21,14 @@ use crate::{
 };
 
 /// How long a request waits for its turn before it is told to try elsewhere.
-const TURN: Duration = Duration::from_secs(1);
+pub(super) const TURN: Duration = Duration::from_secs(1);
 
 /// Serves files of one share.
 pub struct Uploads {
-    share: Share,
-    slots: Semaphore,
-    active: AtomicU64,
-    bytes: AtomicU64,
+    pub(super) share: Share,
+    pub(super) slots: Semaphore,
+    pub(super) active: AtomicU64,
+    pub(super) bytes: AtomicU64,
 }
 
 impl Uploads {

@@ -133,7 +133,10 @@ pub async fn fetch<R: AsyncRead + Unpin>(
 
 /// Waits for bytes, then takes all that are there up to a batch: few hand-overs when they come fast, none delayed
 /// when they come slowly. Returns how many; 0 at the end.
-async fn read_what_is_there<R: AsyncRead + Unpin>(reader: &mut R, buffer: &mut BytesMut) -> io::Result<usize> {
+pub(super) async fn read_what_is_there<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    buffer: &mut BytesMut,
+) -> io::Result<usize> {
     poll_fn(|cx| {
         loop {
             if buffer.len() >= BULK_BATCH_BYTES || (buffer.len() == buffer.capacity() && !buffer.is_empty()) {
@@ -153,18 +156,18 @@ async fn read_what_is_there<R: AsyncRead + Unpin>(reader: &mut R, buffer: &mut B
 }
 
 /// The encoded bytes, on the blocking side.
-struct Incoming {
+pub(super) struct Incoming {
     batches: mpsc::Receiver<Bytes>,
     batch: Bytes,
 }
 
 impl Incoming {
-    fn new(batches: mpsc::Receiver<Bytes>) -> Self {
+    pub(super) fn new(batches: mpsc::Receiver<Bytes>) -> Self {
         Self { batches, batch: Bytes::new() }
     }
 
     /// Fills `target`; `false` when the stream ends before.
-    fn fill(&mut self, mut target: &mut [u8]) -> bool {
+    pub(super) fn fill(&mut self, mut target: &mut [u8]) -> bool {
         while !target.is_empty() {
             if self.batch.is_empty() {
                 match self.batches.blocking_recv() {

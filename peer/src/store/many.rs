@@ -342,3 +342,112 @@ impl Directories {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+
+    use shared::content::ContentHash;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::store::{Changes, Share, ShareOptions};
+
+    async fn share(dir: &Path) -> (Share, mpsc::Receiver<Changes>) {
+        let (events, changes) = mpsc::channel(64);
+        let options = ShareOptions { rescan: Duration::from_secs(3600), ..ShareOptions::default() };
+        (Share::open(&dir.join("share"), &dir.join("state"), options, events).await.unwrap(), changes)
+    }
+
+    fn file(name: &str, content: &[u8]) -> FileMeta {
+        let hash = ContentHash(*blake3::hash(content).as_bytes());
+        let size = content.len() as u64;
+        FileMeta { name: name.parse().unwrap(), size, hash, mtime_micros: 1_000_000_000_123_456, executable: true }
+    }
+
+    fn stage(many: &Many, meta: &FileMeta, to: Option<&Path>, content: &[u8]) -> Staged {
+        match many.look(meta, to).unwrap() {
+            Looked::Wanted(destination) => many.stage(&destination, meta, content).unwrap(),
+            Looked::Identical(..) => panic!("{} is there already", meta.name),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_group_is_in_place_shared_and_not_hashed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (share, mut changes) = share(dir.path()).await;
+        let many = share.many(None, false);
+        let contents: Vec<Vec<u8>> = (0..40_usize).map(|number| vec![7; number * 1_000]).collect();
+        let metas: Vec<FileMeta> =
+            contents.iter().enumerate().map(|(n, content)| file(&format!("d{}/f{n}", n % 20), content)).collect();
+        let group = metas.iter().zip(&contents).map(|(meta, content)| stage(&many, meta, None, content)).collect();
+        assert_eq!(share.list(), [], "nothing shows before it is durable");
+        let committed = many.commit(group).unwrap();
+        share.know(committed.arrived).await.unwrap();
+        for ((meta, content), path) in metas.iter().zip(&contents).zip(committed.files) {
+            let path = path.unwrap();
+            assert_eq!(path, meta.name.below(share.path()));
+            assert_eq!(&fs::read(&path).unwrap(), content);
+            assert_ne!(path.metadata().unwrap().permissions().mode() & 0o100, 0);
+            assert_eq!(share.get(&meta.name).as_ref(), Some(meta));
+            share.open_for_serving(&meta.hash).unwrap();
+        }
+        share.rescan_now().await.unwrap();
+        assert_eq!((share.stats().files, share.stats().hashed_bytes), (40, 0));
+        let told = changes.recv().await.unwrap();
+        assert_eq!(told.upserts.len(), 40, "in one piece");
+        drop(many);
+        assert_eq!(fs::read_dir(share.path().join(".brasa/incoming")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_came_meanwhile_is_not_replaced_and_the_same_file_is_no_hindrance() {
+        let dir = tempfile::tempdir().unwrap();
+        let (share, _changes) = share(dir.path()).await;
+        let metas = [file("other", b"theirs"), file("same", b"theirs"), file("free", b"theirs")];
+        let many = share.many(None, false);
+        let group = metas.iter().map(|meta| stage(&many, meta, None, b"theirs")).collect();
+        fs::write(share.path().join("other"), "mine").unwrap();
+        fs::write(share.path().join("same"), "theirs").unwrap();
+        let committed = many.commit(group).unwrap();
+        let codes: Vec<_> =
+            committed.files.iter().map(|file| file.as_ref().map(|_| ()).map_err(|failure| failure.code)).collect();
+        assert_eq!(codes, [Err(FailureCode::Exists), Ok(()), Ok(())]);
+        assert_eq!(fs::read(share.path().join("other")).unwrap(), b"mine");
+        let forced = share.many(None, true);
+        let group = vec![stage(&forced, &metas[0], None, b"theirs")];
+        forced.commit(group).unwrap().files[0].as_ref().unwrap();
+        assert_eq!(fs::read(share.path().join("other")).unwrap(), b"theirs");
+    }
+
+    #[tokio::test]
+    async fn elsewhere_the_files_lie_beside_their_place_and_leftovers_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (share, _changes) = share(dir.path()).await;
+        let outside = dir.path().join("outside");
+        fs::create_dir_all(outside.join(".brasa-incoming-killed")).unwrap();
+        fs::write(outside.join(".brasa-incoming-killed/0"), "half").unwrap();
+        let many = share.many(Some(&outside), false);
+        let meta = file("docs/a", b"content");
+        let staged = stage(&many, &meta, Some(&outside.join("b")), b"content");
+        assert!(!outside.join(".brasa-incoming-killed").exists());
+        assert!(!outside.join("b").exists());
+        let committed = many.commit(vec![staged]).unwrap();
+        assert!(committed.arrived.files.is_empty());
+        drop(many);
+        let names: Vec<_> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["b"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_given_up_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (share, _changes) = share(dir.path()).await;
+        let many = share.many(None, false);
+        let staged = stage(&many, &file("a/b", b"content"), None, b"content");
+        assert_eq!(fs::read_dir(share.path().join(".brasa/incoming")).unwrap().count(), 1);
+        drop((many, staged));
+        assert_eq!(fs::read_dir(share.path().join(".brasa/incoming")).unwrap().count(), 0);
+        assert!(!share.path().join("a").exists());
+    }
+}

@@ -193,8 +193,18 @@ pub const SEND_WINDOW_BYTES: u64 = 16 << 20;
 pub const SOCKET_BUFFER_BYTES: usize = 7 << 20;
 /// Largest datagram, bytes of UDP payload: above 6500 a GSO batch of ten no longer fits 64 KiB.
 pub const MAX_DATAGRAM_BYTES: u16 = 4000;
+/// Datagrams that the other side may leave unacknowledged for a moment (its acknowledgement delay, 25 ms).
+pub const DATAGRAMS_PER_ACK: u32 = 9;
 /// Bulk streams a peer serves at a time; more wait.
-pub const MAX_UPLOADS: usize = 32;
+/// More at a time make every receiver's first piece come late, and nothing faster (docs/swarm.md).
+pub const MAX_UPLOADS: usize = 8;
+/// How often an asker whose request waits for its turn is told that it does: well within [`OWNER_SILENCE`].
+pub const QUEUE_NEWS: Duration = Duration::from_millis(500);
+/// Smallest rate that `--limit-up` and `--limit-down` take, bytes a second: with less, a peer that shares its rate among
+/// [`MAX_UPLOADS`] would look dead to each.
+pub const MIN_RATE: u64 = 16 << 10;
+/// A capped transfer moves what its rate brings in this time at once.
+pub const PACE: Duration = Duration::from_millis(20);
 /// Silence of an owner in a download after which another is tried.
 pub const OWNER_SILENCE: Duration = Duration::from_secs(2);
 /// Owners tried for one file before a download fails.
@@ -218,6 +228,22 @@ pub const MAX_PIECE_BYTES: u64 = 4 << 20;
 pub const PIECES_PER_FILE: u64 = 1024;
 /// Most pieces of a file: bounds what a swarm holds in memory (some MiB for 1 TiB).
 pub const MAX_PIECES: u64 = 65_536;
+/// Smallest content, bytes, whose receivers tell each other what they have: for less it is over before it helps.
+pub const MIN_SWARM_BYTES: u64 = 1 << 20;
+/// News of a swarm are gathered for so long, in a swarm of few ...
+pub const SWARM_NEWS: Duration = Duration::from_millis(50);
+/// ... of up to so many members; with more, for longer in proportion.
+pub const SWARM_NEWS_MEMBERS: usize = 16;
+/// Ranges of groups in one message of news.
+pub const RANGES_PER_NEWS: usize = 512;
+/// Members in one message of news.
+pub const MEMBERS_PER_NEWS: usize = 64;
+/// Members of one swarm that one peer talks to.
+pub const MAX_SWARM_MEMBERS: usize = 256;
+/// How long a receiver leaves it to another one to dial before it dials itself.
+pub const SWARM_DIAL_LAST: Duration = Duration::from_millis(500);
+/// How long a download waits for the other receivers when nobody has what it misses.
+pub const SWARM_PATIENCE: Duration = Duration::from_secs(10);
 /// Owners of one version that one download knows.
 pub const MAX_SWARM_OWNERS: usize = 256;
 /// Owners asked at a time: enough to fill any downlink, few enough that requests do not pin down all pieces.
@@ -280,6 +306,8 @@ pub const HASH_CACHE_BYTES: usize = 4 << 20;
 pub const OUTBOARD_GRACE: Duration = Duration::from_secs(600);
 /// Encoded bytes that go between the thread that hashes and the task that owns the stream at a time.
 pub const BULK_BATCH_BYTES: usize = 256 << 10;
+/// Chunks that are read from a stream at a time; a chunk is what one datagram carried, so these are up to 250 KB.
+pub const CHUNKS_PER_READ: usize = 64;
 /// Such batches on their way in one transfer: with the next constant, what a transfer holds in memory (some 4 MiB).
 pub const BULK_BATCHES: usize = 8;
 /// Verified bytes that are written to disk at a time, and file bytes that an upload reads ahead.

@@ -387,7 +387,7 @@ fn bulk_streams() {
         "bad_ranges" => BulkRefusal::BadRanges,
         "unreadable" => BulkRefusal::Unreadable,
     ]);
-    for abort in [BulkAbort::Changed, BulkAbort::Stopped, BulkAbort::Enough] {
+    for abort in [BulkAbort::Changed, BulkAbort::Stopped, BulkAbort::Enough, BulkAbort::Wrong] {
         assert_eq!(BulkAbort::from_varint(abort.to_varint()), Some(abort));
         golden.bytes(&format!("abort.{abort:?}").to_lowercase(), &abort.to_varint().into_inner().to_be_bytes());
     }
@@ -399,12 +399,19 @@ fn what_is_around_the_messages() {
     let mut golden = Golden::default();
     golden.bytes("alpn.member", ALPN);
     golden.bytes("alpn.newcomer", ENROL_ALPN);
-    for kind in [StreamKind::Names, StreamKind::Tracker, StreamKind::Peer, StreamKind::Enrol, StreamKind::Bulk] {
+    for kind in [
+        StreamKind::Names,
+        StreamKind::Tracker,
+        StreamKind::Peer,
+        StreamKind::Enrol,
+        StreamKind::Bulk,
+        StreamKind::Swarm,
+    ] {
         assert_eq!(StreamKind::from_byte(kind.to_byte()), Some(kind));
         golden.bytes(&format!("stream.{kind:?}").to_lowercase(), &[kind.to_byte()]);
     }
     let known = (0..=u8::MAX).filter(|byte| StreamKind::from_byte(*byte).is_some()).count();
-    assert_eq!(known, 5, "a kind of stream has no line here");
+    assert_eq!(known, 6, "a kind of stream has no line here");
     for code in
         [CloseCode::Done, CloseCode::NotAuthorised, CloseCode::Overloaded, CloseCode::ShuttingDown, CloseCode::Protocol]
     {

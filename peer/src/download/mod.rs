@@ -6,6 +6,7 @@
 //! ```
 
 mod engine;
+mod request;
 mod select;
 
 use std::{
@@ -69,6 +70,8 @@ struct Job {
     file: FileMeta,
     owners: Vec<Contact>,
     to: Option<PathBuf>,
+    /// Whether others than the owners may be asked: those that receive it at the same time.
+    sociable: bool,
 }
 
 /// What all files of one download have in common.
@@ -161,7 +164,7 @@ impl Peer {
                     (false, None) => None,
                 };
                 let owners = order(owners, from.as_ref(), &endpoints, &self.id);
-                Ok(Job { file, owners, to })
+                Ok(Job { file, owners, to, sociable: from.is_none() })
             })
             .collect()
     }
@@ -215,7 +218,7 @@ impl Peer {
 
     async fn fetch_one(&self, job: Job, run: Arc<Run>) -> Result<Downloaded, Failure> {
         let clock = Clock::start();
-        let Job { file, owners, to } = job;
+        let Job { file, owners, to, sociable } = job;
         let destination = self.share.destination(&file.name, to.as_deref())?;
         let standing = self.share.standing(&destination, file.hash, file.size, run.force).await?;
         let (path, sources) = if standing == Standing::Identical {
@@ -225,20 +228,31 @@ impl Peer {
             let content = self.downloads.lock_of(file.hash);
             let _alone = content.lock().await;
             let partial = self.share.begin(&destination, file.hash, file.size).await?;
+            let mut membership = None;
             let sources = match self.copy_from_share(&file, &partial, &run).await {
                 Some(sources) => sources,
                 None => {
+                    let swarm = (sociable && file.size >= limits::MIN_SWARM_BYTES).then(|| {
+                        let (joined, events) = self.swarms.join(file.hash, file.size, partial.clone());
+                        (membership.insert(Arc::new(joined)).clone(), events)
+                    });
                     let engine = Engine {
                         bulk: self.bulk.clone(),
+                        pace: self.downloads.pace.clone(),
+                        lookup: self.lookup.clone(),
                         all_bytes: self.downloads.bytes.clone(),
                         file: file.clone(),
                         partial: partial.clone(),
                         run: run.clone(),
+                        swarm,
                     };
                     engine.fetch(owners).await?
                 }
             };
             let path = self.share.finish(partial, &destination, &file, run.force).await?;
+            if let (Some(membership), Some(_)) = (membership, destination.name()) {
+                membership.shared();
+            }
             (path, sources)
         };
         run.files_done.fetch_add(1, Ordering::Relaxed);

@@ -5,16 +5,22 @@
 //! | [`service`] | the tarpc services it offers, as events for the node |
 //! | [`calls`] | the calls that the core wants made, their outcome as events |
 //! | [`uploads`] | bulk streams it serves |
+//! | [`pace`] | how fast |
+//! | [`swarms`], `room` | who receives what, and tells the others what it has by now |
 //! | [`registration`] | its name in the nameserver, kept alive |
 
 pub mod calls;
+pub mod pace;
 pub mod registration;
+mod room;
 pub mod service;
+pub mod swarms;
 pub mod uploads;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use shared::id::Role;
 use shared::net::{
     StreamKind,
     rpc_transport::serve_calls,
@@ -28,6 +34,8 @@ pub struct Front {
     pub service: service::Service,
     /// Answers requests for files.
     pub uploads: Arc<uploads::Uploads>,
+    /// Talks about contents.
+    pub swarms: swarms::Swarms,
 }
 
 impl Handler for Front {
@@ -49,7 +57,14 @@ impl Handler for Front {
                     let service = service::PeerApi(self.service.for_caller(role));
                     serve_calls(send, recv, service.serve()).await;
                 }
-                StreamKind::Bulk => self.uploads.serve(send, recv).await,
+                StreamKind::Bulk | StreamKind::Swarm => {
+                    // Files go between peers.
+                    let Role::Peer(peer) = role else { return };
+                    match kind {
+                        StreamKind::Bulk => self.uploads.serve(peer, send, recv).await,
+                        _ => self.swarms.accept(peer.clone(), send, recv).await,
+                    }
+                }
                 // Not offered here: the stream ends, which the caller sees.
                 StreamKind::Names | StreamKind::Enrol => {}
             }

@@ -29,7 +29,7 @@ pub mod partial;
 pub(crate) mod root;
 mod scan;
 mod share;
-mod stamp;
+pub(crate) mod stamp;
 mod state;
 mod tree_hash;
 mod watch;

@@ -26,7 +26,7 @@ use shared::{
 };
 
 use super::{failure::is_no_space, stamp::Stamp};
-use crate::transfer::groups::GroupRanges;
+use crate::transfer::{Source, groups::GroupRanges};
 
 /// A file that is being received. Clones are handles of the same file; when the last is dropped before the file was
 /// put in its place, it is deleted.
@@ -141,6 +141,17 @@ impl Partial {
 
     pub(crate) fn outboard(&self) -> Option<&File> {
         self.inner.outboard.as_ref()
+    }
+
+    /// What is here of it, to be served. Only groups that are [`verified`](Self::verified) may be.
+    pub(crate) fn source(&self) -> io::Result<Source> {
+        Ok(Source {
+            hash: self.hash(),
+            size: self.size(),
+            file: self.file().try_clone()?,
+            outboard: self.outboard().map(File::try_clone).transpose()?,
+            stamp: None,
+        })
     }
 
     pub(crate) fn mark(&self, groups: &GroupRanges) {

@@ -177,7 +177,10 @@ impl Share {
             match opened.and_then(|file| Ok((file.metadata()?, file))) {
                 Ok((metadata, file)) if Stamp::of(&metadata) == known.stamp => {
                     match self.shared.outboards.open_for(*hash, known.stamp.size) {
-                        Ok(outboard) => return Ok(Source { hash: *hash, size: known.stamp.size, file, outboard }),
+                        Ok(outboard) => {
+                            let stamp = Some(known.stamp);
+                            return Ok(Source { hash: *hash, size: known.stamp.size, file, outboard, stamp });
+                        }
                         Err(error) => {
                             warn!(%error, name = %known.meta.name, "its outboard is lost; it is hashed again");
                             self.suspect(hash);

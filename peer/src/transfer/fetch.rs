@@ -1,21 +1,18 @@
 //! A receiver's side: groups of a file, with their proofs, from a stream into a partial file.
 
-use std::{future::poll_fn, io, pin::pin, task::Poll, time::Duration};
+use std::{io, pin::pin, time::Duration};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use shared::{
     error::{Failure, FailureCode},
-    limits::{BULK_BATCH_BYTES, BULK_BATCHES, DISK_RUN_BYTES, GROUP_BYTES},
+    limits::{BULK_BATCHES, DISK_RUN_BYTES, GROUP_BYTES},
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    sync::mpsc,
-    task,
-};
+use tokio::{io::AsyncRead, sync::mpsc, task};
 
 use super::{
     groups::GroupRanges,
     run_io::RunWriter,
+    stream::{ChunkSource, Reader},
     verify::{Mismatch, PAIR_BYTES, Step, Verifier},
 };
 use crate::store::{failure::is_no_space, partial::Partial};
@@ -88,8 +85,22 @@ impl FetchError {
 ///
 /// # Errors
 /// See [`FetchError`]; `silence` is how long the stream may bring nothing while there is room for it.
-pub async fn fetch<R: AsyncRead + Unpin>(
-    mut reader: R,
+pub async fn fetch<R: AsyncRead + Unpin + Send>(
+    reader: R,
+    ranges: GroupRanges,
+    partial: &Partial,
+    silence: Duration,
+    progress: impl FnMut(u64) + Send + 'static,
+) -> Result<u64, FetchError> {
+    fetch_from(&mut Reader(reader), ranges, partial, silence, progress).await
+}
+
+/// [`fetch`], from a source that gives whole chunks.
+///
+/// # Errors
+/// See [`FetchError`].
+pub async fn fetch_from<S: ChunkSource>(
+    source: &mut S,
     ranges: GroupRanges,
     partial: &Partial,
     silence: Duration,
@@ -98,18 +109,16 @@ pub async fn fetch<R: AsyncRead + Unpin>(
     let (batches, incoming) = mpsc::channel(BULK_BATCHES);
     let partial = partial.clone();
     let decoder = task::spawn_blocking(move || decode(&partial, ranges, Incoming::new(incoming), progress));
-    let mut buffer = BytesMut::new();
     let stream = async {
         loop {
             // Room first: a receiver with a slow disk must not take its own pauses for the owner's silence.
             let Ok(room) = batches.reserve().await else { return Ok(()) };
-            buffer.reserve(BULK_BATCH_BYTES / 4);
-            let read = tokio::time::timeout(silence, read_what_is_there(&mut reader, &mut buffer)).await;
-            match read {
+            source.ready().await;
+            match tokio::time::timeout(silence, source.next()).await {
                 Err(_) => return Err(FetchError::Silent(silence)),
                 Ok(Err(error)) => return Err(FetchError::Stream(error)),
-                Ok(Ok(0)) => return Ok(()),
-                Ok(Ok(_)) => room.send(buffer.split().freeze()),
+                Ok(Ok(chunks)) if chunks.is_empty() => return Ok(()),
+                Ok(Ok(chunks)) => room.send(chunks),
             }
         }
     };
@@ -131,50 +140,36 @@ pub async fn fetch<R: AsyncRead + Unpin>(
     }
 }
 
-/// Waits for bytes, then takes all that are there up to a batch: few hand-overs when they come fast, none delayed
-/// when they come slowly. Returns how many; 0 at the end.
-async fn read_what_is_there<R: AsyncRead + Unpin>(reader: &mut R, buffer: &mut BytesMut) -> io::Result<usize> {
-    poll_fn(|cx| {
-        loop {
-            if buffer.len() >= BULK_BATCH_BYTES || (buffer.len() == buffer.capacity() && !buffer.is_empty()) {
-                return Poll::Ready(Ok(buffer.len()));
-            }
-            match pin!(reader.read_buf(buffer)).poll(cx) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(buffer.len())),
-                Poll::Ready(Ok(_)) => {}
-                // What came before an error is still looked at; the error comes again with the next read.
-                Poll::Ready(Err(_)) | Poll::Pending if !buffer.is_empty() => return Poll::Ready(Ok(buffer.len())),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    })
-    .await
-}
-
 /// The encoded bytes, on the blocking side.
 struct Incoming {
-    batches: mpsc::Receiver<Bytes>,
-    batch: Bytes,
+    batches: mpsc::Receiver<Vec<Bytes>>,
+    chunks: std::vec::IntoIter<Bytes>,
+    chunk: Bytes,
 }
 
 impl Incoming {
-    fn new(batches: mpsc::Receiver<Bytes>) -> Self {
-        Self { batches, batch: Bytes::new() }
+    fn new(batches: mpsc::Receiver<Vec<Bytes>>) -> Self {
+        Self { batches, chunks: Vec::new().into_iter(), chunk: Bytes::new() }
     }
 
     /// Fills `target`; `false` when the stream ends before.
     fn fill(&mut self, mut target: &mut [u8]) -> bool {
         while !target.is_empty() {
-            if self.batch.is_empty() {
-                match self.batches.blocking_recv() {
-                    Some(batch) => self.batch = batch,
-                    None => return false,
-                }
+            if self.chunk.is_empty() {
+                self.chunk = match self.chunks.next() {
+                    Some(chunk) => chunk,
+                    None => match self.batches.blocking_recv() {
+                        Some(chunks) => {
+                            self.chunks = chunks.into_iter();
+                            continue;
+                        }
+                        None => return false,
+                    },
+                };
             }
-            let len = self.batch.len().min(target.len());
+            let len = self.chunk.len().min(target.len());
             let (head, rest) = target.split_at_mut(len);
-            self.batch.copy_to_slice(head);
+            self.chunk.copy_to_slice(head);
             target = rest;
         }
         true

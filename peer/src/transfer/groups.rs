@@ -110,6 +110,11 @@ impl GroupRanges {
         self.0.get(first).is_some_and(|have| have.start < range.end)
     }
 
+    /// Whether all groups of `other` are in the set.
+    pub fn covers(&self, other: &Self) -> bool {
+        other.0.iter().all(|range| self.run_end(range.start) >= range.end)
+    }
+
     /// Where the run of groups that contains `group` ends; `group` itself when it is not in the set.
     pub(crate) fn run_end(&self, group: u64) -> u64 {
         let first = self.0.partition_point(|have| have.end <= group);

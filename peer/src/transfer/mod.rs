@@ -10,13 +10,16 @@
 //! | `verify` | the verified-streaming format (pure) |
 //! | [`mod@serve`] | an owner's side |
 //! | [`mod@fetch`] | a receiver's side |
+//! | [`stream`] | what both need of a stream |
+//! | `run_io` | the disk, in large runs |
 
 pub mod fetch;
 pub mod groups;
 mod run_io;
 pub mod serve;
+pub mod stream;
 pub(crate) mod verify;
 
-pub use fetch::{FetchError, fetch};
+pub use fetch::{FetchError, fetch, fetch_from};
 pub use groups::{GroupRanges, InvalidRanges};
-pub use serve::{ServeError, serve};
+pub use serve::{ServeError, Source, check, serve, serve_to};

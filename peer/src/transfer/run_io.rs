@@ -2,44 +2,66 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
+use bytes::Bytes;
+use rustix::{buffer::spare_capacity, io::Errno};
+
+/// Part of a file as it was read. Parts of it can be handed on without being copied.
+pub(crate) type Run = Bytes;
+
 /// Reads a file in runs and hands out small parts of them.
 #[derive(Debug)]
 pub(crate) struct RunReader<'a> {
     file: &'a File,
-    run: Vec<u8>,
+    run_bytes: usize,
+    run: Run,
     run_offset: u64,
-    run_len: usize,
 }
 
 impl<'a> RunReader<'a> {
-    /// A reader that holds `run_bytes` in memory.
+    /// A reader that reads `run_bytes` at a time.
     pub(crate) fn new(file: &'a File, run_bytes: usize) -> Self {
-        Self { file, run: vec![0; run_bytes], run_offset: 0, run_len: 0 }
+        Self { file, run_bytes, run: Run::new(), run_offset: 0 }
     }
 
-    /// The `len` bytes at `offset`. When they have to be read, so is what follows them, up to `run_end`.
+    /// Sees to it that the `len` bytes at `offset` are in the [`run`](Self::run), and says where in it, and whether they
+    /// had to be read. Then what follows them is read too, up to `run_end`.
     ///
     /// # Errors
     /// `UnexpectedEof` when the file ends before.
-    pub(crate) fn read(&mut self, offset: u64, len: usize, run_end: u64) -> io::Result<&[u8]> {
+    pub(crate) fn read(&mut self, offset: u64, len: usize, run_end: u64) -> io::Result<(usize, bool)> {
         let buffered = offset.checked_sub(self.run_offset).and_then(|skip| usize::try_from(skip).ok());
-        let at = match buffered {
-            Some(at) if at + len <= self.run_len => at,
-            _ => {
-                let wanted = usize::try_from(run_end.saturating_sub(offset)).unwrap_or(usize::MAX);
-                self.run_len = 0;
-                self.run_offset = offset;
-                let wanted = wanted.clamp(len, self.run.len().max(len));
-                if self.run.len() < wanted {
-                    self.run.resize(wanted, 0);
-                }
-                self.file.read_exact_at(&mut self.run[..wanted], offset)?;
-                self.run_len = wanted;
-                0
-            }
-        };
-        Ok(&self.run[at..at + len])
+        if let Some(at) = buffered
+            && at + len <= self.run.len()
+        {
+            return Ok((at, false));
+        }
+        let wanted = usize::try_from(run_end.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = wanted.clamp(len, self.run_bytes.max(len));
+        self.run = read_exact_at(self.file, offset, wanted)?;
+        self.run_offset = offset;
+        Ok((0, true))
     }
+
+    /// What was read last.
+    pub(crate) fn run(&self) -> &Run {
+        &self.run
+    }
+}
+
+/// Reads into memory that is not written before, which `std` cannot yet.
+fn read_exact_at(file: &File, offset: u64, len: usize) -> io::Result<Run> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        // The capacity may be more than was asked for; what is read beyond `len` is not used.
+        let next = offset + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), next) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(len);
+    Ok(Run::from(bytes))
 }
 
 /// Collects small parts of a file and writes them in runs.

@@ -6,7 +6,7 @@
 //!      connection     serve ── accepts, counts, tells who calls, hands streams to a Handler
 //!   (pool, dialling)    ╲
 //!            ╲           ╲
-//!          rpc_transport · bulk ── what runs on a stream, told by its first byte (StreamKind)
+//!          rpc_transport · bulk · swarm ── what runs on a stream, told by its first byte (StreamKind)
 //!
 //!      session ── all of it put together for a program: identity, the nameserver; enrolment for newcomers
 //! ```
@@ -19,6 +19,7 @@ pub mod error;
 pub mod rpc_transport;
 pub mod serve;
 pub mod session;
+pub mod swarm;
 
 pub use connection::{Connections, Target};
 pub use error::NetError;
@@ -36,6 +37,8 @@ pub enum StreamKind {
     Enrol,
     /// A file's bytes, see [`bulk`].
     Bulk,
+    /// Who has which part of a content, see [`swarm`].
+    Swarm,
 }
 
 impl StreamKind {
@@ -47,12 +50,13 @@ impl StreamKind {
             Self::Peer => 3,
             Self::Enrol => 4,
             Self::Bulk => 16,
+            Self::Swarm => 18,
         }
     }
 
     /// The kind that a byte stands for.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Names, Self::Tracker, Self::Peer, Self::Enrol, Self::Bulk]
+        [Self::Names, Self::Tracker, Self::Peer, Self::Enrol, Self::Bulk, Self::Swarm]
             .into_iter()
             .find(|kind| kind.to_byte() == byte)
     }

@@ -37,7 +37,7 @@ impl<'a> RunReader<'a> {
         }
         let wanted = usize::try_from(run_end.saturating_sub(offset)).unwrap_or(usize::MAX);
         let wanted = wanted.clamp(len, self.run_bytes.max(len));
-        self.run = read_exact_at(self.file, offset, wanted)?;
+        self.run = read_at_least(self.file, offset, len, wanted)?;
         self.run_offset = offset;
         Ok((0, true))
     }
@@ -48,19 +48,19 @@ impl<'a> RunReader<'a> {
     }
 }
 
-/// Reads into memory that is not written before, which `std` cannot yet.
-fn read_exact_at(file: &File, offset: u64, len: usize) -> io::Result<Run> {
-    let mut bytes = Vec::with_capacity(len);
-    while bytes.len() < len {
-        // The capacity may be more than was asked for; what is read beyond `len` is not used.
+/// Reads up to `wanted` bytes, `needed` at least; into memory that is not written before, which `std` cannot yet. (The
+/// outboard of a file that is being received ends early.)
+fn read_at_least(file: &File, offset: u64, needed: usize, wanted: usize) -> io::Result<Run> {
+    let mut bytes = Vec::with_capacity(wanted);
+    while bytes.len() < wanted {
         let next = offset + bytes.len() as u64;
         match rustix::io::pread(file, spare_capacity(&mut bytes), next) {
+            Ok(0) if bytes.len() >= needed => break,
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    bytes.truncate(len);
     Ok(Run::from(bytes))
 }
 

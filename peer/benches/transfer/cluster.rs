@@ -35,6 +35,8 @@ pub fn has_flag(flag: &str) -> bool {
 pub struct Cluster {
     folder: PathBuf,
     address: String,
+    /// What lets peers on other machines in; on the nameserver's own they need nothing.
+    token: Option<String>,
     // Before the lab: programs end before their machines go.
     peers: BTreeMap<String, Running>,
     _nameserver: Running,
@@ -56,7 +58,8 @@ impl Cluster {
         let nameserver = Running::spawn(&mut command, &folder.join("nameserver.log"));
         let line = nameserver.line();
         let address = line.strip_prefix("NS running on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        Self { folder: folder.to_owned(), address, peers: BTreeMap::new(), _nameserver: nameserver, lab }
+        let token = lab.as_ref().map(|lab| make_token(folder, lab, &address));
+        Self { folder: folder.to_owned(), address, token, peers: BTreeMap::new(), _nameserver: nameserver, lab }
     }
 
     pub fn lab(&self) -> Option<&Lab> {
@@ -79,6 +82,9 @@ impl Cluster {
         command.arg(id).args(flags).args(["--headless", "--dir"]).arg(self.share(id));
         command.env("BRASA_NAMESERVER", &self.address);
         prepare(&mut command, &self.folder);
+        if let Some(token) = &self.token {
+            command.env("BRASA_JOIN", token);
+        }
         let running = Running::spawn(&mut command, &self.folder.join(format!("{id}.log")));
         let line = running.line();
         assert!(line.starts_with(&format!("[{id}] ready at ")), "{line:?}");
@@ -131,6 +137,16 @@ impl Cluster {
             deadline.pause(&format!("{owners:?} as the owners of {file}"));
         }
     }
+}
+
+fn make_token(folder: &Path, lab: &Lab, address: &str) -> String {
+    let (host, port) = address.rsplit_once(':').expect("an address has a port");
+    let mut nsc = lab.command(NAMESERVER, &program("nsc"));
+    nsc.args(["-n", host, "-p", port, "token", "--uses", "1000"]);
+    prepare(&mut nsc, folder);
+    let output = nsc.output().expect("nsc runs");
+    assert!(output.status.success(), "nsc token: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
 /// A program that knows nothing of this user's own network.

@@ -66,12 +66,12 @@ pub fn run(plan: &Plan, report: &mut Report) {
         }
     }
     for (count, rates) in COUNTS.into_iter().zip(&rates) {
-        report.add(NAME, format!("{count} owners: rate"), "MB/s", rates.clone(), None);
+        report.add(NAME, format!("rate of {count}"), "MB/s", rates.clone(), None);
     }
     for (count, several) in COUNTS.into_iter().zip(&rates).skip(1) {
         let parts = ratios(several, &rates[0]).into_iter().map(|ratio| ratio / count as f64).collect();
         let demand = Some(Demand::AtLeast(LEAST_PART));
-        report.add(NAME, format!("{count} owners / {count} times one"), "ratio", parts, demand);
+        report.add(NAME, format!("rate of {count} / {count} times the rate of 1"), "ratio", parts, demand);
     }
 }
 

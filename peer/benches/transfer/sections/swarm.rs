@@ -41,7 +41,10 @@ pub fn run(plan: &Plan, report: &mut Report) {
     cluster.wait_for_owners(RECEIVERS[0], FILE, &[OWNER]);
 
     let least = least_seconds(bytes);
-    report.note(NAME, format!("T* = {least:.2} s; links of {LINK_MBIT} Mbit/s, what packets need included"));
+    report.note(
+        NAME,
+        format!("T* = {least:.2} s, of the file's bytes alone; links of {LINK_MBIT} Mbit/s, packets' headers included"),
+    );
     let (mut medians, mut lasts) = (Vec::new(), Vec::new());
     for run in 0..plan.runs {
         files::settle(folder.path());

@@ -1,6 +1,12 @@
 //! What the commands ask of a running peer, carried out.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use shared::{
@@ -78,12 +84,22 @@ impl Backend for Peer {
     ) -> BoxFuture<'_, Result<Vec<Downloaded>, Failure>> {
         Box::pin(async move {
             let downloaded = self.fetch_all(request, progress).await?;
-            let shared: Vec<_> = downloaded
-                .iter()
-                .filter(|done| done.path.starts_with(self.share.path()))
-                .map(|done| done.file.name.clone())
-                .collect();
-            self.until_announced(move |core| shared.iter().all(|name| core.share().contains_key(name))).await;
+            let shared: Arc<Vec<_>> = Arc::new(
+                downloaded
+                    .iter()
+                    .filter(|done| done.path.starts_with(self.share.path()))
+                    .map(|done| done.file.name.clone())
+                    .collect(),
+            );
+            // Each look goes on where the last one ended: the core's task has other things to do than to find ten thousand
+            // files again and again.
+            let taken_in = Arc::new(AtomicUsize::new(0));
+            self.until_announced(move |core| {
+                let known = shared.iter().skip(taken_in.load(Ordering::Relaxed));
+                let more = known.take_while(|name| core.share().contains_key(name)).count();
+                taken_in.fetch_add(more, Ordering::Relaxed) + more == shared.len()
+            })
+            .await;
             Ok(downloaded)
         })
     }

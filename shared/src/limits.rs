@@ -289,6 +289,36 @@ pub const MAX_WAITING_UPLOADS_PER_PEER: usize = 64;
 /// How far a capped transfer may run ahead of its rate after a pause.
 pub const RATE_BURST: Duration = Duration::from_millis(100);
 
+// --- packs of small files -----------------------------------------------------------------------
+
+/// Largest file that travels in a pack, bytes: checked as a whole, so it is held in memory as a whole.
+pub const MAX_PACKED_FILE_BYTES: u64 = 256 << 10;
+/// Files of one download from which on they travel in packs; a single one has nothing to share the cost with.
+pub const MIN_PACKED_FILES: usize = 2;
+/// Contents in one pack: a request of 34 bytes a content stays far within [`MAX_BULK_HEADER_BYTES`].
+pub const MAX_PACK_CONTENTS: usize = 512;
+/// Bytes of contents in one pack.
+pub const MAX_PACK_BYTES: u64 = 8 << 20;
+/// What a content costs besides its bytes, in bytes that cost as much: opening, hashing, naming. Packs of many tiny
+/// files are measured by it.
+pub const PACK_ITEM_COST: u64 = 16 << 10;
+/// Smallest pack that is made while there is more to ask for, in bytes of cost: below, the request is what costs.
+pub const MIN_PACK_COST: u64 = 512 << 10;
+/// Packs under way to one owner: one is sent while the next is asked for.
+pub const PACKS_PER_OWNER: usize = 2;
+/// Owners that one content is asked of: with a million files it bounds what a download remembers.
+pub const MAX_OWNERS_PER_PACKED: usize = MAX_OWNERS_TRIED;
+/// How long what is left of a pack must be expected to take before an owner with nothing to do is asked for it too.
+pub const PACK_DUPLICATE_AFTER: Duration = Duration::from_millis(250);
+/// Files that are made durable together: a sync costs about the same for one and for a thousand ...
+pub const COMMIT_FILES: usize = 2048;
+/// ... and their bytes, ...
+pub const COMMIT_BYTES: u64 = 64 << 20;
+/// ... and how long the first of them waits for more.
+pub const COMMIT_WAIT: Duration = Duration::from_millis(500);
+/// Files of small contents looked at by one blocking task: a thousand are some milliseconds, in which it can be cancelled.
+pub const LOOKED_AT_A_TIME: usize = 1024;
+
 // --- the share and what is kept of it -----------------------------------------------------------
 
 /// A file changed this recently before it was hashed may change again within one tick of its file system's clock

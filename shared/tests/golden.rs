@@ -20,6 +20,7 @@ use shared::{
     net::{
         CloseCode, StreamKind,
         bulk::{BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
+        pack::{ITEM_FOLLOWS, ItemRefusal, PackAccepted, PackRequest},
     },
     rpc::{
         ALPN, ENROL_ALPN,
@@ -395,6 +396,23 @@ fn bulk_streams() {
 }
 
 #[test]
+fn packs() {
+    let mut golden = Golden::default();
+    let request = PackRequest::new(vec![(ContentHash([0xab; 32]), 0), (ContentHash([0xcd; 32]), 70_000)]).unwrap();
+    header(&mut golden, "header.request", &request);
+    header::<Result<PackAccepted, BulkRefusal>>(&mut golden, "header.accepted", &Ok(PackAccepted));
+    header::<Result<PackAccepted, BulkRefusal>>(&mut golden, "header.refused", &Err(BulkRefusal::Busy));
+    golden.bytes("item.follows", &[ITEM_FOLLOWS]);
+    for refusal in [ItemRefusal::NotHere, ItemRefusal::Unreadable, ItemRefusal::Changed] {
+        assert_eq!(ItemRefusal::from_byte(refusal.to_byte()), Some(refusal));
+        golden.bytes(&format!("item.{refusal:?}").to_lowercase(), &[refusal.to_byte()]);
+    }
+    let known = (0..=u8::MAX).filter(|byte| ItemRefusal::from_byte(*byte).is_some()).count();
+    assert_eq!(known, 3, "a refusal has no line here");
+    golden.check("packs.txt");
+}
+
+#[test]
 fn what_is_around_the_messages() {
     let mut golden = Golden::default();
     golden.bytes("alpn.member", ALPN);
@@ -405,13 +423,14 @@ fn what_is_around_the_messages() {
         StreamKind::Peer,
         StreamKind::Enrol,
         StreamKind::Bulk,
+        StreamKind::Pack,
         StreamKind::Swarm,
     ] {
         assert_eq!(StreamKind::from_byte(kind.to_byte()), Some(kind));
         golden.bytes(&format!("stream.{kind:?}").to_lowercase(), &[kind.to_byte()]);
     }
     let known = (0..=u8::MAX).filter(|byte| StreamKind::from_byte(*byte).is_some()).count();
-    assert_eq!(known, 6, "a kind of stream has no line here");
+    assert_eq!(known, 7, "a kind of stream has no line here");
     for code in
         [CloseCode::Done, CloseCode::NotAuthorised, CloseCode::Overloaded, CloseCode::ShuttingDown, CloseCode::Protocol]
     {

@@ -21,6 +21,7 @@ mod event;
 mod following;
 mod index;
 mod liveness;
+pub(crate) mod packs;
 mod publisher;
 mod seeking;
 mod share;

@@ -4,10 +4,13 @@
 //! wish ─ lookup ─ select ─ for each file ┬ there already ──────────────────────────────────── done
 //!        (tracker, or the known peers)   └ partial ─ engine ─ all owners at once ─ fsync, rename ─ done
 //! ```
+//!
+//! Small files, when there are several, go another way: see [`small`].
 
 mod engine;
 mod request;
 mod select;
+mod small;
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +25,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use shared::{
     content::{ContentHash, FileMeta},
     error::{Failure, FailureCode},
+    file_name::FileName,
     id::PeerId,
     limits,
     name::Endpoint,
@@ -119,11 +123,35 @@ impl Peer {
             files_done: AtomicU64::new(0),
             sources: AtomicU64::new(0),
         });
-        stream::iter(jobs)
-            .map(|job| self.fetch_one(job, run.clone()))
+        let numbered = jobs.into_iter().enumerate();
+        let (small, large) = split(numbered.collect());
+        let (places, small): (Vec<_>, Vec<_>) = small.into_iter().unzip();
+        let outside = request.to.as_deref().filter(|to| to.is_dir());
+        let large = stream::iter(large)
+            .map(|(place, job)| {
+                let fetched = self.fetch_one(job, run.clone());
+                async move { fetched.await.map(|done| (place, done)).map_err(|failure| (place, failure)) }
+            })
             .buffered(limits::FILES_AT_A_TIME)
-            .try_collect()
-            .await
+            .try_collect::<Vec<_>>();
+        let small =
+            async { if small.is_empty() { Vec::new() } else { self.fetch_small(small, outside, run.clone()).await } };
+        let (large, small) = tokio::join!(large, small);
+        let (mut done, mut failures) = match large {
+            Ok(done) => (done, Vec::new()),
+            Err(failure) => (Vec::new(), vec![failure]),
+        };
+        for (place, outcome) in places.into_iter().zip(small) {
+            match outcome {
+                Ok(file) => done.push((place, file)),
+                Err(failure) => failures.push((place, failure)),
+            }
+        }
+        if let Some(failure) = first_of(failures) {
+            return Err(failure);
+        }
+        done.sort_by_key(|(place, _)| *place);
+        Ok(done.into_iter().map(|(_, file)| file).collect())
     }
 
     /// Finds out which versions are meant, where they go, and who has them.
@@ -288,6 +316,43 @@ impl Peer {
             }
         }
     }
+}
+
+/// Small files and the others; one small file alone is fetched like the others.
+fn split(jobs: Vec<(usize, Job)>) -> (Vec<(usize, Job)>, Vec<(usize, Job)>) {
+    let (small, mut large): (Vec<_>, Vec<_>) =
+        jobs.into_iter().partition(|(_, job)| job.file.size <= limits::MAX_PACKED_FILE_BYTES);
+    if small.len() >= limits::MIN_PACKED_FILES {
+        return (small, large);
+    }
+    large.extend(small);
+    (Vec::new(), large)
+}
+
+/// The failure of the first file that failed, which tells how many others did.
+fn first_of(failures: Vec<(usize, Failure)>) -> Option<Failure> {
+    let others = failures.len().saturating_sub(1);
+    let (_, mut failure) = failures.into_iter().min_by_key(|(place, _)| *place)?;
+    if others > 0 {
+        let files = if others == 1 { "file" } else { "files" };
+        failure.why = format!("{}; {others} other {files} failed too", failure.why);
+    }
+    Some(failure)
+}
+
+/// What a user is told when nobody who is left can deliver a file; `reasons` are what each owner did.
+fn undelivered(name: &FileName, reasons: &[String], all_lied: bool) -> Failure {
+    let what = format!("cannot download {name}");
+    if reasons.is_empty() {
+        let (why, hint) = ("none of its owners is there", "try again when one is back");
+        return Failure::new(FailureCode::NoOwner, what, why, hint);
+    }
+    let (code, hint) = if all_lied {
+        (FailureCode::VerificationFailed, "nothing of it was kept; fetch it from another owner with --from")
+    } else {
+        (FailureCode::NoOwner, "try again, or `listAll` for other versions")
+    };
+    Failure::new(code, what, reasons.join(", "), hint)
 }
 
 /// Whether the owner broke the stream off because its file changed.

@@ -46,12 +46,12 @@ use crate::{
 
 /// Serves what is in a share, and what is being received.
 pub struct Uploads {
-    share: Share,
+    pub(super) share: Share,
     swarms: Swarms,
     slots: Mutex<Slots>,
-    pace: Pace,
-    active: AtomicU64,
-    bytes: AtomicU64,
+    pub(super) pace: Pace,
+    pub(super) active: AtomicU64,
+    pub(super) bytes: AtomicU64,
 }
 
 struct Slots {
@@ -154,7 +154,7 @@ impl Uploads {
     }
 
     /// A slot, now or in its turn; `None` when too many wait.
-    fn ask(&self, peer: &PeerId) -> Option<(Slot<'_>, Option<oneshot::Receiver<()>>)> {
+    pub(super) fn ask(&self, peer: &PeerId) -> Option<(Slot<'_>, Option<oneshot::Receiver<()>>)> {
         let mut slots = self.slots();
         match slots.slots.ask(peer) {
             Asked::Now(id) => Some((Slot { uploads: self, id }, None)),
@@ -184,7 +184,7 @@ impl Uploads {
 }
 
 /// A request's place among the uploads; it is over when this is dropped.
-struct Slot<'a> {
+pub(super) struct Slot<'a> {
     uploads: &'a Uploads,
     id: UploadId,
 }
@@ -205,7 +205,7 @@ impl Drop for Slot<'_> {
 }
 
 /// Waits for the turn of a request; meanwhile its asker hears now and then that it is not forgotten.
-async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut quinn::SendStream) -> io::Result<()> {
+pub(super) async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut quinn::SendStream) -> io::Result<()> {
     if let Some(mut turn) = turn {
         loop {
             tokio::select! {

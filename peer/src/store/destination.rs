@@ -102,6 +102,24 @@ impl Destination {
         }
     }
 
+    /// The last part of its path.
+    pub(crate) fn base(&self) -> OsString {
+        match &self.place {
+            Place::Share(name) => name.base_name().into(),
+            Place::Outside { base, .. } => base.clone(),
+        }
+    }
+
+    /// What a user is told when a complete file cannot be put there.
+    pub(crate) fn cannot_complete(&self, error: &io::Error) -> Failure {
+        let mut failure = io_failure("complete", &self.path, error);
+        if error.kind() == io::ErrorKind::CrossesDevices {
+            "another disk is mounted in the share at that place; download elsewhere with --to"
+                .clone_into(&mut failure.hint);
+        }
+        failure
+    }
+
     /// What is there now, compared with the content that is to come.
     ///
     /// # Errors

@@ -14,6 +14,8 @@
 //! | `tree_hash` | hashing |
 //! | `hash_cache`, `outboards` | what a restart need not hash again |
 //! | `add` | copies into the share |
+//! | `stage` | hidden directories in which many files lie until they are complete |
+//! | `many` | downloads of many small files, made durable in groups |
 //! | [`partial`], [`destination`] | downloads: until they are complete, and where they go |
 //! | [`failure`] | errors of the file system as users see them |
 
@@ -24,11 +26,13 @@ pub mod failure;
 mod hash_cache;
 mod index;
 mod indexer;
+mod many;
 mod outboards;
 pub mod partial;
 pub(crate) mod root;
 mod scan;
 mod share;
+mod stage;
 pub(crate) mod stamp;
 mod state;
 mod tree_hash;
@@ -36,5 +40,7 @@ mod watch;
 
 pub use changes::{Changes, diff};
 pub use destination::Destination;
+pub(crate) use index::Known;
+pub(crate) use many::{Looked, Many, Staged};
 pub use partial::Partial;
 pub use share::{OpenError, Share, ShareOptions, ShareStats};

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
@@ -27,6 +28,7 @@ use super::{
     failure::{io_failure, thread_failure},
     index::Known,
     indexer::{Command, Indexer},
+    many::Many,
     partial::{Partial, PartialError},
     root::HIDDEN,
     stamp::Stamp,
@@ -170,21 +172,33 @@ impl Share {
     /// # Errors
     /// When there is no file that has it, or it cannot be read. A file found to have changed is looked at again.
     pub fn open_for_serving(&self, hash: &ContentHash) -> Result<Source, OpenError> {
+        self.open_with(hash, |file, stamp| match self.shared.outboards.open_for(*hash, stamp.size) {
+            Ok(outboard) => Some(Source { hash: *hash, size: stamp.size, file, outboard, stamp: Some(stamp) }),
+            Err(error) => {
+                warn!(%error, ?hash, "its outboard is lost; it is hashed again");
+                self.suspect(hash);
+                None
+            }
+        })
+    }
+
+    /// Opens a content to be read and checked as a whole, with its size in bytes; a few system calls.
+    ///
+    /// # Errors
+    /// As [`open_for_serving`](Self::open_for_serving).
+    pub fn open_content(&self, hash: &ContentHash) -> Result<(File, u64), OpenError> {
+        self.open_with(hash, |file, stamp| Some((file, stamp.size)))
+    }
+
+    fn open_with<T>(&self, hash: &ContentHash, use_it: impl Fn(File, Stamp) -> Option<T>) -> Result<T, OpenError> {
         let candidates: Vec<Known> = self.shared.index().with_content(hash).cloned().collect();
         let mut failed = OpenError::NotHere;
         for known in candidates {
             let opened = self.shared.root.open_file(&known.meta.name.below(Path::new("")));
             match opened.and_then(|file| Ok((file.metadata()?, file))) {
                 Ok((metadata, file)) if Stamp::of(&metadata) == known.stamp => {
-                    match self.shared.outboards.open_for(*hash, known.stamp.size) {
-                        Ok(outboard) => {
-                            let stamp = Some(known.stamp);
-                            return Ok(Source { hash: *hash, size: known.stamp.size, file, outboard, stamp });
-                        }
-                        Err(error) => {
-                            warn!(%error, name = %known.meta.name, "its outboard is lost; it is hashed again");
-                            self.suspect(hash);
-                        }
+                    if let Some(used) = use_it(file, known.stamp) {
+                        return Ok(used);
                     }
                 }
                 Err(error) if error.kind() != io::ErrorKind::NotFound => failed = OpenError::Unreadable(error),
@@ -334,6 +348,17 @@ impl Share {
         Ok(destination.path().to_path_buf())
     }
 
+    /// A way in for many small files at once; without `force` nothing is replaced. Those that go elsewhere lie in `outside`, when that
+    /// is on the same disk, until they are complete.
+    pub(crate) fn many(&self, outside: Option<&Path>, force: bool) -> Many {
+        Many::new(Arc::clone(&self.shared), outside, force)
+    }
+
+    /// Has files known that [`Many`] put in place or found in place.
+    pub(crate) async fn know(&self, arrived: Arrived) -> Result<(), Failure> {
+        if arrived.files.is_empty() { Ok(()) } else { self.call(|reply| Command::Adopt(arrived, reply)).await }
+    }
+
     /// Runs `work`, which gives files, on a blocking thread, then has the indexer know them.
     async fn adopt(
         &self,
@@ -341,9 +366,7 @@ impl Share {
     ) -> Result<Vec<FileMeta>, Failure> {
         let arrived = task::spawn_blocking(work).await.map_err(|error| thread_failure(&error))??;
         let metas: Vec<_> = arrived.files.iter().map(|known| known.meta.clone()).collect();
-        if !metas.is_empty() {
-            self.call(|reply| Command::Adopt(arrived, reply)).await?;
-        }
+        self.know(arrived).await?;
         Ok(metas)
     }
 
@@ -390,14 +413,7 @@ fn finish_blocking(
     meta: &FileMeta,
     force: bool,
 ) -> Result<Arrived, Failure> {
-    let failed = |error: io::Error| {
-        let mut failure = io_failure("complete", destination.path(), &error);
-        if error.kind() == io::ErrorKind::CrossesDevices {
-            "another disk is mounted in the share at that place; download elsewhere with --to"
-                .clone_into(&mut failure.hint);
-        }
-        failure
-    };
+    let failed = |error: io::Error| destination.cannot_complete(&error);
     let (dir, base) = destination.open_dir(&shared.root).map_err(failed)?;
     let hash = partial.hash();
     // Dropped last: with it goes the partial's outboard, if it was not moved away before.

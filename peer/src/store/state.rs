@@ -13,13 +13,13 @@ use std::{
 use shared::{content::ContentHash, error::Failure, file_name::FileName, limits::GROUP_BYTES, time::unix_micros};
 
 use super::{
-    add,
     failure::io_failure,
     hash_cache::HashCache,
     index::{Index, Known},
     outboards::Outboards,
-    root::Root,
+    root::{HIDDEN, Root},
     share::ShareOptions,
+    stage::{self, INCOMING},
     stamp::Stamp,
     tree_hash::hash_file,
 };
@@ -43,7 +43,7 @@ pub(super) struct Shared {
 
 /// Files that became known otherwise than by a look.
 #[derive(Debug, Default)]
-pub(super) struct Arrived {
+pub(crate) struct Arrived {
     pub(super) files: Vec<Known>,
     /// Dropped when the indexer knows the files.
     pub(super) arriving: Option<Arriving>,
@@ -52,7 +52,7 @@ pub(super) struct Arrived {
 /// While it lives, looks say nothing about these files: one that sees them before their hash is in the cache would have
 /// them hashed once more.
 #[derive(Debug)]
-pub(super) struct Arriving {
+pub(crate) struct Arriving {
     shared: Arc<Shared>,
     names: Vec<FileName>,
 }
@@ -108,7 +108,7 @@ impl Shared {
         fs::create_dir_all(state_dir).map_err(state)?;
         let cache = HashCache::open(&state_dir.join("hashes.redb")).map_err(state)?;
         let outboards = Outboards::open(state_dir.join("outboards")).map_err(state)?;
-        add::remove_leftovers(&root);
+        stage::remove_leftovers(&root.path().join(HIDDEN).join(INCOMING), "");
         Ok(Shared {
             root,
             cache,

@@ -141,19 +141,19 @@ pub async fn fetch_from<S: ChunkSource>(
 }
 
 /// The encoded bytes, on the blocking side.
-struct Incoming {
+pub(super) struct Incoming {
     batches: mpsc::Receiver<Vec<Bytes>>,
     chunks: std::vec::IntoIter<Bytes>,
     chunk: Bytes,
 }
 
 impl Incoming {
-    fn new(batches: mpsc::Receiver<Vec<Bytes>>) -> Self {
+    pub(super) fn new(batches: mpsc::Receiver<Vec<Bytes>>) -> Self {
         Self { batches, chunks: Vec::new().into_iter(), chunk: Bytes::new() }
     }
 
     /// Fills `target`; `false` when the stream ends before.
-    fn fill(&mut self, mut target: &mut [u8]) -> bool {
+    pub(super) fn fill(&mut self, mut target: &mut [u8]) -> bool {
         while !target.is_empty() {
             if self.chunk.is_empty() {
                 self.chunk = match self.chunks.next() {

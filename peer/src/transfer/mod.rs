@@ -10,11 +10,14 @@
 //! | `verify` | the verified-streaming format (pure) |
 //! | [`mod@serve`] | an owner's side |
 //! | [`mod@fetch`] | a receiver's side |
+//! | `pack_serve`, `pack_fetch` | the same for packs of small files |
 //! | [`stream`] | what both need of a stream |
 //! | `run_io` | the disk, in large runs |
 
 pub mod fetch;
 pub mod groups;
+mod pack_fetch;
+mod pack_serve;
 mod run_io;
 pub mod serve;
 pub mod stream;
@@ -22,4 +25,7 @@ pub(crate) mod verify;
 
 pub use fetch::{FetchError, fetch, fetch_from};
 pub use groups::{GroupRanges, InvalidRanges};
+pub(crate) use pack_fetch::{PackError, PackEvent, fetch_pack};
+pub(crate) use pack_serve::read_checked;
+pub use pack_serve::serve_pack;
 pub use serve::{ServeError, Source, check, serve, serve_to};

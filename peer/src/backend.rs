@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use futures::future::BoxFuture;
 use shared::{
-    content::FileMeta,
+    content::{FileMeta, HashPrefix},
     epoch::Epoch,
     error::{Failure, FailureCode},
     id::PeerId,
@@ -15,7 +15,9 @@ use shared::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    cli::backend::{AddRequest, Added, Backend, DownloadRequest, Downloaded, GlobalListing, ProgressSink, Status},
+    cli::backend::{
+        AddRequest, Added, Backend, Discarded, DownloadRequest, Downloaded, GlobalListing, ProgressSink, Status,
+    },
     core::{Core, ElectionFailure, Event, Reply},
     lookup::stopping,
     node::epoch_of,
@@ -88,6 +90,14 @@ impl Backend for Peer {
         })
     }
 
+    fn discard<'a>(
+        &'a self,
+        name: &'a str,
+        version: Option<&'a HashPrefix>,
+    ) -> BoxFuture<'a, Result<Vec<Discarded>, Failure>> {
+        Box::pin(self.share.discard(name, version))
+    }
+
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>> {
         Box::pin(self.lookup.tracker(limits::TRACKER_WAIT))
     }
@@ -150,6 +160,7 @@ impl Backend for Peer {
                 downloads: self.downloads.active.load(Ordering::Relaxed),
                 bytes_up: self.uploads.bytes(),
                 bytes_down: self.downloads.bytes.load(Ordering::Relaxed),
+                unfinished: self.share.unfinished().await?,
                 warnings,
             })
         })

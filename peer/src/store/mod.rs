@@ -15,6 +15,9 @@
 //! | `hash_cache`, `outboards` | what a restart need not hash again |
 //! | `add` | copies into the share |
 //! | [`partial`], [`destination`] | downloads: until they are complete, and where they go |
+//! | [`resume`] | what is proven of a download, whatever ends the process (pure) |
+//! | `recorder`, `recovery` | writing that down, and finding it again |
+//! | [`unfinished`] | downloads that can be continued |
 //! | [`failure`] | errors of the file system as users see them |
 
 mod add;
@@ -26,15 +29,20 @@ mod index;
 mod indexer;
 mod outboards;
 pub mod partial;
+mod recorder;
+mod recovery;
+pub mod resume;
 pub(crate) mod root;
 mod scan;
 mod share;
 mod stamp;
 mod state;
 mod tree_hash;
+pub mod unfinished;
 mod watch;
 
 pub use changes::{Changes, diff};
 pub use destination::Destination;
 pub use partial::Partial;
 pub use share::{OpenError, Share, ShareOptions, ShareStats};
+pub use unfinished::{Discarded, Unfinished};

@@ -7,10 +7,12 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`groups`] | sets of 16 KiB groups (pure) |
+//! | `check` | which groups of a file on the disk are right |
 //! | `verify` | the verified-streaming format (pure) |
 //! | [`mod@serve`] | an owner's side |
 //! | [`mod@fetch`] | a receiver's side |
 
+pub(crate) mod check;
 pub mod fetch;
 pub mod groups;
 mod run_io;

@@ -113,6 +113,7 @@ impl PartialError {
         let (code, hint) = match self {
             Self::Busy => (FailureCode::LimitReached, "wait until that is done"),
             Self::NoSpace { .. } => (FailureCode::NoSpace, "free some space and try again"),
+            Self::Disk(error) if is_no_space(error) => (FailureCode::NoSpace, "free some space and try again"),
             Self::Disk(_) => (FailureCode::Io, "look at the folder's permissions"),
         };
         Failure::new(code, format!("cannot download {what}"), self, hint)

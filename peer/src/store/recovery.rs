@@ -159,3 +159,69 @@ pub(super) fn remove_durably(dir: impl AsFd, name: &OsStr) -> io::Result<()> {
         Err(error) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::FileExt};
+
+    use shared::{content::ContentHash, limits::GROUP_BYTES};
+
+    use super::*;
+    use crate::store::{
+        resume::{Goal, Header, Log},
+        tree_hash::hash_file,
+    };
+
+    const GROUPS: u64 = 128;
+
+    fn set(ranges: &[(u64, u64)]) -> GroupRanges {
+        ranges.iter().map(|&(start, end)| start..end).collect()
+    }
+
+    /// What is found of a file of which half is durable and half was only written, and one group of each is wrong; in the
+    /// same run of the machine or a later one.
+    fn found(same_run: bool) -> Found {
+        let folder = tempfile::tempdir().unwrap();
+        let mut content = vec![0; (GROUPS * GROUP_BYTES) as usize];
+        fastrand::Rng::with_seed(1).fill(&mut content);
+        let open = |name: &str| {
+            File::options().read(true).write(true).create(true).truncate(false).open(folder.path().join(name)).unwrap()
+        };
+        let (data, outboard) = (open("data"), open("data.outboard"));
+        data.write_all_at(&content, 0).unwrap();
+        let stop = AtomicBool::new(false);
+        let hash: ContentHash = hash_file(&data, content.len() as u64, Some(&outboard), &stop).unwrap();
+        for wrong in [10, 100] {
+            data.write_all_at(b"wrong", wrong * GROUP_BYTES).unwrap();
+        }
+        let file = FileMeta {
+            name: "f".parse().unwrap(),
+            size: content.len() as u64,
+            hash,
+            mtime_micros: 0,
+            executable: false,
+        };
+        let stat = |file: &File| id(&rustix::fs::fstat(file).unwrap());
+        let mut boot = boot_id();
+        boot[0] ^= u8::from(!same_run);
+        let (data_id, outboard_id) = (stat(&data), stat(&outboard));
+        let goal = Goal::Share(file.name.clone());
+        let header = Header { file: file.clone(), goal, boot, nonce: [0; 16], data: data_id, outboard: outboard_id };
+        let log = Log::new(&header, set(&[(0, 64)]), set(&[(64, 128)])).unwrap();
+        fs::write(folder.path().join("data.have"), log.compact()).unwrap();
+        let have = Have::read(File::open(folder.path()).unwrap(), OsStr::new("data.have")).unwrap();
+        recover(have.as_ref(), &file, &data, &outboard, &stop).unwrap()
+    }
+
+    #[test]
+    fn after_a_killed_process_nothing_is_hashed() {
+        let found = found(true);
+        assert_eq!((found.durable, found.written), (set(&[(0, 64)]), set(&[(64, 128)])));
+    }
+
+    #[test]
+    fn after_a_crash_of_the_machine_what_was_not_synced_is_hashed() {
+        let found = found(false);
+        assert_eq!((found.durable, found.written), (set(&[(0, 64)]), set(&[(64, 100), (101, 128)])));
+    }
+}

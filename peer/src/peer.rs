@@ -118,7 +118,7 @@ impl Peer {
         let me = Contact { peer: config.id.clone(), endpoint: endpoint.clone() };
         let swarms = Swarms::new(me, share.clone(), bulk.clone(), tasks.clone());
         let upload_limits = UploadLimits { active: config.max_uploads, ..UploadLimits::default() };
-        let uploads = Uploads::new(share.clone(), swarms.clone(), upload_limits, Pace::new(config.limit_up));
+        let uploads = Uploads::new(share.clone(), upload_limits, Pace::new(config.limit_up));
         let front = Front {
             service: Service::new(config.id.clone(), incarnation, endpoint.clone(), handle.clone(), share.clone()),
             uploads: uploads.clone(),

@@ -345,6 +345,35 @@ pub const DISK_RUN_BYTES: usize = 1 << 20;
 /// Time in which the receiver of an upload must take at least one byte.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
 
+// --- downloads that go on later -----------------------------------------------------------------
+
+/// Files up to this many bytes are fetched again from the start: that costs less than keeping account of them.
+pub const RESUME_MIN_BYTES: u64 = 1 << 20;
+/// Received bytes after which they are synced, in the background: often enough that little is fetched again after a power
+/// cut, seldom enough that disks write long runs.
+pub const CHECKPOINT_BYTES: u64 = 32 << 20;
+/// Time after which what was received is synced, however little it is.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
+/// Received bytes of a file that are not known to be on the disk; with more, receiving waits for the disk. What a power
+/// cut costs at most, besides what was not written at all.
+pub const MAX_UNSYNCED_BYTES: u64 = 64 << 20;
+/// Largest header of a resume file, bytes: two paths of 4 KiB with room to spare.
+pub const MAX_RESUME_HEADER_BYTES: usize = 16 << 10;
+/// Largest resume file, bytes: a file of 1 TiB whose pieces came in any order takes half of it. What it has no room for is
+/// fetched again.
+pub const MAX_RESUME_FILE_BYTES: usize = 4 << 20;
+/// Length from which a resume file that is more than twice as long as it need be is written anew, bytes.
+pub const RESUME_COMPACT_BYTES: usize = 256 << 10;
+/// How much later than its last record a partial file may have changed without being checked again: a write that its
+/// process did not live to record.
+pub const RESUME_SLACK: Duration = Duration::from_secs(1);
+/// Unfinished downloads that are listed; further ones can be continued all the same.
+pub const MAX_UNFINISHED: usize = 1000;
+/// How long a download waits for an earlier one of the same content that was just stopped to let go of it.
+pub const PARTIAL_WAIT: Duration = Duration::from_secs(1);
+/// How often it looks.
+pub const PARTIAL_POLL: Duration = Duration::from_millis(20);
+
 // --- identity -----------------------------------------------------------------------------------
 
 /// Life of a node's certificate.

@@ -158,7 +158,8 @@ impl Peer {
     async fn plan(&self, request: &DownloadRequest) -> Result<Vec<Job>, Failure> {
         let request = &self.literally(request).await;
         let DownloadRequest { pattern, version, from, to, .. } = request;
-        let wish = Wish { pattern, version: version.as_ref(), from: from.as_ref() };
+        let unfinished: Vec<_> = self.share.unfinished().await?.into_iter().map(|one| one.file.hash).collect();
+        let wish = Wish { pattern, version: version.as_ref(), from: from.as_ref(), unfinished: &unfinished };
         let exact = self.exactly(request).await?;
         let (found, known) = match exact {
             Some(found) => found,
@@ -255,13 +256,17 @@ impl Peer {
         } else {
             let content = self.downloads.lock_of(file.hash);
             let _alone = content.lock().await;
-            let partial = self.share.begin(&destination, file.hash, file.size).await?;
+            let partial = self.share.begin(&destination, &file).await?;
+            // What is there of an earlier try counts from the start.
+            run.bytes_done.fetch_add(partial.verified().bytes(file.size), Ordering::Relaxed);
+            run.tell(&file);
             let mut membership = None;
             let sources = match self.copy_from_share(&file, &partial, &run).await {
                 Some(sources) => sources,
+                None if partial.missing().is_empty() => Vec::new(),
                 None => {
                     let swarm = (sociable && file.size >= limits::MIN_SWARM_BYTES).then(|| {
-                        let (joined, events) = self.swarms.join(file.hash, file.size, partial.clone());
+                        let (joined, events) = self.swarms.join(file.hash, file.size, &partial.verified());
                         (membership.insert(Arc::new(joined)).clone(), events)
                     });
                     let engine = Engine {

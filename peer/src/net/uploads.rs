@@ -30,10 +30,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    pace::{Pace, Paced},
-    swarms::Swarms,
-};
+use super::pace::{Pace, Paced};
 use crate::{
     core::swarm::{
         UploadSlots,
@@ -47,7 +44,6 @@ use crate::{
 /// Serves what is in a share, and what is being received.
 pub struct Uploads {
     pub(super) share: Share,
-    swarms: Swarms,
     slots: Mutex<Slots>,
     pub(super) pace: Pace,
     pub(super) active: AtomicU64,
@@ -61,10 +57,10 @@ struct Slots {
 
 impl Uploads {
     /// Uploads, so many at a time and so fast.
-    pub fn new(share: Share, swarms: Swarms, limits: UploadLimits, pace: Pace) -> Arc<Self> {
+    pub fn new(share: Share, limits: UploadLimits, pace: Pace) -> Arc<Self> {
         let slots = Slots { slots: UploadSlots::new(limits), waiting: HashMap::new() };
         let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { share, swarms, slots: Mutex::new(slots), pace, active, bytes })
+        Arc::new(Self { share, slots: Mutex::new(slots), pace, active, bytes })
     }
 
     /// How many run; those that wait for their turn do not count.
@@ -148,7 +144,7 @@ impl Uploads {
                 BulkRefusal::Unreadable
             }
         };
-        let (source, proven) = self.swarms.source(&request.hash).ok_or(not_here)?;
+        let (source, proven) = self.share.open_partial_for_serving(&request.hash).ok_or(not_here)?;
         let ranges = ranges(source.size)?;
         if proven.covers(&ranges) { Ok((source, ranges)) } else { Err(BulkRefusal::NotHere) }
     }

@@ -269,7 +269,7 @@ impl<'a, P: FnMut(u64)> Sink<'a, P> {
         }
         let bytes = self.data.pending() as u64;
         self.data.flush()?;
-        self.partial.mark(&std::mem::take(&mut self.unwritten));
+        self.partial.mark(&std::mem::take(&mut self.unwritten))?;
         (self.progress)(bytes);
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`groups`] | sets of 16 KiB groups (pure) |
+//! | `check` | which groups of a file on the disk are right |
 //! | `verify` | the verified-streaming format (pure) |
 //! | [`mod@serve`] | an owner's side |
 //! | [`mod@fetch`] | a receiver's side |
@@ -14,6 +15,7 @@
 //! | [`stream`] | what both need of a stream |
 //! | `run_io` | the disk, in large runs |
 
+pub(crate) mod check;
 pub mod fetch;
 pub mod groups;
 mod pack_fetch;

@@ -1,4 +1,4 @@
-//! One test a rule of the seat; `tests/core_sim.rs` puts them together. Here is what the tests have in common.
+//! One test a rule of the seat; `tests/sim` puts them together. Here is what the tests have in common.
 
 use shared::{
     content::{ContentHash, FileMeta},

@@ -1,16 +1,25 @@
 //! The invariants of `docs/election.md`, checked against what the simulation sees from outside.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use nameserver::registry::Registry;
 use peer::core::{Action, Core, DurableState, ElectionFailure, Event, Reply, Report, Role, StepDown};
 use shared::{
     epoch::Epoch,
     id::{Incarnation, PeerId},
+    limits::SEAT_LEASE,
     name::Name,
-    rpc::{nameserver::Claim, tracker::TrackerError},
+    rpc::{
+        nameserver::{Claim, Seat},
+        tracker::{AnnouncementKind, TrackerError},
+    },
     time::Timestamp,
 };
+
+use crate::world::Node;
 
 /// What was seen so far.
 #[derive(Default)]
@@ -53,17 +62,17 @@ impl Checks {
         *known = epoch.max(*known);
     }
 
-    /// An action came out, in reaction to `event`.
+    /// `durable` is on the disk.
+    pub(crate) fn persisted(&mut self, peer: &PeerId, durable: &DurableState) {
+        let before = self.persisted.insert(peer.clone(), durable.clone()).unwrap_or_default();
+        assert!(durable.epoch_high >= before.epoch_high, "S5: {peer} forgot an epoch");
+        let epochs = [&before, durable].map(|state| state.voted.as_ref().map(|vote| vote.epoch));
+        assert!(epochs[1] >= epochs[0], "S3: {peer} took back a vote");
+    }
+
+    /// An action leaves the core, in reaction to `event`.
     pub(crate) fn action(&mut self, peer: &PeerId, run: Incarnation, action: &Action, event: &Event) {
         match action {
-            Action::Persist(durable) => {
-                let before = self.persisted.insert(peer.clone(), durable.clone()).unwrap_or_default();
-                assert!(durable.epoch_high >= before.epoch_high, "S5: {peer} forgot an epoch");
-                assert!(
-                    durable.voted.as_ref().map(|vote| vote.epoch) >= before.voted.as_ref().map(|vote| vote.epoch),
-                    "S3: {peer} took back a vote"
-                );
-            }
             Action::RequestVote { request, .. } => self.voted(peer, request.epoch, peer),
             Action::Claim { claim, .. } => {
                 self.voted(peer, claim.epoch, peer);
@@ -72,6 +81,7 @@ impl Checks {
             Action::Reply { reply: Reply::Vote(reply), .. } if reply.granted => {
                 let Event::VoteRequested { from, request, .. } = event else { panic!("a vote without a request") };
                 self.voted(peer, request.epoch, from);
+                self.sometimes("vote given");
                 self.grants.insert((peer.clone(), from.clone(), request.epoch, request.expected_epoch));
             }
             Action::Reply { reply: Reply::Announcement(result), .. } => {
@@ -84,8 +94,8 @@ impl Checks {
                         let epoch = announcement.epoch;
                         assert!(epoch >= told, "S6: {peer} took a write of epoch {epoch} and knows of {told}");
                         self.sometimes(match announcement.kind {
-                            shared::rpc::tracker::AnnouncementKind::Delta => "delta taken",
-                            shared::rpc::tracker::AnnouncementKind::Snapshot { .. } => "snapshot taken",
+                            AnnouncementKind::Delta => "delta taken",
+                            AnnouncementKind::Snapshot { .. } => "snapshot taken",
                         });
                     }
                     Err(TrackerError::SnapshotNeeded) => self.sometimes("snapshot asked for"),
@@ -122,13 +132,13 @@ impl Checks {
     }
 
     /// A claim is about to be put to the registry, and was answered so.
-    pub(crate) fn claim(&mut self, claimant: &PeerId, claim: &Claim, held: bool, accepted: bool) {
+    pub(crate) fn claim(&mut self, claimant: &PeerId, claim: &Claim, held: Option<&Seat>, accepted: bool) {
         if !accepted {
             return;
         }
         let epoch = claim.epoch;
         assert!(self.accepted.insert(epoch), "S1: two claims to epoch {epoch} were accepted");
-        if held {
+        if held.is_some() {
             for voter in &claim.votes {
                 let grant = (voter.clone(), claimant.clone(), epoch, claim.expected_epoch);
                 assert!(
@@ -154,11 +164,10 @@ impl Checks {
         }
     }
 
-    /// After every step of a core.
-    pub(crate) fn core(&mut self, now: Timestamp, core: &Core, registry: &Registry) {
+    /// After every step of a core, when what it did has been carried out.
+    pub(crate) fn core(&mut self, now: Timestamp, node: &Node, core: &Core, registry: &Registry) {
         let peer = core.id();
-        let deadline = core.next_deadline();
-        assert!(deadline.is_some_and(|deadline| deadline > now), "S7: {peer} in {:?}: {deadline:?}", core.role());
+        let shown = node.clock.local(now);
         if let Some(seat) = core.tracker() {
             let before = self.followed.entry(peer.clone()).or_default();
             assert!(seat.epoch >= *before, "S5: {peer} followed {before} and follows {}", seat.epoch);
@@ -167,21 +176,31 @@ impl Checks {
             let persisted = self.persisted.get(peer).map_or(Epoch::NONE, |durable| durable.epoch_high);
             assert!(persisted >= seat.epoch, "S5: {peer} follows {} and would forget it", seat.epoch);
         }
-        // A tracker never believes in its lease for longer than the nameserver gave it.
+        // A tracker never believes in its lease for longer than the nameserver gave it, but for its clock's drift.
         if let (Some(until), Some(seat)) = (core.lease_until(), core.tracker())
             && let Some(registered) = registry.seat(now).seat
             && registered.epoch == seat.epoch
-            && now < until
+            && shown < until
         {
-            let last = until - std::time::Duration::from_micros(1);
-            assert!(registry.seat(last).seat.is_some(), "lease: {peer} thinks that it has the seat longer than it has");
+            let last = node.clock.world(until) - SEAT_LEASE / 50 - Duration::from_micros(2);
+            assert!(
+                last <= now || registry.seat(last).seat.is_some(),
+                "lease: {peer} thinks that it has the seat longer than it has"
+            );
         }
     }
 
+    /// Right after an event went in at `shown` by the peer's clock.
+    pub(crate) fn deadline(&mut self, shown: Timestamp, core: &Core, actions: &[Action]) {
+        let (deadline, ended) = (core.next_deadline(), actions.contains(&Action::Stopped));
+        let lies_ahead = deadline.is_some_and(|deadline| deadline > shown);
+        assert!(lies_ahead || ended, "S7: {} in {:?}: {deadline:?}", core.id(), core.role());
+    }
+
     /// No epoch has two trackers.
-    pub(crate) fn trackers<'a>(&mut self, cores: impl Iterator<Item = &'a Core>) {
+    pub(crate) fn trackers(&mut self, nodes: &[Node]) {
         let mut epochs = BTreeSet::new();
-        for core in cores.filter(|core| core.role() == Role::Tracker) {
+        for core in nodes.iter().filter_map(|node| node.core.as_ref()).filter(|core| core.role() == Role::Tracker) {
             let epoch = core.tracker().expect("a tracker has a seat").epoch;
             assert!(epochs.insert(epoch), "S1: two trackers of epoch {epoch}");
         }

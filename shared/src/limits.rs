@@ -76,6 +76,14 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 pub const SUSPICION: Duration = Duration::from_millis(400);
 /// How late a process may run before it mistrusts its own sense of silence.
 pub const OVERSLEPT: Duration = Duration::from_millis(100);
+/// How often a peer that is no elector tells the tracker that it is there: who does not elect need not notice first.
+pub const RESTING_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Peers that elect, whatever their number: an election costs the same in a network of ten and of ten thousand.
+pub const MAX_ELECTORS: usize = 9;
+/// Epochs of provisional trackers are multiples of this, those of registered ones are none: the two ways to an epoch
+/// cannot lead to the same one. Small against [`MAX_EPOCH_STEP`]: 512 provisional trackers in one absence of the
+/// nameserver are credible.
+pub const PROVISIONAL_EPOCHS: u64 = 64;
 /// How long a candidate waits for votes.
 pub const VOTE_WAIT: Duration = Duration::from_millis(150);
 /// Longest random wait before an election is tried (again).

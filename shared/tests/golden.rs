@@ -271,8 +271,8 @@ fn the_tracker_service() {
     let version = Version { file: meta(), owners: vec![Owner { peer: peer_id(), endpoint: endpoint() }] };
     let files = vec![IndexedFile { file: meta(), owners: vec![peer_id()] }];
     all_variants!(golden, "response", TrackerServiceResponse { Heartbeat, Announce, WhoHas, ListAll, Leave }, [
-        "heartbeat" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: Some(299) })),
-        "heartbeat.unknown" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: None })),
+        "heartbeat" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: Some(299), next_beat: Duration::from_millis(100) })),
+        "heartbeat.unknown" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: None, next_beat: Duration::from_secs(1) })),
         "announce" => A::Announce(Ok(())),
         "announce.error" => A::Announce(Err(TrackerError::SnapshotNeeded)),
         "who_has" => A::WhoHas(Ok(vec![version])),
@@ -299,7 +299,8 @@ fn the_tracker_service() {
 fn the_peer_service() {
     use {PeerServiceRequest as Q, PeerServiceResponse as A};
     let mut golden = Golden::default();
-    let request = VoteRequest { epoch: Epoch(5), expected_epoch: Epoch(4), force: true };
+    let request =
+        VoteRequest { epoch: Epoch(5), expected_epoch: Epoch(4), force: true, probe: false, provisional: true };
     all_variants!(golden, "request", PeerServiceRequest { Info, List, Have, RequestVote, SeatNotice }, [
         "info" => Q::Info {},
         "list" => Q::List { after: Some("a.txt".parse().unwrap()) },
@@ -318,7 +319,8 @@ fn the_peer_service() {
         files: 1,
         bytes: 3,
     };
-    let reply = VoteReply { epoch: Epoch(5), granted: true, seat: view(), voted_epoch: Epoch(5) };
+    let reply =
+        VoteReply { epoch: Epoch(5), granted: true, seat: view(), voted_epoch: Epoch(5), electors: vec![peer_id()] };
     all_variants!(golden, "response", PeerServiceResponse { Info, List, Have, RequestVote, SeatNotice }, [
         "info" => A::Info(info),
         "list" => A::List(FilePage { files: vec![meta()], next: Some("docs/a.txt".parse().unwrap()) }),

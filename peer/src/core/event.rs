@@ -383,6 +383,8 @@ pub enum StepDown {
     Isolated,
     /// It slept (was frozen) past its lease.
     Overslept,
+    /// Elected without the nameserver, in the same epoch as another.
+    Rival,
 }
 
 /// Why the tracker forgot a peer.
@@ -399,6 +401,11 @@ pub enum Departure {
 pub enum Report {
     /// This peer holds the seat.
     BecameTracker {
+        /// Its number.
+        epoch: Epoch,
+    },
+    /// This peer was elected while the nameserver is away.
+    BecameProvisional {
         /// Its number.
         epoch: Epoch,
     },

@@ -8,6 +8,7 @@ use std::{
 
 use shared::{
     content::{ContentHash, FileMeta},
+    electors::rendezvous,
     file_name::FileName,
     id::{Incarnation, PeerId},
     limits::{
@@ -17,8 +18,6 @@ use shared::{
     name::Endpoint,
     rpc::tracker::{Announcement, AnnouncementKind, IndexedFile, ListAll, Owner, TrackerError, Version, WhoHas},
 };
-
-use super::rendezvous;
 
 /// A [`FileName`] that can be looked up by any text, a prefix for example. Its order is the text's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

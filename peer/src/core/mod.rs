@@ -16,6 +16,7 @@
 //! An election is orthogonal to whom one follows: with `eleger` a Follower or the Tracker itself stands while
 //! it goes on with its work. So there are two parts of state: `standing` and `election`'s campaign.
 
+mod campaign;
 mod election;
 mod event;
 mod following;
@@ -27,11 +28,16 @@ mod share;
 mod standing;
 pub mod swarm;
 mod tracking;
+mod voting;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use shared::{
     content::FileMeta,
+    electors::electors,
     epoch::Epoch,
     file_name::FileName,
     id::{Incarnation, PeerId},
@@ -49,7 +55,7 @@ pub use event::{
     StepDown, Suspicion, Token, Vote,
 };
 
-use election::Campaign;
+use campaign::Campaign;
 use share::Share;
 use standing::{Seeking, Standing};
 
@@ -129,7 +135,8 @@ pub struct Core {
     vacated: Epoch,
     /// Registered peers without this one, as last known.
     members: BTreeMap<PeerId, Endpoint>,
-    members_known: bool,
+    /// Who elects, this peer included if it does, as last known.
+    electors: BTreeSet<PeerId>,
     standing: Standing,
     campaign: Option<Campaign>,
     /// Who waits for a forced election.
@@ -161,7 +168,7 @@ impl Core {
             claimed: None,
             vacated: Epoch::NONE,
             members: BTreeMap::new(),
-            members_known: false,
+            electors: BTreeSet::new(),
             standing: Standing::Seeking(Seeking::nobody(now)),
             campaign: None,
             waiters: Vec::new(),
@@ -259,6 +266,16 @@ impl Core {
     /// Their bytes.
     pub fn share_bytes(&self) -> u64 {
         self.share.bytes()
+    }
+
+    /// Whether this peer is a tracker that the nameserver does not know of yet.
+    pub fn is_provisional(&self) -> bool {
+        matches!(&self.standing, Standing::Tracking(term) if term.mandate.is_some())
+    }
+
+    /// Who elects, this peer included if it does, as last known; empty before the nameserver has told.
+    pub fn electors(&self) -> &BTreeSet<PeerId> {
+        &self.electors
     }
 
     /// Whether the tracker is known to have everything this peer shares (the tracker itself always has).
@@ -394,6 +411,9 @@ impl Core {
         self.run_campaign_timer(now, out);
         self.run_standing_timers(now, out);
         if self.seat_poll_deadline().is_some_and(|deadline| deadline <= now) {
+            if self.seat_poll.pending.is_some() {
+                self.nameserver_is_away();
+            }
             self.query_seat(now, out);
         }
     }
@@ -435,23 +455,13 @@ impl Core {
         let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
         self.peers_poll.at = now + PEERS_POLL + PEERS_POLL_PER_PEER * count;
         let before = std::mem::replace(&mut self.members, members);
-        self.members_known = true;
+        self.electors = electors(self.members.keys().chain([&self.id]));
         self.greet_newcomers(now, &before, out);
     }
 
     fn contact(peer: &PeerId, endpoint: &Endpoint) -> Contact {
         Contact { peer: peer.clone(), endpoint: endpoint.clone() }
     }
-}
-
-/// Place of `peer` in an order that all compute alike and that differs by `key`: lowest first ("highest
-/// random weight", Thaler and Ravishankar 1998).
-fn rendezvous(key: &[u8], peer: &PeerId) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&(key.len() as u64).to_le_bytes()).update(key).update(peer.as_str().as_bytes());
-    let mut first = [0; 8];
-    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-    u64::from_le_bytes(first)
 }
 
 #[cfg(test)]

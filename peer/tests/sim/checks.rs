@@ -8,6 +8,7 @@ use std::{
 use nameserver::registry::Registry;
 use peer::core::{Action, Core, DurableState, ElectionFailure, Event, Reply, Report, Role, StepDown};
 use shared::{
+    electors::majority_alone,
     epoch::Epoch,
     id::{Incarnation, PeerId},
     limits::SEAT_LEASE,
@@ -25,11 +26,17 @@ use crate::world::Node;
 #[derive(Default)]
 pub(crate) struct Checks {
     accepted: BTreeSet<Epoch>,
+    /// Epochs that were won, registered or not.
+    accepted_anyhow: BTreeSet<Epoch>,
     registered: Epoch,
     /// Whom each peer voted for in each epoch.
     votes: BTreeMap<(PeerId, Epoch), PeerId>,
     /// Which seat each vote was given to replace: voter, candidate, epoch, replaced epoch.
     grants: BTreeSet<(PeerId, PeerId, Epoch, Epoch)>,
+    /// Who was elected without the nameserver, and by whom it could have been, as it saw it.
+    provisional: BTreeMap<Epoch, (PeerId, BTreeSet<PeerId>)>,
+    /// Epochs with two provisional trackers: possible where two parts knew too little of each other.
+    rivals: BTreeSet<Epoch>,
     followed: BTreeMap<PeerId, Epoch>,
     /// Highest epoch of a claimed seat that each run was told of.
     told: BTreeMap<(PeerId, Incarnation), Epoch>,
@@ -73,13 +80,22 @@ impl Checks {
     /// An action leaves the core, in reaction to `event`.
     pub(crate) fn action(&mut self, peer: &PeerId, run: Incarnation, action: &Action, event: &Event) {
         match action {
-            Action::RequestVote { request, .. } => self.voted(peer, request.epoch, peer),
+            Action::RequestVote { request, .. } if request.probe => {}
+            Action::RequestVote { request, .. } => {
+                self.voted(peer, request.epoch, peer);
+                self.grants.insert((peer.clone(), peer.clone(), request.epoch, request.expected_epoch));
+            }
             Action::Claim { claim, .. } => {
                 self.voted(peer, claim.epoch, peer);
-                self.grants.insert((peer.clone(), peer.clone(), claim.epoch, claim.expected_epoch));
+                if !claim.epoch.is_provisional() {
+                    self.grants.insert((peer.clone(), peer.clone(), claim.epoch, claim.expected_epoch));
+                }
             }
             Action::Reply { reply: Reply::Vote(reply), .. } if reply.granted => {
                 let Event::VoteRequested { from, request, .. } = event else { panic!("a vote without a request") };
+                if request.probe {
+                    return;
+                }
                 self.voted(peer, request.epoch, from);
                 self.sometimes("vote given");
                 self.grants.insert((peer.clone(), from.clone(), request.epoch, request.expected_epoch));
@@ -124,11 +140,32 @@ impl Checks {
             Report::SteppedDown { why: StepDown::HigherEpoch, .. } => {
                 self.sometimes("stepped down for a higher epoch");
             }
+            Report::SteppedDown { why: StepDown::Rival, .. } => self.sometimes("rivals stepped down"),
             Report::SuspicionLifted { .. } => self.sometimes("suspicion lifted"),
             Report::PeerGone { why: peer::core::Departure::Silent, .. } => self.sometimes("silent peer forgotten"),
             Report::Superseded => self.sometimes("superseded run stopped"),
             _ => {}
         }
+    }
+
+    /// `winner` became tracker without the nameserver; `electors` as it sees them.
+    pub(crate) fn elected_alone(&mut self, winner: &PeerId, epoch: Epoch, electors: &BTreeSet<PeerId>) {
+        let voters: BTreeSet<&PeerId> =
+            self.grants.iter().filter(|grant| grant.1 == *winner && grant.2 == epoch).map(|grant| &grant.0).collect();
+        let votes = electors.iter().filter(|elector| voters.contains(elector)).count();
+        assert!(votes >= majority_alone(electors.len()), "S4: {winner} made itself tracker with {votes} votes");
+        assert!(epoch.is_provisional(), "S1: {winner} took {epoch}, which the nameserver gives");
+        if let Some((first, its_electors)) = self.provisional.get(&epoch) {
+            let all = its_electors.union(electors).count();
+            let close = all <= its_electors.len().min(electors.len()) + 1;
+            assert!(!close || first == winner, "S1: {first} and {winner} were elected in {epoch} by the same peers");
+            self.rivals.insert(epoch);
+            self.sometimes("rival provisional trackers");
+        } else {
+            self.provisional.insert(epoch, (winner.clone(), electors.clone()));
+        }
+        self.accepted_anyhow.insert(epoch);
+        self.sometimes("provisional tracker");
     }
 
     /// A claim is about to be put to the registry, and was answered so.
@@ -138,6 +175,12 @@ impl Checks {
         }
         let epoch = claim.epoch;
         assert!(self.accepted.insert(epoch), "S1: two claims to epoch {epoch} were accepted");
+        self.accepted_anyhow.insert(epoch);
+        if epoch.is_provisional() {
+            let elected = self.provisional.get(&epoch).is_some_and(|(winner, _)| winner == claimant);
+            assert!(elected || self.rivals.contains(&epoch), "S1: {claimant} registered {epoch}, which it did not win");
+            self.sometimes("provisional tracker registered");
+        }
         if held.is_some() {
             for voter in &claim.votes {
                 let grant = (voter.clone(), claimant.clone(), epoch, claim.expected_epoch);
@@ -172,7 +215,7 @@ impl Checks {
             let before = self.followed.entry(peer.clone()).or_default();
             assert!(seat.epoch >= *before, "S5: {peer} followed {before} and follows {}", seat.epoch);
             *before = seat.epoch;
-            assert!(self.accepted.contains(&seat.epoch), "S5: {peer} follows an epoch that was never accepted");
+            assert!(self.accepted_anyhow.contains(&seat.epoch), "S5: {peer} follows an epoch that was never accepted");
             let persisted = self.persisted.get(peer).map_or(Epoch::NONE, |durable| durable.epoch_high);
             assert!(persisted >= seat.epoch, "S5: {peer} follows {} and would forget it", seat.epoch);
         }
@@ -202,7 +245,7 @@ impl Checks {
         let mut epochs = BTreeSet::new();
         for core in nodes.iter().filter_map(|node| node.core.as_ref()).filter(|core| core.role() == Role::Tracker) {
             let epoch = core.tracker().expect("a tracker has a seat").epoch;
-            assert!(epochs.insert(epoch), "S1: two trackers of epoch {epoch}");
+            assert!(epochs.insert(epoch) || self.rivals.contains(&epoch), "S1: two trackers of epoch {epoch}");
         }
     }
 }

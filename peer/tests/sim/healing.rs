@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use peer::core::{Core, Role};
 use shared::{
     content::ContentHash,
+    electors::majority_alone,
     id::PeerId,
-    limits::{HEARTBEAT, PEER_SILENCE},
+    limits::{HEARTBEAT, INDEX_SETTLE, PEER_SILENCE},
     rpc::tracker::ListAll,
 };
 
@@ -18,6 +19,8 @@ const L1_BOUND: Duration = Duration::from_secs(4);
 const L2_BOUND: Duration = Duration::from_secs(6);
 /// After a tracker was killed in a healed network: another one, known to all.
 const FAILOVER_BOUND: Duration = Duration::from_millis(1500);
+/// Without the nameserver: a provisional tracker, known to all of a majority; and its registration afterwards.
+const PROVISIONAL_BOUND: Duration = Duration::from_secs(2);
 /// How long a peer is cut off before it comes back.
 const ISOLATION: Duration = Duration::from_secs(3);
 
@@ -53,8 +56,11 @@ impl World {
         self.check_one_tracker();
         self.check_index();
         self.isolate_one_for_a_while();
-        self.kill_a_follower();
-        self.kill_the_tracker();
+        if self.rng.bool() {
+            self.kill_a_follower();
+            self.kill_the_tracker();
+        }
+        self.do_without_the_nameserver();
     }
 
     fn run_for(&mut self, time: Duration) {
@@ -94,6 +100,57 @@ impl World {
             self.run_for(FAILOVER_BOUND);
             self.check_one_tracker();
             self.run_for(L1_BOUND - FAILOVER_BOUND);
+            self.check_index();
+        }
+    }
+
+    /// The nameserver is away and the tracker dies: a majority has a provisional one soon, and keeps it when the
+    /// nameserver is back; others know whom to ask (L3), and find a tracker then.
+    fn do_without_the_nameserver(&mut self) {
+        self.note("the nameserver is away");
+        self.nameserver_up = false;
+        self.run_for(HEARTBEAT * 5);
+        let tracker = self.tracker().expect("a living tracker with a majority, or alone, goes on");
+        self.crash(tracker);
+        self.run_for(PROVISIONAL_BOUND);
+        let cores: Vec<&Core> = self.nodes.iter().filter_map(|node| node.core.as_ref()).collect();
+        let is_enough = |core: &&Core| {
+            let alive = |elector: &&PeerId| cores.iter().any(|core| core.id() == *elector);
+            core.electors().iter().filter(alive).count() >= majority_alone(core.electors().len())
+        };
+        let majority = !cores.is_empty() && cores.iter().all(is_enough);
+        let minority = !cores.iter().any(is_enough);
+        for core in &cores {
+            let knows = |other: &&Core| core.id() == other.id() || core.members().contains_key(other.id());
+            assert!(cores.iter().all(|other| knows(&other)), "L3: {} does not know whom to ask", core.id());
+            if majority {
+                let seat = core.tracker().unwrap_or_else(|| panic!("L1: {} knows no provisional tracker", core.id()));
+                assert!(
+                    seat.epoch.is_provisional() && cores[0].tracker() == Some(seat),
+                    "L1: {} follows another",
+                    core.id()
+                );
+            }
+            if minority {
+                assert_eq!(core.tracker(), None, "S4: a minority has a tracker");
+            }
+        }
+        let provisional = self.tracker();
+        if majority {
+            self.checks.sometimes("replaced without the nameserver");
+            self.run_for(INDEX_SETTLE + HEARTBEAT * 2);
+            self.check_index();
+        } else if minority {
+            self.checks.sometimes("orphans");
+        }
+        self.nameserver_back();
+        if self.alive() > 0 {
+            self.run_for(if majority { PROVISIONAL_BOUND } else { L1_BOUND });
+            self.check_one_tracker();
+            if majority {
+                assert_eq!(self.tracker(), provisional, "L1: the provisional tracker was not kept");
+            }
+            self.run_for(INDEX_SETTLE + HEARTBEAT * 2);
             self.check_index();
         }
     }

@@ -6,7 +6,9 @@ use std::{
 };
 
 use nameserver::registry::{Registry, Snapshot};
-use peer::core::{Action, CallFailure, CallId, Contact, Core, CoreConfig, DurableState, Event, Reply, Role, Token};
+use peer::core::{
+    Action, CallFailure, CallId, Contact, Core, CoreConfig, DurableState, Event, Reply, Report, Role, Token,
+};
 use shared::{
     content::FileMeta,
     epoch::Epoch,
@@ -385,6 +387,10 @@ impl World {
                 self.print(&id, &event, &action);
             }
             self.checks.action(&id, run.1, &action, &event);
+            if let (Action::Report(Report::BecameProvisional { epoch }), Some(core)) = (&action, self.running(run)) {
+                let electors = core.electors().clone();
+                self.checks.elected_alone(&id, *epoch, &electors);
+            }
             self.execute(number, action);
         }
         self.check(number);

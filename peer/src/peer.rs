@@ -44,6 +44,7 @@ use crate::{
         registration::{Ended, Registration},
         service::Service,
         uploads::Uploads,
+        watching,
     },
     node::{Node, NodeHandle, read_durable},
     store::{Changes, Share, ShareOptions},
@@ -131,6 +132,10 @@ impl Peer {
         let (unregister, registered) = watch::channel(true);
         tasks.spawn(node.run(Core::new(core_config, clock.now()), clock, calls.clone()));
         tasks.spawn(forward_changes(changes, handle.clone()));
+        tasks.spawn({
+            let (calls, node, stop) = (calls.clone(), handle.clone(), stop.clone());
+            async move { watching::watch(&calls, &node, stop).await }
+        });
         let kept = {
             let stop = stop.clone();
             async move {

@@ -25,9 +25,9 @@ use shared::{
         ALPN, ENROL_ALPN,
         enrol::{EnrolError, EnrolRequest, EnrolServiceRequest, EnrolServiceResponse, Enrolled},
         nameserver::{
-            Claim, ClaimError, Condition, LeaseRequest, ListQuery, MintToken, NameError, NameServiceRequest,
-            NameServiceResponse, Page, Record, Register, Registered, Revision, Seat, SeatGrant, SeatView, Selector,
-            ServerInfo, TagQuery,
+            Changes, Claim, ClaimError, Condition, LeaseRequest, ListQuery, MintToken, NameChange, NameError,
+            NameServiceRequest, NameServiceResponse, Page, Position, Record, Register, Registered, Revision, Seat,
+            SeatGrant, SeatView, Selector, ServerInfo, TagQuery, WatchQuery,
         },
         peer::{FilePage, PeerInfo, PeerServiceRequest, PeerServiceResponse, SeatNotice, VoteReply, VoteRequest},
         tracker::{
@@ -162,8 +162,10 @@ fn the_name_service() {
     };
     let mint = MintToken { ttl: Duration::from_secs(3600), uses: 1, for_peer: Some(peer_id()) };
     let text = || "peer.peer1".to_owned();
+    let position = Position { run: 7, revision: Revision(300) };
     all_variants!(golden, "request", NameServiceRequest {
         Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign, MintToken,
+        Changes,
     }, [
         "ping" => Q::Ping {},
         "register" => Q::Register { request: register },
@@ -186,6 +188,15 @@ fn the_name_service() {
         "renew_seat" => Q::RenewSeat { epoch: Epoch(5) },
         "resign" => Q::Resign { epoch: Epoch(5) },
         "mint_token" => Q::MintToken { request: mint },
+        "changes" => Q::Changes {
+            query: WatchQuery {
+                since: Some(position),
+                prefix: Some(text()),
+                regex: Some("p".to_owned()),
+                wait: Duration::from_secs(30),
+            }
+        },
+        "changes.first" => Q::Changes { query: WatchQuery::default() },
     ]);
     let info = ServerInfo {
         version: "0.1.0".to_owned(),
@@ -197,6 +208,7 @@ fn the_name_service() {
     let grant = SeatGrant { epoch: Epoch(5), lease: Duration::from_millis(750) };
     all_variants!(golden, "response", NameServiceResponse {
         Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign, MintToken,
+        Changes,
     }, [
         "ping" => A::Ping(info),
         "register" => A::Register(Ok(registered(Some(Duration::from_secs(10))))),
@@ -215,6 +227,14 @@ fn the_name_service() {
         "renew_seat" => A::RenewSeat(Ok(grant)),
         "resign" => A::Resign(Ok(())),
         "mint_token" => A::MintToken(Ok("brasa1-aaaa".to_owned())),
+        "changes.news" => A::Changes(Ok(Changes::News {
+            position,
+            changes: vec![
+                NameChange { name: name(), record: Some(record()) },
+                NameChange { name: name(), record: None },
+            ],
+        })),
+        "changes.resync" => A::Changes(Ok(Changes::Resync { position })),
     ]);
     let why = || "why".to_owned();
     all_variants!(golden, "error", NameError {

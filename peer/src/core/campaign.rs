@@ -13,7 +13,7 @@ use shared::{
 use super::CallId;
 
 /// One try for the seat.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Campaign {
     /// The epoch stood for.
     pub(super) epoch: Epoch,
@@ -42,7 +42,7 @@ pub(super) enum Kind {
 }
 
 /// Where a campaign stands.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Stage {
     /// Asks whether it would get votes. Nothing has changed anywhere yet.
     Probing { call: CallId, until: Timestamp },
@@ -55,7 +55,7 @@ pub(super) enum Stage {
 }
 
 /// Whose votes count.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Electorate {
     /// The electors without the incumbent, since it would have to be waited for when it is dead ...
     without: BTreeSet<PeerId>,

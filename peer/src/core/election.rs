@@ -33,7 +33,7 @@ impl Core {
     /// Claims a seat that nobody holds: needs no votes but one's own.
     pub(super) fn claim_vacant(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let electorate = Electorate::new(std::iter::once(&self.id), None);
-        self.stand(now, Kind::Ordinary, electorate, out);
+        self.stand(now, Kind::Ordinary, electorate);
         self.cast_own_vote(now, out);
         self.claim(now, out);
     }
@@ -49,7 +49,7 @@ impl Core {
         let incumbent = incumbent.filter(|incumbent| *incumbent != self.id);
         let peers = self.members.keys().chain([&self.id]);
         let electorate = Electorate::new(peers, incumbent);
-        self.stand(now, kind, electorate, out);
+        self.stand(now, kind, electorate);
         if kind == Kind::Forced {
             self.begin_vote(now, out);
         } else {
@@ -75,14 +75,11 @@ impl Core {
     }
 
     /// Begins a campaign; nothing of it is durable or known to others yet.
-    fn stand(&mut self, now: Timestamp, kind: Kind, electorate: Electorate, out: &mut Vec<Action>) {
+    fn stand(&mut self, now: Timestamp, kind: Kind, electorate: Electorate) {
         let provisional = kind == Kind::Provisional;
         let epoch = self.next_epoch(provisional);
         let expected = if provisional { self.durable.epoch_high } else { self.expected };
-        let campaign = Campaign::new(kind, epoch, expected, electorate, now);
-        let (_, needed) = campaign.count(&BTreeSet::new());
-        self.campaign = Some(campaign);
-        out.push(Action::Report(Report::Candidate { epoch, needed: needed as u64 }));
+        self.campaign = Some(Campaign::new(kind, epoch, expected, electorate, now));
     }
 
     /// Asks whether there would be a majority: a peer that is alone in missing the tracker disturbs nobody.
@@ -106,7 +103,8 @@ impl Core {
         if let Some(campaign) = &mut self.campaign {
             campaign.stage = Stage::Voting { call, until: now + VOTE_WAIT };
             campaign.votes = BTreeSet::from([self.id.clone()]);
-            let epoch = campaign.epoch;
+            let (epoch, (_, needed)) = (campaign.epoch, campaign.count(&campaign.votes));
+            out.push(Action::Report(Report::Candidate { epoch, needed: needed as u64 }));
             self.vote(epoch, self.id.clone(), out);
         }
         call
@@ -299,7 +297,9 @@ impl Core {
 
     fn conclude(&mut self, now: Timestamp, campaign: Option<Campaign>, why: ElectionFailure, out: &mut Vec<Action>) {
         let Some(campaign) = campaign else { return };
-        out.push(Action::Report(Report::ElectionFailed { epoch: campaign.epoch, why: why.clone() }));
+        if !campaign.is_probing() {
+            out.push(Action::Report(Report::ElectionFailed { epoch: campaign.epoch, why: why.clone() }));
+        }
         let again = now + self.stagger(None) + self.jitter(ELECTION_BACKOFF);
         if let Standing::Seeking(seeking) = &mut self.standing {
             seeking.campaign_at = seeking.campaign_at.max(again);

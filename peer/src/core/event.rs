@@ -93,6 +93,13 @@ pub enum Event {
         /// All registered `peer.*`, the own one included; at most `limits::MAX_PEERS` are looked at.
         result: Result<Vec<Contact>, CallFailure>,
     },
+    /// All registered `peer.*` as they are now, the own one included, told without being asked for.
+    PeersWatched {
+        /// Them; at most `limits::MAX_PEERS` are looked at.
+        peers: Vec<Contact>,
+    },
+    /// Something happened to the seat in the nameserver.
+    SeatChanged,
     /// Answer to [`Action::Claim`].
     ClaimAnswered {
         /// The call.

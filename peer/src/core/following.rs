@@ -22,7 +22,7 @@ use super::{
 };
 
 /// A peer that follows a tracker.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Following {
     pub(super) seat: Seat,
     /// When silence becomes suspicion.

@@ -42,7 +42,7 @@ struct OwnerEntry {
 
 /// One content of a name and its owners by slot. The size belongs to it: who lies about the size of a hash
 /// must not change what others said of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Content {
     hash: ContentHash,
     size: u64,
@@ -57,7 +57,7 @@ enum Progress {
     Complete { seq: u64 },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Member {
     id: PeerId,
     endpoint: Endpoint,
@@ -67,7 +67,7 @@ struct Member {
 }
 
 /// Who has what, of all members.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
     /// By name; contents of a name by `(hash, size)`.
     files: BTreeMap<Key, Vec<Content>>,

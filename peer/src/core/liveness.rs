@@ -9,7 +9,7 @@ use shared::{
 };
 
 /// When each member was last heard.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Liveness {
     heard: BTreeMap<PeerId, Timestamp>,
     /// Members that were told to beat more slowly, and how much longer each may be silent.

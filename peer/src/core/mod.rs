@@ -41,7 +41,10 @@ use shared::{
     epoch::Epoch,
     file_name::FileName,
     id::{Incarnation, PeerId},
-    limits::{CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_PEERS, OVERSLEPT, PEERS_POLL, PEERS_POLL_PER_PEER, SUSPICION},
+    limits::{
+        CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_PEERS, OVERSLEPT, PEERS_POLL, PEERS_POLL_PER_PEER, SUSPICION,
+        WATCHED_PEERS_POLL,
+    },
     name::Endpoint,
     rpc::{
         nameserver::{Seat, SeatView},
@@ -115,8 +118,8 @@ impl Poll {
     }
 }
 
-/// The peer's core. See the module's documentation.
-#[derive(Debug)]
+/// The peer's core. See the module's documentation. Copies are for searches through what could happen.
+#[derive(Debug, Clone)]
 pub struct Core {
     id: PeerId,
     incarnation: Incarnation,
@@ -350,6 +353,16 @@ impl Core {
             Event::Tick => {}
             Event::SeatAnswered { call, result } => self.on_seat_answered(now, call, result, out),
             Event::PeersAnswered { call, result } => self.on_peers_answered(now, call, result, out),
+            Event::PeersWatched { peers } => {
+                // An answer under way is older.
+                self.peers_poll = Poll { pending: None, at: now + WATCHED_PEERS_POLL };
+                self.set_members(now, peers, out);
+            }
+            Event::SeatChanged => {
+                if matches!(self.standing, Standing::Seeking(_)) {
+                    self.seat_poll = Poll { pending: None, at: now };
+                }
+            }
             Event::ClaimAnswered { call, result } => self.on_claim_answered(now, call, result, out),
             Event::RenewalAnswered { call, result } => self.on_renewal_answered(now, call, result, out),
             Event::ResignAnswered { call, result: _ } => self.on_resign_answered(now, call, out),
@@ -408,12 +421,12 @@ impl Core {
         if self.peers_poll.deadline() <= now {
             self.query_peers(now, out);
         }
+        if self.seat_poll.pending.is_some() && self.seat_poll_deadline().is_some_and(|deadline| deadline <= now) {
+            self.nameserver_is_away();
+        }
         self.run_campaign_timer(now, out);
         self.run_standing_timers(now, out);
         if self.seat_poll_deadline().is_some_and(|deadline| deadline <= now) {
-            if self.seat_poll.pending.is_some() {
-                self.nameserver_is_away();
-            }
             self.query_seat(now, out);
         }
     }
@@ -450,10 +463,14 @@ impl Core {
             self.peers_poll.at = now + PEERS_POLL / 4;
             return;
         };
+        let count = u32::try_from(peers.len().min(MAX_PEERS)).unwrap_or(u32::MAX);
+        self.peers_poll.at = now + PEERS_POLL + PEERS_POLL_PER_PEER * count;
+        self.set_members(now, peers, out);
+    }
+
+    fn set_members(&mut self, now: Timestamp, peers: Vec<Contact>, out: &mut Vec<Action>) {
         let others = peers.into_iter().filter(|contact| contact.peer != self.id).take(MAX_PEERS);
         let members: BTreeMap<PeerId, Endpoint> = others.map(|contact| (contact.peer, contact.endpoint)).collect();
-        let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        self.peers_poll.at = now + PEERS_POLL + PEERS_POLL_PER_PEER * count;
         let before = std::mem::replace(&mut self.members, members);
         self.electors = electors(self.members.keys().chain([&self.id]));
         self.greet_newcomers(now, &before, out);

@@ -1,7 +1,8 @@
 //! Looking for a tracker: what the nameserver says of the seat.
 
 use shared::{
-    limits::{HEARTBEAT, SEAT_POLL},
+    electors::majority_alone,
+    limits::{HEARTBEAT, SEAT_POLL, VOTE_WAIT},
     rpc::nameserver::{Seat, SeatView},
     time::Timestamp,
 };
@@ -24,12 +25,15 @@ impl Core {
         beat.into_iter().chain(turn).min()
     }
 
-    /// Whether there is a way to the seat: the nameserver's word on it, or others to elect a tracker without it. (Who
-    /// knows nobody could not tell whether it is alone.)
+    /// Whether there is a way to the seat: the nameserver's word on it, or enough others to elect a tracker without it.
+    /// (Who knows nobody could not tell whether it is alone.)
     fn can_stand(&self, seeking: &Seeking) -> bool {
         match &seeking.word {
             Some(Word::Vacant | Word::Held(_)) => true,
-            Some(Word::Away) => !self.members.is_empty(),
+            Some(Word::Away) => {
+                let there = self.electors.iter().filter(|elector| Some(*elector) != seeking.former.as_ref()).count();
+                !self.members.is_empty() && there >= majority_alone(self.electors.len())
+            }
             None => false,
         }
     }
@@ -74,7 +78,7 @@ impl Core {
                 if self.campaign.as_ref().is_some_and(alone) {
                     self.end_campaign(now, ElectionFailure::Lost(view.clone()), out);
                 }
-                self.forget_word();
+                self.no_longer_alone(now);
                 self.on_seat_view(now, &view, out);
             }
             Err(CallFailure::NoAnswer | CallFailure::Unreachable) => self.nameserver_is_away(),
@@ -85,6 +89,18 @@ impl Core {
     pub(super) fn nameserver_is_away(&mut self) {
         if let Standing::Seeking(seeking) = &mut self.standing {
             seeking.word = Some(Word::Away);
+        }
+    }
+
+    /// The nameserver answers. Whoever missed it too was perhaps cut off from all: the suspect gets the time of an answer
+    /// before anything is done against it.
+    fn no_longer_alone(&mut self, now: Timestamp) {
+        if let Standing::Seeking(seeking) = &mut self.standing
+            && seeking.word.take() == Some(Word::Away)
+            && seeking.suspected.is_some()
+        {
+            seeking.next_beat = now;
+            seeking.campaign_at = seeking.campaign_at.max(now + VOTE_WAIT);
         }
     }
 

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Where a peer stands towards the seat.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Standing {
     /// Has no tracker that it trusts.
     Seeking(Seeking),
@@ -32,7 +32,7 @@ pub(super) enum Standing {
 }
 
 /// A peer without a tracker that it trusts.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Seeking {
     /// The tracker that seems to be gone; heartbeats to it go on, since it may come back.
     pub(super) suspected: Option<Seat>,
@@ -57,7 +57,7 @@ pub(super) enum Word {
 }
 
 /// A tracker that resigns in order to end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Leaving {
     pub(super) epoch: Epoch,
     pub(super) call: CallId,

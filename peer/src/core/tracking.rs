@@ -24,7 +24,7 @@ use super::{
 };
 
 /// A tracker's time in the seat.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Term {
     pub(super) seat: Seat,
     since: Timestamp,
@@ -54,7 +54,7 @@ pub(super) struct Mandate {
 }
 
 /// A new tracker's index on its way to be complete.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Settling {
     /// Peers that have not announced everything yet.
     awaiting: BTreeSet<PeerId>,

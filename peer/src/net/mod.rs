@@ -5,12 +5,14 @@
 //! | [`service`] | the tarpc services it offers, as events for the node |
 //! | [`calls`] | the calls that the core wants made, their outcome as events |
 //! | [`uploads`] | bulk streams it serves |
+//! | [`watching`] | who is registered, as it changes |
 //! | [`registration`] | its name in the nameserver, kept alive |
 
 pub mod calls;
 pub mod registration;
 pub mod service;
 pub mod uploads;
+pub mod watching;
 
 use std::sync::Arc;
 

@@ -6,6 +6,7 @@ use peer::core::{Core, Role};
 use shared::{
     content::ContentHash,
     electors::majority_alone,
+    epoch::Epoch,
     id::PeerId,
     limits::{HEARTBEAT, INDEX_SETTLE, PEER_SILENCE},
     rpc::tracker::ListAll,
@@ -75,15 +76,23 @@ impl World {
     fn isolate_one_for_a_while(&mut self) {
         let Some(follower) = self.follower() else { return };
         let before = self.registry.seat(self.now);
+        let numbers = self.numbers();
         self.isolate(follower);
         self.run_for(ISOLATION);
         self.cuts.clear();
         self.note("it is back");
         self.run_for(ISOLATION);
         assert_eq!(self.registry.seat(self.now), before, "L4: a peer that was isolated raised the epoch");
+        assert_eq!(self.numbers(), numbers, "L4: a peer that was isolated stood for election");
         self.check_one_tracker();
         self.check_index();
         self.checks.sometimes("isolated peer came back");
+    }
+
+    /// The epochs that the machines' disks know, of votes and of seats.
+    fn numbers(&self) -> Vec<(Option<Epoch>, Epoch)> {
+        let of = |node: &Node| (node.durable.voted.as_ref().map(|vote| vote.epoch), node.durable.epoch_high);
+        self.nodes.iter().map(of).collect()
     }
 
     fn kill_a_follower(&mut self) {

@@ -17,10 +17,12 @@
 //! | `faults` | what goes wrong |
 //! | `healing` | what must become true when it stops going wrong |
 //! | `checks` | what must be true always |
+//! | `exhaustive` | every short run instead of many at random |
 
 #![expect(clippy::print_stderr, reason = "the seed to replay and what the runs covered")]
 
 mod checks;
+mod exhaustive;
 mod faults;
 mod healing;
 mod network;
@@ -68,6 +70,7 @@ const SOMETIMES: &[&str] = &[
     "suspicion lifted",
     "tracker left in good order",
     "vote given",
+    "watched",
     "write refused after a sleep",
 ];
 

@@ -13,6 +13,9 @@ use shared::{
 
 use crate::world::{Item, Kind, NAMESERVER, Node, Question, Run, Waiting, World};
 
+/// When a watcher that could not be told asks again.
+const WATCH_AGAIN: Duration = Duration::from_millis(700);
+
 impl World {
     pub(crate) fn reaches(&self, from: usize, to: usize) -> bool {
         !self.cuts.contains(&(from, to))
@@ -107,6 +110,34 @@ impl World {
             return;
         }
         self.ask_nameserver(rpc, caller, question);
+    }
+
+    /// Something is different in the nameserver: those who watch hear of it, as of what is when they hear.
+    pub(crate) fn wake_watchers(&mut self) {
+        let revision = self.registry.revision();
+        if !self.nameserver_up || std::mem::replace(&mut self.told, revision) == revision {
+            return;
+        }
+        for node in 0..self.nodes.len() {
+            // A call that is lost is made again.
+            let travel = self.travel(NAMESERVER, node).unwrap_or(WATCH_AGAIN);
+            self.push(travel, Item::Watched(self.run_of(node)));
+        }
+    }
+
+    pub(crate) fn tell_watcher(&mut self, run: Run) {
+        if !self.nameserver_up || !self.reaches(NAMESERVER, run.0) || !self.reaches(run.0, NAMESERVER) {
+            if self.running(run).is_some() {
+                self.push(WATCH_AGAIN, Item::Watched(run));
+            }
+            return;
+        }
+        let now = self.now;
+        let registered = |node: &&Node| self.registry.lookup(now, &format!("{PEER_PREFIX}{}", node.id)).is_ok();
+        let peers = self.nodes.iter().filter(registered).map(World::contact).collect();
+        self.checks.sometimes("watched");
+        self.deliver(run, Event::SeatChanged);
+        self.deliver(run, Event::PeersWatched { peers });
     }
 
     fn ask_nameserver(&mut self, rpc: u64, caller: Run, question: Question) {

@@ -16,7 +16,7 @@ use shared::{
     id::{Incarnation, PeerId, Role as Identity},
     limits::DEFAULT_LEASE,
     name::{Endpoint, PEER_PREFIX},
-    rpc::nameserver::{Claim, Selector},
+    rpc::nameserver::{Claim, Revision, Selector},
     time::Timestamp,
 };
 
@@ -142,6 +142,8 @@ pub(crate) enum Item {
         run: Run,
         peer: PeerId,
     },
+    /// The nameserver tells a watcher what is now.
+    Watched(Run),
     /// A write to the disk is done.
     Synced(Run),
     Renew(Run),
@@ -162,6 +164,8 @@ pub(crate) struct World {
     pub(crate) nameserver_up: bool,
     /// Which run of it.
     pub(crate) nameserver_run: u64,
+    /// Up to where watchers were told.
+    pub(crate) told: Revision,
     /// Until when it writes, and answers nobody.
     pub(crate) nameserver_busy: Timestamp,
     pub(crate) waiting: BTreeMap<u64, Waiting>,
@@ -191,6 +195,7 @@ impl World {
             registry: Registry::restore(Snapshot::default(), Timestamp::ZERO),
             nameserver_up: true,
             nameserver_run: 0,
+            told: Revision::default(),
             nameserver_busy: Timestamp::ZERO,
             waiting: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -254,6 +259,7 @@ impl World {
             let ((at, _), item) = entry.remove_entry();
             self.now = self.now.max(at);
             self.step(item);
+            self.wake_watchers();
         }
         self.now = end;
     }
@@ -287,6 +293,7 @@ impl World {
                 }
             }
             Item::Lost { run, peer } => self.deliver(run, Event::ConnectionLost { peer }),
+            Item::Watched(run) => self.tell_watcher(run),
             Item::Synced(run) => {
                 if self.running(run).is_some() && !self.nodes[run.0].frozen {
                     self.synced(run.0);

@@ -46,6 +46,7 @@ use crate::{
         service::Service,
         swarms::Swarms,
         uploads::Uploads,
+        watching,
     },
     node::{Node, NodeHandle, read_durable},
     store::{Changes, Share, ShareOptions},
@@ -141,6 +142,10 @@ impl Peer {
         let (unregister, registered) = watch::channel(true);
         tasks.spawn(node.run(Core::new(core_config, clock.now()), clock, calls.clone()));
         tasks.spawn(forward_changes(changes, handle.clone()));
+        tasks.spawn({
+            let (calls, node, stop) = (calls.clone(), handle.clone(), stop.clone());
+            async move { watching::watch(&calls, &node, stop).await }
+        });
         let kept = {
             let stop = stop.clone();
             async move {

@@ -31,6 +31,10 @@ pub const PAGE_BYTES: usize = MAX_FRAME_BYTES / 2;
 pub const FILES_PER_PAGE: usize = 500;
 /// Names looked at for one page: a filter that matches little must not keep the nameserver from renewing leases.
 pub const NAMES_SCANNED_PER_PAGE: usize = 20_000;
+/// Changes of names that the nameserver remembers for those who watch: who is further behind lists anew.
+pub const MAX_CHANGES_REMEMBERED: usize = 10_000;
+/// Longest wait for a change in one call: a watcher that is gone is not waited for much longer.
+pub const MAX_WATCH_WAIT: Duration = Duration::from_secs(30);
 /// Registrations that end in one step of the nameserver; more end in the next.
 pub const EXPIRIES_PER_SWEEP: usize = 1000;
 /// Names one identity may hold: far more than a peer needs, far fewer than would hurt.
@@ -76,6 +80,14 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 pub const SUSPICION: Duration = Duration::from_millis(400);
 /// How late a process may run before it mistrusts its own sense of silence.
 pub const OVERSLEPT: Duration = Duration::from_millis(100);
+/// How often a peer that is no elector tells the tracker that it is there: who does not elect need not notice first.
+pub const RESTING_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Peers that elect, whatever their number: an election costs the same in a network of ten and of ten thousand.
+pub const MAX_ELECTORS: usize = 9;
+/// Epochs of provisional trackers are multiples of this, those of registered ones are none: the two ways to an epoch
+/// cannot lead to the same one. Small against [`MAX_EPOCH_STEP`]: 512 provisional trackers in one absence of the
+/// nameserver are credible.
+pub const PROVISIONAL_EPOCHS: u64 = 64;
 /// How long a candidate waits for votes.
 pub const VOTE_WAIT: Duration = Duration::from_millis(150);
 /// Longest random wait before an election is tried (again).
@@ -93,6 +105,8 @@ pub const SEAT_POLL: Duration = Duration::from_millis(200);
 pub const PEERS_POLL: Duration = Duration::from_secs(2);
 /// ... and how much longer it waits for each peer registered, so that a large network does not drown in lists.
 pub const PEERS_POLL_PER_PEER: Duration = Duration::from_millis(10);
+/// How often it asks while it watches the names, which tells it at once: in case that the watch is wrong.
+pub const WATCHED_PEERS_POLL: Duration = Duration::from_secs(30);
 /// Elections that can be asked for while one is under way; all get its result.
 pub const MAX_ELECTION_WAITERS: usize = 64;
 /// A tracker with neither its lease nor a majority's heartbeats for this long steps down.

@@ -7,6 +7,7 @@
 //! | [`uploads`], `pack_uploads` | bulk streams and packs it serves |
 //! | [`pace`] | how fast |
 //! | [`swarms`], `room` | who receives what, and tells the others what it has by now |
+//! | [`watching`] | who is registered, as it changes |
 //! | [`registration`] | its name in the nameserver, kept alive |
 
 pub mod calls;
@@ -17,6 +18,7 @@ mod room;
 pub mod service;
 pub mod swarms;
 pub mod uploads;
+pub mod watching;
 
 use std::sync::Arc;
 

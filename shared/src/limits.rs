@@ -354,8 +354,10 @@ pub const BULK_BATCH_BYTES: usize = 256 << 10;
 pub const CHUNKS_PER_READ: usize = 64;
 /// Such batches on their way in one transfer: with the next constant, what a transfer holds in memory (some 4 MiB).
 pub const BULK_BATCHES: usize = 8;
-/// Verified bytes that are written to disk at a time, and file bytes that an upload reads ahead.
+/// Verified bytes that are written to disk at a time.
 pub const DISK_RUN_BYTES: usize = 1 << 20;
+/// File bytes that an upload reads at a time. They stay in memory until the last of them is acknowledged.
+pub const UPLOAD_RUN_BYTES: usize = 256 << 10;
 /// Time in which the receiver of an upload must take at least one byte.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
 

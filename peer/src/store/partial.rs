@@ -17,7 +17,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags},
+    fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags},
     io::Errno,
 };
 use shared::{
@@ -322,6 +322,8 @@ impl Drop for Inner {
     }
 }
 
+/// Unit of a file's block count (stat(2)), bytes.
+const BLOCK_BYTES: u64 = 512;
 const OPEN: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 /// What the user's umask leaves of it: the file keeps this mode where it goes.
 const MODE: Mode = Mode::from_raw_mode(0o666);
@@ -367,34 +369,27 @@ fn open_locked(dir: &OwnedFd, name: &OsStr) -> Result<(File, File), PartialError
     }
 }
 
-/// Gives the file its length and its room on the disk; anew, or around what is there.
+/// Gives the file its length, anew or around what is there, if the disk has room for it.
+///
+/// The room is not reserved: blocks that are (`fallocate`) have to be converted when they are written, which costs ext4 a
+/// third of a CPU second a GiB, and a file system in memory fills them with zeros first. When others fill the disk
+/// meanwhile, the download stops with what it has and goes on when there is room again.
 fn allocate(file: &File, size: u64, anew: bool) -> Result<(), PartialError> {
-    let no_space = |_: Errno| {
-        let available = rustix::fs::fstatvfs(file).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-        PartialError::NoSpace { needed: size, available }
-    };
     if anew {
         file.set_len(0)?;
     }
-    if size == 0 {
-        return Ok(());
+    let file_system = rustix::fs::fstatvfs(file).map_err(io::Error::from)?;
+    let available = file_system.f_bavail.saturating_mul(file_system.f_frsize);
+    let blocks = rustix::fs::fstat(file).map_err(io::Error::from)?.st_blocks;
+    let here = u64::try_from(blocks).unwrap_or(0).saturating_mul(BLOCK_BYTES);
+    let no_space = PartialError::NoSpace { needed: size, available };
+    if size.saturating_sub(here) > available {
+        return Err(no_space);
     }
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
-        Ok(()) => Ok(()),
+    match file.set_len(size) {
         // A size beyond what the file system can hold is a lie, or no room either.
-        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::INVAL)) => Err(no_space(error)),
-        Err(error @ (Errno::OPNOTSUPP | Errno::NOSYS)) => {
-            let stat = rustix::fs::fstatvfs(file).map_err(io::Error::from)?;
-            // Of what is there already, some may have its room.
-            if anew && stat.f_bavail.saturating_mul(stat.f_frsize) < size {
-                return Err(no_space(error));
-            }
-            match file.set_len(size) {
-                Err(failed) if is_no_space(&failed) => Err(no_space(error)),
-                set => Ok(set?),
-            }
-        }
-        Err(error) => Err(io::Error::from(error).into()),
+        Err(error) if is_no_space(&error) || error.kind() == io::ErrorKind::FileTooLarge => Err(no_space),
+        set => Ok(set?),
     }
 }
 

@@ -1,8 +1,6 @@
 //! The nameserver is killed, then the tracker: real programs elect a provisional tracker, and the nameserver knows it when
 //! it is back. Every wait has a deadline; the times are printed.
 
-#![expect(clippy::print_stderr, reason = "the times that were seen")]
-
 use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
 use rustix::process::Signal;

@@ -8,9 +8,9 @@
 //! |---|---|---|
 //! | Follower | the tracker's answer to each heartbeat | Suspect: silence, closed connection, "not tracker", vacated; another seat: higher epoch |
 //! | Suspect (or nobody known) | the nameserver's word, its turn to stand | Follower: the tracker answers or a seat appears; Candidate: its turn comes |
-//! | Candidate | votes, `VOTE_WAIT` | Claiming: majority or vacant seat; Suspect: refused, too late |
+//! | Candidate | first whether there would be votes, then votes, each for `VOTE_WAIT` | Claiming: majority; Tracker, provisional: majority while the nameserver is away; Suspect: refused, too late |
 //! | Claiming | the nameserver, `CLAIM_WAIT`; while the seat is held: `retry_after` | Tracker: accepted; Follower: the seat moved on; Suspect |
-//! | Tracker | renewals, heartbeats | Suspect/Follower: higher epoch, isolated, overslept; Leaving: shutdown |
+//! | Tracker | renewals, heartbeats; when provisional, the nameserver | Suspect/Follower: higher epoch, isolated, overslept; Leaving: shutdown |
 //! | Leaving | the resignation | the end |
 //!
 //! An election is orthogonal to whom one follows: with `eleger` a Follower or the Tracker itself stands while

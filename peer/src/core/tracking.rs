@@ -122,7 +122,8 @@ impl Core {
                 _ => None,
             };
             let awaiting = self.members.keys().filter(|peer| Some(*peer) != former.as_ref()).cloned().collect();
-            let settling = Settling { awaiting, listed: false, former, until: now + INDEX_SETTLE };
+            // Without the nameserver there is no other list than the one known.
+            let settling = Settling { awaiting, listed: provisional, former, until: now + INDEX_SETTLE };
             let mut index = Index::default();
             if index.admit(&self.id, self.incarnation, &self.endpoint).is_ok() {
                 let own: Vec<_> = self.share.files().values().cloned().collect();

@@ -9,7 +9,7 @@
 //! [`MAX_TIMERS`] timers a peer, `BRASA_SEARCH_DEPTH` steps. Within them all states are visited; equal ones once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     hash::{DefaultHasher, Hash, Hasher},
     time::Duration,
 };
@@ -28,7 +28,7 @@ const MAX_EPOCHS: u64 = 3;
 const MAX_CRASHES: usize = 1;
 const MAX_TIMERS: usize = 2;
 /// What the ordinary test run has the time for.
-const DEFAULT_DEPTH: usize = 8;
+const DEFAULT_DEPTH: usize = 5;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Message {
@@ -228,30 +228,49 @@ impl Machine {
     }
 }
 
+/// What the search has seen.
+#[derive(Default)]
+struct Search {
+    /// The fewest steps after which each state was reached.
+    seen: HashMap<u64, usize>,
+    steps: u64,
+    won: u64,
+    epochs: BTreeSet<Epoch>,
+}
+
+impl Search {
+    /// Visits all that can follow `state`, which is `depth` steps from the start, up to `limit` steps.
+    fn visit(&mut self, state: &State, depth: usize, limit: usize) {
+        for step in state.steps() {
+            let mut after = state.clone();
+            after.take(&step);
+            self.steps += 1;
+            let before = match self.seen.entry(after.fingerprint()) {
+                Entry::Occupied(reached) if *reached.get() <= depth + 1 => continue,
+                Entry::Occupied(mut reached) => Some(reached.insert(depth + 1)),
+                Entry::Vacant(new) => {
+                    new.insert(depth + 1);
+                    None
+                }
+            };
+            if before.is_none() {
+                self.won += u64::from(!after.winners.is_empty());
+                self.epochs.extend(after.votes.keys().map(|(_, epoch)| *epoch));
+            }
+            if depth + 1 < limit {
+                self.visit(&after, depth + 1, limit);
+            }
+        }
+    }
+}
+
 #[test]
 fn every_short_election_without_the_nameserver_has_at_most_one_winner_an_epoch() {
     let depth =
         crate::number("BRASA_SEARCH_DEPTH").map_or(DEFAULT_DEPTH, |depth| usize::try_from(depth).expect("small"));
-    let mut seen = HashSet::new();
-    let mut reached = vec![State::orphans()];
-    let (mut states, mut steps, mut won, mut epochs) = (1_u64, 0_u64, 0_u64, BTreeSet::new());
-    for _ in 0..depth {
-        let mut next = Vec::new();
-        for state in &reached {
-            for step in state.steps() {
-                let mut after = state.clone();
-                after.take(&step);
-                steps += 1;
-                if seen.insert(after.fingerprint()) {
-                    states += 1;
-                    won += u64::from(!after.winners.is_empty());
-                    epochs.extend(after.votes.keys().map(|(_, epoch)| *epoch));
-                    next.push(after);
-                }
-            }
-        }
-        reached = next;
-    }
-    eprintln!("{states} states, {steps} steps, depth {depth}; {won} with a winner; epochs voted on: {epochs:?}");
+    let mut search = Search::default();
+    search.visit(&State::orphans(), 0, depth);
+    let Search { seen, steps, won, epochs } = search;
+    eprintln!("{} states, {steps} steps, depth {depth}; {won} with a winner; epochs voted on: {epochs:?}", seen.len());
     assert!(won > 0, "nobody ever won: the search shows nothing");
 }

@@ -40,7 +40,7 @@ use std::{
 use world::World;
 
 /// Seeds of an ordinary test run: some 60 s of one core without optimisation.
-const DEFAULT_SEEDS: u64 = 1500;
+const DEFAULT_SEEDS: u64 = 1000;
 
 /// What must have happened somewhere: a run in which none of this happens proves nothing.
 const SOMETIMES: &[&str] = &[

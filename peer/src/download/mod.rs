@@ -353,7 +353,7 @@ fn undelivered(name: &FileName, reasons: &[String], all_lied: bool) -> Failure {
         return Failure::new(FailureCode::NoOwner, what, why, hint);
     }
     let (code, hint) = if all_lied {
-        (FailureCode::VerificationFailed, "nothing of it was kept; fetch it from another owner with --from")
+        (FailureCode::VerificationFailed, "nothing wrong was kept; fetch it from another owner with --from")
     } else {
         (FailureCode::NoOwner, "try again, or `listAll` for other versions")
     };

@@ -68,7 +68,7 @@ impl FetchError {
     pub fn to_failure(&self, what: &str) -> Failure {
         let (code, hint) = match self {
             Self::Verification { .. } => {
-                (FailureCode::VerificationFailed, "nothing of it was kept; fetch it from another owner")
+                (FailureCode::VerificationFailed, "nothing wrong was kept; fetch it from another owner")
             }
             Self::Truncated { .. } | Self::Stream(_) => (FailureCode::NoOwner, "try again"),
             Self::Silent(_) => (FailureCode::Timeout, "try again"),

@@ -356,8 +356,6 @@ pub const CHUNKS_PER_READ: usize = 64;
 pub const BULK_BATCHES: usize = 8;
 /// Verified bytes that are written to disk at a time.
 pub const DISK_RUN_BYTES: usize = 1 << 20;
-/// File bytes that an upload reads at a time. They stay in memory until the last of them is acknowledged.
-pub const UPLOAD_RUN_BYTES: usize = 256 << 10;
 /// Time in which the receiver of an upload must take at least one byte.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
 

@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -38,7 +38,7 @@ use crate::{
     },
     counted::Counted,
     store::{OpenError, Share},
-    transfer::{GroupRanges, ServeError, Source, check, serve_to},
+    transfer::{GroupRanges, Pool, ServeError, Source, is_right, serve_to},
 };
 
 /// Serves what is in a share, and what is being received.
@@ -46,6 +46,8 @@ pub struct Uploads {
     pub(super) share: Share,
     slots: Mutex<Slots>,
     pub(super) pace: Pace,
+    /// As long as an upload runs.
+    pool: Mutex<Weak<Pool>>,
     pub(super) active: AtomicU64,
     pub(super) bytes: AtomicU64,
 }
@@ -60,7 +62,7 @@ impl Uploads {
     pub fn new(share: Share, limits: UploadLimits, pace: Pace) -> Arc<Self> {
         let slots = Slots { slots: UploadSlots::new(limits), waiting: HashMap::new() };
         let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { share, slots: Mutex::new(slots), pace, active, bytes })
+        Arc::new(Self { share, slots: Mutex::new(slots), pace, pool: Mutex::default(), active, bytes })
     }
 
     /// How many run; those that wait for their turn do not count.
@@ -106,7 +108,7 @@ impl Uploads {
         }
         let _running = Counted::on(&self.active);
         let mut sink = Paced { sink: send, pace: self.pace.clone() };
-        let sent = serve_to(source, ranges.clone(), &mut sink, |bytes| {
+        let sent = serve_to(source, ranges.clone(), self.pool(), &mut sink, |bytes| {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         })
         .await;
@@ -163,6 +165,16 @@ impl Uploads {
         }
     }
 
+    /// The buffers that all uploads share.
+    fn pool(&self) -> Arc<Pool> {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.upgrade().unwrap_or_else(|| {
+            let new = Arc::default();
+            *pool = Arc::downgrade(&new);
+            new
+        })
+    }
+
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,9 +183,8 @@ impl Uploads {
     /// hash a whole file by saying something.
     async fn look_at(&self, hash: ContentHash, ranges: GroupRanges) {
         let Ok(source) = self.share.open_for_serving(&hash) else { return };
-        let checked = task::spawn_blocking(move || check(&source, ranges)).await;
-        if let Ok(Err(error)) = checked {
-            tracing::warn!(%error, ?hash, "a shared file is not what it was; it is hashed again");
+        if let Ok(false) = task::spawn_blocking(move || is_right(&source, &ranges)).await {
+            tracing::warn!(?hash, "a shared file is not what it was; it is hashed again");
             self.share.suspect(&hash);
         }
     }

@@ -41,7 +41,7 @@ mod share;
 mod stage;
 pub(crate) mod stamp;
 mod state;
-mod tree_hash;
+pub(crate) mod tree_hash;
 pub mod unfinished;
 mod watch;
 

@@ -41,7 +41,7 @@ pub(crate) fn check(
         };
         let read = reader.read(offset, len, run_end);
         // What is below a wrong pair is skipped; the rest goes on.
-        let accepted = read.is_ok_and(|(at, _)| verifier.accept(&reader.run()[at..at + len]).is_ok());
+        let accepted = read.is_ok_and(|at| verifier.accept(&reader.run()[at..at + len]).is_ok());
         if let (true, Step::Group { offset, .. }) = (accepted, step) {
             let group = offset / shared::limits::GROUP_BYTES;
             right.insert(group..group + 1);

@@ -12,7 +12,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use shared::{
     error::{Failure, FailureCode},
-    limits::{BULK_BATCHES, DISK_RUN_BYTES, GROUP_BYTES},
+    limits::{BULK_BATCH_BYTES, BULK_BATCHES, DISK_RUN_BYTES, GROUP_BYTES},
 };
 use tokio::{io::AsyncRead, sync::mpsc, task};
 
@@ -23,6 +23,9 @@ use super::{
 };
 use crate::store::{failure::is_no_space, partial::Partial};
 
+/// How long chunks are gathered before the decoder is woken: waking it for every few datagrams costs more than hashing
+/// them.
+const GATHER: Duration = Duration::from_millis(1);
 /// Runs that are verified and not written yet.
 const RUNS_UNDER_WAY: usize = 2;
 
@@ -125,15 +128,33 @@ pub async fn fetch_from<S: ChunkSource>(
         decode(Verifier::new(hash, size, ranges), Incoming::new(incoming), sink)
     });
     let stream = async {
+        let mut gathered = Vec::new();
         loop {
             // Room first: a receiver with a slow disk must not take its own pauses for the owner's silence.
             let Ok(room) = batches.reserve().await else { return Ok(()) };
             source.ready().await;
-            match tokio::time::timeout(silence, source.next()).await {
-                Err(_) => return Err(FetchError::Silent(silence)),
-                Ok(Err(error)) => return Err(FetchError::Stream(error)),
-                Ok(Ok(chunks)) if chunks.is_empty() => return Ok(()),
-                Ok(Ok(chunks)) => room.send(chunks),
+            let mut bytes = 0;
+            let ended = loop {
+                let wait = if bytes == 0 { silence } else { GATHER };
+                match tokio::time::timeout(wait, source.next()).await {
+                    Err(_) if bytes > 0 => break None,
+                    Err(_) => break Some(Err(FetchError::Silent(silence))),
+                    Ok(Err(error)) => break Some(Err(FetchError::Stream(error))),
+                    Ok(Ok(chunks)) if chunks.is_empty() => break Some(Ok(())),
+                    Ok(Ok(chunks)) => {
+                        bytes += chunks.iter().map(Bytes::len).sum::<usize>();
+                        gathered.extend(chunks);
+                        if bytes >= BULK_BATCH_BYTES {
+                            break None;
+                        }
+                    }
+                }
+            };
+            if bytes > 0 {
+                room.send(std::mem::take(&mut gathered));
+            }
+            if let Some(ended) = ended {
+                return ended;
             }
         }
     };

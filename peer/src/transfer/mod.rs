@@ -13,13 +13,14 @@
 //! | [`mod@fetch`] | a receiver's side |
 //! | `pack_serve`, `pack_fetch` | the same for packs of small files |
 //! | [`stream`] | what both need of a stream |
-//! | `run_io` | the disk, in large runs |
+//! | `run_io`, `pool` | the disk, in large runs; the buffers for them |
 
 pub(crate) mod check;
 pub mod fetch;
 pub mod groups;
 mod pack_fetch;
 mod pack_serve;
+mod pool;
 mod run_io;
 pub mod serve;
 pub mod stream;
@@ -30,4 +31,5 @@ pub use groups::{GroupRanges, InvalidRanges};
 pub(crate) use pack_fetch::{PackError, PackEvent, fetch_pack};
 pub(crate) use pack_serve::read_checked;
 pub use pack_serve::serve_pack;
-pub use serve::{ServeError, Source, check, serve, serve_to};
+pub use pool::Pool;
+pub use serve::{ServeError, Source, is_right, serve, serve_to};

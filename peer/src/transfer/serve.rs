@@ -1,21 +1,28 @@
 //! An owner's side: groups of a file, with their proofs, onto a stream.
 
-use std::{fs::File, io, ops::Range};
+use std::{
+    fs::File,
+    io::{self, IoSliceMut},
+    ops::Range,
+    sync::{Arc, atomic::AtomicBool},
+};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use shared::{
     content::ContentHash,
-    limits::{BULK_BATCH_BYTES, BULK_BATCHES, UPLOAD_RUN_BYTES, UPLOAD_SILENCE},
+    limits::{BULK_BATCH_BYTES, BULK_BATCHES, GROUP_BYTES, UPLOAD_SILENCE},
 };
 use tokio::{io::AsyncWrite, sync::mpsc, task};
 
 use super::{
+    check::check,
     groups::GroupRanges,
-    run_io::{Run, RunReader},
+    pool::{Buffer, Pool},
+    run_io::{RunReader, read_exact_vectored_at},
     stream::{ChunkSink, Writer},
     verify::{Mismatch, PAIR_BYTES, Step, Verifier, outboard_bytes},
 };
-use crate::store::stamp::Stamp;
+use crate::store::{stamp::Stamp, tree_hash::hash_file};
 
 /// Pairs read from an outboard at a time, bytes: those of 16 MiB of file.
 const OUTBOARD_RUN_BYTES: usize = 64 << 10;
@@ -71,7 +78,7 @@ pub enum ServeError {
 /// Sends `ranges` of a file, with proofs, and returns the bytes of the file that were sent.
 ///
 /// A file that changes, shrinks or vanishes meanwhile ends in an error. Its bytes are not hashed once more before they
-/// leave: the receiver does that, so what a damaged disk makes of them is noticed there ([`check`] then tells whether
+/// leave: the receiver does that, so what a damaged disk makes of them is noticed there ([`is_right`] then tells whether
 /// it is so). `progress` hears how many bytes more were handed to the stream (proofs included). The stream is not
 /// finished: that, or its reset, is the caller's.
 ///
@@ -83,29 +90,30 @@ pub async fn serve<W: AsyncWrite + Unpin + Send>(
     writer: &mut W,
     progress: impl FnMut(u64),
 ) -> Result<u64, ServeError> {
-    serve_to(source, ranges, &mut Writer(writer), progress).await
+    serve_to(source, ranges, Arc::default(), &mut Writer(writer), progress).await
 }
 
-/// [`serve`], to a sink that takes whole chunks.
+/// [`serve`], to a sink that takes whole chunks, through buffers of `pool`.
 ///
 /// # Errors
 /// See [`ServeError`].
 pub async fn serve_to<S: ChunkSink>(
     source: Source,
     ranges: GroupRanges,
+    pool: Arc<Pool>,
     sink: &mut S,
     mut progress: impl FnMut(u64),
 ) -> Result<u64, ServeError> {
     let file_bytes = ranges.bytes(source.size);
     let (batches, mut ready) = mpsc::channel(BULK_BATCHES);
-    let encoder = task::spawn_blocking(move || encode(&source, ranges, &batches));
-    while let Some(Batch { mut chunks, mut bytes }) = ready.recv().await {
-        while bytes > 0 {
-            let sent = tokio::time::timeout(UPLOAD_SILENCE, sink.send(&mut chunks))
+    let encoder = task::spawn_blocking(move || encode(&source, ranges, &pool, &batches));
+    while let Some(batch) = ready.recv().await {
+        let mut batch = [batch];
+        while !batch[0].is_empty() {
+            let sent = tokio::time::timeout(UPLOAD_SILENCE, sink.send(&mut batch))
                 .await
                 .map_err(|_| ServeError::Stalled)?
                 .map_err(ServeError::Stream)?;
-            bytes -= sent;
             progress(sent as u64);
         }
     }
@@ -113,151 +121,107 @@ pub async fn serve_to<S: ChunkSink>(
     Ok(file_bytes)
 }
 
-/// Reads `ranges` of a file and compares them with its hash. Blocks.
-///
-/// # Errors
-/// [`ServeError::Changed`] when they are not what they should be.
-pub fn check(source: &Source, ranges: GroupRanges) -> Result<(), ServeError> {
-    walk(source, ranges, Checked::Groups, |_| true)
-}
-
-/// Encoded bytes on their way.
-struct Batch {
-    chunks: Vec<Bytes>,
-    bytes: usize,
-}
-
-/// Reads and hands over; ends early, without an error, when nobody takes the batches any more.
-fn encode(source: &Source, ranges: GroupRanges, batches: &mpsc::Sender<Batch>) -> Result<(), ServeError> {
-    let mut encoder = Encoder::default();
-    let mut there = true;
-    walk(source, ranges, Checked::Pairs, |part| {
-        match part {
-            Part::Pair(pair) => encoder.pair(pair),
-            Part::Group { run, at, len } => encoder.group(run, at, len),
-        }
-        if encoder.bytes >= BULK_BATCH_BYTES {
-            there = batches.blocking_send(encoder.take()).is_ok();
-        }
-        there
-    })?;
-    if there && encoder.bytes > 0 {
-        // Nobody there to take it: the async side has its own error to report.
-        let _gone = batches.blocking_send(encoder.take());
+/// Whether `ranges` of a file are what its hash says. Reads and hashes them; blocks.
+pub fn is_right(source: &Source, ranges: &GroupRanges) -> bool {
+    let stop = AtomicBool::new(false);
+    match &source.outboard {
+        Some(outboard) => check(source.hash, source.size, &source.file, outboard, ranges.clone(), &stop).covers(ranges),
+        None => hash_file(&source.file, source.size, None, &stop).is_ok_and(|hash| hash == source.hash),
     }
-    Ok(())
 }
 
-/// A part of an encoding.
-enum Part<'a> {
-    Pair(&'a [u8]),
-    /// `len` bytes at `at` of a run that was read.
-    Group {
-        run: &'a Run,
-        at: usize,
-        len: usize,
-    },
-}
-
-/// What of a file is compared with its hash.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Checked {
-    /// The outboard alone.
-    Pairs,
-    /// All of it.
-    Groups,
-}
-
-/// Reads the parts of an encoding in order, until `part` does not want more.
-fn walk(
+/// Reads, lays out and hands over; ends early, without an error, when nobody takes the batches any more.
+fn encode(
     source: &Source,
     ranges: GroupRanges,
-    checked: Checked,
-    mut part: impl FnMut(Part<'_>) -> bool,
+    pool: &Arc<Pool>,
+    batches: &mpsc::Sender<Bytes>,
 ) -> Result<(), ServeError> {
     let mut verifier = Verifier::new(source.hash, source.size, ranges);
-    let mut data = RunReader::new(&source.file, UPLOAD_RUN_BYTES);
     let mut pairs = source.outboard.as_ref().map(|outboard| RunReader::new(outboard, OUTBOARD_RUN_BYTES));
     let pairs_end = outboard_bytes(source.size);
+    let mut batch = Batch::new(pool);
     let mut reached = 0;
     while let Some(step) = verifier.next() {
-        let changed = |Mismatch { offset }| ServeError::Changed { offset };
-        let disk = |error: io::Error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => ServeError::Changed { offset: reached },
-            _ => ServeError::Disk(error),
-        };
-        let go_on = match (step, &mut pairs) {
+        match (step, &mut pairs) {
             (Step::Group { offset, len }, _) => {
-                let (at, is_new) = data.read(offset, len, verifier.run_end(offset)).map_err(disk)?;
-                if is_new && !source.is_untouched().map_err(disk)? {
-                    return Err(ServeError::Changed { offset });
-                }
                 reached = offset;
-                match checked {
-                    Checked::Pairs => verifier.trust(),
-                    Checked::Groups => verifier.accept(&data.run()[at..at + len]).map_err(changed)?,
-                }
-                part(Part::Group { run: data.run(), at, len })
+                verifier.trust();
+                batch.group(offset, len);
             }
             (Step::Pair { index }, Some(pairs)) => {
-                let (at, _) = pairs.read(index * PAIR_BYTES as u64, PAIR_BYTES, pairs_end).map_err(disk)?;
+                let at = index * PAIR_BYTES as u64;
+                let at = pairs.read(at, PAIR_BYTES, pairs_end).map_err(|error| failed(error, reached))?;
                 let pair = &pairs.run()[at..at + PAIR_BYTES];
-                verifier.accept(pair).map_err(changed)?;
-                part(Part::Pair(pair))
+                verifier.accept(pair).map_err(|Mismatch { offset }| ServeError::Changed { offset })?;
+                batch.pair(pair);
             }
             (Step::Pair { .. }, None) => return Err(ServeError::Changed { offset: reached }),
-        };
-        if !go_on {
-            break;
         }
+        if batch.len >= BULK_BATCH_BYTES {
+            let full = std::mem::replace(&mut batch, Batch::new(pool));
+            if batches.blocking_send(full.read(source)?).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    if batch.len > 0 {
+        // Nobody there to take it: the async side has its own error to report.
+        let _gone = batches.blocking_send(batch.read(source)?);
     }
     Ok(())
 }
 
-/// Collects the parts of an encoding as chunks. Groups are not copied: they stay in the run they were read with.
-#[derive(Default)]
-struct Encoder {
-    chunks: Vec<Bytes>,
-    bytes: usize,
-    pairs: BytesMut,
-    /// Groups that follow each other in a run, not in `chunks` yet.
-    groups: Option<(Run, Range<usize>)>,
+fn failed(error: io::Error, offset: u64) -> ServeError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => ServeError::Changed { offset },
+        _ => ServeError::Disk(error),
+    }
 }
 
-impl Encoder {
+/// Part of an encoding, laid out in one buffer: pairs are copied to their places, groups are read into theirs, all that
+/// follow each other in the file with one call, whatever lies between them here.
+struct Batch {
+    buffer: Buffer,
+    len: usize,
+    /// Where in the file, and where here.
+    groups: Vec<(u64, Range<usize>)>,
+}
+
+impl Batch {
+    fn new(pool: &Arc<Pool>) -> Self {
+        Self { buffer: pool.take(), len: 0, groups: Vec::with_capacity(2 * BULK_BATCH_BYTES / GROUP_BYTES as usize) }
+    }
+
     fn pair(&mut self, pair: &[u8]) {
-        self.end_groups();
-        self.pairs.extend_from_slice(pair);
-        self.bytes += pair.len();
+        self.buffer.bytes_mut()[self.len..self.len + pair.len()].copy_from_slice(pair);
+        self.len += pair.len();
     }
 
-    fn group(&mut self, run: &Run, at: usize, len: usize) {
-        self.bytes += len;
-        match &mut self.groups {
-            Some((of, range)) if range.end == at && of.as_ptr() == run.as_ptr() => range.end += len,
-            _ => {
-                self.end_groups();
-                self.end_pairs();
-                self.groups = Some((run.clone(), at..at + len));
+    fn group(&mut self, offset: u64, len: usize) {
+        self.groups.push((offset, self.len..self.len + len));
+        self.len += len;
+    }
+
+    fn read(mut self, source: &Source) -> Result<Bytes, ServeError> {
+        let follow = |a: &(u64, Range<usize>), b: &(u64, Range<usize>)| a.0 + a.1.len() as u64 == b.0;
+        let (mut rest, mut passed) = (self.buffer.bytes_mut(), 0);
+        for run in self.groups.chunk_by(follow) {
+            let mut places = Vec::with_capacity(run.len());
+            for (_, place) in run {
+                let (_, from) = std::mem::take(&mut rest).split_at_mut(place.start - passed);
+                let (here, behind) = from.split_at_mut(place.len());
+                places.push(IoSliceMut::new(here));
+                (rest, passed) = (behind, place.end);
             }
+            let offset = run[0].0;
+            read_exact_vectored_at(&source.file, &mut places, offset).map_err(|error| failed(error, offset))?;
         }
-    }
-
-    fn end_pairs(&mut self) {
-        if !self.pairs.is_empty() {
-            self.chunks.push(self.pairs.split().freeze());
+        if let Some((offset, _)) = self.groups.first()
+            && !source.is_untouched().map_err(ServeError::Disk)?
+        {
+            return Err(ServeError::Changed { offset: *offset });
         }
-    }
-
-    fn end_groups(&mut self) {
-        if let Some((run, range)) = self.groups.take() {
-            self.chunks.push(run.slice(range));
-        }
-    }
-
-    fn take(&mut self) -> Batch {
-        self.end_groups();
-        self.end_pairs();
-        Batch { chunks: std::mem::take(&mut self.chunks), bytes: std::mem::take(&mut self.bytes) }
+        Ok(self.buffer.freeze(self.len))
     }
 }

@@ -181,7 +181,8 @@ impl Checks {
             assert!(elected || self.rivals.contains(&epoch), "S1: {claimant} registered {epoch}, which it did not win");
             self.sometimes("provisional tracker registered");
         }
-        if held.is_some() {
+        if let Some(held) = held {
+            assert_eq!(held.epoch, claim.expected_epoch, "S4: {claimant} replaced a seat that it did not know");
             for voter in &claim.votes {
                 let grant = (voter.clone(), claimant.clone(), epoch, claim.expected_epoch);
                 assert!(

@@ -131,7 +131,7 @@ impl World {
         let minority = !cores.iter().any(is_enough);
         for core in &cores {
             let knows = |other: &&Core| core.id() == other.id() || core.members().contains_key(other.id());
-            assert!(cores.iter().all(|other| knows(&other)), "L3: {} does not know whom to ask", core.id());
+            assert!(cores.iter().all(knows), "L3: {} does not know whom to ask", core.id());
             if majority {
                 let seat = core.tracker().unwrap_or_else(|| panic!("L1: {} knows no provisional tracker", core.id()));
                 assert!(

@@ -10,7 +10,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use shared::{
-    content::FileMeta,
+    content::{FileMeta, HashPrefix},
     epoch::Epoch,
     error::{Failure, FailureCode},
     id::PeerId,
@@ -21,7 +21,9 @@ use shared::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    cli::backend::{AddRequest, Added, Backend, DownloadRequest, Downloaded, GlobalListing, ProgressSink, Status},
+    cli::backend::{
+        AddRequest, Added, Backend, Discarded, DownloadRequest, Downloaded, GlobalListing, ProgressSink, Status,
+    },
     core::{Core, ElectionFailure, Event, Reply},
     lookup::stopping,
     node::epoch_of,
@@ -104,6 +106,14 @@ impl Backend for Peer {
         })
     }
 
+    fn discard<'a>(
+        &'a self,
+        name: &'a str,
+        version: Option<&'a HashPrefix>,
+    ) -> BoxFuture<'a, Result<Vec<Discarded>, Failure>> {
+        Box::pin(self.share.discard(name, version))
+    }
+
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>> {
         Box::pin(self.lookup.tracker(limits::TRACKER_WAIT))
     }
@@ -166,6 +176,7 @@ impl Backend for Peer {
                 downloads: self.downloads.active.load(Ordering::Relaxed),
                 bytes_up: self.uploads.bytes(),
                 bytes_down: self.downloads.bytes.load(Ordering::Relaxed),
+                unfinished: self.share.unfinished().await?,
                 warnings,
             })
         })

@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     fmt,
     io::Read as _,
+    num::NonZeroU64,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +12,7 @@ use clap::Parser;
 use shared::{
     error::{Failure, FailureCode},
     id::PeerId,
-    limits::MAX_TOKEN_FILE_BYTES,
+    limits::{MAX_TOKEN_FILE_BYTES, MAX_UPLOADS, MIN_RATE},
     name::{Endpoint, Host},
     net::session::{DEFAULT_PORT, StateDir},
 };
@@ -75,6 +76,18 @@ pub struct Args {
     #[arg(long)]
     with_nameserver: bool,
 
+    /// Send at most so many bytes a second, for example 20MB or 512KiB
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    limit_up: Option<NonZeroU64>,
+
+    /// Receive at most so many bytes a second
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    limit_down: Option<NonZeroU64>,
+
+    /// Serve at most so many requests of others at a time; more wait for their turn [default: 8]
+    #[arg(long, value_name = "N", value_parser = parse_uploads)]
+    max_uploads: Option<usize>,
+
     /// No standard input; run until SIGTERM
     #[arg(long)]
     headless: bool,
@@ -98,6 +111,36 @@ fn parse_host(text: &str) -> Result<Host, String> {
         return Ok(Host::Ip(ip));
     }
     text.parse().map_err(|_| "not a host name or address".to_owned())
+}
+
+/// Bytes a second: a number, perhaps with a unit. `k`, `M`, `G` count in thousands, `Ki`, `Mi`, `Gi` in 1024s, as
+/// IEC 80000-13 has it; the `B` may be left out, and so may capitals.
+fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim().to_ascii_lowercase();
+    let factor = match unit.strip_suffix("/s").unwrap_or(&unit).trim_end_matches('b') {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        "ki" => 1024.0,
+        "mi" => 1024.0 * 1024.0,
+        "gi" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err("not a rate: a number with kB, MB, GB, KiB, MiB or GiB, for example 20MB".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| "not a rate: it begins with a number, for example 20MB".to_owned())?;
+    // `as` saturates.
+    let rate = NonZeroU64::new((number * factor) as u64).filter(|rate| rate.get() >= MIN_RATE);
+    rate.ok_or_else(|| format!("at least {} KiB a second are needed", MIN_RATE >> 10))
+}
+
+fn parse_uploads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a number, at least 1".to_owned()),
+        Ok(uploads) => Ok(uploads),
+    }
 }
 
 /// The parts of the surroundings that the configuration depends on.
@@ -182,11 +225,18 @@ pub struct PeerConfig {
     pub join: Option<String>,
     /// Be the nameserver as well if none answers.
     pub with_nameserver: bool,
+    /// Bytes a second that it sends at most.
+    pub limit_up: Option<NonZeroU64>,
+    /// Bytes a second that it receives at most.
+    pub limit_down: Option<NonZeroU64>,
+    /// Requests of others that it serves at a time.
+    pub max_uploads: usize,
 }
 
 impl fmt::Debug for PeerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, nameserver, share_dir, state_dir, join, with_nameserver } = self;
+        let Self { id, nameserver, share_dir, state_dir, join, with_nameserver, limit_up, limit_down, max_uploads } =
+            self;
         f.debug_struct("PeerConfig")
             .field("id", id)
             .field("nameserver", nameserver)
@@ -194,6 +244,9 @@ impl fmt::Debug for PeerConfig {
             .field("state_dir", state_dir)
             .field("join", &join.as_ref().map(|_| "(secret)"))
             .field("with_nameserver", with_nameserver)
+            .field("limit_up", limit_up)
+            .field("limit_down", limit_down)
+            .field("max_uploads", max_uploads)
             .finish()
     }
 }
@@ -261,6 +314,9 @@ impl Args {
             state_dir: state_dir(self.state_dir.as_deref(), environment)?,
             join: join_token(self.join, environment)?,
             with_nameserver: self.with_nameserver,
+            limit_up: self.limit_up,
+            limit_down: self.limit_down,
+            max_uploads: self.max_uploads.unwrap_or(MAX_UPLOADS),
             id,
         };
         Ok(Invocation::Peer { config, mode, json: self.json || json_in_command })

@@ -36,14 +36,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     cli::backend::SeatRole,
     config::PeerConfig,
-    core::{Core, CoreConfig, Event},
+    core::{Contact, Core, CoreConfig, Event, swarm::uploads::UploadLimits},
     lookup::Lookup,
     net::{
         Front,
         calls::Calls,
+        pace::Pace,
         registration::{Ended, Registration},
         service::Service,
+        swarms::Swarms,
         uploads::Uploads,
+        watching,
     },
     node::{Node, NodeHandle, read_durable},
     store::{Changes, Share, ShareOptions},
@@ -61,6 +64,7 @@ pub struct Peer {
     pub(crate) node: NodeHandle,
     pub(crate) lookup: Lookup,
     pub(crate) uploads: Arc<Uploads>,
+    pub(crate) swarms: Swarms,
     pub(crate) connections: Connections,
     /// For bytes: apart from the calls, so that no heartbeat waits behind a file.
     pub(crate) bulk: Connections,
@@ -81,6 +85,8 @@ pub struct Peer {
 pub(crate) struct Downloads {
     pub(crate) active: AtomicU64,
     pub(crate) bytes: Arc<AtomicU64>,
+    /// The cap on what comes in.
+    pub(crate) pace: Pace,
     /// Contents that are being fetched: the same content under another name waits for the first, then has it here.
     pub(crate) contents: Mutex<HashMap<ContentHash, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -109,10 +115,15 @@ impl Peer {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let calls = Arc::new(Calls::new(session.connections.clone(), session.nameserver.clone(), tasks.clone()));
-        let uploads = Uploads::new(share.clone());
+        let bulk = Connections::new(session.endpoint.clone());
+        let me = Contact { peer: config.id.clone(), endpoint: endpoint.clone() };
+        let swarms = Swarms::new(me, share.clone(), bulk.clone(), tasks.clone());
+        let upload_limits = UploadLimits { active: config.max_uploads, ..UploadLimits::default() };
+        let uploads = Uploads::new(share.clone(), upload_limits, Pace::new(config.limit_up));
         let front = Front {
             service: Service::new(config.id.clone(), incarnation, endpoint.clone(), handle.clone(), share.clone()),
             uploads: uploads.clone(),
+            swarms: swarms.clone(),
         };
         // Others may call as soon as the name is registered, so accepting comes first.
         tasks.spawn(serve(session.endpoint.clone(), Arc::new(front), stop.clone()));
@@ -131,6 +142,10 @@ impl Peer {
         let (unregister, registered) = watch::channel(true);
         tasks.spawn(node.run(Core::new(core_config, clock.now()), clock, calls.clone()));
         tasks.spawn(forward_changes(changes, handle.clone()));
+        tasks.spawn({
+            let (calls, node, stop) = (calls.clone(), handle.clone(), stop.clone());
+            async move { watching::watch(&calls, &node, stop).await }
+        });
         let kept = {
             let stop = stop.clone();
             async move {
@@ -157,9 +172,10 @@ impl Peer {
             node: handle,
             lookup,
             uploads,
-            bulk: Connections::new(session.endpoint.clone()),
+            swarms,
+            bulk,
             connections: session.connections,
-            downloads: Downloads::default(),
+            downloads: Downloads { pace: Pace::new(config.limit_down), ..Downloads::default() },
             warnings: session.buffer_warning.into_iter().collect(),
             stop,
             tasks,

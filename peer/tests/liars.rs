@@ -8,7 +8,7 @@ use shared::{
     content::ContentHash,
     net::{
         StreamKind,
-        bulk::{BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
+        bulk::{BULK_BEGINS, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
         serve::{Handler, Remote},
     },
     rpc::tracker::WireFile,
@@ -53,7 +53,7 @@ impl Handler for Liar {
             let Ok(BulkRequest { .. }) = read_header(&mut recv).await else { return };
             let size = if let Lie::Size = self.lie { self.size / 2 } else { self.size };
             let accepted: Result<BulkAccepted, BulkRefusal> = Ok(BulkAccepted { size });
-            if write_header(&mut send, &accepted).await.is_err() {
+            if write_header(&mut send, &accepted).await.is_err() || send.write_all(&[BULK_BEGINS]).await.is_err() {
                 return;
             }
             match self.lie {

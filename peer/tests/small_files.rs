@@ -18,7 +18,7 @@ use shared::{
     limits::MAX_PACKED_FILE_BYTES,
     net::{
         StreamKind,
-        bulk::{BulkRefusal, read_header, write_header},
+        bulk::{BULK_BEGINS, BulkRefusal, read_header, write_header},
         pack::{ITEM_FOLLOWS, PackAccepted, PackRequest},
         serve::{Handler, Remote},
     },
@@ -201,6 +201,7 @@ impl Handler for Liar {
             }
             let Ok(request) = read_header::<PackRequest>(&mut recv).await else { return };
             write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await.unwrap();
+            send.write_all(&[BULK_BEGINS]).await.unwrap();
             for (hash, _) in request.contents().unwrap() {
                 let mut content = self.contents[hash].clone();
                 if *hash == self.lie {

@@ -31,6 +31,10 @@ pub const PAGE_BYTES: usize = MAX_FRAME_BYTES / 2;
 pub const FILES_PER_PAGE: usize = 500;
 /// Names looked at for one page: a filter that matches little must not keep the nameserver from renewing leases.
 pub const NAMES_SCANNED_PER_PAGE: usize = 20_000;
+/// Changes of names that the nameserver remembers for those who watch: who is further behind lists anew.
+pub const MAX_CHANGES_REMEMBERED: usize = 10_000;
+/// Longest wait for a change in one call: a watcher that is gone is not waited for much longer.
+pub const MAX_WATCH_WAIT: Duration = Duration::from_secs(30);
 /// Registrations that end in one step of the nameserver; more end in the next.
 pub const EXPIRIES_PER_SWEEP: usize = 1000;
 /// Names one identity may hold: far more than a peer needs, far fewer than would hurt.
@@ -76,6 +80,14 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 pub const SUSPICION: Duration = Duration::from_millis(400);
 /// How late a process may run before it mistrusts its own sense of silence.
 pub const OVERSLEPT: Duration = Duration::from_millis(100);
+/// How often a peer that is no elector tells the tracker that it is there: who does not elect need not notice first.
+pub const RESTING_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Peers that elect, whatever their number: an election costs the same in a network of ten and of ten thousand.
+pub const MAX_ELECTORS: usize = 9;
+/// Epochs of provisional trackers are multiples of this, those of registered ones are none: the two ways to an epoch
+/// cannot lead to the same one. Small against [`MAX_EPOCH_STEP`]: 512 provisional trackers in one absence of the
+/// nameserver are credible.
+pub const PROVISIONAL_EPOCHS: u64 = 64;
 /// How long a candidate waits for votes.
 pub const VOTE_WAIT: Duration = Duration::from_millis(150);
 /// Longest random wait before an election is tried (again).
@@ -93,6 +105,8 @@ pub const SEAT_POLL: Duration = Duration::from_millis(200);
 pub const PEERS_POLL: Duration = Duration::from_secs(2);
 /// ... and how much longer it waits for each peer registered, so that a large network does not drown in lists.
 pub const PEERS_POLL_PER_PEER: Duration = Duration::from_millis(10);
+/// How often it asks while it watches the names, which tells it at once: in case that the watch is wrong.
+pub const WATCHED_PEERS_POLL: Duration = Duration::from_secs(30);
 /// Elections that can be asked for while one is under way; all get its result.
 pub const MAX_ELECTION_WAITERS: usize = 64;
 /// A tracker with neither its lease nor a majority's heartbeats for this long steps down.
@@ -193,8 +207,18 @@ pub const SEND_WINDOW_BYTES: u64 = 16 << 20;
 pub const SOCKET_BUFFER_BYTES: usize = 7 << 20;
 /// Largest datagram, bytes of UDP payload: above 6500 a GSO batch of ten no longer fits 64 KiB.
 pub const MAX_DATAGRAM_BYTES: u16 = 4000;
+/// Datagrams that the other side may leave unacknowledged for a moment (its acknowledgement delay, 25 ms).
+pub const DATAGRAMS_PER_ACK: u32 = 9;
 /// Bulk streams a peer serves at a time; more wait.
-pub const MAX_UPLOADS: usize = 32;
+/// More at a time make every receiver's first piece come late, and nothing faster (docs/swarm.md).
+pub const MAX_UPLOADS: usize = 8;
+/// How often an asker whose request waits for its turn is told that it does: well within [`OWNER_SILENCE`].
+pub const QUEUE_NEWS: Duration = Duration::from_millis(500);
+/// Smallest rate that `--limit-up` and `--limit-down` take, bytes a second: with less, a peer that shares its rate among
+/// [`MAX_UPLOADS`] would look dead to each.
+pub const MIN_RATE: u64 = 16 << 10;
+/// A capped transfer moves what its rate brings in this time at once.
+pub const PACE: Duration = Duration::from_millis(20);
 /// Silence of an owner in a download after which another is tried.
 pub const OWNER_SILENCE: Duration = Duration::from_secs(2);
 /// Owners tried for one file before a download fails.
@@ -218,6 +242,22 @@ pub const MAX_PIECE_BYTES: u64 = 4 << 20;
 pub const PIECES_PER_FILE: u64 = 1024;
 /// Most pieces of a file: bounds what a swarm holds in memory (some MiB for 1 TiB).
 pub const MAX_PIECES: u64 = 65_536;
+/// Smallest content, bytes, whose receivers tell each other what they have: for less it is over before it helps.
+pub const MIN_SWARM_BYTES: u64 = 1 << 20;
+/// News of a swarm are gathered for so long, in a swarm of few ...
+pub const SWARM_NEWS: Duration = Duration::from_millis(50);
+/// ... of up to so many members; with more, for longer in proportion.
+pub const SWARM_NEWS_MEMBERS: usize = 16;
+/// Ranges of groups in one message of news.
+pub const RANGES_PER_NEWS: usize = 512;
+/// Members in one message of news.
+pub const MEMBERS_PER_NEWS: usize = 64;
+/// Members of one swarm that one peer talks to.
+pub const MAX_SWARM_MEMBERS: usize = 256;
+/// How long a receiver leaves it to another one to dial before it dials itself.
+pub const SWARM_DIAL_LAST: Duration = Duration::from_millis(500);
+/// How long a download waits for the other receivers when nobody has what it misses.
+pub const SWARM_PATIENCE: Duration = Duration::from_secs(10);
 /// Owners of one version that one download knows.
 pub const MAX_SWARM_OWNERS: usize = 256;
 /// Owners asked at a time: enough to fill any downlink, few enough that requests do not pin down all pieces.
@@ -310,12 +350,43 @@ pub const HASH_CACHE_BYTES: usize = 4 << 20;
 pub const OUTBOARD_GRACE: Duration = Duration::from_secs(600);
 /// Encoded bytes that go between the thread that hashes and the task that owns the stream at a time.
 pub const BULK_BATCH_BYTES: usize = 256 << 10;
+/// Chunks that are read from a stream at a time; a chunk is what one datagram carried, so these are up to 250 KB.
+pub const CHUNKS_PER_READ: usize = 64;
 /// Such batches on their way in one transfer: with the next constant, what a transfer holds in memory (some 4 MiB).
 pub const BULK_BATCHES: usize = 8;
-/// Verified bytes that are written to disk at a time, and file bytes that an upload reads ahead.
+/// Verified bytes that are written to disk at a time.
 pub const DISK_RUN_BYTES: usize = 1 << 20;
 /// Time in which the receiver of an upload must take at least one byte.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
+
+// --- downloads that go on later -----------------------------------------------------------------
+
+/// Files up to this many bytes are fetched again from the start: that costs less than keeping account of them.
+pub const RESUME_MIN_BYTES: u64 = 1 << 20;
+/// Received bytes after which they are synced, in the background: often enough that little is fetched again after a power
+/// cut, seldom enough that disks write long runs.
+pub const CHECKPOINT_BYTES: u64 = 32 << 20;
+/// Time after which what was received is synced, however little it is.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
+/// Received bytes of a file that are not known to be on the disk; with more, receiving waits for the disk. What a power
+/// cut costs at most, besides what was not written at all.
+pub const MAX_UNSYNCED_BYTES: u64 = 64 << 20;
+/// Largest header of a resume file, bytes: two paths of 4 KiB with room to spare.
+pub const MAX_RESUME_HEADER_BYTES: usize = 16 << 10;
+/// Largest resume file, bytes: a file of 1 TiB whose pieces came in any order takes half of it. What it has no room for is
+/// fetched again.
+pub const MAX_RESUME_FILE_BYTES: usize = 4 << 20;
+/// Length from which a resume file that is more than twice as long as it need be is written anew, bytes.
+pub const RESUME_COMPACT_BYTES: usize = 256 << 10;
+/// How much later than its last record a partial file may have changed without being checked again: a write that its
+/// process did not live to record.
+pub const RESUME_SLACK: Duration = Duration::from_secs(1);
+/// Unfinished downloads that are listed; further ones can be continued all the same.
+pub const MAX_UNFINISHED: usize = 1000;
+/// How long a download waits for an earlier one of the same content that was just stopped to let go of it.
+pub const PARTIAL_WAIT: Duration = Duration::from_secs(1);
+/// How often it looks.
+pub const PARTIAL_POLL: Duration = Duration::from_millis(20);
 
 // --- identity -----------------------------------------------------------------------------------
 

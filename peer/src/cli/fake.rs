@@ -11,7 +11,7 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture};
 use shared::{
-    content::{ContentHash, FileMeta},
+    content::{ContentHash, FileMeta, HashPrefix},
     epoch::Epoch,
     error::{Failure, FailureCode},
     file_name::FileName,
@@ -21,7 +21,8 @@ use shared::{
 };
 
 use super::backend::{
-    AddRequest, Added, Backend, DownloadRequest, Downloaded, GlobalListing, Progress, ProgressSink, SeatRole, Status,
+    AddRequest, Added, Backend, Discarded, DownloadRequest, Downloaded, GlobalListing, Progress, ProgressSink,
+    SeatRole, Status, Unfinished,
 };
 
 /// Shares what it is told to, and knows of the same files in the network. `download slow` never ends.
@@ -142,6 +143,18 @@ impl Backend for Fake {
         .boxed()
     }
 
+    fn discard<'a>(
+        &'a self,
+        name: &'a str,
+        _version: Option<&'a HashPrefix>,
+    ) -> BoxFuture<'a, Result<Vec<Discarded>, Failure>> {
+        async move {
+            let file = self.files.lock().unwrap().get(name).cloned().ok_or_else(|| Self::missing(name))?;
+            Ok(vec![Discarded { destination: PathBuf::from("/share").join(name), file, freed_bytes: 4096 }])
+        }
+        .boxed()
+    }
+
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>> {
         async { Ok(Seat { epoch: Epoch(4), peer: peer("peer1"), endpoint: endpoint() }) }.boxed()
     }
@@ -170,6 +183,14 @@ impl Backend for Fake {
                 downloads: 1,
                 bytes_up: 0,
                 bytes_down: 3,
+                unfinished: vec![
+                    Unfinished {
+                        file: file("a b.txt", 2000, 0xab),
+                        have_bytes: 819,
+                        destination: "/share/a b.txt".into(),
+                    },
+                    Unfinished { file: file("c.txt", 3, 0xab), have_bytes: 1, destination: "/tmp/c.txt".into() },
+                ],
                 warnings: vec!["small\u{1b}[2J buffers".to_owned()],
             })
         }

@@ -8,11 +8,11 @@ mod json;
 
 use shared::{content::FileMeta, epoch::Epoch, error::Failure, id::PeerId, rpc::nameserver::Seat};
 
-pub use human::{bytes, harmless};
+pub use human::{bytes, harmless, unfinished_line};
 
 use super::{
     Outcome,
-    backend::{Downloaded, GlobalListing, Status},
+    backend::{Discarded, Downloaded, GlobalListing, Status},
 };
 pub use crate::cli::commands::exit::Ending;
 
@@ -34,6 +34,8 @@ pub enum Report {
     Removed(FileChange),
     /// Files that were fetched.
     Downloaded(Vec<Downloaded>),
+    /// Unfinished downloads that were given up.
+    Discarded(Vec<Discarded>),
     /// Who is tracker.
     Tracker(Seat),
     /// Who is there.

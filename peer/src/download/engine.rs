@@ -4,21 +4,18 @@
 //! ```text
 //!             Action::Request                        bulk stream to the owner ─ verified ─ written to the partial
 //!   [ swarm ] ───────────────> a task for the request ───────────────────────────────────────────────────────>
-//!       ^     Truncate, Cancel ───> stop │
-//!       └── Verified, Done, Failed <─────┘
+//!     ^   ^   Truncate, Cancel ───> stop │
+//!     │   └── Verified, Done, Failed <───┘
+//!     └────── OwnerAdded, OwnerHas <─── the other members (net::swarms), the tracker when nobody is left
 //! ```
 
 use std::{
-    collections::HashMap,
-    io,
+    collections::{BTreeMap, HashMap},
     ops::Range,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
-    time::Duration,
 };
 
 use shared::{
@@ -26,38 +23,45 @@ use shared::{
     error::Failure,
     id::PeerId,
     limits,
-    net::{
-        Connections,
-        bulk::{BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
-    },
+    net::Connections,
     time::{Clock, Timestamp},
 };
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    sync::mpsc,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{OwnerError, Run, undelivered, was_reset_as_changed};
+use super::{
+    OwnerError, Run,
+    request::{Stream, why},
+    undelivered,
+};
 use crate::{
     core::{
         Contact,
-        swarm::{Action, Dropped, Event, Failure as Why, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig},
+        swarm::{Action, Dropped, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig},
     },
-    net::calls::target,
+    lookup::{Lookup, contacts},
+    net::{
+        pace::Pace,
+        swarms::{MemberEvent, Membership},
+    },
     store::Partial,
-    transfer::{FetchError, GroupRanges, fetch},
+    transfer::FetchError,
 };
 
 /// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its owner.
 const MAX_QUEUED_REPORTS: usize = 64;
 
+/// How often an owner that failed is asked again because the tracker still names it.
+const MAX_CHANCES: u32 = 2;
+
 /// One download of one version.
 pub(super) struct Engine {
     /// Connections for bytes.
     pub(super) bulk: Connections,
+    /// The cap on what comes in.
+    pub(super) pace: Pace,
+    /// Where owners are looked for when all that were known are gone.
+    pub(super) lookup: Lookup,
     /// Bytes that this peer fetched since it started.
     pub(super) all_bytes: Arc<AtomicU64>,
     /// The version.
@@ -66,6 +70,9 @@ pub(super) struct Engine {
     pub(super) partial: Partial,
     /// What it is part of.
     pub(super) run: Arc<Run>,
+    /// Its place among those who receive it, and what they tell; `None` when only given owners may be asked, or it
+    /// is not worth it.
+    pub(super) swarm: Option<(Arc<Membership>, mpsc::Receiver<MemberEvent>)>,
 }
 
 /// An owner, numbered by its place.
@@ -76,6 +83,12 @@ struct Owner {
     /// What it did wrong last.
     problem: Option<String>,
     lied: bool,
+    /// It receives the content itself, and is known only from what it tells.
+    is_member: bool,
+    /// A member that has not left.
+    is_here: bool,
+    /// How often it was asked again although it had failed, because the tracker says that it is there.
+    chances: u32,
 }
 
 /// A request under way.
@@ -85,7 +98,7 @@ struct Running {
     end: Arc<AtomicU64>,
 }
 
-enum Told {
+pub(super) enum Told {
     Event(Event),
     /// Why an owner did not deliver, in words; an event follows.
     Problem(OwnerId, String),
@@ -93,18 +106,80 @@ enum Told {
     Fatal(FetchError),
 }
 
+/// The owners of a download: those that the tracker named, and those that turned up since.
+#[derive(Default)]
+struct Owners {
+    list: Vec<Owner>,
+    by_peer: BTreeMap<PeerId, OwnerId>,
+}
+
+impl Owners {
+    /// The number of a peer, and whether it is new.
+    fn number(&mut self, contact: &Contact, is_member: bool) -> Option<(OwnerId, bool)> {
+        if let Some(&number) = self.by_peer.get(&contact.peer) {
+            return Some((number, false));
+        }
+        if self.list.len() >= limits::MAX_SWARM_OWNERS {
+            return None;
+        }
+        let number = OwnerId(u32::try_from(self.list.len()).ok()?);
+        let contact = contact.clone();
+        self.by_peer.insert(contact.peer.clone(), number);
+        self.list.push(Owner {
+            contact,
+            bytes: Arc::default(),
+            problem: None,
+            lied: false,
+            is_member,
+            is_here: is_member,
+            chances: 0,
+        });
+        Some((number, true))
+    }
+
+    /// The tracker names it although nobody was left to ask: it is new, has come back, or deserves another chance.
+    fn found(&mut self, contact: &Contact) -> Option<Event> {
+        let (owner, is_new) = self.number(contact, false)?;
+        let known = self.get_mut(owner)?;
+        if !is_new {
+            if known.lied || known.chances >= MAX_CHANCES {
+                return None;
+            }
+            known.chances += 1;
+            known.contact = contact.clone();
+        }
+        known.is_member = false;
+        Some(Event::OwnerAdded { owner, has: Has::All, rtt: None })
+    }
+
+    fn get_mut(&mut self, owner: OwnerId) -> Option<&mut Owner> {
+        self.list.get_mut(owner.0 as usize)
+    }
+}
+
+/// What to do when nobody who is left has what is missing.
+///
+/// | state | leaves it for |
+/// |---|---|
+/// | not stuck | asking: the core says that it is stuck |
+/// | asking (the tracker, for other owners) | not stuck: it named one; waiting: it named none, and others still receive the content; given up: nobody does |
+/// | waiting | not stuck: a group was proven; given up: too long |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stuck {
+    No,
+    Asking,
+    WaitingSince(Timestamp),
+}
+
 impl Engine {
-    /// Fetches what is missing, from all `owners` at once; who sent how much.
+    /// Fetches what is missing, from all `owners` at once and from whoever else turns up; who sent how much.
     ///
     /// # Errors
     /// `NoOwner` or `VerificationFailed` when nobody who is left can deliver what is missing, with what each did wrong;
     /// what the disk says.
-    pub(super) async fn fetch(self, owners: Vec<Contact>) -> Result<Vec<(PeerId, u64)>, Failure> {
+    pub(super) async fn fetch(mut self, contacts: Vec<Contact>) -> Result<Vec<(PeerId, u64)>, Failure> {
         let clock = Clock::start();
-        let mut owners: Vec<Owner> = owners
-            .into_iter()
-            .map(|contact| Owner { contact, bytes: Arc::default(), problem: None, lied: false })
-            .collect();
+        let mut owners = Owners::default();
         let config = SwarmConfig {
             size: self.file.size,
             have: self.partial.verified(),
@@ -114,24 +189,31 @@ impl Engine {
         let mut swarm = Swarm::new(config, clock.now());
         let (tell, mut told) = mpsc::channel(MAX_QUEUED_REPORTS);
         let mut actions = Vec::new();
+        let (membership, mut members) =
+            self.swarm.take().map_or((None, None), |(membership, members)| (Some(membership), Some(members)));
         // All owners are introduced before the first is asked, so that the work is divided among all from the start.
         swarm.handle(clock.now(), Event::Pause, &mut actions);
-        for owner in (0..).take(owners.len()).map(OwnerId) {
-            swarm.handle(clock.now(), Event::OwnerAdded { owner, has: Has::All, rtt: None }, &mut actions);
-        }
-        if owners.is_empty() {
-            return Err(self.failure(&owners));
+        for contact in contacts {
+            if let Some((owner, true)) = owners.number(&contact, false) {
+                swarm.handle(clock.now(), Event::OwnerAdded { owner, has: Has::All, rtt: None }, &mut actions);
+                if let Some(membership) = &membership {
+                    membership.talk_to(contact);
+                }
+            }
         }
         swarm.handle(clock.now(), Event::Resume, &mut actions);
 
         // Dropped with this future: a download that is cancelled ends its streams.
         let mut tasks = JoinSet::new();
         let mut running: HashMap<RequestId, Running> = HashMap::new();
+        let mut stuck = Stuck::No;
+        let (found, mut newly_found) = mpsc::channel(1);
         loop {
             for action in actions.drain(..) {
                 match action {
                     Action::Request { request, groups } => {
-                        let Some(owner) = owners.get(request.owner.0 as usize) else { continue };
+                        let Some(owner) = owners.list.get(request.owner.0 as usize) else { continue };
+                        stuck = Stuck::No;
                         let started =
                             Running { stop: CancellationToken::new(), end: Arc::new(AtomicU64::new(groups.end)) };
                         tasks.spawn(self.request(request, groups, owner, &started, tell.clone()));
@@ -148,15 +230,18 @@ impl Engine {
                         }
                     }
                     Action::Drop { owner, why } => {
-                        if let Some(owner) = owners.get_mut(owner.0 as usize) {
+                        if let Some(owner) = owners.get_mut(owner) {
                             owner.lied = why == Dropped::Lied;
                             tracing::warn!(owner = %owner.contact.peer, file = %self.file.name, ?why,
                                 problem = owner.problem.as_deref().unwrap_or_default(), "an owner is asked for no more");
                         }
                     }
-                    Action::Stuck { .. } => return Err(self.failure(&owners)),
+                    Action::Stuck { .. } => {
+                        stuck = Stuck::Asking;
+                        tasks.spawn(self.look_for_owners(found.clone()));
+                    }
                     Action::Finished => {
-                        let sources = owners.into_iter().map(|owner| {
+                        let sources = owners.list.into_iter().map(|owner| {
                             let bytes = owner.bytes.load(Ordering::Relaxed);
                             (owner.contact.peer, bytes)
                         });
@@ -164,26 +249,75 @@ impl Engine {
                     }
                 }
             }
-            self.run.sources.store(running.len() as u64, Ordering::Relaxed);
-            let deadline = swarm.next_deadline().map(|at| clock.instant(at));
-            let event = tokio::select! {
+            let senders = running.keys().map(|request| request.owner).collect::<std::collections::BTreeSet<_>>();
+            self.run.sources.store(senders.len() as u64, Ordering::Relaxed);
+            let patience = match stuck {
+                Stuck::WaitingSince(since) => Some(since + limits::SWARM_PATIENCE),
+                Stuck::No | Stuck::Asking => None,
+            };
+            let deadline = swarm.next_deadline().into_iter().chain(patience).min().map(|at| clock.instant(at));
+            let events = tokio::select! {
                 Some(told) = told.recv() => match told {
-                    Told::Event(event) => event,
+                    Told::Event(event) => vec![event],
                     Told::Problem(owner, problem) => {
-                        if let Some(owner) = owners.get_mut(owner.0 as usize) {
+                        if let Some(owner) = owners.get_mut(owner) {
                             owner.problem = Some(problem);
                         }
                         continue;
                     }
                     Told::Fatal(error) => return Err(error.to_failure(self.file.name.as_str())),
                 },
-                () = crate::node::sleep_until(deadline) => Event::Tick,
+                Some(event) = next_of(&mut members) => member_event(&mut owners, event).into_iter().collect(),
+                Some(contacts) = newly_found.recv() => {
+                    let events: Vec<_> = contacts.iter().filter_map(|contact| owners.found(contact)).collect();
+                    if stuck == Stuck::Asking && events.is_empty() {
+                        if !owners.list.iter().any(|owner| owner.is_here && !owner.lied) {
+                            return Err(self.failure(&owners.list));
+                        }
+                        stuck = Stuck::WaitingSince(clock.now());
+                    }
+                    events
+                }
+                () = crate::node::sleep_until(deadline) => {
+                    if patience.is_some_and(|at| at <= clock.now()) {
+                        return Err(self.failure(&owners.list));
+                    }
+                    vec![Event::Tick]
+                }
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
             };
-            if let Event::RequestDone { request } | Event::RequestFailed { request, .. } = &event {
-                running.remove(request);
+            for event in events {
+                match &event {
+                    Event::RequestDone { request } | Event::RequestFailed { request, .. } => {
+                        running.remove(request);
+                    }
+                    Event::Verified { groups, .. } => {
+                        if let Some(membership) = &membership {
+                            membership.proven(groups.clone());
+                        }
+                    }
+                    _ => {}
+                }
+                swarm.handle(clock.now(), event, &mut actions);
             }
-            swarm.handle(clock.now(), event, &mut actions);
+        }
+    }
+
+    /// Asks the tracker who has the version now; says nobody when there is no tracker.
+    fn look_for_owners(&self, found: mpsc::Sender<Vec<Contact>>) -> impl Future<Output = ()> + Send + 'static {
+        let (lookup, file) = (self.lookup.clone(), self.file.clone());
+        async move {
+            let version = file.hash.to_hex().parse().ok();
+            let answer = lookup.who_has(&file.name, version.as_ref(), limits::TRACKER_WAIT_BEFORE_FAN_OUT).await;
+            let versions = answer.unwrap_or_else(|failure| {
+                tracing::info!(%failure, "other owners cannot be looked for");
+                Vec::new()
+            });
+            let owners = versions.into_iter().filter(|version| version.file.hash == file.hash);
+            let mut owners: Vec<_> = owners.flat_map(|version| contacts(version.owners)).collect();
+            owners.retain(|owner| owner.peer != lookup.me);
+            // The engine is gone when nobody listens.
+            let _ = found.send(owners).await;
         }
     }
 
@@ -198,6 +332,7 @@ impl Engine {
     ) -> impl Future<Output = ()> + Send + 'static {
         let stream = Stream {
             bulk: self.bulk.clone(),
+            pace: self.pace.clone(),
             owner: owner.contact.clone(),
             file: self.file.clone(),
             partial: self.partial.clone(),
@@ -265,99 +400,37 @@ impl Engine {
     }
 }
 
-/// One bulk stream.
-struct Stream {
-    bulk: Connections,
-    owner: Contact,
-    file: FileMeta,
-    partial: Partial,
-}
-
-impl Stream {
-    async fn fetch(
-        &self,
-        request: RequestId,
-        groups: Range<u64>,
-        tell: &mpsc::Sender<Told>,
-        progress: impl FnMut(u64) + Send + 'static,
-    ) -> Result<(), OwnerError> {
-        let target = target(&self.owner);
-        let (mut send, mut recv) = self.bulk.bulk(&target).await?;
-        let ranges = GroupRanges::requested(&[(groups.start, groups.end)], self.file.size)
-            .map_err(|_| OwnerError::Refused(BulkRefusal::BadRanges))?;
-        let header = BulkRequest { hash: self.file.hash, groups: ranges.to_request() };
-        let ask = async {
-            write_header(&mut send, &header).await?;
-            // The request is all that is said; a stream that the owner closed already shows in its answer.
-            let _ = send.finish();
-            read_header::<Result<BulkAccepted, BulkRefusal>>(&mut recv).await
-        };
-        let BulkAccepted { size } = timeout(limits::OWNER_SILENCE, ask).await.map_err(|_| OwnerError::Silent)???;
-        if size != self.file.size {
-            return Err(OwnerError::OtherSize { claimed: size, announced: self.file.size });
+/// What another member's news are to the core.
+fn member_event(owners: &mut Owners, event: MemberEvent) -> Option<Event> {
+    let (owner, has, is_new) = match event {
+        MemberEvent::Has(contact, gained) => {
+            let (owner, is_new) = owners.number(&contact, true)?;
+            (owner, Has::Groups(gained), is_new)
         }
-        let rtt = self.bulk.connection(&target).await.ok().map(|connection| connection.rtt());
-        // The engine is gone when nobody listens.
-        let _ = tell.send(Told::Event(Event::Heard { owner: request.owner, rtt })).await;
-        let heard = Heard {
-            stream: &mut recv,
-            owner: request.owner,
-            tell: tell.clone(),
-            clock: Clock::start(),
-            next: Timestamp::ZERO,
-        };
-        match fetch(heard, ranges, &self.partial, limits::OWNER_SILENCE, progress).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                // Fails only when the stream has ended anyway.
-                let _ = recv.stop(BulkAbort::Enough.to_varint());
-                Err(if was_reset_as_changed(&error) { OwnerError::Changed } else { error.into() })
-            }
+        MemberEvent::HasAll(contact) => (owners.number(&contact, true)?.0, Has::All, true),
+        MemberEvent::Left(peer) => {
+            let owner = *owners.by_peer.get(&peer)?;
+            let known = owners.get_mut(owner)?;
+            known.is_here = false;
+            return known.is_member.then_some(Event::OwnerLost { owner });
         }
+    };
+    // What is known of an owner from the tracker needs no news.
+    let known = owners.get_mut(owner).filter(|owner| owner.is_member)?;
+    let is_back = !std::mem::replace(&mut known.is_here, true);
+    match has {
+        Has::Groups(gained) if !is_new && !is_back => Some(Event::OwnerHas { owner, gained }),
+        has => Some(Event::OwnerAdded { owner, has, rtt: None }),
     }
 }
 
-/// Tells the core, between the groups that are proven, that bytes arrive: on a slow path a write to the disk has many
-/// groups and takes a while to fill.
-struct Heard<'a> {
-    stream: &'a mut quinn::RecvStream,
-    owner: OwnerId,
-    tell: mpsc::Sender<Told>,
-    clock: Clock,
-    /// When the core is told next.
-    next: Timestamp,
-}
-
-/// How often the core is told that bytes arrive: within the margin after which an owner counts as quiet.
-const TELL_EVERY: Duration = Duration::from_millis(20);
-
-impl AsyncRead for Heard<'_> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut *this.stream).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
-            let now = this.clock.now();
-            if now >= this.next {
-                this.next = now + TELL_EVERY;
-                // A full queue means that the core has enough to hear of.
-                let _ = this.tell.try_send(Told::Event(Event::Heard { owner: this.owner, rtt: None }));
-            }
-        }
-        read
-    }
-}
-
-fn why(error: &OwnerError) -> Why {
-    match error {
-        OwnerError::Refused(BulkRefusal::NotHere) => Why::NotHere,
-        OwnerError::Refused(BulkRefusal::Busy) => Why::Busy { retry_after: None },
-        OwnerError::Refused(BulkRefusal::BadRanges | BulkRefusal::Unreadable) | OwnerError::OtherSize { .. } => {
-            Why::Refused
-        }
-        OwnerError::Changed => Why::Changed,
-        OwnerError::Silent | OwnerError::Fetch(FetchError::Silent(_)) => Why::Silent,
-        OwnerError::Fetch(FetchError::Verification { .. }) => Why::Lied,
-        OwnerError::Net(_) | OwnerError::Header(_) | OwnerError::Fetch(_) => Why::Broken,
+/// Pends for ever where there are no others.
+async fn next_of(members: &mut Option<mpsc::Receiver<MemberEvent>>) -> Option<MemberEvent> {
+    match members {
+        Some(members) => match members.recv().await {
+            Some(event) => Some(event),
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }

@@ -8,6 +8,7 @@
 //! Small files, when there are several, go another way: see [`small`].
 
 mod engine;
+mod request;
 mod select;
 mod small;
 
@@ -73,6 +74,8 @@ struct Job {
     file: FileMeta,
     owners: Vec<Contact>,
     to: Option<PathBuf>,
+    /// Whether others than the owners may be asked: those that receive it at the same time.
+    sociable: bool,
 }
 
 /// What all files of one download have in common.
@@ -155,7 +158,8 @@ impl Peer {
     async fn plan(&self, request: &DownloadRequest) -> Result<Vec<Job>, Failure> {
         let request = &self.literally(request).await;
         let DownloadRequest { pattern, version, from, to, .. } = request;
-        let wish = Wish { pattern, version: version.as_ref(), from: from.as_ref() };
+        let unfinished: Vec<_> = self.share.unfinished().await?.into_iter().map(|one| one.file.hash).collect();
+        let wish = Wish { pattern, version: version.as_ref(), from: from.as_ref(), unfinished: &unfinished };
         let exact = self.exactly(request).await?;
         let (found, known) = match exact {
             Some(found) => found,
@@ -189,7 +193,7 @@ impl Peer {
                     (false, None) => None,
                 };
                 let owners = order(owners, from.as_ref(), &endpoints, &self.id);
-                Ok(Job { file, owners, to })
+                Ok(Job { file, owners, to, sociable: from.is_none() })
             })
             .collect()
     }
@@ -243,7 +247,7 @@ impl Peer {
 
     async fn fetch_one(&self, job: Job, run: Arc<Run>) -> Result<Downloaded, Failure> {
         let clock = Clock::start();
-        let Job { file, owners, to } = job;
+        let Job { file, owners, to, sociable } = job;
         let destination = self.share.destination(&file.name, to.as_deref())?;
         let standing = self.share.standing(&destination, file.hash, file.size, run.force).await?;
         let (path, sources) = if standing == Standing::Identical {
@@ -252,21 +256,36 @@ impl Peer {
         } else {
             let content = self.downloads.lock_of(file.hash);
             let _alone = content.lock().await;
-            let partial = self.share.begin(&destination, file.hash, file.size).await?;
+            let partial = self.share.begin(&destination, &file).await?;
+            // What is there of an earlier try counts from the start.
+            run.bytes_done.fetch_add(partial.verified().bytes(file.size), Ordering::Relaxed);
+            run.tell(&file);
+            let mut membership = None;
             let sources = match self.copy_from_share(&file, &partial, &run).await {
                 Some(sources) => sources,
+                None if partial.missing().is_empty() => Vec::new(),
                 None => {
+                    let swarm = (sociable && file.size >= limits::MIN_SWARM_BYTES).then(|| {
+                        let (joined, events) = self.swarms.join(file.hash, file.size, &partial.verified());
+                        (membership.insert(Arc::new(joined)).clone(), events)
+                    });
                     let engine = Engine {
                         bulk: self.bulk.clone(),
+                        pace: self.downloads.pace.clone(),
+                        lookup: self.lookup.clone(),
                         all_bytes: self.downloads.bytes.clone(),
                         file: file.clone(),
                         partial: partial.clone(),
                         run: run.clone(),
+                        swarm,
                     };
                     engine.fetch(owners).await?
                 }
             };
             let path = self.share.finish(partial, &destination, &file, run.force).await?;
+            if let (Some(membership), Some(_)) = (membership, destination.name()) {
+                membership.shared();
+            }
             (path, sources)
         };
         run.files_done.fetch_add(1, Ordering::Relaxed);
@@ -337,7 +356,7 @@ fn undelivered(name: &FileName, reasons: &[String], all_lied: bool) -> Failure {
         return Failure::new(FailureCode::NoOwner, what, why, hint);
     }
     let (code, hint) = if all_lied {
-        (FailureCode::VerificationFailed, "nothing of it was kept; fetch it from another owner with --from")
+        (FailureCode::VerificationFailed, "nothing wrong was kept; fetch it from another owner with --from")
     } else {
         (FailureCode::NoOwner, "try again, or `listAll` for other versions")
     };

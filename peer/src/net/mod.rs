@@ -5,17 +5,25 @@
 //! | [`service`] | the tarpc services it offers, as events for the node |
 //! | [`calls`] | the calls that the core wants made, their outcome as events |
 //! | [`uploads`], `pack_uploads` | bulk streams and packs it serves |
+//! | [`pace`] | how fast |
+//! | [`swarms`], `room` | who receives what, and tells the others what it has by now |
+//! | [`watching`] | who is registered, as it changes |
 //! | [`registration`] | its name in the nameserver, kept alive |
 
 pub mod calls;
+pub mod pace;
 mod pack_uploads;
 pub mod registration;
+mod room;
 pub mod service;
+pub mod swarms;
 pub mod uploads;
+pub mod watching;
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use shared::id::Role;
 use shared::net::{
     StreamKind,
     rpc_transport::serve_calls,
@@ -29,6 +37,8 @@ pub struct Front {
     pub service: service::Service,
     /// Answers requests for files.
     pub uploads: Arc<uploads::Uploads>,
+    /// Talks about contents.
+    pub swarms: swarms::Swarms,
 }
 
 impl Handler for Front {
@@ -50,8 +60,15 @@ impl Handler for Front {
                     let service = service::PeerApi(self.service.for_caller(role));
                     serve_calls(send, recv, service.serve()).await;
                 }
-                StreamKind::Bulk => self.uploads.serve(send, recv).await,
-                StreamKind::Pack => self.uploads.serve_pack(send, recv).await,
+                StreamKind::Bulk | StreamKind::Pack | StreamKind::Swarm => {
+                    // Files go between peers.
+                    let Role::Peer(peer) = role else { return };
+                    match kind {
+                        StreamKind::Bulk => self.uploads.serve(peer, send, recv).await,
+                        StreamKind::Pack => self.uploads.serve_pack(peer, send, recv).await,
+                        _ => self.swarms.accept(peer.clone(), send, recv).await,
+                    }
+                }
                 // Not offered here: the stream ends, which the caller sees.
                 StreamKind::Names | StreamKind::Enrol => {}
             }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use shared::{
+    id::PeerId,
     limits,
     net::{
         bulk::{BulkAbort, BulkRefusal, read_header, write_header},
@@ -11,7 +12,10 @@ use shared::{
 };
 use tokio::time::timeout;
 
-use super::uploads::{TURN, Uploads};
+use super::{
+    pace::Paced,
+    uploads::{Uploads, wait_for},
+};
 use crate::{
     counted::Counted,
     store::OpenError,
@@ -19,8 +23,8 @@ use crate::{
 };
 
 impl Uploads {
-    /// Serves one stream: reads the request, answers it, and sends what it asks for.
-    pub async fn serve_pack(&self, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+    /// Serves one stream of `peer`: reads the request, answers it, and sends what it asks for.
+    pub async fn serve_pack(&self, peer: &PeerId, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
         let request: PackRequest = match timeout(limits::STREAM_HEADER_DEADLINE, read_header(&mut recv)).await {
             Ok(Ok(request)) => request,
             Ok(Err(error)) => return tracing::debug!(%error, "an unreadable request for a pack"),
@@ -33,13 +37,16 @@ impl Uploads {
                 return answer(&mut send, Err(BulkRefusal::BadRanges)).await;
             }
         };
-        let Ok(Ok(_slot)) = timeout(TURN, self.slots.acquire()).await else {
+        let Some((_slot, turn)) = self.ask(peer) else {
             return answer(&mut send, Err(BulkRefusal::Busy)).await;
         };
-        let _running = Counted::on(&self.active);
         if let Err(error) = write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await {
             return tracing::debug!(%error, "an asker went away");
         }
+        if let Err(error) = wait_for(turn, &mut send).await {
+            return tracing::debug!(%error, "an asker went away while it waited");
+        }
+        let _running = Counted::on(&self.active);
         let (share, suspected) = (self.share.clone(), self.share.clone());
         let open = move |hash: &_| {
             share.open_content(hash).map_err(|error| match error {
@@ -54,10 +61,12 @@ impl Uploads {
             tracing::warn!(?hash, "a shared file is not what it was");
             suspected.suspect(hash);
         };
-        let sent = serve_pack(contents, open, changed, &mut send, |bytes| {
+        let mut sink = Paced { sink: send, pace: self.pace.clone() };
+        let sent = serve_pack(contents, open, changed, &mut sink, |bytes| {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         })
         .await;
+        let mut send = sink.sink;
         match sent {
             Ok(_) => {
                 // Fails only when the asker stopped the stream, having all it wants.

@@ -1,50 +1,78 @@
 //! The bulk streams that this peer serves to others.
+//!
+//! ```text
+//! request ─ is it here? ─ accepted ┬ a slot is free ─────────────── begins ─ bytes, at a pace ─ end
+//!              │                   └ waits, and says so now and then ──┘
+//!              └ not here, busy, bad ranges: refused
+//! ```
 
 use std::{
+    collections::HashMap,
+    io,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use shared::{
+    content::ContentHash,
+    id::PeerId,
     limits,
-    net::bulk::{BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
+    net::bulk::{
+        BULK_BEGINS, BULK_WAITS, BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header,
+    },
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::oneshot,
+    task,
+    time::{sleep, timeout},
+};
 
+use super::pace::{Pace, Paced};
 use crate::{
+    core::swarm::{
+        UploadSlots,
+        uploads::{Asked, UploadId, UploadLimits},
+    },
     counted::Counted,
     store::{OpenError, Share},
-    transfer::{GroupRanges, ServeError, serve},
+    transfer::{GroupRanges, Pool, ServeError, Source, is_right, serve_to},
 };
 
-/// How long a request waits for its turn before it is told to try elsewhere.
-pub(super) const TURN: Duration = Duration::from_secs(1);
-
-/// Serves files of one share.
+/// Serves what is in a share, and what is being received.
 pub struct Uploads {
     pub(super) share: Share,
-    pub(super) slots: Semaphore,
+    slots: Mutex<Slots>,
+    pub(super) pace: Pace,
+    /// As long as an upload runs.
+    pool: Mutex<Weak<Pool>>,
     pub(super) active: AtomicU64,
     pub(super) bytes: AtomicU64,
 }
 
+struct Slots {
+    slots: UploadSlots<PeerId>,
+    waiting: HashMap<UploadId, oneshot::Sender<()>>,
+}
+
 impl Uploads {
-    /// Uploads of `share`, at most [`limits::MAX_UPLOADS`] at a time.
-    pub fn new(share: Share) -> Arc<Self> {
-        Arc::new(Self {
-            share,
-            slots: Semaphore::new(limits::MAX_UPLOADS),
-            active: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-        })
+    /// Uploads, so many at a time and so fast.
+    pub fn new(share: Share, limits: UploadLimits, pace: Pace) -> Arc<Self> {
+        let slots = Slots { slots: UploadSlots::new(limits), waiting: HashMap::new() };
+        let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { share, slots: Mutex::new(slots), pace, pool: Mutex::default(), active, bytes })
     }
 
-    /// How many run.
+    /// How many run; those that wait for their turn do not count.
     pub fn active(&self) -> u64 {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// How many wait for their turn.
+    pub fn waiting(&self) -> u64 {
+        self.slots().slots.load().1 as u64
     }
 
     /// Bytes sent so far, proofs included.
@@ -52,43 +80,50 @@ impl Uploads {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Serves one stream: reads the request, answers it, and sends what it asks for.
-    pub async fn serve(&self, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+    /// The cap on what goes out.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// Serves one stream of `peer`: reads the request, answers it, and sends what it asks for.
+    pub async fn serve(&self, peer: &PeerId, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
         let request: BulkRequest = match timeout(limits::STREAM_HEADER_DEADLINE, read_header(&mut recv)).await {
             Ok(Ok(request)) => request,
             Ok(Err(error)) => return tracing::debug!(%error, "an unreadable bulk request"),
             Err(_) => return tracing::debug!("a bulk request did not come"),
         };
-        let Ok(Ok(_slot)) = timeout(TURN, self.slots.acquire()).await else {
+        let (source, ranges) = match self.find(&request) {
+            Ok(found) => found,
+            Err(refusal) => return refuse(&mut send, refusal).await,
+        };
+        let Some((_slot, turn)) = self.ask(peer) else {
             return refuse(&mut send, BulkRefusal::Busy).await;
         };
-        let _running = Counted::on(&self.active);
-        let source = match self.share.open_for_serving(&request.hash) {
-            Ok(source) => source,
-            Err(OpenError::NotHere) => return refuse(&mut send, BulkRefusal::NotHere).await,
-            Err(OpenError::Unreadable(error)) => {
-                tracing::warn!(%error, hash = ?request.hash, "a shared file cannot be read");
-                return refuse(&mut send, BulkRefusal::Unreadable).await;
-            }
-        };
-        let size = source.size;
-        let Ok(ranges) = GroupRanges::requested(&request.groups, size) else {
-            return refuse(&mut send, BulkRefusal::BadRanges).await;
-        };
-        let accepted: Result<BulkAccepted, BulkRefusal> = Ok(BulkAccepted { size });
+        let accepted: Result<BulkAccepted, BulkRefusal> = Ok(BulkAccepted { size: source.size });
         if let Err(error) = write_header(&mut send, &accepted).await {
             return tracing::debug!(%error, "an asker went away");
         }
-        let sent = serve(source, ranges, &mut send, |bytes| {
+        if let Err(error) = wait_for(turn, &mut send).await {
+            return tracing::debug!(%error, "an asker went away while it waited");
+        }
+        let _running = Counted::on(&self.active);
+        let mut sink = Paced { sink: send, pace: self.pace.clone() };
+        let sent = serve_to(source, ranges.clone(), self.pool(), &mut sink, |bytes| {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         })
         .await;
+        let mut send = sink.sink;
         match sent {
             Ok(_) => {
                 // Fails only when the asker stopped the stream, having all it wants.
                 let _ = send.finish();
             }
-            Err(ServeError::Stream(error)) => tracing::debug!(%error, "an asker went away"),
+            Err(ServeError::Stream(error)) => {
+                tracing::debug!(%error, "an asker went away");
+                if was_stopped_as_wrong(&error) {
+                    self.look_at(request.hash, ranges).await;
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, hash = ?request.hash, "a file could not be sent to its end");
                 let _ = send.reset(BulkAbort::Changed.to_varint());
@@ -96,6 +131,104 @@ impl Uploads {
             }
         }
     }
+
+    /// What is asked for, when it is here: in the share, or on its way into it.
+    fn find(&self, request: &BulkRequest) -> Result<(Source, GroupRanges), BulkRefusal> {
+        let ranges = |size| GroupRanges::requested(&request.groups, size).map_err(|_| BulkRefusal::BadRanges);
+        let not_here = match self.share.open_for_serving(&request.hash) {
+            Ok(source) => {
+                let ranges = ranges(source.size)?;
+                return Ok((source, ranges));
+            }
+            Err(OpenError::NotHere) => BulkRefusal::NotHere,
+            Err(OpenError::Unreadable(error)) => {
+                tracing::warn!(%error, hash = ?request.hash, "a shared file cannot be read");
+                BulkRefusal::Unreadable
+            }
+        };
+        let (source, proven) = self.share.open_partial_for_serving(&request.hash).ok_or(not_here)?;
+        let ranges = ranges(source.size)?;
+        if proven.covers(&ranges) { Ok((source, ranges)) } else { Err(BulkRefusal::NotHere) }
+    }
+
+    /// A slot, now or in its turn; `None` when too many wait.
+    pub(super) fn ask(&self, peer: &PeerId) -> Option<(Slot<'_>, Option<oneshot::Receiver<()>>)> {
+        let mut slots = self.slots();
+        match slots.slots.ask(peer) {
+            Asked::Now(id) => Some((Slot { uploads: self, id }, None)),
+            Asked::Waits(id) => {
+                let (begin, turn) = oneshot::channel();
+                slots.waiting.insert(id, begin);
+                Some((Slot { uploads: self, id }, Some(turn)))
+            }
+            Asked::Busy => None,
+        }
+    }
+
+    /// The buffers that all uploads share.
+    fn pool(&self) -> Arc<Pool> {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.upgrade().unwrap_or_else(|| {
+            let new = Arc::default();
+            *pool = Arc::downgrade(&new);
+            new
+        })
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An asker says that it got wrong bytes. Whether that is so is looked at here: a member must not make this peer
+    /// hash a whole file by saying something.
+    async fn look_at(&self, hash: ContentHash, ranges: GroupRanges) {
+        let Ok(source) = self.share.open_for_serving(&hash) else { return };
+        if let Ok(false) = task::spawn_blocking(move || is_right(&source, &ranges)).await {
+            tracing::warn!(?hash, "a shared file is not what it was; it is hashed again");
+            self.share.suspect(&hash);
+        }
+    }
+}
+
+/// A request's place among the uploads; it is over when this is dropped.
+pub(super) struct Slot<'a> {
+    uploads: &'a Uploads,
+    id: UploadId,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let mut slots = self.uploads.slots();
+        slots.waiting.remove(&self.id);
+        let mut start = Vec::new();
+        slots.slots.end(self.id, &mut start);
+        for id in start {
+            if let Some(begin) = slots.waiting.remove(&id) {
+                // Gone in the meantime: its own drop, which waits for this lock, gives the slot on.
+                let _ = begin.send(());
+            }
+        }
+    }
+}
+
+/// Waits for the turn of a request; meanwhile its asker hears now and then that it is not forgotten.
+pub(super) async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut quinn::SendStream) -> io::Result<()> {
+    if let Some(mut turn) = turn {
+        loop {
+            tokio::select! {
+                // The slot, which the caller holds, keeps the other end.
+                _ = &mut turn => break,
+                () = sleep(limits::QUEUE_NEWS) => send.write_all(&[BULK_WAITS]).await?,
+                _ = send.stopped() => return Err(io::ErrorKind::ConnectionAborted.into()),
+            }
+        }
+    }
+    AsyncWriteExt::write_all(send, &[BULK_BEGINS]).await
+}
+
+fn was_stopped_as_wrong(error: &io::Error) -> bool {
+    let stopped = error.get_ref().and_then(|source| source.downcast_ref::<quinn::WriteError>());
+    matches!(stopped, Some(quinn::WriteError::Stopped(code)) if BulkAbort::from_varint(*code) == Some(BulkAbort::Wrong))
 }
 
 async fn refuse(send: &mut quinn::SendStream, refusal: BulkRefusal) {

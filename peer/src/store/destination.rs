@@ -4,7 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -15,7 +15,7 @@ use shared::{
     file_name::FileName,
 };
 
-use super::{failure::io_failure, root::Root, tree_hash::hash_file};
+use super::{failure::io_failure, resume::Goal, root::Root, tree_hash::hash_file};
 
 /// Where a download goes: into the share, or anywhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +91,14 @@ impl Destination {
         match &self.place {
             Place::Share(name) => Some(name),
             Place::Outside { .. } => None,
+        }
+    }
+
+    /// The same, as a resume file has it.
+    pub(crate) fn goal(&self) -> Goal {
+        match &self.place {
+            Place::Share(name) => Goal::Share(name.clone()),
+            Place::Outside { .. } => Goal::Outside(self.path.as_os_str().as_bytes().to_vec()),
         }
     }
 

@@ -17,6 +17,9 @@
 //! | `stage` | hidden directories in which many files lie until they are complete |
 //! | `many` | downloads of many small files, made durable in groups |
 //! | [`partial`], [`destination`] | downloads: until they are complete, and where they go |
+//! | [`resume`] | what is proven of a download, whatever ends the process (pure) |
+//! | `recorder`, `recovery` | writing that down, and finding it again |
+//! | [`unfinished`] | downloads that can be continued |
 //! | [`failure`] | errors of the file system as users see them |
 
 mod add;
@@ -29,13 +32,17 @@ mod indexer;
 mod many;
 mod outboards;
 pub mod partial;
+mod recorder;
+mod recovery;
+pub mod resume;
 pub(crate) mod root;
 mod scan;
 mod share;
 mod stage;
-mod stamp;
+pub(crate) mod stamp;
 mod state;
-mod tree_hash;
+pub(crate) mod tree_hash;
+pub mod unfinished;
 mod watch;
 
 pub use changes::{Changes, diff};
@@ -44,3 +51,4 @@ pub(crate) use index::Known;
 pub(crate) use many::{Looked, Many, Staged};
 pub use partial::Partial;
 pub use share::{OpenError, Share, ShareOptions, ShareStats};
+pub use unfinished::{Discarded, Unfinished};

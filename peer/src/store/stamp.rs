@@ -48,6 +48,11 @@ impl Stamp {
         (self.device, self.inode)
     }
 
+    /// Whether nobody wrote to the file between this stamp and `other`. (It may have been renamed or linked.)
+    pub(crate) fn is_same_write(&self, other: &Self) -> bool {
+        (self.id(), self.size, self.mtime) == (other.id(), other.size, other.mtime)
+    }
+
     /// Last modification in microseconds since 1970.
     pub(crate) fn mtime_micros(&self) -> i64 {
         self.mtime.0.saturating_mul(1_000_000).saturating_add(i64::from(self.mtime.1 / 1000))

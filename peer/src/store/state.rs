@@ -17,6 +17,8 @@ use super::{
     hash_cache::HashCache,
     index::{Index, Known},
     outboards::Outboards,
+    partial::{Partial, WeakPartial},
+    resume::Recovered,
     root::{HIDDEN, Root},
     share::ShareOptions,
     stage::{self, INCOMING},
@@ -39,6 +41,8 @@ pub(super) struct Shared {
     pub(super) stopping: AtomicBool,
     /// Files that are being put in place, and how often.
     arriving: Mutex<HashMap<FileName, usize>>,
+    /// Contents that are being received.
+    receiving: Mutex<HashMap<ContentHash, WeakPartial>>,
 }
 
 /// Files that became known otherwise than by a look.
@@ -119,11 +123,29 @@ impl Shared {
             skipped: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             arriving: Mutex::default(),
+            receiving: Mutex::default(),
         })
     }
 
     pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The content is being received from now on, until the partial file is dropped.
+    pub(super) fn begin_receiving(&self, partial: &Partial) {
+        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        receiving.retain(|_, partial| partial.upgrade().is_some());
+        receiving.insert(partial.hash(), partial.downgrade());
+    }
+
+    /// The content, if it is being received.
+    pub(super) fn receiving(&self, hash: &ContentHash) -> Option<Partial> {
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner).get(hash)?.upgrade()
+    }
+
+    /// Whether this very download runs.
+    pub(super) fn is_receiving(&self, download: &Recovered) -> bool {
+        self.receiving(&download.header.file.hash).is_some_and(|partial| *partial.goal() == download.header.goal)
     }
 
     /// Files that are being put in place.

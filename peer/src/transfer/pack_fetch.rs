@@ -2,16 +2,19 @@
 
 use std::{io, pin::pin};
 
-use bytes::BytesMut;
 use shared::{
     content::ContentHash,
     error::Failure,
-    limits::{BULK_BATCH_BYTES, BULK_BATCHES, MAX_PACKED_FILE_BYTES, OWNER_SILENCE},
+    limits::{BULK_BATCHES, MAX_PACKED_FILE_BYTES, OWNER_SILENCE},
     net::pack::{ITEM_FOLLOWS, ItemRefusal},
 };
-use tokio::{io::AsyncRead, sync::mpsc, task};
+use tokio::{
+    sync::mpsc,
+    task,
+    time::{sleep, timeout},
+};
 
-use super::fetch::{Incoming, read_what_is_there};
+use super::{fetch::Incoming, stream::ChunkSource};
 
 /// What comes of one content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +52,8 @@ pub(crate) enum PackError {
 ///
 /// # Errors
 /// See [`PackError`]; `Taking` is what `take` gave.
-pub(crate) async fn fetch_pack<R: AsyncRead + Unpin>(
-    mut reader: R,
+pub(crate) async fn fetch_pack<S: ChunkSource>(
+    source: &mut S,
     contents: Vec<(ContentHash, u64)>,
     mut heard: impl FnMut(),
     take: impl FnMut(usize, PackEvent<'_>) -> Result<(), Failure> + Send + 'static,
@@ -58,10 +61,9 @@ pub(crate) async fn fetch_pack<R: AsyncRead + Unpin>(
     let (batches, incoming) = mpsc::channel(BULK_BATCHES);
     let decoder = task::spawn_blocking(move || decode(&contents, Incoming::new(incoming), take));
     let mut decoder = pin!(decoder);
-    let mut buffer = BytesMut::new();
     let broken = loop {
         // Room first: this peer's own pauses must not be taken for the owner's silence.
-        let room = match tokio::time::timeout(OWNER_SILENCE / 4, batches.reserve()).await {
+        let room = match timeout(OWNER_SILENCE / 4, batches.reserve()).await {
             Ok(Ok(room)) => room,
             Ok(Err(_)) => break None,
             Err(_) => {
@@ -69,25 +71,34 @@ pub(crate) async fn fetch_pack<R: AsyncRead + Unpin>(
                 continue;
             }
         };
-        buffer.reserve(BULK_BATCH_BYTES / 4);
+        {
+            let mut ready = pin!(source.ready());
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut ready => break,
+                    () = sleep(OWNER_SILENCE / 4) => heard(),
+                }
+            }
+        }
         let read = tokio::select! {
             biased;
             // The contents say themselves where they end.
             () = batches.closed() => break None,
-            read = read_what_is_there(&mut reader, &mut buffer) => read,
+            read = source.next() => read,
         };
         match read {
             Err(error) => break Some(PackError::Stream(error)),
-            Ok(0) => break None,
-            Ok(_) => {
+            Ok(chunks) if chunks.is_empty() => break None,
+            Ok(chunks) => {
                 heard();
-                room.send(buffer.split().freeze());
+                room.send(chunks);
             }
         }
     };
     drop(batches);
     let decoded = loop {
-        match tokio::time::timeout(OWNER_SILENCE / 4, &mut decoder).await {
+        match timeout(OWNER_SILENCE / 4, &mut decoder).await {
             Ok(decoded) => break decoded,
             Err(_) => heard(),
         }
@@ -138,7 +149,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::transfer::serve_pack;
+    use crate::transfer::{
+        serve_pack,
+        stream::{Reader, Writer},
+    };
 
     fn file(content: &[u8]) -> File {
         let mut file = tempfile::tempfile().unwrap();
@@ -165,7 +179,7 @@ mod tests {
                 Ok(())
             }
         };
-        let fetched = fetch_pack(bytes, contents, || {}, take).await;
+        let fetched = fetch_pack(&mut Reader(bytes), contents, || {}, take).await;
         let taken = std::mem::take(&mut *taken.lock().unwrap());
         (fetched, taken)
     }
@@ -184,7 +198,7 @@ mod tests {
             move |hash: &ContentHash| changed.lock().unwrap().push(*hash)
         };
         let mut sent = Vec::new();
-        serve_pack(contents, open, note, &mut sent, |_| {}).await.unwrap();
+        serve_pack(contents, open, note, &mut Writer(&mut sent), |_| {}).await.unwrap();
         let changed = changed.lock().unwrap().clone();
         (sent, changed)
     }

@@ -8,13 +8,9 @@ use shared::{
     limits::{BULK_BATCH_BYTES, BULK_BATCHES, UPLOAD_SILENCE},
     net::pack::{ITEM_FOLLOWS, ItemRefusal},
 };
-use tokio::{
-    io::{AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
-    task,
-};
+use tokio::{sync::mpsc, task};
 
-use super::ServeError;
+use super::{ServeError, stream::ChunkSink};
 
 /// Sends contents in their order, or why each is left out, and returns the bytes that were handed to the stream.
 ///
@@ -24,25 +20,23 @@ use super::ServeError;
 ///
 /// # Errors
 /// `Stream` or `Stalled`: what is wrong with a file is told to the receiver instead.
-pub async fn serve_pack<W: AsyncWrite + Unpin>(
+pub async fn serve_pack<S: ChunkSink>(
     contents: Vec<(ContentHash, u64)>,
     open: impl Fn(&ContentHash) -> Result<(File, u64), ItemRefusal> + Send + 'static,
     changed: impl Fn(&ContentHash) + Send + 'static,
-    writer: &mut W,
+    sink: &mut S,
     mut progress: impl FnMut(u64),
 ) -> Result<u64, ServeError> {
     let (batches, mut ready) = mpsc::channel::<Bytes>(BULK_BATCHES);
     let reader = task::spawn_blocking(move || read_ahead(&contents, open, changed, &batches));
     let mut sent = 0;
-    while let Some(mut batch) = ready.recv().await {
-        while !batch.is_empty() {
-            let written = tokio::time::timeout(UPLOAD_SILENCE, writer.write_buf(&mut batch))
+    while let Some(batch) = ready.recv().await {
+        let mut batch = [batch];
+        while !batch[0].is_empty() {
+            let written = tokio::time::timeout(UPLOAD_SILENCE, sink.send(&mut batch))
                 .await
                 .map_err(|_| ServeError::Stalled)?
                 .map_err(ServeError::Stream)?;
-            if written == 0 {
-                return Err(ServeError::Stream(io::ErrorKind::WriteZero.into()));
-            }
             sent += written as u64;
             progress(written as u64);
         }

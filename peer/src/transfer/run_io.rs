@@ -1,101 +1,85 @@
-//! Positional file access in large runs, so that no group costs a system call.
+//! Positional reading in large runs, so that no group costs a system call.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{
+    fs::File,
+    io::{self, IoSliceMut},
+};
+
+use rustix::{buffer::spare_capacity, io::Errno};
 
 /// Reads a file in runs and hands out small parts of them.
 #[derive(Debug)]
 pub(crate) struct RunReader<'a> {
     file: &'a File,
+    run_bytes: usize,
     run: Vec<u8>,
     run_offset: u64,
-    run_len: usize,
 }
 
 impl<'a> RunReader<'a> {
-    /// A reader that holds `run_bytes` in memory.
+    /// A reader that reads `run_bytes` at a time.
     pub(crate) fn new(file: &'a File, run_bytes: usize) -> Self {
-        Self { file, run: vec![0; run_bytes], run_offset: 0, run_len: 0 }
+        Self { file, run_bytes, run: Vec::new(), run_offset: 0 }
     }
 
-    /// The `len` bytes at `offset`. When they have to be read, so is what follows them, up to `run_end`.
+    /// Sees to it that the `len` bytes at `offset` are in the [`run`](Self::run), and says where in it. When they have to be
+    /// read, so is what follows them, up to `run_end`.
     ///
     /// # Errors
     /// `UnexpectedEof` when the file ends before.
-    pub(crate) fn read(&mut self, offset: u64, len: usize, run_end: u64) -> io::Result<&[u8]> {
+    pub(crate) fn read(&mut self, offset: u64, len: usize, run_end: u64) -> io::Result<usize> {
         let buffered = offset.checked_sub(self.run_offset).and_then(|skip| usize::try_from(skip).ok());
-        let at = match buffered {
-            Some(at) if at + len <= self.run_len => at,
-            _ => {
-                let wanted = usize::try_from(run_end.saturating_sub(offset)).unwrap_or(usize::MAX);
-                self.run_len = 0;
-                self.run_offset = offset;
-                let wanted = wanted.clamp(len, self.run.len().max(len));
-                if self.run.len() < wanted {
-                    self.run.resize(wanted, 0);
-                }
-                self.file.read_exact_at(&mut self.run[..wanted], offset)?;
-                self.run_len = wanted;
-                0
+        if let Some(at) = buffered
+            && at + len <= self.run.len()
+        {
+            return Ok(at);
+        }
+        let wanted = usize::try_from(run_end.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = wanted.clamp(len, self.run_bytes.max(len));
+        read_at_least(self.file, offset, len, wanted, &mut self.run)?;
+        self.run_offset = offset;
+        Ok(0)
+    }
+
+    /// What was read last.
+    pub(crate) fn run(&self) -> &[u8] {
+        &self.run
+    }
+}
+
+/// Reads up to `wanted` bytes, `needed` at least; into memory that is not written before, which `std` cannot yet. (The
+/// outboard of a file that is being received may end early.)
+fn read_at_least(file: &File, offset: u64, needed: usize, wanted: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
+    bytes.clear();
+    bytes.reserve_exact(wanted);
+    while bytes.len() < wanted {
+        let next = offset + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(bytes), next) {
+            Ok(0) if bytes.len() >= needed => break,
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Fills all places, in order, from one run of a file.
+///
+/// # Errors
+/// `UnexpectedEof` when the file ends before.
+pub(crate) fn read_exact_vectored_at(file: &File, mut places: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+    let mut next = offset;
+    while !places.is_empty() {
+        match rustix::io::preadv(file, places, next) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                next += read as u64;
+                IoSliceMut::advance_slices(&mut places, read);
             }
-        };
-        Ok(&self.run[at..at + len])
-    }
-}
-
-/// Collects small parts of a file and writes them in runs.
-#[derive(Debug)]
-pub(crate) struct RunWriter<'a> {
-    file: &'a File,
-    run: Vec<u8>,
-    run_offset: u64,
-    run_len: usize,
-}
-
-impl<'a> RunWriter<'a> {
-    /// A writer that collects up to `run_bytes`.
-    pub(crate) fn new(file: &'a File, run_bytes: usize) -> Self {
-        Self { file, run: vec![0; run_bytes], run_offset: 0, run_len: 0 }
-    }
-
-    /// A place for the `len` bytes at `offset`, which are at most a run; they count only after [`commit`](Self::commit).
-    ///
-    /// # Errors
-    /// When the run before had to be written and could not be.
-    pub(crate) fn slot(&mut self, offset: u64, len: usize) -> io::Result<&mut [u8]> {
-        if !self.has_room(offset, len) {
-            self.flush()?;
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
-        if self.run_len == 0 {
-            self.run_offset = offset;
-        }
-        Ok(&mut self.run[self.run_len..self.run_len + len])
     }
-
-    /// Whether the `len` bytes at `offset` join the run without a write.
-    pub(crate) fn has_room(&self, offset: u64, len: usize) -> bool {
-        self.run_len == 0 || (self.run_offset + self.run_len as u64 == offset && self.run_len + len <= self.run.len())
-    }
-
-    /// Takes the last slot's bytes.
-    pub(crate) fn commit(&mut self, len: usize) {
-        self.run_len += len;
-    }
-
-    /// Writes what was collected.
-    ///
-    /// # Errors
-    /// When that fails.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        let len = std::mem::take(&mut self.run_len);
-        if len > 0 {
-            self.file.write_all_at(&self.run[..len], self.run_offset)?;
-            self.run_offset += len as u64;
-        }
-        Ok(())
-    }
-
-    /// Bytes that were committed and not written yet.
-    pub(crate) fn pending(&self) -> usize {
-        self.run_len
-    }
+    Ok(())
 }

@@ -1,23 +1,28 @@
 //! An owner's side: groups of a file, with their proofs, onto a stream.
 
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    io::{self, IoSliceMut},
+    ops::Range,
+    sync::{Arc, atomic::AtomicBool},
+};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use shared::{
     content::ContentHash,
-    limits::{BULK_BATCH_BYTES, BULK_BATCHES, DISK_RUN_BYTES, UPLOAD_SILENCE},
+    limits::{BULK_BATCH_BYTES, BULK_BATCHES, GROUP_BYTES, UPLOAD_SILENCE},
 };
-use tokio::{
-    io::{AsyncWrite, AsyncWriteExt},
-    sync::mpsc,
-    task,
-};
+use tokio::{io::AsyncWrite, sync::mpsc, task};
 
 use super::{
+    check::check,
     groups::GroupRanges,
-    run_io::RunReader,
+    pool::{Buffer, Pool},
+    run_io::{RunReader, read_exact_vectored_at},
+    stream::{ChunkSink, Writer},
     verify::{Mismatch, PAIR_BYTES, Step, Verifier, outboard_bytes},
 };
+use crate::store::{stamp::Stamp, tree_hash::hash_file};
 
 /// Pairs read from an outboard at a time, bytes: those of 16 MiB of file.
 const OUTBOARD_RUN_BYTES: usize = 64 << 10;
@@ -32,6 +37,21 @@ pub struct Source {
     pub(crate) file: File,
     /// `None` when the file has one group, which needs none.
     pub(crate) outboard: Option<File>,
+    /// What the file looks like as long as nobody writes to it; `None` for a file that this process alone writes to, and
+    /// only where it is not read.
+    pub(crate) stamp: Option<Stamp>,
+}
+
+impl Source {
+    /// Whether the file was not written to since it was hashed. The kernel sets the times before it changes a byte, so bytes
+    /// that were read before this is asked are those that were hashed. (A program that maps the file into its memory can
+    /// get round that; then the receiver notices.)
+    fn is_untouched(&self) -> io::Result<bool> {
+        match &self.stamp {
+            Some(stamp) => Ok(Stamp::from_stat(&rustix::fs::fstat(&self.file)?).is_same_write(stamp)),
+            None => Ok(true),
+        }
+    }
 }
 
 /// Why a file could not be sent to its end. What was sent until then is right.
@@ -57,70 +77,151 @@ pub enum ServeError {
 
 /// Sends `ranges` of a file, with proofs, and returns the bytes of the file that were sent.
 ///
-/// Every group is hashed before it leaves, so a file that changes, shrinks or vanishes meanwhile ends in an error
-/// and never in wrong bytes. `progress` hears how many bytes more were handed to the stream (proofs
-/// included). The stream is not finished: that, or its reset, is the caller's.
+/// A file that changes, shrinks or vanishes meanwhile ends in an error. Its bytes are not hashed once more before they
+/// leave: the receiver does that, so what a damaged disk makes of them is noticed there ([`is_right`] then tells whether
+/// it is so). `progress` hears how many bytes more were handed to the stream (proofs included). The stream is not
+/// finished: that, or its reset, is the caller's.
 ///
 /// # Errors
 /// See [`ServeError`].
-pub async fn serve<W: AsyncWrite + Unpin>(
+pub async fn serve<W: AsyncWrite + Unpin + Send>(
     source: Source,
     ranges: GroupRanges,
     writer: &mut W,
+    progress: impl FnMut(u64),
+) -> Result<u64, ServeError> {
+    serve_to(source, ranges, Arc::default(), &mut Writer(writer), progress).await
+}
+
+/// [`serve`], to a sink that takes whole chunks, through buffers of `pool`.
+///
+/// # Errors
+/// See [`ServeError`].
+pub async fn serve_to<S: ChunkSink>(
+    source: Source,
+    ranges: GroupRanges,
+    pool: Arc<Pool>,
+    sink: &mut S,
     mut progress: impl FnMut(u64),
 ) -> Result<u64, ServeError> {
     let file_bytes = ranges.bytes(source.size);
-    let (batches, mut ready) = mpsc::channel::<Bytes>(BULK_BATCHES);
-    let encoder = task::spawn_blocking(move || encode(&source, ranges, &batches));
-    while let Some(mut batch) = ready.recv().await {
-        while !batch.is_empty() {
-            let written = tokio::time::timeout(UPLOAD_SILENCE, writer.write_buf(&mut batch))
+    let (batches, mut ready) = mpsc::channel(BULK_BATCHES);
+    let encoder = task::spawn_blocking(move || encode(&source, ranges, &pool, &batches));
+    while let Some(batch) = ready.recv().await {
+        let mut batch = [batch];
+        while !batch[0].is_empty() {
+            let sent = tokio::time::timeout(UPLOAD_SILENCE, sink.send(&mut batch))
                 .await
                 .map_err(|_| ServeError::Stalled)?
                 .map_err(ServeError::Stream)?;
-            if written == 0 {
-                return Err(ServeError::Stream(io::ErrorKind::WriteZero.into()));
-            }
-            progress(written as u64);
+            progress(sent as u64);
         }
     }
     encoder.await.map_err(|error| ServeError::Disk(io::Error::other(error)))??;
     Ok(file_bytes)
 }
 
-/// Reads, checks and hands over; ends early, without an error, when nobody takes the batches any more.
-fn encode(source: &Source, ranges: GroupRanges, batches: &mpsc::Sender<Bytes>) -> Result<(), ServeError> {
+/// Whether `ranges` of a file are what its hash says. Reads and hashes them; blocks.
+pub fn is_right(source: &Source, ranges: &GroupRanges) -> bool {
+    let stop = AtomicBool::new(false);
+    match &source.outboard {
+        Some(outboard) => check(source.hash, source.size, &source.file, outboard, ranges.clone(), &stop).covers(ranges),
+        None => hash_file(&source.file, source.size, None, &stop).is_ok_and(|hash| hash == source.hash),
+    }
+}
+
+/// Reads, lays out and hands over; ends early, without an error, when nobody takes the batches any more.
+fn encode(
+    source: &Source,
+    ranges: GroupRanges,
+    pool: &Arc<Pool>,
+    batches: &mpsc::Sender<Bytes>,
+) -> Result<(), ServeError> {
     let mut verifier = Verifier::new(source.hash, source.size, ranges);
-    let mut data = RunReader::new(&source.file, DISK_RUN_BYTES);
     let mut pairs = source.outboard.as_ref().map(|outboard| RunReader::new(outboard, OUTBOARD_RUN_BYTES));
     let pairs_end = outboard_bytes(source.size);
-    let mut batch = BytesMut::with_capacity(BULK_BATCH_BYTES);
-    let mut sent_to = 0;
+    let mut batch = Batch::new(pool);
+    let mut reached = 0;
     while let Some(step) = verifier.next() {
-        let bytes = match (step, &mut pairs) {
+        match (step, &mut pairs) {
             (Step::Group { offset, len }, _) => {
-                sent_to = offset;
-                data.read(offset, len, verifier.run_end(offset))
+                reached = offset;
+                verifier.trust();
+                batch.group(offset, len);
             }
-            (Step::Pair { index }, Some(pairs)) => pairs.read(index * PAIR_BYTES as u64, PAIR_BYTES, pairs_end),
-            (Step::Pair { .. }, None) => return Err(ServeError::Changed { offset: sent_to }),
-        };
-        let bytes = bytes.map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => ServeError::Changed { offset: sent_to },
-            _ => ServeError::Disk(error),
-        })?;
-        verifier.accept(bytes).map_err(|Mismatch { offset }| ServeError::Changed { offset })?;
-        if batch.len() + bytes.len() > BULK_BATCH_BYTES {
-            let full = std::mem::replace(&mut batch, BytesMut::with_capacity(BULK_BATCH_BYTES));
-            if batches.blocking_send(full.freeze()).is_err() {
+            (Step::Pair { index }, Some(pairs)) => {
+                let at = index * PAIR_BYTES as u64;
+                let at = pairs.read(at, PAIR_BYTES, pairs_end).map_err(|error| failed(error, reached))?;
+                let pair = &pairs.run()[at..at + PAIR_BYTES];
+                verifier.accept(pair).map_err(|Mismatch { offset }| ServeError::Changed { offset })?;
+                batch.pair(pair);
+            }
+            (Step::Pair { .. }, None) => return Err(ServeError::Changed { offset: reached }),
+        }
+        if batch.len >= BULK_BATCH_BYTES {
+            let full = std::mem::replace(&mut batch, Batch::new(pool));
+            if batches.blocking_send(full.read(source)?).is_err() {
                 return Ok(());
             }
         }
-        batch.extend_from_slice(bytes);
     }
-    if !batch.is_empty() {
+    if batch.len > 0 {
         // Nobody there to take it: the async side has its own error to report.
-        let _gone = batches.blocking_send(batch.freeze());
+        let _gone = batches.blocking_send(batch.read(source)?);
     }
     Ok(())
+}
+
+fn failed(error: io::Error, offset: u64) -> ServeError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => ServeError::Changed { offset },
+        _ => ServeError::Disk(error),
+    }
+}
+
+/// Part of an encoding, laid out in one buffer: pairs are copied to their places, groups are read into theirs, all that
+/// follow each other in the file with one call, whatever lies between them here.
+struct Batch {
+    buffer: Buffer,
+    len: usize,
+    /// Where in the file, and where here.
+    groups: Vec<(u64, Range<usize>)>,
+}
+
+impl Batch {
+    fn new(pool: &Arc<Pool>) -> Self {
+        Self { buffer: pool.take(), len: 0, groups: Vec::with_capacity(2 * BULK_BATCH_BYTES / GROUP_BYTES as usize) }
+    }
+
+    fn pair(&mut self, pair: &[u8]) {
+        self.buffer.bytes_mut()[self.len..self.len + pair.len()].copy_from_slice(pair);
+        self.len += pair.len();
+    }
+
+    fn group(&mut self, offset: u64, len: usize) {
+        self.groups.push((offset, self.len..self.len + len));
+        self.len += len;
+    }
+
+    fn read(mut self, source: &Source) -> Result<Bytes, ServeError> {
+        let follow = |a: &(u64, Range<usize>), b: &(u64, Range<usize>)| a.0 + a.1.len() as u64 == b.0;
+        let (mut rest, mut passed) = (self.buffer.bytes_mut(), 0);
+        for run in self.groups.chunk_by(follow) {
+            let mut places = Vec::with_capacity(run.len());
+            for (_, place) in run {
+                let (_, from) = std::mem::take(&mut rest).split_at_mut(place.start - passed);
+                let (here, behind) = from.split_at_mut(place.len());
+                places.push(IoSliceMut::new(here));
+                (rest, passed) = (behind, place.end);
+            }
+            let offset = run[0].0;
+            read_exact_vectored_at(&source.file, &mut places, offset).map_err(|error| failed(error, offset))?;
+        }
+        if let Some((offset, _)) = self.groups.first()
+            && !source.is_untouched().map_err(ServeError::Disk)?
+        {
+            return Err(ServeError::Changed { offset: *offset });
+        }
+        Ok(self.buffer.freeze(self.len))
+    }
 }

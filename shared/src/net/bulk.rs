@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! asker  -> owner   kind byte 16, length (4 bytes, big endian), BulkRequest, end of stream
-//! owner  -> asker   length, Result<BulkAccepted, BulkRefusal>, then, if accepted, the verified stream:
-//!                   BLAKE3 tree nodes and groups of 16 KiB in pre-order (docs/transfer.md), end of stream
+//! owner  -> asker   length, Result<BulkAccepted, BulkRefusal>; if accepted,
+//!                   a byte 0 every `limits::QUEUE_NEWS` while the request waits for its turn, a byte 1, then
+//!                   the verified stream: BLAKE3 tree nodes and groups of 16 KiB in pre-order (docs/transfer.md),
+//!                   end of stream
 //! ```
+//!
+//! The zeros tell a busy owner from a dead one.
 //!
 //! The size in the reply is a claim like any other: only the tree can prove it.
 
@@ -55,6 +59,8 @@ pub enum BulkAbort {
     Stopped,
     /// The asker has what it needs, or gives up.
     Enough,
+    /// The asker got bytes that are not the content's: the owner should look at its file.
+    Wrong,
 }
 
 impl BulkAbort {
@@ -64,14 +70,20 @@ impl BulkAbort {
             Self::Changed => 1,
             Self::Stopped => 2,
             Self::Enough => 3,
+            Self::Wrong => 4,
         })
     }
 
     /// What a code stands for.
     pub fn from_varint(code: quinn::VarInt) -> Option<Self> {
-        [Self::Changed, Self::Stopped, Self::Enough].into_iter().find(|abort| abort.to_varint() == code)
+        [Self::Changed, Self::Stopped, Self::Enough, Self::Wrong].into_iter().find(|abort| abort.to_varint() == code)
     }
 }
+
+/// The request waits for its turn.
+pub const BULK_WAITS: u8 = 0;
+/// The verified stream begins.
+pub const BULK_BEGINS: u8 = 1;
 
 /// Why a header could not be written or read.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@
 //!      connection     serve ── accepts, counts, tells who calls, hands streams to a Handler
 //!   (pool, dialling)    ╲
 //!            ╲           ╲
-//!      rpc_transport · bulk · pack ── what runs on a stream, told by its first byte (StreamKind)
+//!  rpc_transport · bulk · pack · swarm ── what runs on a stream, told by its first byte (StreamKind)
 //!
 //!      session ── all of it put together for a program: identity, the nameserver; enrolment for newcomers
 //! ```
@@ -20,6 +20,7 @@ pub mod pack;
 pub mod rpc_transport;
 pub mod serve;
 pub mod session;
+pub mod swarm;
 
 pub use connection::{Connections, Target};
 pub use error::NetError;
@@ -39,6 +40,8 @@ pub enum StreamKind {
     Bulk,
     /// Many small files' bytes, see [`pack`].
     Pack,
+    /// Who has which part of a content, see [`swarm`].
+    Swarm,
 }
 
 impl StreamKind {
@@ -51,12 +54,13 @@ impl StreamKind {
             Self::Enrol => 4,
             Self::Bulk => 16,
             Self::Pack => 17,
+            Self::Swarm => 18,
         }
     }
 
     /// The kind that a byte stands for.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Names, Self::Tracker, Self::Peer, Self::Enrol, Self::Bulk, Self::Pack]
+        [Self::Names, Self::Tracker, Self::Peer, Self::Enrol, Self::Bulk, Self::Pack, Self::Swarm]
             .into_iter()
             .find(|kind| kind.to_byte() == byte)
     }

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! asker  -> owner   kind byte 17, length (4 bytes, big endian), PackRequest, end of stream
-//! owner  -> asker   length, Result<PackAccepted, BulkRefusal>, then, if accepted, for each content in the order of the
-//!                   request one byte: 0 and all of its bytes, or the number of an ItemRefusal; end of stream
+//! owner  -> asker   length, Result<PackAccepted, BulkRefusal>; if accepted, zeros and a one while and when the turn comes, as on
+//!                   bulk streams, then for each content in the order of the request one byte: 0 and all of its bytes, or
+//!                   the number of an ItemRefusal; end of stream
 //! ```
 //!
 //! No proofs travel: a small content is checked as a whole, by its hash, before any of it is used.

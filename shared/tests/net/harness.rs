@@ -122,6 +122,7 @@ impl PeerService for Sample {
             granted: false,
             seat: SeatView::default(),
             voted_epoch: request.expected_epoch,
+            electors: Vec::new(),
         }
     }
 

@@ -12,14 +12,15 @@ use crate::cli::{
 pub(in crate::cli) static VERB: Verb = Verb {
     name: "download",
     aliases: &[],
-    usage: "download NAME[@HASH]... [--from PEER] [--to PATH] [--force]",
+    usage: "download NAME[@HASH]... [--from PEER] [--to PATH] [--force] [--discard]",
     summary: "fetches files, verified, from their owners",
     details: "\
 NAME may be a directory (docs/) or a glob ('*.rs'). @HASH chooses a version by the first digits of its hash, as
-`listAll` shows them.
+`listAll` shows them. A download that was interrupted goes on where it was.
   --from PEER  only from this peer
   --to PATH    to this file or folder instead of the share
-  --force      overwrite what is there with other content",
+  --force      overwrite what is there with other content
+  --discard    fetch nothing; give up unfinished downloads of NAME and free their room",
     parse,
 };
 
@@ -34,6 +35,8 @@ pub struct Download {
     pub to: Option<String>,
     /// Overwrite.
     pub force: bool,
+    /// Give up what is unfinished instead.
+    pub discard: bool,
 }
 
 fn parse(words: Vec<String>) -> Result<Command, Failure> {
@@ -41,6 +44,7 @@ fn parse(words: Vec<String>) -> Result<Command, Failure> {
         Opt { name: "--from", value: Some("PEER") },
         Opt { name: "--to", value: Some("PATH") },
         Opt { name: "--force", value: None },
+        Opt { name: "--discard", value: None },
     ];
     let mut arguments = Arguments::read(&VERB, words, &known)?;
     let from = match arguments.value("--from")? {
@@ -49,8 +53,12 @@ fn parse(words: Vec<String>) -> Result<Command, Failure> {
     };
     let to = arguments.value("--to")?;
     let force = arguments.flag("--force");
+    let discard = arguments.flag("--discard");
+    if discard && (from.is_some() || to.is_some() || force) {
+        return Err(VERB.misused("--discard goes with no other option"));
+    }
     let files = arguments.some("NAME")?.into_iter().map(split_version).collect();
-    Ok(Command::Download(Download { files, from, to, force }))
+    Ok(Command::Download(Download { files, from, to, force, discard }))
 }
 
 /// `name@hash` where what follows the last `@` has the form of a hash; else all of it is the name
@@ -67,6 +75,9 @@ fn split_version(word: String) -> (String, Option<HashPrefix>) {
 
 impl Download {
     pub(in crate::cli) async fn run(self, call: &Call<'_>) -> Outcome {
+        if self.discard {
+            return self.give_up(call).await;
+        }
         let mut downloaded = Vec::new();
         let mut failures = Vec::new();
         for (pattern, version) in self.files {
@@ -84,5 +95,18 @@ impl Download {
         }
         let done = !downloaded.is_empty() || failures.is_empty();
         Outcome::of_many(done.then_some(Report::Downloaded(downloaded)), failures)
+    }
+
+    async fn give_up(self, call: &Call<'_>) -> Outcome {
+        let mut discarded = Vec::new();
+        let mut failures = Vec::new();
+        for (name, version) in self.files {
+            match call.backend.discard(&name, version.as_ref()).await {
+                Ok(files) => discarded.extend(files),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        let done = !discarded.is_empty() || failures.is_empty();
+        Outcome::of_many(done.then_some(Report::Discarded(discarded)), failures)
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use shared::{content::FileMeta, error::Failure};
 
 use super::{Ending, FileChange, Report, harmless};
-use crate::cli::backend::{Downloaded, GlobalListing, SeatRole, Status};
+use crate::cli::backend::{Discarded, Downloaded, GlobalListing, SeatRole, Status, Unfinished};
 
 #[derive(Serialize)]
 struct File<'a> {
@@ -33,6 +33,22 @@ struct DownloadedFile<'a> {
     path: String,
     seconds: f64,
     sources: Vec<Source<'a>>,
+}
+
+#[derive(Serialize)]
+struct DiscardedFile<'a> {
+    #[serde(flatten)]
+    file: File<'a>,
+    path: String,
+    freed: u64,
+}
+
+#[derive(Serialize)]
+struct UnfinishedFile<'a> {
+    #[serde(flatten)]
+    file: File<'a>,
+    bytes: u64,
+    path: String,
 }
 
 #[derive(Serialize)]
@@ -70,6 +86,9 @@ enum Document<'a> {
     Downloaded {
         files: Vec<DownloadedFile<'a>>,
     },
+    Discarded {
+        files: Vec<DiscardedFile<'a>>,
+    },
     Tracker {
         epoch: u64,
         peer: &'a str,
@@ -101,6 +120,7 @@ enum Document<'a> {
         downloads: u64,
         bytes_up: u64,
         bytes_down: u64,
+        unfinished: Vec<UnfinishedFile<'a>>,
         warnings: Vec<String>,
     },
     Help {
@@ -153,6 +173,11 @@ fn document(report: &Report) -> Document<'_> {
             let mut files: Vec<&Downloaded> = files.iter().collect();
             files.sort_by(|a, b| a.file.name.cmp(&b.file.name));
             Document::Downloaded { files: files.into_iter().map(downloaded).collect() }
+        }
+        Report::Discarded(files) => {
+            let mut files: Vec<&Discarded> = files.iter().collect();
+            files.sort_by(|a, b| (&a.file.name, &a.destination).cmp(&(&b.file.name, &b.destination)));
+            Document::Discarded { files: files.into_iter().map(discarded).collect() }
         }
         Report::Tracker(seat) => {
             Document::Tracker { epoch: seat.epoch.0, peer: seat.peer.as_str(), address: seat.endpoint.to_string() }
@@ -208,6 +233,22 @@ fn downloaded(downloaded: &Downloaded) -> DownloadedFile<'_> {
     }
 }
 
+fn unfinished(unfinished: &Unfinished) -> UnfinishedFile<'_> {
+    UnfinishedFile {
+        file: file(&unfinished.file),
+        bytes: unfinished.have_bytes,
+        path: unfinished.destination.to_string_lossy().into_owned(),
+    }
+}
+
+fn discarded(discarded: &Discarded) -> DiscardedFile<'_> {
+    DiscardedFile {
+        file: file(&discarded.file),
+        path: discarded.destination.to_string_lossy().into_owned(),
+        freed: discarded.freed_bytes,
+    }
+}
+
 fn status(status: &Status) -> Document<'_> {
     Document::Status {
         peer: status.id.as_str(),
@@ -223,6 +264,7 @@ fn status(status: &Status) -> Document<'_> {
         downloads: status.downloads,
         bytes_up: status.bytes_up,
         bytes_down: status.bytes_down,
+        unfinished: status.unfinished.iter().map(unfinished).collect(),
         warnings: status.warnings.iter().map(|warning| harmless(warning)).collect(),
     }
 }

@@ -67,11 +67,31 @@ impl Bed {
                 Action::Finished => self.finished += 1,
             }
         }
-        for group in self.under_way.values().flat_map(|groups| [groups.start, groups.end - 1]) {
-            let of = self.under_way.values().filter(|groups| groups.contains(&group)).count();
-            assert!(of <= 2, "group {group} is asked of {of}");
-        }
+        self.check();
         requests
+    }
+
+    /// What holds after every event.
+    fn check(&self) {
+        let mut of_piece: BTreeMap<u64, Vec<OwnerId>> = BTreeMap::new();
+        let mut of_owner: BTreeMap<OwnerId, usize> = BTreeMap::new();
+        for (request, groups) in &self.under_way {
+            *of_owner.entry(request.owner).or_default() += 1;
+            for piece in self.swarm.layout.pieces_of(groups) {
+                of_piece.entry(piece.into()).or_default().push(request.owner);
+            }
+        }
+        for (piece, owners) in of_piece {
+            assert!(owners.len() <= 2, "piece {piece} is asked of {owners:?}");
+            assert!(owners.len() < 2 || owners[0] != owners[1], "piece {piece} is asked of {owners:?}");
+        }
+        assert!(of_owner.len() <= MAX_ACTIVE_OWNERS, "{of_owner:?}");
+        assert!(of_owner.values().all(|requests| *requests <= MAX_REQUESTS_PER_OWNER), "{of_owner:?}");
+        let due = self.swarm.next_deadline();
+        // Silence is counted beyond a round trip, a wait is jittered.
+        let latest = self.now + 2 * (MAX_OWNER_BACKOFF + OWNER_SILENCE);
+        assert!(due.is_none_or(|due| due <= latest), "due {due:?} at {:?}", self.now);
+        assert!(self.under_way.is_empty() || due.is_some(), "nobody would notice silence");
     }
 
     fn add(&mut self, owner: u32, has: Has) -> Vec<(RequestId, Range<u64>)> {

@@ -131,6 +131,7 @@ impl Peer {
             blocking(move || many.room_for(files, bytes)).await??;
             let packer = Packer {
                 bulk: self.bulk.clone(),
+                pace: self.downloads.pace.clone(),
                 all_bytes: self.downloads.bytes.clone(),
                 batch: batch.clone(),
                 contents: Arc::new(contents),
@@ -207,7 +208,7 @@ fn look_at_all(
     ready: &mpsc::Sender<Ready>,
 ) -> (Vec<Wanted>, Vec<crate::store::Known>) {
     let (mut wanted, mut found) = (Vec::new(), Vec::new());
-    for (place, Job { file, owners, to }) in jobs {
+    for (place, Job { file, owners, to, .. }) in jobs {
         match batch.many.look(&file, to.as_deref()) {
             Err(failure) => batch.fail(place, failure),
             Ok(Looked::Identical(destination, known)) => {

@@ -38,8 +38,11 @@ use crate::{
         Contact,
         packs::{Action, Event, ItemId, OwnerId, PackId, Packs, Wanted, Why},
     },
-    download::undelivered,
-    net::calls::target,
+    download::{request::wait_for_turn, undelivered},
+    net::{
+        calls::target,
+        pace::{Pace, PacedIn},
+    },
     transfer::{PackError, PackEvent, fetch_pack},
 };
 
@@ -52,6 +55,8 @@ const TELL_EVERY: Duration = Duration::from_millis(50);
 pub(super) struct Packer {
     /// Connections for bytes.
     pub(super) bulk: Connections,
+    /// The cap on what comes in.
+    pub(super) pace: Pace,
     /// Bytes that this peer fetched since it started.
     pub(super) all_bytes: Arc<AtomicU64>,
     pub(super) batch: Arc<Batch>,
@@ -166,11 +171,11 @@ impl Packer {
         owner: &Owner,
         tell: mpsc::Sender<Told>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (bulk, contact) = (self.bulk.clone(), owner.contact.clone());
+        let (bulk, pace, contact) = (self.bulk.clone(), self.pace.clone(), owner.contact.clone());
         let contents: Vec<_> = items.iter().map(|item| self.content(*item)).map(|c| (c.hash, c.size)).collect();
         let take = self.taker(pack, items, contact.peer.clone(), tell.clone());
         async move {
-            let fetched = receive(&bulk, &contact, contents, pack.owner, &tell, take).await;
+            let fetched = receive(&bulk, &pace, &contact, contents, pack.owner, &tell, take).await;
             let told = match fetched {
                 Ok(()) => Told::Event(Event::Done(pack)),
                 Err(OwnerError::Pack(PackError::Taking(failure))) => Told::Fatal(failure),
@@ -275,6 +280,7 @@ fn stage(
 /// Asks one owner for one pack.
 async fn receive(
     bulk: &Connections,
+    pace: &Pace,
     contact: &Contact,
     contents: Vec<(shared::content::ContentHash, u64)>,
     owner: OwnerId,
@@ -287,6 +293,7 @@ async fn receive(
     // The request is all that is said; a stream that the owner closed already shows in its answer.
     let _ = send.finish();
     let PackAccepted = read_header::<Result<PackAccepted, BulkRefusal>>(&mut recv).await??;
+    wait_for_turn(&mut recv, || drop(tell.try_send(Told::Event(Event::Heard(owner))))).await?;
     let clock = Clock::start();
     let mut next = Timestamp::ZERO;
     let heard = || {
@@ -297,7 +304,8 @@ async fn receive(
             let _ = tell.try_send(Told::Event(Event::Heard(owner)));
         }
     };
-    fetch_pack(recv, contents, heard, take).await.map_err(OwnerError::Pack)
+    let mut source = PacedIn::new(recv, pace.clone());
+    fetch_pack(&mut source, contents, heard, take).await.map_err(OwnerError::Pack)
 }
 
 /// Numbers the owners, in an order of chance, so that many askers spread over them; and what is wanted of whom. This peer is not

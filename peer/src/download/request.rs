@@ -1,0 +1,178 @@
+//! One request of a download: one bulk stream from an owner into the partial file.
+
+use std::{io, ops::Range, time::Duration};
+
+use bytes::Bytes;
+use shared::{
+    content::FileMeta,
+    limits,
+    net::{
+        Connections,
+        bulk::{
+            BULK_BEGINS, BULK_WAITS, BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, HeaderError, read_header,
+            write_header,
+        },
+    },
+    time::{Clock, Timestamp},
+};
+use tokio::{
+    io::AsyncReadExt,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+
+use super::{OwnerError, engine::Told, was_reset_as_changed};
+use crate::{
+    core::{
+        Contact,
+        swarm::{Event, Failure as Why, OwnerId, RequestId},
+    },
+    net::{calls::target, pace::Pace},
+    store::Partial,
+    transfer::{FetchError, GroupRanges, fetch_from, stream::ChunkSource},
+};
+
+/// One bulk stream.
+pub(super) struct Stream {
+    pub(super) bulk: Connections,
+    pub(super) pace: Pace,
+    pub(super) owner: Contact,
+    pub(super) file: FileMeta,
+    pub(super) partial: Partial,
+}
+
+impl Stream {
+    /// Asks for `groups` and keeps what comes. Tells the core that the owner is alive while nothing is proven yet.
+    pub(super) async fn fetch(
+        &self,
+        request: RequestId,
+        groups: Range<u64>,
+        tell: &mpsc::Sender<Told>,
+        progress: impl FnMut(u64) + Send + 'static,
+    ) -> Result<(), OwnerError> {
+        let target = target(&self.owner);
+        let ranges = GroupRanges::requested(&[(groups.start, groups.end)], self.file.size)
+            .map_err(|_| OwnerError::Refused(BulkRefusal::BadRanges))?;
+        let header = BulkRequest { hash: self.file.hash, groups: ranges.to_request() };
+        let ask = async {
+            let (mut send, mut recv) = self.bulk.bulk(&target).await?;
+            write_header(&mut send, &header).await?;
+            // The request is all that is said; a stream that the owner closed already shows in its answer.
+            let _ = send.finish();
+            let accepted = read_header::<Result<BulkAccepted, BulkRefusal>>(&mut recv).await??;
+            Ok::<_, OwnerError>((accepted, recv))
+        };
+        let (BulkAccepted { size }, mut recv) =
+            timeout(limits::OWNER_SILENCE, ask).await.map_err(|_| OwnerError::Silent)??;
+        if size != self.file.size {
+            return Err(OwnerError::OtherSize { claimed: size, announced: self.file.size });
+        }
+        let rtt = self.bulk.connection(&target).await.ok().map(|connection| connection.rtt());
+        let heard = |rtt| Told::Event(Event::Heard { owner: request.owner, rtt });
+        // Here and below: the engine is gone when nobody listens.
+        let _ = tell.send(heard(rtt)).await;
+        // A full queue means that the core has enough to hear of.
+        wait_for_turn(&mut recv, || drop(tell.try_send(heard(None)))).await?;
+        let mut heard = Heard {
+            stream: &mut recv,
+            owner: request.owner,
+            tell,
+            pace: &self.pace,
+            clock: Clock::start(),
+            next: Timestamp::ZERO,
+            owed: 0,
+        };
+        match fetch_from(&mut heard, ranges, &self.partial, limits::OWNER_SILENCE, progress).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let is_wrong = matches!(error, FetchError::Verification { .. });
+                let why = if is_wrong { BulkAbort::Wrong } else { BulkAbort::Enough };
+                // Fails only when the stream has ended anyway.
+                let _ = recv.stop(why.to_varint());
+                Err(if was_reset_as_changed(&error) { OwnerError::Changed } else { error.into() })
+            }
+        }
+    }
+}
+
+/// Tells the core, between the groups that are proven, that bytes arrive: on a slow path a write to the disk has many
+/// groups and takes a while to fill. And keeps to the pace.
+struct Heard<'a> {
+    stream: &'a mut quinn::RecvStream,
+    owner: OwnerId,
+    tell: &'a mpsc::Sender<Told>,
+    pace: &'a Pace,
+    clock: Clock,
+    /// When the core is told next.
+    next: Timestamp,
+    /// Bytes that came and are not accounted for.
+    owed: usize,
+}
+
+/// How often the core is told that bytes arrive: within the margin after which an owner counts as quiet.
+const TELL_EVERY: Duration = Duration::from_millis(20);
+
+impl Heard<'_> {
+    fn tell(&self) {
+        // A full queue means that the core has enough to hear of.
+        let _ = self.tell.try_send(Told::Event(Event::Heard { owner: self.owner, rtt: None }));
+    }
+}
+
+impl ChunkSource for Heard<'_> {
+    /// It is this peer that holds the owner back: no silence of the owner's.
+    async fn ready(&mut self) {
+        let mut turn = std::pin::pin!(self.pace.wait(std::mem::take(&mut self.owed)));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut turn => return,
+                () = sleep(TELL_EVERY) => self.tell(),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> io::Result<Vec<Bytes>> {
+        let chunks = self.stream.next().await?;
+        self.owed += chunks.iter().map(Bytes::len).sum::<usize>();
+        let now = self.clock.now();
+        if now >= self.next {
+            self.next = now + TELL_EVERY;
+            self.tell();
+        }
+        Ok(chunks)
+    }
+}
+
+/// Waits until an owner begins with what was asked for. `waits` hears that the request is in its queue: for how long that is
+/// all right, the core judges, which may have others who are faster. Silence ends it.
+///
+/// # Errors
+/// When the stream breaks, says something else, or nothing for `limits::OWNER_SILENCE`.
+pub(super) async fn wait_for_turn(recv: &mut quinn::RecvStream, mut waits: impl FnMut()) -> Result<(), HeaderError> {
+    loop {
+        match timeout(limits::OWNER_SILENCE, recv.read_u8()).await {
+            Ok(Ok(BULK_BEGINS)) => return Ok(()),
+            Ok(Ok(BULK_WAITS)) => waits(),
+            Ok(Ok(_)) => return Err(HeaderError::Malformed),
+            Ok(Err(error)) => return Err(HeaderError::Stream(error)),
+            Err(_) => return Err(HeaderError::Stream(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+/// As the core sees it.
+pub(super) fn why(error: &OwnerError) -> Why {
+    match error {
+        OwnerError::Refused(BulkRefusal::NotHere) => Why::NotHere,
+        OwnerError::Refused(BulkRefusal::Busy) => Why::Busy { retry_after: None },
+        OwnerError::Refused(BulkRefusal::BadRanges | BulkRefusal::Unreadable) | OwnerError::OtherSize { .. } => {
+            Why::Refused
+        }
+        OwnerError::Changed => Why::Changed,
+        OwnerError::Header(HeaderError::Stream(error)) if error.kind() == io::ErrorKind::TimedOut => Why::Silent,
+        OwnerError::Silent | OwnerError::Fetch(FetchError::Silent(_)) => Why::Silent,
+        OwnerError::Fetch(FetchError::Verification { .. }) => Why::Lied,
+        OwnerError::Net(_) | OwnerError::Header(_) | OwnerError::Fetch(_) => Why::Broken,
+    }
+}

@@ -1,0 +1,243 @@
+//! One content's swarm, as this peer knows it: what is here of it, who takes part, who talks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use shared::{content::ContentHash, id::PeerId, limits, net::swarm::SwarmNews, rpc::tracker::Owner};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::swarms::MemberEvent;
+use crate::{core::Contact, transfer::GroupRanges};
+
+/// See the module.
+pub(super) struct Room {
+    pub(super) hash: ContentHash,
+    /// Bytes.
+    pub(super) size: u64,
+    state: Mutex<State>,
+    /// Wakes those who tell the news.
+    changed: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct State {
+    holds: Holds,
+    /// Who receives the content, in the order in which they were met; `None` where one has gone. Never shrinks, so that
+    /// a talk remembers its place.
+    met: Vec<Option<Contact>>,
+    known: BTreeSet<PeerId>,
+    talks: BTreeMap<PeerId, Talk>,
+    download: Option<Download>,
+}
+
+/// What this peer has of the content.
+#[derive(Default)]
+enum Holds {
+    /// Nothing (any more): talks end.
+    #[default]
+    Nothing,
+    /// What a download has proven so far, in that order.
+    Part(Vec<Range<u64>>),
+    /// A file in the share.
+    All,
+}
+
+/// A download of the content that runs here.
+pub(super) struct Download {
+    pub(super) tell: mpsc::Sender<MemberEvent>,
+    /// Ends with it.
+    pub(super) stop: CancellationToken,
+}
+
+/// Who dialled a talk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialler {
+    Me,
+    Other,
+}
+
+/// A stream to a member.
+struct Talk {
+    dialler: Dialler,
+    stop: CancellationToken,
+    /// The member said that it has everything.
+    has_all: bool,
+}
+
+/// How far a member was told the news.
+#[derive(Default)]
+pub(super) struct Told {
+    ranges: usize,
+    members: usize,
+    all: bool,
+}
+
+impl Room {
+    pub(super) fn new(hash: ContentHash, size: u64) -> Self {
+        Self { hash, size, state: Mutex::default(), changed: watch::Sender::new(()) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        self.changed.send_replace(());
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Returns those that are there already.
+    pub(super) fn begin_download(&self, proven: &GroupRanges, download: Download) -> Vec<Contact> {
+        let proven = proven.iter().collect();
+        let mut state = self.state();
+        state.holds = Holds::Part(proven);
+        state.download = Some(download);
+        let met = state.met.iter().flatten().cloned().collect();
+        drop(state);
+        self.wake();
+        met
+    }
+
+    pub(super) fn end_download(&self) {
+        let mut state = self.state();
+        state.download = None;
+        if matches!(state.holds, Holds::Part(..)) {
+            state.holds = Holds::Nothing;
+        }
+        drop(state);
+        self.wake();
+    }
+
+    pub(super) fn is_in_share(&self) {
+        let mut state = self.state();
+        if !matches!(state.holds, Holds::All) {
+            state.holds = Holds::All;
+            drop(state);
+            self.wake();
+        }
+    }
+
+    pub(super) fn proven(&self, groups: Range<u64>) {
+        if let Holds::Part(proven) = &mut self.state().holds {
+            proven.push(groups);
+        }
+        self.wake();
+    }
+
+    /// Whether there is anything to talk about.
+    pub(super) fn has_any(&self) -> bool {
+        !matches!(self.state().holds, Holds::Nothing)
+    }
+
+    /// Somebody takes part. Returns, if it is new and a download runs here that should talk to it, when to stop that.
+    pub(super) fn meet(&self, member: &Contact) -> Option<CancellationToken> {
+        let mut state = self.state();
+        if state.known.len() >= limits::MAX_SWARM_MEMBERS || !state.known.insert(member.peer.clone()) {
+            return None;
+        }
+        state.met.push(Some(member.clone()));
+        let stop = state.download.as_ref().map(|download| download.stop.clone());
+        drop(state);
+        self.wake();
+        stop
+    }
+
+    pub(super) fn is_talking_to(&self, peer: &PeerId) -> bool {
+        self.state().talks.contains_key(peer)
+    }
+
+    /// A stream to `peer` is there; until the token is cancelled. `None` when the stream is one too many: of two that both dialled at
+    /// the same time, the smaller id's stays. Otherwise what was accepted last replaces what was there: its other end may be gone.
+    pub(super) fn begin_talk(&self, me: &PeerId, peer: &PeerId, dialler: Dialler) -> Option<CancellationToken> {
+        let mut state = self.state();
+        match state.talks.get(peer) {
+            Some(_) if dialler == Dialler::Me => return None,
+            Some(talk) if talk.dialler == Dialler::Me && me < peer => return None,
+            Some(talk) => talk.stop.cancel(),
+            None if state.talks.len() >= limits::MAX_SWARM_MEMBERS => return None,
+            None => {}
+        }
+        let stop = CancellationToken::new();
+        state.talks.insert(peer.clone(), Talk { dialler, stop: stop.clone(), has_all: false });
+        Some(stop)
+    }
+
+    /// Whether nothing has taken its place yet.
+    pub(super) fn end_talk(&self, peer: &PeerId, stop: &CancellationToken) -> bool {
+        let mut state = self.state();
+        // Cancelled only by the one that took its place.
+        if stop.is_cancelled() {
+            return false;
+        }
+        state.talks.remove(peer);
+        if state.known.remove(peer) {
+            state
+                .met
+                .iter_mut()
+                .filter(|met| met.as_ref().is_some_and(|met| met.peer == *peer))
+                .for_each(|met| *met = None);
+        }
+        true
+    }
+
+    pub(super) fn has_all(&self, peer: &PeerId) {
+        if let Some(talk) = self.state().talks.get_mut(peer) {
+            talk.has_all = true;
+        }
+        self.wake();
+    }
+
+    /// Tells the download, if there is one; waits when it is behind.
+    pub(super) async fn report(&self, event: MemberEvent) {
+        let tell = self.state().download.as_ref().map(|download| download.tell.clone());
+        if let Some(tell) = tell {
+            // Gone in the meantime: nobody wants to know.
+            let _ = tell.send(event).await;
+        }
+    }
+
+    /// How long news are gathered: in a large swarm everybody has many to tell them to.
+    pub(super) fn pause(&self) -> Duration {
+        let talks = self.state().talks.len();
+        limits::SWARM_NEWS.saturating_mul(u32::try_from(talks.div_ceil(limits::SWARM_NEWS_MEMBERS)).unwrap_or(u32::MAX))
+    }
+
+    /// What `to` was not told yet, and whether that is the last of it.
+    pub(super) fn news(&self, to: &PeerId, told: &mut Told) -> (Vec<SwarmNews>, bool) {
+        let state = self.state();
+        let mut news = Vec::new();
+        match &state.holds {
+            Holds::Nothing => return (news, true),
+            Holds::Part(proven) => {
+                let mut new = GroupRanges::default();
+                proven.iter().skip(told.ranges).for_each(|range| new.insert(range.clone()));
+                told.ranges = proven.len();
+                let ranges = new.to_request();
+                news.extend(ranges.chunks(limits::RANGES_PER_NEWS).map(|ranges| SwarmNews::Has(ranges.to_vec())));
+            }
+            Holds::All => {
+                if !std::mem::replace(&mut told.all, true) {
+                    news.push(SwarmNews::HasAll);
+                }
+            }
+        }
+        let members = state.met.iter().skip(told.members).flatten().filter(|member| member.peer != *to);
+        let members: Vec<_> = members.collect();
+        told.members = state.met.len();
+        news.extend(members.chunks(limits::MEMBERS_PER_NEWS).map(|members| {
+            let owner = |member: &&Contact| Owner { peer: member.peer.clone(), endpoint: member.endpoint.clone() };
+            SwarmNews::Members(members.iter().map(owner).collect())
+        }));
+        // Two that both have it all have nothing more to tell each other.
+        let is_over = told.all && state.talks.get(to).is_some_and(|talk| talk.has_all);
+        (news, is_over)
+    }
+}

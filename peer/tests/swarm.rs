@@ -1,0 +1,130 @@
+//! Several receivers of one file at the same time, and caps on what goes out and comes in: with real programs.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
+
+use std::{fs, process::Stdio, thread};
+
+use shared::time::Clock;
+
+mod common;
+use common::{
+    Network,
+    process::{Program, finish},
+};
+
+const MIB: usize = 1 << 20;
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes
+}
+
+/// Starts `peer PEER --headless flags…` and waits until it has joined.
+fn headless(network: &Network, peer: &str, flags: &[&str]) -> Program {
+    let mut program = Program::spawn(network.command(peer, &[&["--headless"], flags].concat()).stdin(Stdio::null()));
+    let line = program.line();
+    assert!(line.starts_with(&format!("[{peer}] ready at ")), "{line:?}");
+    program
+}
+
+fn sent(network: &Network, peer: &str) -> u64 {
+    network.json(peer, &["status"])["bytes_up"].as_u64().unwrap()
+}
+
+#[test]
+fn receivers_pass_on_what_they_have_while_they_receive() {
+    let network = Network::start();
+    let content = noise(16 * MIB, 1);
+    network.put("owner", "big.bin", &content);
+    let _owner = headless(&network, "owner", &["--limit-up", "4MiB"]);
+    let receivers = ["r1", "r2", "r3", "r4"];
+    let _running: Vec<_> = receivers.iter().map(|peer| network.headless(peer)).collect();
+    network.json_until("r4", &["listAll"], |all| all["files"].as_array().unwrap().len() == 1);
+    let clock = Clock::start();
+    thread::scope(|scope| {
+        for peer in receivers {
+            let network = &network;
+            scope.spawn(move || network.json(peer, &["download", "big.bin"]));
+        }
+    });
+    let seconds = clock.now().since_origin().as_secs_f64();
+    for peer in receivers {
+        assert!(fs::read(network.shared(peer, "big.bin")).unwrap() == content, "{peer}");
+    }
+    // Alone the owner would have to send it four times, in 16 s.
+    let from_owner = sent(&network, "owner") as f64 / content.len() as f64;
+    assert!(from_owner < 2.0, "the owner sent the file {from_owner:.2} times");
+    assert!(seconds < 10.0, "{seconds:.1} s");
+}
+
+#[test]
+fn what_the_owner_had_sent_before_it_died_is_enough_when_the_receivers_have_it_together() {
+    let network = Network::start();
+    let content = noise(10 * MIB, 2);
+    network.put("owner", "big.bin", &content);
+    let owner = headless(&network, "owner", &["--limit-up", "4MiB"]);
+    let receivers = ["r1", "r2"];
+    let _running: Vec<_> = receivers.iter().map(|peer| headless(&network, peer, &["--limit-up", "2MiB"])).collect();
+    network.json_until("r2", &["listAll"], |all| all["files"].as_array().unwrap().len() == 1);
+    let downloads = receivers.map(|peer| {
+        let mut command = network.command(peer, &["download", "big.bin", "--json"]);
+        thread::spawn(move || finish(command.stdin(Stdio::null()), ""))
+    });
+    // Both have got different parts by the time that the owner has sent all of it about once.
+    network.json_until("owner", &["status"], |status| {
+        status["bytes_up"].as_u64().unwrap() as usize > content.len() + content.len() / 10
+    });
+    drop(owner);
+    let ended = downloads.map(|download| download.join().unwrap());
+    let held = |peer| network.json(peer, &["status"])["bytes_down"].as_u64().unwrap();
+    for (peer, ended) in receivers.iter().zip(&ended) {
+        if ended.status == Some(0) {
+            assert!(fs::read(network.shared(peer, "big.bin")).unwrap() == content, "{peer}");
+        } else {
+            // Only if the two together really lack something may they give up.
+            assert!(held(peer) < content.len() as u64, "{ended:?}");
+            assert!(ended.err.contains("no_owner"), "{ended:?}");
+        }
+    }
+    assert_eq!(ended[0].status, ended[1].status, "together they have it all or both lack the same");
+}
+
+#[test]
+fn caps_hold_and_more_requests_than_slots_are_all_served() {
+    let network = Network::start();
+    let content = noise(6 * MIB, 3);
+    network.put("owner", "a.bin", &content);
+    let _owner = headless(&network, "owner", &["--limit-up", "3MB", "--max-uploads", "1"]);
+    let _slow = headless(&network, "slow", &["--limit-down", "2MB"]);
+    network.json_until("slow", &["listAll"], |all| all["files"].as_array().unwrap().len() == 1);
+    let clock = Clock::start();
+    network.json("slow", &["download", "a.bin"]);
+    let seconds = clock.now().since_origin().as_secs_f64();
+    assert!((2.8..4.5).contains(&seconds), "6 MiB at 2 MB/s took {seconds:.2} s");
+
+    // Six that may ask nobody but the owner, which serves one at a time.
+    let peers: Vec<_> = (0..6).map(|n| format!("p{n}")).collect();
+    let _running: Vec<_> = peers.iter().map(|peer| network.headless(peer)).collect();
+    network.put("owner", "b.bin", &noise(2 * MIB, 4));
+    network.json_until("p5", &["listAll"], |all| all["files"].as_array().unwrap().len() == 2);
+    let clock = Clock::start();
+    thread::scope(|scope| {
+        for peer in &peers {
+            let network = &network;
+            scope.spawn(move || network.json(peer, &["download", "b.bin", "--from", "owner"]));
+        }
+    });
+    let seconds = clock.now().since_origin().as_secs_f64();
+    assert!((3.9..8.0).contains(&seconds), "6 times 2 MiB at 3 MB/s took {seconds:.2} s");
+}
+
+#[test]
+fn nonsense_for_a_rate_is_refused_with_a_hint() {
+    let network = Network::start();
+    for (flag, value) in [("--limit-up", "fast"), ("--limit-down", "1KB"), ("--limit-up", "-5"), ("--max-uploads", "0")]
+    {
+        let ended = network.run("p", &[flag, value, "list"]);
+        assert_eq!(ended.status, Some(2), "{flag} {value}: {ended:?}");
+    }
+}

@@ -72,7 +72,8 @@ impl Backend for Peer {
 
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<FileMeta, Failure>> {
         Box::pin(async move {
-            let name = parse_name(name)?;
+            // `list` shows a directory with a `/`.
+            let name = parse_name(name.strip_suffix('/').unwrap_or(name))?;
             let removed = self.share.remove(&name).await?;
             self.until_announced(move |core| !core.share().contains_key(&name)).await;
             Ok(removed)
@@ -90,6 +91,8 @@ impl Backend for Peer {
                 downloaded
                     .iter()
                     .filter(|done| done.path.starts_with(self.share.path()))
+                    // A directory that has something in it here is none of the share's entries.
+                    .filter(|done| !done.file.is_directory() || self.share.get(&done.file.name).is_some())
                     .map(|done| done.file.name.clone())
                     .collect(),
             );
@@ -98,7 +101,7 @@ impl Backend for Peer {
             let taken_in = Arc::new(AtomicUsize::new(0));
             self.until_announced(move |core| {
                 let known = shared.iter().skip(taken_in.load(Ordering::Relaxed));
-                let more = known.take_while(|name| core.share().contains_key(name)).count();
+                let more = known.take_while(|name| core.share().contains_key(*name)).count();
                 taken_in.fetch_add(more, Ordering::Relaxed) + more == shared.len()
             })
             .await;

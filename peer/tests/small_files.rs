@@ -139,6 +139,62 @@ fn a_tree_arrives_identical_and_is_shared_at_once() {
 }
 
 #[test]
+fn empty_directories_arrive_too() {
+    let network = Network::start();
+    plant(&network, "peer1", 40);
+    let empty = ["tree/0/empty", "tree/nested/deeper/deepest", "alone"];
+    for name in empty.into_iter().chain(["tree/hides/.git"]) {
+        fs::create_dir_all(network.shared("peer1", name)).unwrap();
+    }
+    let _owner = network.headless("peer1");
+    let _receiver = network.headless("peer2");
+    let kind = |listing: &serde_json::Value, name: &str| -> Option<String> {
+        let file = listing["files"].as_array().unwrap().iter().find(|file| file["name"] == name)?;
+        Some(file["kind"].as_str().unwrap_or("file").to_owned())
+    };
+    let listing = network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 44);
+    assert!(empty.iter().all(|name| kind(&listing, name).as_deref() == Some("directory")), "{listing}");
+    assert_eq!(kind(&listing, "tree/large").as_deref(), Some("file"));
+    assert!(network.run("peer2", &["listAll"]).out.lines().any(|line| line.starts_with("tree/0/empty/ ")));
+
+    let done = network.json("peer2", &["download", "tree/"]);
+    assert_eq!(done["files"].as_array().unwrap().len(), 43);
+    let original = tree(&network.shared("peer1", "tree"));
+    assert!(tree(&network.shared("peer2", "tree")) == original, "with times and modes");
+    assert!(empty[..2].iter().all(|name| fs::read_dir(network.shared("peer2", name)).unwrap().next().is_none()));
+    assert!(!network.shared("peer2", "tree/hides").exists() && !network.shared("peer2", "alone").exists());
+    let mine = network.json("peer2", &["list"]);
+    assert_eq!(mine["files"].as_array().unwrap().len(), 43, "the receiver has them to share at once, and nothing else");
+    network.json("peer2", &["download", "alone"]);
+    assert!(network.shared("peer2", "alone").is_dir());
+
+    // Twice to another place: the second time nothing is put into what is there.
+    let outside = network.folder().join("outside");
+    for _ in 0..2 {
+        network.json("peer2", &["download", "tree/nested", "--to", outside.to_str().unwrap()]);
+        assert!(tree(&outside).is_empty());
+        assert_eq!(fs::read_dir(outside.join("tree/nested/deeper/deepest")).unwrap().count(), 0);
+    }
+
+    // With something in it elsewhere it is a directory like any other; then that is what comes, and the entry goes.
+    network.put("peer2", "alone/file", b"x");
+    network.json_until("peer1", &["listAll"], |listing| kind(listing, "alone/file").is_some());
+    network.json("peer1", &["download", "alone"]);
+    assert_eq!(fs::read(network.shared("peer1", "alone/file")).unwrap(), b"x");
+    network.json_until("peer1", &["listAll"], |listing| kind(listing, "alone").is_none());
+
+    // Removed, and with a file in the way, which stays.
+    let removed = network.json("peer2", &["remove", "tree/0/empty/"]);
+    assert_eq!(removed["files"][0]["kind"], "directory");
+    assert!(!network.shared("peer2", "tree/0/empty").exists());
+    network.put("peer2", "tree/0/empty", b"mine");
+    let ended = network.run("peer2", &["download", "tree/0/empty/", "--json"]);
+    let error: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!((ended.status, &error["error"]["code"]), (Some(1), &"exists".into()), "{error}");
+    assert_eq!(fs::read(network.shared("peer2", "tree/0/empty")).unwrap(), b"mine");
+}
+
+#[test]
 fn what_is_in_the_way_stays_and_does_not_keep_the_others() {
     let network = Network::start();
     plant(&network, "peer1", 200);

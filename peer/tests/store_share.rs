@@ -242,8 +242,8 @@ async fn what_cannot_be_added_is_refused_with_a_reason() {
     assert_eq!(code(&share.outside("nothing")).await, FailureCode::NoSuchFile);
     fs::write(share.outside(".hidden"), "x").unwrap();
     assert_eq!(code(&share.outside(".hidden")).await, FailureCode::InvalidName);
-    fs::create_dir(share.outside("empty")).unwrap();
-    assert_eq!(code(&share.outside("empty")).await, FailureCode::NoSuchFile);
+    fs::create_dir_all(share.outside("hides/.git")).unwrap();
+    assert_eq!(code(&share.outside("hides")).await, FailureCode::NoSuchFile);
     let pipe = share.outside("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let refused = tokio::time::timeout(DEADLINE, code(&pipe)).await.expect("it does not wait for a writer");
@@ -283,6 +283,57 @@ async fn a_note_is_made_once_and_removed() {
     share.wait_told("the note", |told| told.contains_key(&note)).await;
     share.wait_told("that it went", |told| told.is_empty()).await;
     assert_eq!(share.share.remove(&note).await.unwrap_err().code, FailureCode::NoSuchFile);
+}
+
+#[tokio::test]
+async fn an_empty_directory_is_told_until_something_is_in_it() {
+    let mut share = Fixture::with(|folder| fs::create_dir_all(folder.join("before/deep")).unwrap()).await;
+    let is_directory = |told: &std::collections::BTreeMap<_, shared::content::FileMeta>, text: &str| {
+        told.get(&name(text)).is_some_and(shared::content::FileMeta::is_directory)
+    };
+    share.wait_told("one that was there", |told| told.len() == 1 && is_directory(told, "before/deep")).await;
+    fs::create_dir(share.path("new")).unwrap();
+    share.wait_told("a new one", |told| told.len() == 2 && is_directory(told, "new")).await;
+    fs::write(share.path("new/file"), "x").unwrap();
+    share
+        .wait_told("a file in it", |told| told.contains_key(&name("new/file")) && !told.contains_key(&name("new")))
+        .await;
+    fs::remove_file(share.path("new/file")).unwrap();
+    share.wait_told("that it is empty again", |told| told.len() == 2 && is_directory(told, "new")).await;
+    share.share.settled().await.unwrap();
+    assert_eq!((share.share.stats().files, share.share.stats().hashed_bytes), (0, 1));
+    assert!(share.share.open_for_serving(&shared::content::DIRECTORY_HASH).is_err(), "there is nothing to send");
+
+    fs::create_dir(share.path("kept")).unwrap();
+    fs::write(share.path("kept/.hidden"), "x").unwrap();
+    assert_eq!(share.share.remove(&name("kept")).await.unwrap_err().code, FailureCode::Io, "something is in it");
+    assert!(share.share.remove(&name("before/deep")).await.unwrap().is_directory());
+    assert!(!share.path("before").exists() && share.path("kept/.hidden").exists());
+    share.wait_told("that it went", |told| told.len() == 1).await;
+}
+
+#[tokio::test]
+async fn empty_directories_are_added_with_their_tree() {
+    let share = Fixture::new().await;
+    let tree = share.outside("tree");
+    fs::create_dir_all(tree.join("a/empty")).unwrap();
+    fs::create_dir_all(tree.join("hides/.git")).unwrap();
+    fs::write(tree.join("file"), "x").unwrap();
+    let names = |added: Vec<shared::content::FileMeta>| -> Vec<String> {
+        added.iter().map(|meta| format!("{}{}", meta.name, if meta.is_directory() { "/" } else { "" })).collect()
+    };
+    assert_eq!(names(share.share.add_copy(&tree).await.unwrap()), ["tree/file", "tree/a/empty/"]);
+    assert!(share.path("tree/a/empty").is_dir() && !share.path("tree/hides").exists());
+    // Alone, and from within the share.
+    fs::create_dir(share.outside("alone")).unwrap();
+    assert_eq!(names(share.share.add_copy(&share.outside("alone")).await.unwrap()), ["alone/"]);
+    assert_eq!(names(share.share.add_copy(&share.path("tree/a")).await.unwrap()), ["tree/a/empty/"]);
+    assert_eq!(share.names(), ["alone", "tree/a/empty", "tree/file"]);
+
+    fs::remove_dir(share.path("alone")).unwrap();
+    fs::write(share.path("alone"), "a file").unwrap();
+    assert_eq!(share.share.add_copy(&share.outside("alone")).await.unwrap_err().code, FailureCode::Exists);
+    assert_eq!(fs::read(share.path("alone")).unwrap(), b"a file");
 }
 
 #[tokio::test]

@@ -34,6 +34,19 @@ impl fmt::Debug for ContentHash {
     }
 }
 
+/// What stands in place of a content for a directory with nothing in it: such an entry has this "hash" and no bytes. It is derived from
+/// [`DIRECTORY_CONTEXT`] in a mode of BLAKE3 of its own (section 6 of the paper), so no bytes have it.
+///
+/// A value instead of a field: what peers tell each other and keep on their disks stays as it was, and an empty file and an empty
+/// directory of one name are two versions of it. A peer that does not know it sees a file that it cannot fetch.
+pub const DIRECTORY_HASH: ContentHash = ContentHash([
+    0x35, 0xaf, 0xac, 0x8f, 0x14, 0xbe, 0xa6, 0x2b, 0x5f, 0x9b, 0x20, 0x58, 0x48, 0x83, 0x07, 0x3a, 0xbb, 0x54, 0xe8,
+    0xec, 0xca, 0x68, 0x9e, 0xb4, 0x61, 0x62, 0x1c, 0x47, 0x4a, 0xe3, 0xd0, 0xd2,
+]);
+
+/// See [`DIRECTORY_HASH`].
+pub const DIRECTORY_CONTEXT: &str = "Brasa 2026-11-22 directory with nothing in it";
+
 /// The beginning of a [`ContentHash`] as a person types it after `@`: 4 to 64 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HashPrefix(String);
@@ -68,14 +81,14 @@ impl fmt::Display for HashPrefix {
     }
 }
 
-/// A file as its owner describes it.
+/// A file, or a directory with nothing in it, as its owner describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileMeta {
     /// Its name within the share.
     pub name: FileName,
     /// Bytes.
     pub size: u64,
-    /// Hash of its bytes.
+    /// Hash of its bytes; [`DIRECTORY_HASH`] for a directory.
     pub hash: ContentHash,
     /// Last modification, microseconds since 1970 (negative before).
     pub mtime_micros: i64,
@@ -83,9 +96,22 @@ pub struct FileMeta {
     pub executable: bool,
 }
 
+impl FileMeta {
+    /// Whether it is a directory with nothing in it.
+    pub fn is_directory(&self) -> bool {
+        self.size == 0 && self.hash == DIRECTORY_HASH
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_bytes_have_the_hash_of_a_directory() {
+        assert_eq!(DIRECTORY_HASH.to_hex(), ContentHash(blake3::derive_key(DIRECTORY_CONTEXT, &[])).to_hex());
+        assert_ne!(DIRECTORY_HASH.0, *blake3::hash(&[]).as_bytes());
+    }
 
     #[test]
     fn a_prefix_matches_what_it_begins() {

@@ -1,6 +1,7 @@
 //! Names of shared files: relative paths that are harmless on every machine.
 
 use std::{
+    borrow::Borrow,
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
@@ -55,6 +56,11 @@ impl FileName {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
+    /// The directories that it lies in, outermost first, as text.
+    pub fn directories(&self) -> impl Iterator<Item = &str> {
+        self.0.match_indices('/').map(|(end, _)| &self.0[..end])
+    }
+
     /// The name of a file found at `relative` below a share.
     ///
     /// # Errors
@@ -74,6 +80,13 @@ impl FileName {
             text.push_str(part);
         }
         text.parse()
+    }
+}
+
+/// Its order and hash are the text's.
+impl Borrow<str> for FileName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

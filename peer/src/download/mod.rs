@@ -48,7 +48,7 @@ use crate::{
     transfer::{FetchError, fetch, serve},
 };
 use engine::Engine;
-use select::{Wish, common_prefix, select};
+use select::{Wish, common_prefix, listed_prefix, select};
 
 /// Why one owner did not deliver.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +124,9 @@ impl Peer {
             sources: AtomicU64::new(0),
         });
         let numbered = jobs.into_iter().enumerate();
-        let (small, large) = split(numbered.collect());
+        let (directories, files): (Numbered, _) = numbered.partition(|(_, job)| job.file.is_directory());
+        let directories = self.make_directories(directories, &run).await?;
+        let (small, large) = split(files);
         let (places, small): (Vec<_>, Vec<_>) = small.into_iter().unzip();
         let outside = request.to.as_deref().filter(|to| to.is_dir());
         let large = stream::iter(large)
@@ -141,7 +143,7 @@ impl Peer {
             Ok(done) => (done, Vec::new()),
             Err(failure) => (Vec::new(), vec![failure]),
         };
-        for (place, outcome) in places.into_iter().zip(small) {
+        for (place, outcome) in places.into_iter().zip(small).chain(directories) {
             match outcome {
                 Ok(file) => done.push((place, file)),
                 Err(failure) => failures.push((place, failure)),
@@ -162,15 +164,17 @@ impl Peer {
         let wish = Wish { pattern, version: version.as_ref(), from: from.as_ref(), unfinished: &unfinished };
         let exact = self.exactly(request).await?;
         let (found, known) = match exact {
-            Some(found) => found,
-            None => (self.all_that_begin(common_prefix(pattern)).await, BTreeMap::new()),
+            // Elsewhere there may be something in a directory that is empty with some.
+            Some((found, known)) if !found.iter().any(|found| found.file.is_directory()) => (found, known),
+            _ => (self.all_that_begin(listed_prefix(pattern)).await, BTreeMap::new()),
         };
         if found.is_empty() && common_prefix(pattern).len() == pattern.len() {
             // What cannot be a name at all deserves to be told so.
             parse_name(pattern.trim_end_matches('/'))?;
         }
         let chosen = select(wish, found)?;
-        let one = matches!(chosen.as_slice(), [only] if only.file.name.as_str() == pattern);
+        let one =
+            matches!(chosen.as_slice(), [only] if only.file.name.as_str() == pattern && !only.file.is_directory());
         if let (false, Some(to)) = (one, to)
             && to.exists()
             && !to.is_dir()
@@ -243,6 +247,29 @@ impl Peer {
                 self.lookup.ask_around(prefix).await
             }
         }
+    }
+
+    /// Makes directories with nothing in them: they need no owner.
+    async fn make_directories(
+        &self,
+        jobs: Numbered,
+        run: &Run,
+    ) -> Result<Vec<(usize, Result<Downloaded, Failure>)>, Failure> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let clock = Clock::start();
+        let wanted = jobs.iter().map(|(_, job)| (job.file.name.clone(), job.to.clone())).collect();
+        let made = self.share.make_directories(wanted).await?;
+        let done = jobs.into_iter().zip(made).map(|((place, Job { file, .. }), made)| {
+            let made = made.map(|path| {
+                run.files_done.fetch_add(1, Ordering::Relaxed);
+                run.tell(&file);
+                Downloaded { path, seconds: clock.now().since_origin().as_secs_f64(), sources: Vec::new(), file }
+            });
+            (place, made)
+        });
+        Ok(done.collect())
     }
 
     async fn fetch_one(&self, job: Job, run: Arc<Run>) -> Result<Downloaded, Failure> {

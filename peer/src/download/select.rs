@@ -1,6 +1,6 @@
 //! Which files a download is about. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use globset::GlobBuilder;
 use shared::{
@@ -24,16 +24,23 @@ pub(super) struct Wish<'a> {
     pub(super) unfinished: &'a [ContentHash],
 }
 
-/// The beginning that every file has which `pattern` can mean: what the tracker is asked for.
+/// The beginning that every file has which `pattern` can mean.
 pub(super) fn common_prefix(pattern: &str) -> &str {
     let special = pattern.find(['*', '?', '[', '{', '\\']).unwrap_or(pattern.len());
     &pattern[..special]
 }
 
+/// The same for the tracker: a directory with nothing in it is listed by its name alone.
+pub(super) fn listed_prefix(pattern: &str) -> &str {
+    let prefix = common_prefix(pattern);
+    if prefix.len() == pattern.len() { prefix.trim_end_matches('/') } else { prefix }
+}
+
 /// One file a name: of several versions the one of which a part is here, then the one with most owners, then the
 /// newest, then the lowest hash.
 ///
-/// A name that stands there letter for letter wins over a directory, a directory over a glob.
+/// A file's name that stands there letter for letter wins over a directory, a directory over a glob. A directory with nothing in it
+/// is left out when there is something in it elsewhere.
 ///
 /// # Errors
 /// `NoSuchFile` when nothing fits, with the reason; `Usage` when the glob is none.
@@ -43,7 +50,7 @@ pub(super) fn select(wish: Wish<'_>, files: Vec<IndexedFile>) -> Result<Vec<Inde
         .filter(|file| wish.version.is_none_or(|version| version.matches(&file.file.hash)))
         .filter(|file| wish.from.is_none_or(|from| file.owners.contains(from)))
         .collect();
-    let is_exact = |file: &&IndexedFile| file.file.name.as_str() == wish.pattern;
+    let is_exact = |file: &&IndexedFile| file.file.name.as_str() == wish.pattern && !file.file.is_directory();
     let exact: Vec<_> = candidates.iter().filter(is_exact).cloned().collect();
     let chosen = if exact.is_empty() { below_or_glob(wish.pattern, candidates)? } else { exact };
     let mut best: BTreeMap<String, IndexedFile> = BTreeMap::new();
@@ -58,6 +65,9 @@ pub(super) fn select(wish: Wish<'_>, files: Vec<IndexedFile>) -> Result<Vec<Inde
     if best.is_empty() {
         return Err(nothing(wish));
     }
+    let above: BTreeSet<String> =
+        best.values().flat_map(|file| file.file.name.directories().map(str::to_owned)).collect();
+    best.retain(|name, file| !file.file.is_directory() || !above.contains(name));
     Ok(best.into_values().collect())
 }
 
@@ -67,8 +77,11 @@ fn rank(file: &IndexedFile) -> (usize, i64, std::cmp::Reverse<ContentHash>) {
 
 fn below_or_glob(pattern: &str, candidates: Vec<IndexedFile>) -> Result<Vec<IndexedFile>, Failure> {
     let folder = format!("{}/", pattern.trim_end_matches('/'));
-    let below: Vec<_> =
-        candidates.iter().filter(|file| file.file.name.as_str().starts_with(&folder)).cloned().collect();
+    let is_in = |IndexedFile { file, .. }: &&IndexedFile| {
+        file.name.as_str().starts_with(&folder)
+            || file.is_directory() && folder.strip_suffix('/') == Some(file.name.as_str())
+    };
+    let below: Vec<_> = candidates.iter().filter(is_in).cloned().collect();
     if !below.is_empty() || common_prefix(pattern).len() == pattern.len() {
         return Ok(below);
     }
@@ -97,7 +110,7 @@ fn nothing(wish: Wish<'_>) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use shared::content::FileMeta;
+    use shared::content::{DIRECTORY_HASH, FileMeta};
 
     use super::*;
 
@@ -132,6 +145,31 @@ mod tests {
         assert_eq!(names("**/*.rs"), ["[x].rs", "docs/a.rs", "docs/deep/b.rs", "main.rs"]);
         assert_eq!(names("docs/?.rs"), ["docs/a.rs"]);
         assert_eq!(names("[x].rs"), ["[x].rs"], "letter for letter before a glob");
+    }
+
+    #[test]
+    fn a_directory_is_chosen_unless_something_is_in_it() {
+        let directory = |name: &str| {
+            let mut entry = file(name, 0, 0, &["p1"]);
+            (entry.file.size, entry.file.hash) = (0, DIRECTORY_HASH);
+            entry
+        };
+        let mut files = network();
+        files.extend([directory("docs"), directory("docs/empty"), directory("main.rs"), directory("void")]);
+        let names = |pattern: &str| -> Vec<String> {
+            let wish = Wish { pattern, version: None, from: None, unfinished: &[] };
+            let name = |found: &IndexedFile| {
+                format!("{}{}", found.file.name, if found.file.is_directory() { "/" } else { "" })
+            };
+            select(wish, files.clone()).unwrap().iter().map(name).collect()
+        };
+        for wish in ["docs", "docs/"] {
+            assert_eq!(names(wish), ["docs/a.rs", "docs/deep/b.rs", "docs/empty/"], "{wish}");
+        }
+        assert_eq!((names("void"), names("void/")), (vec!["void/".to_owned()], vec!["void/".to_owned()]));
+        assert_eq!(names("v*"), ["void/"]);
+        assert_eq!((names("main.rs"), names("main.rs/")), (vec!["main.rs".to_owned()], vec!["main.rs/".to_owned()]));
+        assert_eq!((listed_prefix("void/"), listed_prefix("docs/*.rs")), ("void", "docs/"));
     }
 
     #[test]

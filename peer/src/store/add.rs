@@ -24,6 +24,7 @@ use shared::{
 use tempfile::NamedTempFile;
 
 use super::{
+    directories::make_in,
     failure::io_failure,
     index::Known,
     partial::describe,
@@ -46,9 +47,11 @@ pub(super) fn copy(shared: &Arc<Shared>, source: &Path) -> Result<Arrived, Failu
     let base = source.file_name().or(found.file_name()).unwrap_or_default();
     let base = FileName::from_relative_path(Path::new(base)).map_err(|error| cannot_share(source, &error))?;
     let metadata = found.metadata().map_err(failed)?;
+    let mut directories = Vec::new();
     let (from, files) = if metadata.is_dir() {
         let from = Root::open(&found).map_err(failed)?;
-        let files = files_below(shared, &from, &base)?;
+        let files;
+        (files, directories) = files_below(shared, &from, &base)?;
         (from, files)
     } else if metadata.is_file() {
         let from = Root::open(found.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
@@ -59,7 +62,7 @@ pub(super) fn copy(shared: &Arc<Shared>, source: &Path) -> Result<Arrived, Failu
         return Err(Failure::new(FailureCode::Io, what, "it is neither a file nor a directory", hint));
     };
     let staged = stage(shared, &from, &files)?;
-    put_in_place(shared, staged)
+    put_in_place(shared, staged, directories)
 }
 
 /// Makes the small text file that the original makes for a name that is nowhere.
@@ -103,8 +106,12 @@ fn know(shared: &Shared, found: &Path, inside: &Path) -> Result<Vec<Known>, Fail
     names.iter().map(look).collect()
 }
 
-/// The files of a tree, with the names they get. Hidden files are left out; a name that cannot be shared fails it all.
-fn files_below(shared: &Shared, from: &Root, base: &FileName) -> Result<Vec<(PathBuf, FileName)>, Failure> {
+/// The files of a tree, with the names they get.
+type Files = Vec<(PathBuf, FileName)>;
+
+/// The files of a tree, and the names of the directories with nothing in them. Hidden files are left out; a name that cannot be shared
+/// fails it all.
+fn files_below(shared: &Shared, from: &Root, base: &FileName) -> Result<(Files, Vec<FileName>), Failure> {
     let share = rustix::fs::fstat(shared.root.dir()).map_err(|error| io_failure("add", from.path(), &error.into()))?;
     let found =
         scan(from, Some(Stamp::from_stat(&share).id())).map_err(|error| io_failure("add", from.path(), &error))?;
@@ -118,13 +125,18 @@ fn files_below(shared: &Shared, from: &Root, base: &FileName) -> Result<Vec<(Pat
         full.map(|full| (name.below(Path::new("")), full))
             .map_err(|error| cannot_share(&from.path().join(name.as_str()), &error))
     };
-    let files = found.files.into_keys().map(named).collect::<Result<Vec<_>, _>>()?;
-    if files.is_empty() {
+    if found.nothing {
+        return Ok((Vec::new(), vec![base.clone()]));
+    }
+    let (directories, files): (Vec<_>, Vec<_>) = found.files.into_iter().partition(|(_, stamp)| stamp.directory);
+    let files = files.into_iter().map(|(name, _)| named(name)).collect::<Result<Vec<_>, _>>()?;
+    let directories = directories.into_iter().map(|(name, _)| Ok(named(name)?.1)).collect::<Result<Vec<_>, _>>()?;
+    if files.is_empty() && directories.is_empty() {
         let what = format!("cannot add {base}");
         let hint = "give a folder with files; hidden ones do not count";
         return Err(Failure::new(FailureCode::NoSuchFile, what, "there are no files in it", hint));
     }
-    Ok(files)
+    Ok((files, directories))
 }
 
 /// A complete copy.
@@ -204,8 +216,12 @@ fn changed() -> io::Error {
     io::Error::new(io::ErrorKind::ResourceBusy, "it is being written to")
 }
 
-/// Renames the copies to where they belong.
-fn put_in_place(shared: &Arc<Shared>, (stage, staged): (Stage, Vec<Staged>)) -> Result<Arrived, Failure> {
+/// Renames the copies to where they belong, and makes the directories with nothing in them.
+fn put_in_place(
+    shared: &Arc<Shared>,
+    (stage, staged): (Stage, Vec<Staged>),
+    directories: Vec<FileName>,
+) -> Result<Arrived, Failure> {
     // A directory in the way is found before the first file is in.
     for Staged { name, .. } in &staged {
         let path = name.below(shared.root.path());
@@ -215,7 +231,14 @@ fn put_in_place(shared: &Arc<Shared>, (stage, staged): (Stage, Vec<Staged>)) -> 
             return Err(Failure::new(FailureCode::Exists, what, "a directory of that name is in the share", hint));
         }
     }
-    let names = staged.iter().map(|Staged { name, .. }| name.clone()).collect();
+    for name in &directories {
+        if name.below(shared.root.path()).symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
+            let what = format!("cannot add {name}");
+            let hint = "remove that or rename what you add";
+            return Err(Failure::new(FailureCode::Exists, what, "a file of that name is in the share", hint));
+        }
+    }
+    let names = staged.iter().map(|Staged { name, .. }| name).chain(&directories).cloned().collect();
     let arriving = Some(Arriving::new(shared, names));
     let mut added = Vec::with_capacity(staged.len());
     let mut parents = HashSet::new();
@@ -233,6 +256,15 @@ fn put_in_place(shared: &Arc<Shared>, (stage, staged): (Stage, Vec<Staged>)) -> 
             added.push(shared.own(name, stamp, hash));
         } else {
             return Err(failed(changed()));
+        }
+    }
+    for name in directories {
+        let failed = |error: io::Error| io_failure("add", Path::new(name.as_str()), &error);
+        let parent = shared.root.create_parent(&name).map_err(failed)?;
+        make_in(&parent, Path::new(name.base_name())).map_err(failed)?;
+        parents.insert(Path::new(name.as_str()).parent().map(Path::to_path_buf).unwrap_or_default());
+        if let Hashed::Done(known) = shared.look_at(&name) {
+            added.push(known);
         }
     }
     for parent in parents {

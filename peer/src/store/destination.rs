@@ -67,6 +67,25 @@ impl Destination {
             })?;
             (to.parent().unwrap_or(Path::new("")), base)
         };
+        Self::in_folder(root, dir, base)
+    }
+
+    /// The destination of the directory `name`: in the share, or at the path `to`, even if one is there already.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub(crate) fn of_directory(root: &Root, name: &FileName, to: Option<&Path>) -> Result<Self, Failure> {
+        match to {
+            None => Self::resolve(root, name, None),
+            Some(to) => {
+                let base = to.file_name().unwrap_or(OsStr::new(name.base_name()));
+                Self::in_folder(root, to.parent().unwrap_or(Path::new("")), base)
+            }
+        }
+    }
+
+    /// `base` in the folder `dir`, which may lie in the share.
+    fn in_folder(root: &Root, dir: &Path, base: &OsStr) -> Result<Self, Failure> {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
         let dir = dir.canonicalize().map_err(|error| io_failure("download to", dir, &error))?;
         let path = dir.join(base);

@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     fn stamp(inode: u64) -> Stamp {
-        Stamp { device: 1, inode, size: 3, mtime: (4, 5), ctime: (6, 7), executable: false }
+        Stamp { device: 1, inode, size: 3, mtime: (4, 5), ctime: (6, 7), executable: false, directory: false }
     }
 
     #[test]

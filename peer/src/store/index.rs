@@ -7,13 +7,13 @@ use std::{
 };
 
 use shared::{
-    content::{ContentHash, FileMeta},
+    content::{ContentHash, DIRECTORY_HASH, FileMeta},
     file_name::FileName,
 };
 
 use super::{changes::Changes, stamp::Stamp};
 
-/// A file whose hash is known.
+/// A file whose hash is known, or a directory with nothing in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) meta: FileMeta,
@@ -31,12 +31,19 @@ impl Known {
             FileMeta { name, size: stamp.size, hash, mtime_micros: stamp.mtime_micros(), executable: stamp.executable };
         Self { meta, stamp, unconfirmed_since }
     }
+
+    /// A directory with nothing in it.
+    pub(crate) fn directory(name: FileName, stamp: Stamp) -> Self {
+        Self::new(name, stamp, DIRECTORY_HASH, None)
+    }
 }
 
-/// All known files, by name and by content.
+/// All known files, by name and by content. A directory is in it as long as there is no file in it; it has no content.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     files: BTreeMap<FileName, Known>,
+    /// How many of them are directories.
+    directories: usize,
     names: HashMap<ContentHash, BTreeSet<FileName>>,
 }
 
@@ -61,17 +68,18 @@ impl Index {
     /// The files after `after`, by name.
     pub(crate) fn files_after(&self, after: Option<&FileName>) -> impl Iterator<Item = &Known> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.files.range((from, Bound::Unbounded)).map(|(_, known)| known)
+        self.files.range::<FileName, _>((from, Bound::Unbounded)).map(|(_, known)| known)
     }
 
     pub(crate) fn file(&self, name: &FileName) -> Option<&Known> {
         self.files.get(name)
     }
 
-    /// Whether `name` is a directory with files.
+    /// Whether `name` is a directory with files, or with directories that are known.
     pub(crate) fn has_below(&self, name: &FileName) -> bool {
         let below = format!("{name}/");
-        self.files.keys().any(|file| file.as_str().starts_with(&below))
+        let mut from = self.files.range::<str, _>((Bound::Excluded(below.as_str()), Bound::Unbounded));
+        from.next().is_some_and(|(file, _)| file.as_str().starts_with(&below))
     }
 
     /// The files with this content.
@@ -88,23 +96,50 @@ impl Index {
     pub(crate) fn apply(&mut self, upserts: Vec<Known>, removals: Vec<FileName>) -> Changes {
         let mut changes = Changes::default();
         for name in removals {
-            if self.take(&name).is_some() {
+            if self.take(name.as_str()).is_some() {
                 changes.removals.push(name);
             }
         }
-        for known in upserts {
-            let before = self.take(&known.meta.name);
-            if before.is_none_or(|before| before.meta != known.meta) {
-                changes.upserts.push(known.meta.clone());
+        // What lies in a directory may have come after the look that found nothing in it, so it decides, whatever the order.
+        let (directories, files): (Vec<_>, Vec<_>) = upserts.into_iter().partition(|known| known.meta.is_directory());
+        if self.directories > 0 {
+            for known in files.iter().chain(&directories) {
+                for above in known.meta.name.directories() {
+                    if self.files.get(above).is_some_and(|above| above.meta.is_directory())
+                        && let Some(above) = self.take(above)
+                    {
+                        changes.removals.push(above.meta.name);
+                    }
+                }
             }
-            self.names.entry(known.meta.hash).or_default().insert(known.meta.name.clone());
-            self.files.insert(known.meta.name.clone(), known);
+        }
+        for known in files {
+            self.put(known, &mut changes);
+        }
+        for known in directories {
+            if !self.has_below(&known.meta.name) {
+                self.put(known, &mut changes);
+            }
         }
         changes
     }
 
-    fn take(&mut self, name: &FileName) -> Option<Known> {
+    fn put(&mut self, known: Known, changes: &mut Changes) {
+        let before = self.take(known.meta.name.as_str());
+        if before.is_none_or(|before| before.meta != known.meta) {
+            changes.upserts.push(known.meta.clone());
+        }
+        if known.meta.is_directory() {
+            self.directories += 1;
+        } else {
+            self.names.entry(known.meta.hash).or_default().insert(known.meta.name.clone());
+        }
+        self.files.insert(known.meta.name.clone(), known);
+    }
+
+    fn take(&mut self, name: &str) -> Option<Known> {
         let known = self.files.remove(name)?;
+        self.directories -= usize::from(known.meta.is_directory());
         if let Some(names) = self.names.get_mut(&known.meta.hash) {
             names.remove(name);
             if names.is_empty() {
@@ -158,7 +193,7 @@ mod tests {
     }
 
     fn stamp(size: u64) -> Stamp {
-        Stamp { device: 1, inode: size, size, mtime: (5, 0), ctime: (6, 0), executable: false }
+        Stamp { device: 1, inode: size, size, mtime: (5, 0), ctime: (6, 0), executable: false, directory: false }
     }
 
     fn known(text: &str, size: u64, hash: u8) -> Known {
@@ -180,6 +215,24 @@ mod tests {
         assert_eq!(changes, Changes { upserts: vec![known("a", 2, 2).meta], removals: vec![name("b")] });
         assert_eq!((names_with(&index, 1).len(), names_with(&index, 2)), (0, vec!["a"]));
         assert_eq!(index.contents(), HashSet::from([ContentHash([2; 32])]));
+    }
+
+    #[test]
+    fn a_directory_is_known_as_long_as_nothing_is_in_it() {
+        let directory = |text| Known::directory(name(text), Stamp { directory: true, ..stamp(0) });
+        let mut index = Index::default();
+        let changes = index.apply(vec![directory("a/b"), directory("a b")], vec![]);
+        assert_eq!((changes.upserts.len(), changes.removals.len()), (2, 0));
+        assert!(index.contents().is_empty() && index.with_content(&DIRECTORY_HASH).next().is_none(), "no content");
+        // A look that saw it empty ends after something came into it.
+        let changes = index.apply(vec![directory("a/b"), known("a/b/file", 1, 1)], vec![]);
+        assert_eq!(changes, Changes { upserts: vec![known("a/b/file", 1, 1).meta], removals: vec![name("a/b")] });
+        assert!(index.apply(vec![directory("a/b"), directory("a")], vec![]).is_empty());
+        let changes = index.apply(vec![directory("a/b")], vec![name("a/b/file")]);
+        assert_eq!(changes, Changes { upserts: vec![directory("a/b").meta], removals: vec![name("a/b/file")] });
+        let changes = index.apply(vec![directory("a/b/c")], vec![]);
+        assert_eq!(changes.removals, [name("a/b")], "a directory in it counts too");
+        assert!(index.has_below(&name("a")) && !index.has_below(&name("a b")) && !index.has_below(&name("a/b/c")));
     }
 
     #[test]

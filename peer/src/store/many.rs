@@ -301,7 +301,7 @@ fn sync_files(group: &[Staged]) -> io::Result<()> {
 
 /// The directories that files are put into, one open at a time.
 #[derive(Debug, Default)]
-struct Directories {
+pub(super) struct Directories {
     current: Option<(PathBuf, OwnedFd)>,
     /// To be synced; once there are many, one of each disk.
     touched: Vec<OwnedFd>,
@@ -310,7 +310,7 @@ struct Directories {
 
 impl Directories {
     /// The directory of a destination, made where it is missing in the share.
-    fn open(&mut self, destination: &Destination, shared: &Shared) -> io::Result<&OwnedFd> {
+    pub(super) fn open(&mut self, destination: &Destination, shared: &Shared) -> io::Result<&OwnedFd> {
         let parent = destination.path().parent().unwrap_or(Path::new("/"));
         if self.current.as_ref().is_none_or(|(path, _)| path != parent) {
             let (dir, _) = destination.open_dir(&shared.root)?;
@@ -332,7 +332,7 @@ impl Directories {
         Ok(())
     }
 
-    fn sync(self) -> io::Result<()> {
+    pub(super) fn sync(self) -> io::Result<()> {
         for dir in &self.touched {
             rustix::fs::fsync(dir)?;
         }

@@ -15,6 +15,7 @@
 //! | `hash_cache`, `outboards` | what a restart need not hash again |
 //! | `add` | copies into the share |
 //! | `stage` | hidden directories in which many files lie until they are complete |
+//! | `directories` | making directories with nothing in them |
 //! | `many` | downloads of many small files, made durable in groups |
 //! | [`partial`], [`destination`] | downloads: until they are complete, and where they go |
 //! | [`resume`] | what is proven of a download, whatever ends the process (pure) |
@@ -25,6 +26,7 @@
 mod add;
 pub mod changes;
 pub mod destination;
+mod directories;
 pub mod failure;
 mod hash_cache;
 mod index;

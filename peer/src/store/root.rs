@@ -12,8 +12,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use shared::file_name::FileName;
+
+use super::stamp::Stamp;
 
 /// The hidden directory in a share in which files lie until they are complete.
 pub(crate) const HIDDEN: &str = ".brasa";
@@ -69,6 +71,19 @@ impl Root {
         }
     }
 
+    /// The stamp of the directory at `relative` if there is nothing in it, not even hidden.
+    pub(crate) fn empty_dir(&self, relative: &Path) -> io::Result<Option<Stamp>> {
+        let dir = self.open_dir(relative)?;
+        // Before its entries are read: one that comes later shows as a change.
+        let stamp = Stamp::from_stat(&rustix::fs::fstat(&dir)?);
+        for entry in Dir::read_from(&dir)? {
+            if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(None);
+            }
+        }
+        Ok(Some(stamp))
+    }
+
     /// What the link at (or above) `relative` stands for, as a path below the folder that was free of links.
     pub(crate) fn follow(&self, relative: &Path) -> io::Result<PathBuf> {
         let target = self.path.join(relative).canonicalize()?;
@@ -106,11 +121,14 @@ impl Root {
         Ok(dir)
     }
 
-    /// Removes the file (or the link) `name`, then the directories above it as far as they are empty.
+    /// Removes the file (or the link, or the directory if there is nothing in it) `name`, then the directories above it as far as they are empty.
     pub(crate) fn remove(&self, name: &FileName) -> io::Result<()> {
         let relative = name.below(Path::new(""));
         let (parent, base) = self.open_parent(&relative)?;
-        rustix::fs::unlinkat(&parent, &base, AtFlags::empty())?;
+        match rustix::fs::unlinkat(&parent, &base, AtFlags::empty()) {
+            Err(rustix::io::Errno::ISDIR) => rustix::fs::unlinkat(&parent, &base, AtFlags::REMOVEDIR)?,
+            removed => removed?,
+        }
         let _synced = rustix::fs::fsync(&parent);
         let mut above = relative.parent();
         while let Some(dir) = above.filter(|dir| !dir.as_os_str().is_empty()) {

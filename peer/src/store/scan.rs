@@ -1,4 +1,4 @@
-//! One look at a folder: the files in it that can be shared.
+//! One look at a folder: the files in it that can be shared, and the directories with nothing in them.
 
 use std::{
     collections::BTreeMap,
@@ -19,10 +19,13 @@ use super::{root::Root, stamp::Stamp};
 /// What a look found.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
-    /// Regular files, with what tells that they change.
+    /// Regular files, and directories below the folder that have nothing in them at all, not even what is hidden or cannot be
+    /// shared; with what tells that they change.
     pub(crate) files: BTreeMap<FileName, Stamp>,
     /// What is there and cannot be shared. (Hidden files are left out without a word.)
     pub(crate) skipped: Vec<Skipped>,
+    /// Whether there is nothing in the folder itself.
+    pub(crate) nothing: bool,
 }
 
 /// Something that cannot be shared.
@@ -57,7 +60,9 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn directory(&mut self, relative: &Path, dir: impl AsFd) -> io::Result<()> {
-        let id = Stamp::from_stat(&rustix::fs::fstat(&dir)?).id();
+        // Before its entries are read: one that comes later shows as a change.
+        let stamp = Stamp::from_stat(&rustix::fs::fstat(&dir)?);
+        let id = stamp.id();
         if self.except == Some(id) {
             return Ok(());
         }
@@ -70,9 +75,14 @@ impl Walk<'_> {
             return Ok(());
         }
         self.above.push(id);
+        let mut nothing = true;
         for entry in Dir::read_from(&dir)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            nothing = false;
             if name.starts_with(b".") {
                 continue;
             }
@@ -89,6 +99,13 @@ impl Walk<'_> {
             }
         }
         self.above.pop();
+        if nothing {
+            match FileName::from_relative_path(relative) {
+                Ok(name) => drop(self.found.files.insert(name, stamp)),
+                // Only the folder itself has no name: those of all others were looked at before they were opened.
+                Err(_) => self.found.nothing = true,
+            }
+        }
         Ok(())
     }
 
@@ -180,6 +197,23 @@ mod tests {
             skipped,
             ["CON", "bad\nname", "dangling", "docs-link/cycle", "docs/cycle", "escape", "not-utf8-\u{fffd}", "pipe"]
         );
+    }
+
+    #[test]
+    fn directories_with_nothing_in_them_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let share = dir.path().join("share");
+        for made in ["empty", "deep/er/empty", "full", ".brasa/incoming", "hides/.git", "bad\nname", "unshareable"] {
+            fs::create_dir_all(share.join(made)).unwrap();
+        }
+        for file in ["full/a", "unshareable/bad\nname"] {
+            fs::write(share.join(file), "x").unwrap();
+        }
+        let found = scan(&Root::open(&share).unwrap(), None).unwrap();
+        assert_eq!(names(&found), ["deep/er/empty", "empty", "full/a"]);
+        let empty = found.files["empty"];
+        assert!(empty.directory && empty.size == 0 && !empty.executable, "{empty:?}");
+        assert!(!found.nothing && scan(&Root::open(&share.join("empty")).unwrap(), None).unwrap().nothing);
     }
 
     #[test]

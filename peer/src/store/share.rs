@@ -27,6 +27,7 @@ use super::{
     add,
     changes::Changes,
     destination::{Destination, Standing},
+    directories,
     failure::{io_failure, thread_failure},
     index::Known,
     indexer::{Command, Indexer},
@@ -160,7 +161,7 @@ impl Share {
     pub fn stats(&self) -> ShareStats {
         let index = self.shared.index();
         let (mut files, mut bytes) = (0, 0);
-        for known in index.files() {
+        for known in index.files().filter(|known| !known.meta.is_directory()) {
             files += 1;
             bytes += known.meta.size;
         }
@@ -262,7 +263,7 @@ impl Share {
         added.pop().ok_or_else(stopped)
     }
 
-    /// Removes a file from the share, and the directories above it that are empty then.
+    /// Removes a file, or a directory with nothing in it, from the share, and the directories above it that are empty then.
     ///
     /// # Errors
     /// When there is no such file, or it cannot be removed.
@@ -389,6 +390,22 @@ impl Share {
         Many::new(Arc::clone(&self.shared), outside, force)
     }
 
+    /// Makes directories with nothing in them, each in the share or, when it says where, there; durably. One that is there already
+    /// stays, whatever is in it. Returns where each lies or why not.
+    ///
+    /// # Errors
+    /// When no thread can be started or the disk fails to make them durable.
+    pub(crate) async fn make_directories(
+        &self,
+        wanted: Vec<(FileName, Option<PathBuf>)>,
+    ) -> Result<Vec<Result<PathBuf, Failure>>, Failure> {
+        let shared = Arc::clone(&self.shared);
+        let made = task::spawn_blocking(move || directories::make(&shared, &wanted));
+        let (places, arrived) = made.await.map_err(|error| thread_failure(&error))??;
+        self.know(arrived).await?;
+        Ok(places)
+    }
+
     /// Has files known that [`Many`] put in place or found in place.
     pub(crate) async fn know(&self, arrived: Arrived) -> Result<(), Failure> {
         if arrived.files.is_empty() { Ok(()) } else { self.call(|reply| Command::Adopt(arrived, reply)).await }
@@ -449,11 +466,11 @@ fn finish_blocking(
     force: bool,
 ) -> Result<Arrived, Failure> {
     let failed = |error: io::Error| destination.cannot_complete(&error);
+    let arriving = destination.name().map(|name| Arriving::new(shared, vec![name.clone()]));
     let (dir, base) = destination.open_dir(&shared.root).map_err(failed)?;
     let hash = partial.hash();
     // Dropped last: with it goes the partial's outboard, if it was not moved away before.
     let handle = partial.clone();
-    let arriving = destination.name().map(|name| Arriving::new(shared, vec![name.clone()]));
     let stamp = partial.place(&dir, &base, meta.mtime_micros, meta.executable, force).map_err(failed)?;
     let Some(name) = destination.name() else { return Ok(Arrived::default()) };
     if handle.outboard().is_some() {

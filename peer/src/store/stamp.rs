@@ -2,6 +2,8 @@
 
 use std::{fs::Metadata, os::unix::fs::MetadataExt, time::Duration};
 
+use rustix::fs::FileType;
+
 /// Seconds and nanoseconds since 1970.
 pub(crate) type FileTime = (i64, u32);
 
@@ -18,28 +20,34 @@ pub(crate) struct Stamp {
     pub(crate) ctime: FileTime,
     /// Whether its owner may execute it. (A change of it changes `ctime`.)
     pub(crate) executable: bool,
+    /// Whether it is a directory; it counts as one of no bytes that nobody executes.
+    pub(crate) directory: bool,
 }
 
 impl Stamp {
     pub(crate) fn of(metadata: &Metadata) -> Self {
+        let directory = metadata.is_dir();
         Self {
             device: metadata.dev(),
             inode: metadata.ino(),
-            size: metadata.len(),
+            size: if directory { 0 } else { metadata.len() },
             mtime: (metadata.mtime(), number(metadata.mtime_nsec())),
             ctime: (metadata.ctime(), number(metadata.ctime_nsec())),
-            executable: metadata.mode() & 0o100 != 0,
+            executable: !directory && metadata.mode() & 0o100 != 0,
+            directory,
         }
     }
 
     pub(crate) fn from_stat(stat: &rustix::fs::Stat) -> Self {
+        let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         Self {
             device: number(stat.st_dev),
             inode: number(stat.st_ino),
-            size: number(stat.st_size),
+            size: if directory { 0 } else { number(stat.st_size) },
             mtime: (number(stat.st_mtime), number(stat.st_mtime_nsec)),
             ctime: (number(stat.st_ctime), number(stat.st_ctime_nsec)),
-            executable: stat.st_mode & 0o100 != 0,
+            executable: !directory && stat.st_mode & 0o100 != 0,
+            directory,
         }
     }
 
@@ -90,7 +98,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(2);
 
     fn stamp(mtime: FileTime, ctime: FileTime) -> Stamp {
-        Stamp { device: 1, inode: 2, size: 3, mtime, ctime, executable: false }
+        Stamp { device: 1, inode: 2, size: 3, mtime, ctime, executable: false, directory: false }
     }
 
     #[test]

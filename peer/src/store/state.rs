@@ -1,7 +1,7 @@
 //! What the handle of the share, the indexer and blocking threads have in common.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     path::Path,
     sync::{
@@ -148,9 +148,12 @@ impl Shared {
         self.receiving(&download.header.file.hash).is_some_and(|partial| *partial.goal() == download.header.goal)
     }
 
-    /// Files that are being put in place.
-    pub(super) fn arriving_names(&self) -> Vec<FileName> {
-        self.arriving.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    /// Files that are being put in place, and the directories above them: these are made first, and have nothing in them then.
+    pub(super) fn arriving_names(&self) -> HashSet<FileName> {
+        let arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+        // Parts of a name are a name.
+        let above = arriving.keys().flat_map(FileName::directories).filter_map(|above| above.parse().ok());
+        above.chain(arriving.keys().cloned()).collect()
     }
 
     /// Hashes the file `name` if it (still) has the stamp `expected`; its outboard is kept.
@@ -183,10 +186,12 @@ impl Shared {
         }
     }
 
-    /// The file's hash from the cache, if what is needed to serve it is there too.
+    /// The files' hashes from the cache, if what is needed to serve it is there too.
     pub(super) fn cached(&self, files: Vec<(FileName, Stamp)>) -> (Vec<Known>, Vec<(FileName, Stamp)>) {
+        let (directories, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, stamp)| stamp.directory);
+        let mut known: Vec<_> = directories.into_iter().map(|(name, stamp)| Known::directory(name, stamp)).collect();
         let hashes = self.cache.look_up(files.iter().map(|(_, stamp)| stamp));
-        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        let mut unknown = Vec::new();
         for ((name, stamp), hash) in files.into_iter().zip(hashes) {
             match hash.filter(|hash| self.outboards.has(*hash, stamp.size)) {
                 Some(hash) => known.push(Known::new(name, stamp, hash, None)),
@@ -196,12 +201,17 @@ impl Shared {
         (known, unknown)
     }
 
-    /// Looks at one file now, from the cache or by hashing it.
+    /// Looks at one file now, from the cache or by hashing it; or at a directory, which is known if there is nothing in it.
     pub(super) fn look_at(&self, name: &FileName) -> Hashed {
         let stamp = match self.root.open_file(&name.below(Path::new(""))).and_then(|file| file.metadata()) {
             Ok(metadata) => Stamp::of(&metadata),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Hashed::Gone,
-            Err(error) => return Hashed::Unreadable(error),
+            Err(error) => {
+                return match self.root.empty_dir(&name.below(Path::new(""))) {
+                    Ok(Some(stamp)) => Hashed::Done(Known::directory(name.clone(), stamp)),
+                    Ok(None) | Err(_) => Hashed::Unreadable(error),
+                };
+            }
         };
         let (mut known, _) = self.cached(vec![(name.clone(), stamp)]);
         match known.pop() {
@@ -220,7 +230,7 @@ impl Shared {
 
     /// Notes final hashes in the cache.
     pub(super) fn remember(&self, files: &[Known]) {
-        let is_final = files.iter().filter(|known| known.unconfirmed_since.is_none());
+        let is_final = files.iter().filter(|known| known.unconfirmed_since.is_none() && !known.meta.is_directory());
         self.cache.insert(&is_final.map(|known| (known.stamp, known.meta.hash)).collect::<Vec<_>>());
     }
 
@@ -286,11 +296,11 @@ mod tests {
     fn looks_are_told_of_what_is_on_its_way_until_the_last_has_arrived() {
         let dir = tempfile::tempdir().unwrap();
         let shared = open(dir.path());
-        let name: FileName = "a".parse().unwrap();
+        let name: FileName = "dir/a".parse().unwrap();
         let first = Arriving::new(&shared, vec![name.clone()]);
         let second = Arriving::new(&shared, vec![name.clone()]);
         drop(first);
-        assert_eq!(shared.arriving_names(), [name]);
+        assert_eq!(shared.arriving_names(), [name, "dir".parse().unwrap()].into(), "made for it, it is empty at first");
         drop(second);
         assert!(shared.arriving_names().is_empty());
     }

@@ -47,7 +47,7 @@ pub(super) fn report(report: &Report) -> String {
         Report::List { files, .. } => {
             let mut files: Vec<&FileMeta> = files.iter().collect();
             files.sort_by(|a, b| a.name.cmp(&b.name));
-            table(files.into_iter().map(|file| vec![file.name.to_string(), bytes(file.size)]).collect(), Some(1))
+            table(files.into_iter().map(|file| vec![shown(file), bytes(file.size)]).collect(), Some(1))
         }
         Report::ListAll(listing) => list_all(listing),
         Report::Added(change) => file_change(change, "shares"),
@@ -71,22 +71,32 @@ pub(super) fn report(report: &Report) -> String {
     }
 }
 
+/// A file's name; a directory's with a `/` behind it.
+fn shown(file: &FileMeta) -> String {
+    if file.is_directory() { format!("{}/", file.name) } else { file.name.to_string() }
+}
+
 fn list_all(listing: &GlobalListing) -> String {
     let mut files: Vec<&IndexedFile> = listing.files.iter().collect();
     files.sort_by(|a, b| (&a.file.name, &a.file.hash).cmp(&(&b.file.name, &b.file.hash)));
     let same = |a: Option<&&IndexedFile>, b: &IndexedFile| a.is_some_and(|a| a.file.name == b.file.name);
     let row = |(at, entry): (usize, &&IndexedFile)| {
-        let name = &entry.file.name;
         let versions = same(at.checked_sub(1).and_then(|at| files.get(at)), entry) || same(files.get(at + 1), entry);
-        let shown = if versions { format!("{name}@{}", entry.file.hash.short()) } else { name.to_string() };
+        let name = shown(&entry.file);
+        let shown = if versions { format!("{name}@{}", entry.file.hash.short()) } else { name };
         let mut owners: Vec<&str> = entry.owners.iter().map(shared::id::PeerId::as_str).collect();
         owners.sort_unstable();
         vec![shown, bytes(entry.file.size), owners.join(", ")]
     };
     let mut text = table(files.iter().enumerate().map(row).collect(), Some(1));
-    let count = files.len();
+    let directories = match files.iter().filter(|entry| entry.file.is_directory()).count() {
+        0 => String::new(),
+        1 => ", 1 empty directory".to_owned(),
+        several => format!(", {several} empty directories"),
+    };
+    let count = files.iter().filter(|entry| !entry.file.is_directory()).count();
     let noun = if count == 1 { "file" } else { "files" };
-    line(&mut text, format_args!("{count} {noun}; tracker {}, epoch {}", listing.tracker, listing.epoch));
+    line(&mut text, format_args!("{count} {noun}{directories}; tracker {}, epoch {}", listing.tracker, listing.epoch));
     text
 }
 
@@ -98,7 +108,7 @@ fn file_change(change: &FileChange, verb: &str) -> String {
     let mut files: Vec<&FileMeta> = change.files.iter().collect();
     files.sort_by(|a, b| a.name.cmp(&b.name));
     for file in files {
-        line(&mut text, format_args!("{verb} {} ({})", file.name, bytes(file.size)));
+        line(&mut text, format_args!("{verb} {} ({})", shown(file), bytes(file.size)));
     }
     text
 }
@@ -110,6 +120,10 @@ fn downloaded(files: &[Downloaded]) -> String {
     for Downloaded { file, path, seconds, sources } in files {
         let path = harmless(&path.to_string_lossy());
         let (name, size) = (&file.name, bytes(file.size));
+        if file.is_directory() {
+            line(&mut text, format_args!("{name}/ (an empty directory): {path}"));
+            continue;
+        }
         if sources.is_empty() {
             line(&mut text, format_args!("{name} ({size}) is there already: {path}"));
             continue;

@@ -11,6 +11,9 @@ struct File<'a> {
     name: &'a str,
     size: u64,
     hash: String,
+    /// Said only of a directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -217,7 +220,8 @@ fn sorted(files: &[FileMeta]) -> Vec<File<'_>> {
 }
 
 fn file(meta: &FileMeta) -> File<'_> {
-    File { name: meta.name.as_str(), size: meta.size, hash: meta.hash.to_hex() }
+    let kind = meta.is_directory().then_some("directory");
+    File { name: meta.name.as_str(), size: meta.size, hash: meta.hash.to_hex(), kind }
 }
 
 fn downloaded(downloaded: &Downloaded) -> DownloadedFile<'_> {

@@ -1,11 +1,15 @@
 //! What is shown, word for word.
 
-use shared::{content::ContentHash, error::FailureCode, rpc::tracker::IndexedFile};
+use shared::{
+    content::{ContentHash, DIRECTORY_HASH},
+    error::FailureCode,
+    rpc::tracker::IndexedFile,
+};
 
 use super::*;
 use crate::cli::{
     Call, Command, Next,
-    backend::ProgressSink,
+    backend::{Downloaded, ProgressSink},
     execute,
     fake::{Fake, file, peer},
 };
@@ -108,6 +112,29 @@ fn versions_of_one_name_are_told_apart() {
     let names: Vec<_> = text.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(names, ["a@ababababab", "a@cdcdcdcdcd", "b", "3"]);
     assert_eq!(ContentHash([0xab; 32]).short(), "ababababab");
+}
+
+#[test]
+fn a_directory_is_told_apart() {
+    let mut directory = file("docs", 0, 0);
+    directory.hash = DIRECTORY_HASH;
+    let files = vec![file("a", 3, 1), directory.clone()];
+    let list = Ok(Report::List { peer: peer("peer1"), files }).into();
+    assert_eq!(render(&list, Style::Human).out, "a      3 B\ndocs/  0 B\n");
+    let document: serde_json::Value = serde_json::from_str(&render(&list, Style::Json).out).unwrap();
+    assert_eq!(
+        (&document["files"][0]["kind"], &document["files"][1]["kind"]),
+        (&serde_json::Value::Null, &"directory".into())
+    );
+    let entry = IndexedFile { file: directory.clone(), owners: vec![peer("peer1")] };
+    let listing = GlobalListing { epoch: Epoch(1), tracker: peer("peer1"), files: vec![entry] };
+    let text = render(&Ok(Report::ListAll(listing)).into(), Style::Human).out;
+    assert_eq!(text, "docs/  0 B  peer1\n0 files, 1 empty directory; tracker peer1, epoch 1\n");
+    let done = Downloaded { path: "/share/docs".into(), seconds: 0.0, sources: Vec::new(), file: directory };
+    assert_eq!(
+        render(&Ok(Report::Downloaded(vec![done])).into(), Style::Human).out,
+        "docs/ (an empty directory): /share/docs\n"
+    );
 }
 
 #[test]

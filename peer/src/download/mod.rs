@@ -323,8 +323,11 @@ impl Peer {
     }
 }
 
+/// Jobs with their places in the order in which they were asked for.
+type Numbered = Vec<(usize, Job)>;
+
 /// Small files and the others; one small file alone is fetched like the others.
-fn split(jobs: Vec<(usize, Job)>) -> (Vec<(usize, Job)>, Vec<(usize, Job)>) {
+fn split(jobs: Numbered) -> (Numbered, Numbered) {
     let (small, mut large): (Vec<_>, Vec<_>) =
         jobs.into_iter().partition(|(_, job)| job.file.size <= limits::MAX_PACKED_FILE_BYTES);
     if small.len() >= limits::MIN_PACKED_FILES {

@@ -162,7 +162,7 @@ fn stage(shared: &Shared, from: &Root, files: &[(PathBuf, FileName)]) -> Result<
         helpers.into_iter().map(|helper| helper.join().expect("copying does not panic")).fold(own, Result::and)
     })?;
     if !sync_each {
-        rustix::fs::syncfs(&stage.dir()).map_err(|error| io_failure("write to", &hidden, &error.into()))?;
+        rustix::fs::syncfs(stage.dir()).map_err(|error| io_failure("write to", &hidden, &error.into()))?;
     }
     let mut staged = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     staged.sort_by(|one, other| one.name.cmp(&other.name));

@@ -1,5 +1,4 @@
 //! Downloads of real programs that are killed, and go on.
-#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
 
 use std::{
     fs,

@@ -31,8 +31,11 @@ fn run() -> Result<u8, Failure> {
     let console = Console::default();
     let log = console.clone();
     shared::telemetry::init_to(move || log.clone());
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(std::env::var("BW").ok().and_then(|w|w.parse().ok()).unwrap_or(WORKERS)).enable_all().build().map_err(|error| {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(std::env::var("BW").ok().and_then(|w| w.parse().ok()).unwrap_or(WORKERS))
+        .enable_all()
+        .build()
+        .map_err(|error| {
             Failure::new(FailureCode::Internal, "the program cannot start", error, "close other programs and try again")
         })?;
     match invocation {

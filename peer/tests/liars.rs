@@ -1,8 +1,6 @@
 //! Owners that are not what they say: one that sends other bytes, one that accepts and stalls, one that lies about the
 //! size. Each is a member with a proper certificate; the download must be right all the same, or fail and keep nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
-
 use std::{fs, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;

@@ -1,6 +1,6 @@
 //! What the commands ask of a running peer, carried out.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{num::NonZeroU64, sync::atomic::Ordering, time::Duration};
 
 use futures::future::BoxFuture;
 use shared::{
@@ -15,7 +15,7 @@ use shared::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    cli::backend::{AddRequest, Added, Backend, DownloadRequest, Downloaded, GlobalListing, ProgressSink, Status},
+    cli::backend::{AddRequest, Added, Backend, DownloadRequest, Fetched, GlobalListing, ProgressSink, Status},
     core::{Core, ElectionFailure, Event, Reply},
     lookup::stopping,
     node::epoch_of,
@@ -75,10 +75,11 @@ impl Backend for Peer {
         &self,
         request: DownloadRequest,
         progress: ProgressSink,
-    ) -> BoxFuture<'_, Result<Vec<Downloaded>, Failure>> {
+    ) -> BoxFuture<'_, Result<Fetched, Failure>> {
         Box::pin(async move {
             let downloaded = self.fetch_all(request, progress).await?;
             let shared: Vec<_> = downloaded
+                .files
                 .iter()
                 .filter(|done| done.path.starts_with(self.share.path()))
                 .map(|done| done.file.name.clone())
@@ -147,6 +148,11 @@ impl Backend for Peer {
                 files: stats.files,
                 bytes: stats.bytes,
                 uploads: self.uploads.active(),
+                uploads_waiting: self.uploads.waiting(),
+                upload_slots: self.upload_slots as u64,
+                limit_up: self.uploads.pace().bytes_per_second().map(NonZeroU64::get),
+                limit_down: self.downloads.pace.bytes_per_second().map(NonZeroU64::get),
+                running: self.running_downloads().await,
                 downloads: self.downloads.active.load(Ordering::Relaxed),
                 bytes_up: self.uploads.bytes(),
                 bytes_down: self.downloads.bytes.load(Ordering::Relaxed),

@@ -16,12 +16,14 @@
 //! An election is orthogonal to whom one follows: with `eleger` a Follower or the Tracker itself stands while
 //! it goes on with its work. So there are two parts of state: `standing` and `election`'s campaign.
 
+pub mod bottleneck;
 mod election;
 mod event;
 mod following;
 mod index;
 mod liveness;
 mod publisher;
+pub mod recent_rate;
 mod seeking;
 mod share;
 mod standing;

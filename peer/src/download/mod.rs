@@ -6,6 +6,7 @@
 //! ```
 
 mod engine;
+mod explain;
 mod request;
 mod select;
 
@@ -22,6 +23,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use shared::{
     content::{ContentHash, FileMeta},
     error::{Failure, FailureCode},
+    file_name::FileName,
     id::PeerId,
     limits,
     name::Endpoint,
@@ -35,7 +37,7 @@ use shared::{
 
 use crate::{
     backend::parse_name,
-    cli::backend::{DownloadRequest, Downloaded, Progress, ProgressSink},
+    cli::backend::{DownloadRequest, Downloaded, Fetched, Progress, ProgressSink},
     core::Contact,
     counted::Counted,
     lookup::contacts,
@@ -44,6 +46,7 @@ use crate::{
     transfer::{FetchError, fetch, serve},
 };
 use engine::Engine;
+use explain::RunMeter;
 use select::{Wish, common_prefix, select};
 
 /// Why one owner did not deliver.
@@ -75,7 +78,10 @@ struct Job {
 }
 
 /// What all files of one download have in common.
-struct Run {
+pub(crate) struct Run {
+    /// As it was asked for.
+    pattern: String,
+    meter: RunMeter,
     force: bool,
     sink: ProgressSink,
     bytes_total: u64,
@@ -87,14 +93,20 @@ struct Run {
 
 impl Run {
     fn tell(&self, file: &FileMeta) {
-        self.sink.update(Progress {
-            file: file.name.clone(),
+        self.meter.note();
+        self.sink.update(self.progress(file.name.clone()));
+    }
+
+    fn progress(&self, file: FileName) -> Progress {
+        Progress {
+            file,
+            bytes_per_second: self.meter.bytes_per_second(),
             bytes_done: self.bytes_done.load(Ordering::Relaxed),
             bytes_total: self.bytes_total,
             sources: u32::try_from(self.sources.load(Ordering::Relaxed)).unwrap_or(u32::MAX),
             files_done: self.files_done.load(Ordering::Relaxed),
             files_total: self.files_total,
-        });
+        }
     }
 }
 
@@ -107,10 +119,13 @@ impl Peer {
         &self,
         request: DownloadRequest,
         sink: ProgressSink,
-    ) -> Result<Vec<Downloaded>, Failure> {
+    ) -> Result<Fetched, Failure> {
         let _active = Counted::on(&self.downloads.active);
         let jobs = self.plan(&request).await?;
+        let contents = jobs.iter().map(|job| (job.file.size, job.file.hash)).collect();
         let run = Arc::new(Run {
+            pattern: request.pattern.clone(),
+            meter: RunMeter::new(self.downloads.machine.clone(), contents),
             force: request.force,
             sink,
             bytes_total: jobs.iter().map(|job| job.file.size).sum(),
@@ -119,11 +134,14 @@ impl Peer {
             files_done: AtomicU64::new(0),
             sources: AtomicU64::new(0),
         });
-        stream::iter(jobs)
+        self.downloads.begins(&run);
+        let files = stream::iter(jobs)
             .map(|job| self.fetch_one(job, run.clone()))
             .buffered(limits::FILES_AT_A_TIME)
             .try_collect()
-            .await
+            .await?;
+        let explained = if request.explain { Some(self.explain(&request.pattern, &run).await) } else { None };
+        Ok(Fetched { files, explained })
     }
 
     /// Finds out which versions are meant, where they go, and who has them.
@@ -249,7 +267,7 @@ impl Peer {
                     engine.fetch(owners).await?
                 }
             };
-            let path = self.share.finish(partial, &destination, &file, run.force).await?;
+            let path = run.meter.syncing(self.share.finish(partial, &destination, &file, run.force)).await?;
             if let (Some(membership), Some(_)) = (membership, destination.name()) {
                 membership.shared();
             }

@@ -6,12 +6,14 @@
 //! | [`calls`] | the calls that the core wants made, their outcome as events |
 //! | [`uploads`] | bulk streams it serves |
 //! | [`pace`] | how fast |
+//! | [`reports`] | where the time of uploads went |
 //! | [`swarms`], `room` | who receives what, and tells the others what it has by now |
 //! | [`registration`] | its name in the nameserver, kept alive |
 
 pub mod calls;
 pub mod pace;
 pub mod registration;
+pub mod reports;
 mod room;
 pub mod service;
 pub mod swarms;
@@ -61,7 +63,7 @@ impl Handler for Front {
                     // Files go between peers.
                     let Role::Peer(peer) = role else { return };
                     match kind {
-                        StreamKind::Bulk => self.uploads.serve(peer, send, recv).await,
+                        StreamKind::Bulk => self.uploads.serve(peer, &remote.connection, send, recv).await,
                         _ => self.swarms.accept(peer.clone(), send, recv).await,
                     }
                 }

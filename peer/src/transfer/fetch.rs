@@ -11,6 +11,7 @@ use tokio::{io::AsyncRead, sync::mpsc, task};
 
 use super::{
     groups::GroupRanges,
+    meter::DecoderMeter,
     run_io::RunWriter,
     stream::{ChunkSource, Reader},
     verify::{Mismatch, PAIR_BYTES, Step, Verifier},
@@ -107,8 +108,8 @@ pub async fn fetch_from<S: ChunkSource>(
     progress: impl FnMut(u64) + Send + 'static,
 ) -> Result<u64, FetchError> {
     let (batches, incoming) = mpsc::channel(BULK_BATCHES);
-    let partial = partial.clone();
-    let decoder = task::spawn_blocking(move || decode(&partial, ranges, Incoming::new(incoming), progress));
+    let (partial, meter) = (partial.clone(), source.meter());
+    let decoder = task::spawn_blocking(move || decode(&partial, ranges, Incoming::new(incoming, meter), progress));
     let stream = async {
         loop {
             // Room first: a receiver with a slow disk must not take its own pauses for the owner's silence.
@@ -145,11 +146,12 @@ struct Incoming {
     batches: mpsc::Receiver<Vec<Bytes>>,
     chunks: std::vec::IntoIter<Bytes>,
     chunk: Bytes,
+    meter: DecoderMeter,
 }
 
 impl Incoming {
-    fn new(batches: mpsc::Receiver<Vec<Bytes>>) -> Self {
-        Self { batches, chunks: Vec::new().into_iter(), chunk: Bytes::new() }
+    fn new(batches: mpsc::Receiver<Vec<Bytes>>, meter: DecoderMeter) -> Self {
+        Self { batches, chunks: Vec::new().into_iter(), chunk: Bytes::new(), meter }
     }
 
     /// Fills `target`; `false` when the stream ends before.
@@ -158,7 +160,7 @@ impl Incoming {
             if self.chunk.is_empty() {
                 self.chunk = match self.chunks.next() {
                     Some(chunk) => chunk,
-                    None => match self.batches.blocking_recv() {
+                    None => match self.meter.waiting(|| self.batches.blocking_recv()) {
                         Some(chunks) => {
                             self.chunks = chunks.into_iter();
                             continue;
@@ -184,7 +186,7 @@ fn decode(
     progress: impl FnMut(u64),
 ) -> Result<u64, FetchError> {
     let mut verifier = Verifier::new(partial.hash(), partial.size(), ranges);
-    let mut sink = Sink::new(partial, progress);
+    let mut sink = Sink::new(partial, incoming.meter.clone(), progress);
     let mut reached = 0;
     let mut received = 0;
     let ended = loop {
@@ -225,11 +227,12 @@ struct Sink<'a, P> {
     pairs: Option<RunWriter<'a>>,
     /// Groups in `data` that are not written yet.
     unwritten: GroupRanges,
+    meter: DecoderMeter,
     progress: P,
 }
 
 impl<'a, P: FnMut(u64)> Sink<'a, P> {
-    fn new(partial: &'a Partial, progress: P) -> Self {
+    fn new(partial: &'a Partial, meter: DecoderMeter, progress: P) -> Self {
         // A small file takes a small buffer.
         let data_bytes = usize::try_from(partial.size()).unwrap_or(usize::MAX).min(DISK_RUN_BYTES);
         Self {
@@ -237,6 +240,7 @@ impl<'a, P: FnMut(u64)> Sink<'a, P> {
             data: RunWriter::new(partial.file(), data_bytes),
             pairs: partial.outboard().map(|outboard| RunWriter::new(outboard, OUTBOARD_RUN_BYTES)),
             unwritten: GroupRanges::default(),
+            meter,
             progress,
         }
     }
@@ -264,11 +268,13 @@ impl<'a, P: FnMut(u64)> Sink<'a, P> {
 
     /// Pairs before groups: a group counts as verified only when what proves it to others is there too.
     fn flush(&mut self) -> io::Result<()> {
-        if let Some(pairs) = &mut self.pairs {
-            pairs.flush()?;
-        }
         let bytes = self.data.pending() as u64;
-        self.data.flush()?;
+        self.meter.writing(|| {
+            if let Some(pairs) = &mut self.pairs {
+                pairs.flush()?;
+            }
+            self.data.flush()
+        })?;
         self.partial.mark(&std::mem::take(&mut self.unwritten));
         (self.progress)(bytes);
         Ok(())

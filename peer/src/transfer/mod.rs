@@ -11,10 +11,12 @@
 //! | [`mod@serve`] | an owner's side |
 //! | [`mod@fetch`] | a receiver's side |
 //! | [`stream`] | what both need of a stream |
+//! | [`meter`] | where the time goes |
 //! | `run_io` | the disk, in large runs |
 
 pub mod fetch;
 pub mod groups;
+pub mod meter;
 mod run_io;
 pub mod serve;
 pub mod stream;

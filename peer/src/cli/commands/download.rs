@@ -12,14 +12,15 @@ use crate::cli::{
 pub(in crate::cli) static VERB: Verb = Verb {
     name: "download",
     aliases: &[],
-    usage: "download NAME[@HASH]... [--from PEER] [--to PATH] [--force]",
+    usage: "download NAME[@HASH]... [--from PEER] [--to PATH] [--force] [--explain]",
     summary: "fetches files, verified, from their owners",
     details: "\
 NAME may be a directory (docs/) or a glob ('*.rs'). @HASH chooses a version by the first digits of its hash, as
 `listAll` shows them.
   --from PEER  only from this peer
   --to PATH    to this file or folder instead of the share
-  --force      overwrite what is there with other content",
+  --force      overwrite what is there with other content
+  --explain    say what limited it: an owner's cap, queue or disk, the path, or this peer itself",
     parse,
 };
 
@@ -34,6 +35,8 @@ pub struct Download {
     pub to: Option<String>,
     /// Overwrite.
     pub force: bool,
+    /// Say what limited it.
+    pub explain: bool,
 }
 
 fn parse(words: Vec<String>) -> Result<Command, Failure> {
@@ -41,6 +44,7 @@ fn parse(words: Vec<String>) -> Result<Command, Failure> {
         Opt { name: "--from", value: Some("PEER") },
         Opt { name: "--to", value: Some("PATH") },
         Opt { name: "--force", value: None },
+        Opt { name: "--explain", value: None },
     ];
     let mut arguments = Arguments::read(&VERB, words, &known)?;
     let from = match arguments.value("--from")? {
@@ -48,9 +52,9 @@ fn parse(words: Vec<String>) -> Result<Command, Failure> {
         None => None,
     };
     let to = arguments.value("--to")?;
-    let force = arguments.flag("--force");
+    let (force, explain) = (arguments.flag("--force"), arguments.flag("--explain"));
     let files = arguments.some("NAME")?.into_iter().map(split_version).collect();
-    Ok(Command::Download(Download { files, from, to, force }))
+    Ok(Command::Download(Download { files, from, to, force, explain }))
 }
 
 /// `name@hash` where what follows the last `@` has the form of a hash; else all of it is the name
@@ -67,7 +71,7 @@ fn split_version(word: String) -> (String, Option<HashPrefix>) {
 
 impl Download {
     pub(in crate::cli) async fn run(self, call: &Call<'_>) -> Outcome {
-        let mut downloaded = Vec::new();
+        let (mut downloaded, mut explained) = (Vec::new(), Vec::new());
         let mut failures = Vec::new();
         for (pattern, version) in self.files {
             let request = DownloadRequest {
@@ -76,13 +80,17 @@ impl Download {
                 from: self.from.clone(),
                 to: self.to.as_deref().map(|to| call.working_dir.join(to)),
                 force: self.force,
+                explain: self.explain,
             };
             match call.backend.download(request, call.progress.clone()).await {
-                Ok(files) => downloaded.extend(files),
+                Ok(fetched) => {
+                    downloaded.extend(fetched.files);
+                    explained.extend(fetched.explained);
+                }
                 Err(failure) => failures.push(failure),
             }
         }
         let done = !downloaded.is_empty() || failures.is_empty();
-        Outcome::of_many(done.then_some(Report::Downloaded(downloaded)), failures)
+        Outcome::of_many(done.then_some(Report::Downloaded { files: downloaded, explained }), failures)
     }
 }

@@ -71,11 +71,7 @@ impl Backend for Peer {
         })
     }
 
-    fn download(
-        &self,
-        request: DownloadRequest,
-        progress: ProgressSink,
-    ) -> BoxFuture<'_, Result<Fetched, Failure>> {
+    fn download(&self, request: DownloadRequest, progress: ProgressSink) -> BoxFuture<'_, Result<Fetched, Failure>> {
         Box::pin(async move {
             let downloaded = self.fetch_all(request, progress).await?;
             let shared: Vec<_> = downloaded

@@ -64,7 +64,8 @@ impl Machine {
 
 impl Sample {
     fn parse(stat: &str, own: &str, snmp: &str) -> Self {
-        let ticks = |text: &str| -> Vec<u64> { text.split_whitespace().map_while(|field| field.parse().ok()).collect() };
+        let ticks =
+            |text: &str| -> Vec<u64> { text.split_whitespace().map_while(|field| field.parse().ok()).collect() };
         let cpu = ticks(stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).unwrap_or_default());
         // The program's name may have blanks and brackets in it; after it comes its state, a letter.
         let own = own.rsplit_once(')').map_or("", |(_, fields)| fields);

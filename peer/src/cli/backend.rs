@@ -37,11 +37,7 @@ pub trait Backend: Send + Sync {
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<FileMeta, Failure>>;
 
     /// Fetches all files that a request names. Files that are complete stay when the future is dropped.
-    fn download(
-        &self,
-        request: DownloadRequest,
-        progress: ProgressSink,
-    ) -> BoxFuture<'_, Result<Fetched, Failure>>;
+    fn download(&self, request: DownloadRequest, progress: ProgressSink) -> BoxFuture<'_, Result<Fetched, Failure>>;
 
     /// Who is tracker.
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>>;

@@ -22,8 +22,8 @@ use shared::{
 };
 
 use super::backend::{
-    AddRequest, Added, Backend, DownloadRequest, Downloaded, Explained, ExplainedSource, Fetched, GlobalListing, Progress,
-    ProgressSink, RunningDownload, SeatRole, Status,
+    AddRequest, Added, Backend, DownloadRequest, Downloaded, Explained, ExplainedSource, Fetched, GlobalListing,
+    Progress, ProgressSink, RunningDownload, SeatRole, Status,
 };
 use crate::core::bottleneck::{Cause, Figure, Finding};
 
@@ -123,11 +123,7 @@ impl Backend for Fake {
         async move { self.files.lock().unwrap().remove(name).ok_or_else(|| Self::missing(name)) }.boxed()
     }
 
-    fn download(
-        &self,
-        request: DownloadRequest,
-        progress: ProgressSink,
-    ) -> BoxFuture<'_, Result<Fetched, Failure>> {
+    fn download(&self, request: DownloadRequest, progress: ProgressSink) -> BoxFuture<'_, Result<Fetched, Failure>> {
         async move {
             self.downloads.lock().unwrap().push(request.clone());
             let name = &request.pattern;

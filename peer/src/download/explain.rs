@@ -204,7 +204,8 @@ impl Peer {
         };
         // Those with which most time passed, so that a swarm of hundreds is not asked about each of them.
         let mut contacts = contacts;
-        contacts.sort_by_key(|contact| std::cmp::Reverse(measured.sources.get(&contact.peer).map(|of| of.time.streaming)));
+        contacts
+            .sort_by_key(|contact| std::cmp::Reverse(measured.sources.get(&contact.peer).map(|of| of.time.streaming)));
         contacts.truncate(limits::MAX_ACTIVE_OWNERS);
         let asked = contacts.iter().map(|contact| self.report_of(contact, &meter.hashes));
         for (contact, report) in contacts.iter().zip(join_all(asked).await) {

@@ -115,11 +115,7 @@ impl Peer {
     ///
     /// # Errors
     /// The first failure; files that are complete by then stay.
-    pub(crate) async fn fetch_all(
-        &self,
-        request: DownloadRequest,
-        sink: ProgressSink,
-    ) -> Result<Fetched, Failure> {
+    pub(crate) async fn fetch_all(&self, request: DownloadRequest, sink: ProgressSink) -> Result<Fetched, Failure> {
         let _active = Counted::on(&self.downloads.active);
         let jobs = self.plan(&request).await?;
         let contents = jobs.iter().map(|job| (job.file.size, job.file.hash)).collect();

@@ -106,7 +106,14 @@ impl Reports {
         meter
     }
 
-    fn end_at(&self, now: Timestamp, peer: &PeerId, hash: ContentHash, before: &quinn::PathStats, path: &quinn::PathStats) {
+    fn end_at(
+        &self,
+        now: Timestamp,
+        peer: &PeerId,
+        hash: ContentHash,
+        before: &quinn::PathStats,
+        path: &quinn::PathStats,
+    ) {
         let sample = self.machine.sample();
         let mut peers = self.peers();
         let of_peer = peers.get_mut(peer).into_iter().flatten();
@@ -203,7 +210,11 @@ mod tests {
         assert_eq!((report.uploads, report.served, report.slots), (3, Duration::from_secs(3), 8));
         assert_eq!((report.pace_wait, report.network_wait), (Duration::from_millis(2400), Duration::from_millis(300)));
         assert_eq!((report.path.sent_packets, report.path.lost_packets, report.path.window_bytes), (30, 3, 14_000));
-        assert_eq!(reports.of(&me, &hash(1), None).unwrap().pace_wait, Duration::ZERO, "without a cap nothing waits for it");
+        assert_eq!(
+            reports.of(&me, &hash(1), None).unwrap().pace_wait,
+            Duration::ZERO,
+            "without a cap nothing waits for it"
+        );
         reports.begin_at(at(60), &me, hash(1));
         assert_eq!(reports.of(&me, &hash(1), None).unwrap().uploads, 1);
     }

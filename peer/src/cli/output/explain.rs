@@ -35,8 +35,7 @@ fn brief(finding: &Finding) -> String {
 /// The lines for people, the verdict first, each ended.
 pub(super) fn lines(explained: &Explained) -> String {
     let Explained { name, bytes: count, seconds, sources, findings } = explained;
-    let name = harmless(name);
-    let mut text = format!("{name} {}\n", colon(&verdict(findings)));
+    let mut text = format!("{}: {}\n", harmless(name), verdict(findings));
     for finding in findings {
         let tag = if finding.stands_out() { "  to do" } else { "  also" };
         let said = if finding.stands_out() { words(finding).advice.to_owned() } else { brief(finding) };
@@ -50,11 +49,6 @@ pub(super) fn lines(explained: &Explained) -> String {
         text += &format!("  from {}: {} at {rate}/s{rtt}\n", source.peer, bytes(source.bytes));
     }
     text
-}
-
-/// A verdict behind a name.
-fn colon(verdict: &str) -> String {
-    if verdict == NOTHING { format!("is limited by nothing in particular: {NOTHING}") } else { format!("is {verdict}") }
 }
 
 /// A download that runs, as one line, not ended.
@@ -150,11 +144,9 @@ fn figure_words(figure: &Figure) -> String {
             format!("{slots}{:.1} s waited", waited.as_secs_f64())
         }
         Figure::Time(time) => format!("{:.1} s of it", time.as_secs_f64()),
-        Figure::Machine(Some(machine)) => format!(
-            "{} % idle, {} % this program's",
-            machine.idle_permille / 10,
-            machine.own_permille / 10
-        ),
+        Figure::Machine(Some(machine)) => {
+            format!("{} % idle, {} % this program's", machine.idle_permille / 10, machine.own_permille / 10)
+        }
         Figure::Machine(None) => "checking what comes".to_owned(),
         Figure::Path(path) => {
             let mut text = format!("round trip {}", millis(path.rtt));

@@ -82,7 +82,7 @@ impl Sample {
     /// What the processors did since `earlier`; `None` when too little time has passed or the system does not say.
     pub fn report_since(&self, earlier: &Self) -> Option<MachineReport> {
         let all = self.all.saturating_sub(earlier.all);
-        let permille = |part: u64| u16::try_from((part.saturating_mul(1000)).checked_div(all)?.min(1000)).ok();
+        let permille = |part: u64| u16::try_from(part.saturating_mul(1000).checked_div(all)?.min(1000)).ok();
         Some(MachineReport {
             idle_permille: permille(self.idle.saturating_sub(earlier.idle))?,
             own_permille: permille(self.own.saturating_sub(earlier.own))?,

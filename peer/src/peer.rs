@@ -93,8 +93,8 @@ pub(crate) struct Downloads {
     pub(crate) bytes: Arc<AtomicU64>,
     /// The cap on what comes in.
     pub(crate) pace: Pace,
-    /// Those that run.
-    pub(crate) running: Mutex<Vec<Weak<Run>>>,
+    /// Those that run, in the order in which they began.
+    pub(crate) running: Mutex<Vec<Arc<Run>>>,
     pub(crate) machine: Arc<Machine>,
     /// Contents that are being fetched: the same content under another name waits for the first, then has it here.
     pub(crate) contents: Mutex<HashMap<ContentHash, Weak<tokio::sync::Mutex<()>>>>,

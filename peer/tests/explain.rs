@@ -149,8 +149,7 @@ fn a_peer_carries_out_several_downloads_at_a_time_and_one_that_is_stopped_leaves
     assert_eq!(status["running"][0]["name"], "stopped.bin", "{status}");
     stopped.signal(rustix::process::Signal::INT);
     stopped.wait();
-    let left = network.json("receiver", &["status"])["running"].to_string();
-    assert!(!left.contains("stopped.bin"), "{left}");
+    network.json_until("receiver", &["status"], |status| !status["running"].to_string().contains("stopped.bin"));
     for other in others {
         let ended = other.wait();
         assert_eq!(ended.status, Some(0), "{ended:?}");

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     num::NonZeroU64,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -142,11 +142,26 @@ impl RunMeter {
 }
 
 impl Downloads {
-    /// A download runs as long as it is held by whoever carries it out.
-    pub(super) fn begins(&self, run: &Arc<Run>) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|run| run.strong_count() > 0);
-        running.push(Arc::downgrade(run));
+    /// A download begins; it is over, whatever came of it, when what is returned is dropped.
+    pub(super) fn begins(&self, run: &Arc<Run>) -> Running<'_> {
+        self.running().push(run.clone());
+        Running { downloads: self, run: run.clone() }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Vec<Arc<Run>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A download that is carried out.
+pub(super) struct Running<'a> {
+    downloads: &'a Downloads,
+    run: Arc<Run>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.downloads.running().retain(|run| !Arc::ptr_eq(run, &self.run));
     }
 }
 
@@ -173,10 +188,7 @@ impl Peer {
 
     /// The downloads that run, in the order in which they began.
     pub(crate) async fn running_downloads(&self) -> Vec<RunningDownload> {
-        let running: Vec<Arc<Run>> = {
-            let running = self.downloads.running.lock().unwrap_or_else(PoisonError::into_inner);
-            running.iter().filter_map(Weak::upgrade).collect()
-        };
+        let running = self.downloads.running().clone();
         join_all(running.into_iter().map(|run| async move {
             let earlier = run.meter.lately()[0].clone();
             let mut measured = run.meter.since(&earlier);

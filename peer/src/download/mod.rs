@@ -130,7 +130,7 @@ impl Peer {
             files_done: AtomicU64::new(0),
             sources: AtomicU64::new(0),
         });
-        self.downloads.begins(&run);
+        let _running = self.downloads.begins(&run);
         let files = stream::iter(jobs)
             .map(|job| self.fetch_one(job, run.clone()))
             .buffered(limits::FILES_AT_A_TIME)

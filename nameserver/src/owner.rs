@@ -20,7 +20,7 @@ use shared::{
     },
     time::{Clock, Timestamp},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use self::places::{Place, Places};
@@ -131,6 +131,7 @@ where
 pub(crate) struct OwnerHandle {
     commands: mpsc::Sender<Box<dyn Command>>,
     places: Arc<Places>,
+    revisions: watch::Receiver<Revision>,
 }
 
 impl fmt::Debug for OwnerHandle {
@@ -150,6 +151,11 @@ impl OwnerHandle {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Box::new(Read { call, answer: None, reply })).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Tells when there are new durable changes.
+    pub(crate) fn revisions(&self) -> watch::Receiver<Revision> {
+        self.revisions.clone()
     }
 
     /// Changes the registry for `caller`. The answer comes after the change is durable; when the queue is full, when
@@ -181,7 +187,8 @@ pub(crate) fn start(
     clock: Clock,
 ) -> Result<(OwnerHandle, thread::JoinHandle<()>), StorageError> {
     let registry = Registry::restore(storage.load()?, clock.now());
-    let mut owner = Owner { registry, storage, trouble: None };
+    let (published, revisions) = watch::channel(registry.revision());
+    let mut owner = Owner { registry, storage, published, trouble: None };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -191,12 +198,14 @@ pub(crate) fn start(
         .name("registry".to_owned())
         .spawn(move || runtime.block_on(owner.run(&mut queue, clock)))
         .map_err(|error| StorageError::Io { path: "the owner's thread".into(), error })?;
-    Ok((OwnerHandle { commands, places: Arc::default() }, thread))
+    Ok((OwnerHandle { commands, places: Arc::default(), revisions }, thread))
 }
 
 struct Owner {
     registry: Registry,
     storage: Box<dyn Storage>,
+    /// Wakes those who watch.
+    published: watch::Sender<Revision>,
     /// Set while the storage must be loaded again before anything is written.
     trouble: Option<Trouble>,
 }
@@ -260,6 +269,8 @@ impl Owner {
         } else {
             audit(&writers, self.registry.pending());
             self.registry.settle();
+            let revision = self.registry.revision();
+            self.published.send_if_modified(|last| std::mem::replace(last, revision) != revision);
         }
         for command in batch.drain(..) {
             command.answer(failure.as_deref());

@@ -7,7 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 use shared::{
     epoch::Epoch,
     id::{Incarnation, Role},
-    limits::CERTIFICATE_LIFE,
+    limits::{CERTIFICATE_LIFE, MAX_WATCH_WAIT},
     name::Endpoint,
     net::{
         StreamKind,
@@ -18,8 +18,8 @@ use shared::{
     rpc::{
         enrol::{EnrolError, EnrolRequest, EnrolService, Enrolled},
         nameserver::{
-            Claim, ClaimError, ListQuery, MintToken, NameError, NameService, Page, Record, Register, Registered,
-            Revision, SeatGrant, SeatView, Selector, ServerInfo, TagQuery,
+            Changes, Claim, ClaimError, ListQuery, MintToken, NameError, NameService, Page, Position, Record, Register,
+            Registered, Revision, SeatGrant, SeatView, Selector, ServerInfo, TagQuery, WatchQuery,
         },
     },
     time::{Timestamp, unix_micros},
@@ -38,6 +38,8 @@ pub(crate) struct House {
     pub(crate) authority: Authority,
     /// The token that opens the door to this user's programs on this machine. In no storage, new at each start.
     pub(crate) local_token: JoinToken,
+    /// Which run of this nameserver: what watchers know of another one is worth nothing here.
+    pub(crate) run: u64,
     /// Where nameservers answer, best first.
     pub(crate) advertised: Vec<Endpoint>,
 }
@@ -167,6 +169,31 @@ impl NameService for Member {
         self.write(move |registry, now, caller| registry.mint(now, unix_micros(), caller, request, id, proof_key))
             .await?;
         Ok(token.to_string())
+    }
+
+    async fn changes(self, _: Context, query: WatchQuery) -> Result<Changes, NameError> {
+        let WatchQuery { since, prefix, regex, wait } = query;
+        let filter: Query = ListQuery { prefix, regex, after: None }.try_into()?;
+        let run = self.house.run;
+        let mut since = since.filter(|position| position.run == run).map(|position| position.revision);
+        let mut revisions = self.house.owner.revisions();
+        let mut over = std::pin::pin!(tokio::time::sleep(wait.min(MAX_WATCH_WAIT)));
+        loop {
+            revisions.mark_unchanged();
+            let (from, filter) = (since, filter.clone());
+            let (revision, news) = self.read(move |registry, _| registry.changes(from, &filter)).await;
+            let position = Position { run, revision };
+            match news {
+                None => return Ok(Changes::Resync { position }),
+                Some(changes) if !changes.is_empty() => return Ok(Changes::News { position, changes }),
+                Some(_) => since = Some(revision),
+            }
+            let nothing = Changes::News { position, changes: Vec::new() };
+            tokio::select! {
+                changed = revisions.changed() => if changed.is_err() { return Ok(nothing) },
+                () = &mut over => return Ok(nothing),
+            }
+        }
     }
 }
 

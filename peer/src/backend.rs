@@ -1,10 +1,17 @@
 //! What the commands ask of a running peer, carried out.
 
-use std::{num::NonZeroU64, sync::atomic::Ordering, time::Duration};
+use std::{
+    num::NonZeroU64,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use shared::{
-    content::FileMeta,
+    content::{FileMeta, HashPrefix},
     epoch::Epoch,
     error::{Failure, FailureCode},
     id::PeerId,
@@ -15,7 +22,9 @@ use shared::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    cli::backend::{AddRequest, Added, Backend, DownloadRequest, Fetched, GlobalListing, ProgressSink, Status},
+    cli::backend::{
+        AddRequest, Added, Backend, Discarded, DownloadRequest, Fetched, GlobalListing, ProgressSink, Status,
+    },
     core::{Core, ElectionFailure, Event, Reply},
     lookup::stopping,
     node::epoch_of,
@@ -74,15 +83,33 @@ impl Backend for Peer {
     fn download(&self, request: DownloadRequest, progress: ProgressSink) -> BoxFuture<'_, Result<Fetched, Failure>> {
         Box::pin(async move {
             let downloaded = self.fetch_all(request, progress).await?;
-            let shared: Vec<_> = downloaded
-                .files
-                .iter()
-                .filter(|done| done.path.starts_with(self.share.path()))
-                .map(|done| done.file.name.clone())
-                .collect();
-            self.until_announced(move |core| shared.iter().all(|name| core.share().contains_key(name))).await;
+            let shared: Arc<Vec<_>> = Arc::new(
+                downloaded
+                    .files
+                    .iter()
+                    .filter(|done| done.path.starts_with(self.share.path()))
+                    .map(|done| done.file.name.clone())
+                    .collect(),
+            );
+            // Each look goes on where the last one ended: the core's task has other things to do than to find ten thousand
+            // files again and again.
+            let taken_in = Arc::new(AtomicUsize::new(0));
+            self.until_announced(move |core| {
+                let known = shared.iter().skip(taken_in.load(Ordering::Relaxed));
+                let more = known.take_while(|name| core.share().contains_key(name)).count();
+                taken_in.fetch_add(more, Ordering::Relaxed) + more == shared.len()
+            })
+            .await;
             Ok(downloaded)
         })
+    }
+
+    fn discard<'a>(
+        &'a self,
+        name: &'a str,
+        version: Option<&'a HashPrefix>,
+    ) -> BoxFuture<'a, Result<Vec<Discarded>, Failure>> {
+        Box::pin(self.share.discard(name, version))
     }
 
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>> {
@@ -152,6 +179,7 @@ impl Backend for Peer {
                 downloads: self.downloads.active.load(Ordering::Relaxed),
                 bytes_up: self.uploads.bytes(),
                 bytes_down: self.downloads.bytes.load(Ordering::Relaxed),
+                unfinished: self.share.unfinished().await?,
                 warnings,
             })
         })

@@ -49,6 +49,7 @@ use crate::{
         service::Service,
         swarms::Swarms,
         uploads::Uploads,
+        watching,
     },
     node::{Node, NodeHandle, read_durable},
     store::{Changes, Share, ShareOptions},
@@ -130,7 +131,7 @@ impl Peer {
         let upload_limits = UploadLimits { active: config.max_uploads, ..UploadLimits::default() };
         let machine = Arc::new(Machine::default());
         let reports = Reports::new(machine.clone(), config.max_uploads);
-        let uploads = Uploads::new(share.clone(), swarms.clone(), upload_limits, Pace::new(config.limit_up), reports);
+        let uploads = Uploads::new(share.clone(), upload_limits, Pace::new(config.limit_up), reports);
         let front = Front {
             service: Service::new(
                 config.id.clone(),
@@ -160,6 +161,10 @@ impl Peer {
         let (unregister, registered) = watch::channel(true);
         tasks.spawn(node.run(Core::new(core_config, clock.now()), clock, calls.clone()));
         tasks.spawn(forward_changes(changes, handle.clone()));
+        tasks.spawn({
+            let (calls, node, stop) = (calls.clone(), handle.clone(), stop.clone());
+            async move { watching::watch(&calls, &node, stop).await }
+        });
         let kept = {
             let stop = stop.clone();
             async move {

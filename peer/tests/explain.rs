@@ -170,7 +170,7 @@ fn ctrl_c_at_the_prompt_stops_the_download_and_gives_the_prompt_back() {
     network.put("owner", "big.bin", &noise(16 * MIB, 9));
     let _owner = headless(&network, "owner", &["--limit-up", "1MiB"]);
     let peer = network.command("user", &[]);
-    let words: Vec<_> = std::iter::once(peer.get_program()).chain(peer.get_args()).map(|word| word.to_str().unwrap());
+    let words = std::iter::once(peer.get_program()).chain(peer.get_args()).map(|word| word.to_str().unwrap());
     let line = words.collect::<Vec<_>>().join(" ");
     let mut terminal = std::process::Command::new("script");
     terminal.args(["-qefc", &line, "/dev/null"]).env("BRASA_NAMESERVER", &network.address).env("TERM", "xterm");

@@ -1,32 +1,25 @@
 //! Owners that are not what they say: one that sends other bytes, one that accepts and stalls, one that lies about the
 //! size. Each is a member with a proper certificate; the download must be right all the same, or fail and keep nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
-
 use std::{fs, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use shared::{
     content::ContentHash,
-    id::{Incarnation, Role},
-    limits::{CALL_DEADLINE, DEFAULT_LEASE},
-    name::{Endpoint, Name},
     net::{
-        StreamKind, Target,
+        StreamKind,
         bulk::{BULK_BEGINS, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
-        serve::{Handler, Remote, serve},
-        session::{Session, SessionConfig},
+        serve::{Handler, Remote},
     },
-    rpc::{
-        nameserver::{Condition, LeaseRequest, NameServiceClient, Register, Seat},
-        tracker::{Announcement, AnnouncementKind, Heartbeat, TrackerServiceClient, WireFile},
-    },
+    rpc::tracker::WireFile,
 };
-use tokio::{task::JoinHandle, time::sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep;
 
 mod common;
-use common::Network;
+use common::{
+    Network,
+    impostor::{self, Running},
+};
 
 const NAME: &str = "a.bin";
 
@@ -74,64 +67,9 @@ impl Handler for Liar {
     }
 }
 
-/// A member that announces a file it does not have; ends when dropped.
-struct Running(Vec<JoinHandle<()>>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
-    }
-}
-
 async fn start(network: &Network, id: &str, lie: Lie, size: u64, hash: ContentHash) -> Running {
-    let nameserver = Endpoint::from_host_port(&network.address).unwrap();
-    let role = Role::Peer(id.parse().unwrap());
-    let state_dir = network.folder().join("state");
-    let session =
-        Session::open(&SessionConfig { role, state_dir, nameserver: Some(nameserver), join: None }).await.unwrap();
-    let endpoint = session.advertised().unwrap();
-    let serving = tokio::spawn(serve(session.endpoint.clone(), Arc::new(Liar { lie, size }), CancellationToken::new()));
-
-    let request = Register {
-        name: Name::peer(&id.parse().unwrap()).to_string(),
-        uri: endpoint.to_string(),
-        tags: None,
-        lease: LeaseRequest::For(DEFAULT_LEASE),
-        condition: Condition::Always,
-        incarnation: Incarnation(1),
-    };
-    let register = |names: NameServiceClient, cx| async move { names.register(cx, request).await };
-    session.connections.call(&session.nameserver, CALL_DEADLINE, register).await.unwrap().unwrap();
-    let seat = |names: NameServiceClient, cx| async move { names.seat(cx).await };
-    let seat = session.connections.call(&session.nameserver, CALL_DEADLINE, seat).await.unwrap().seat.unwrap();
-
-    let Seat { epoch, peer, endpoint: at } = seat;
-    let tracker = Target { role: Role::Peer(peer), endpoint: at };
-    let beat = move |seq| Heartbeat { epoch, incarnation: Incarnation(1), seq, endpoint: endpoint.clone() };
     let file = WireFile { name: NAME.to_owned(), size, hash, mtime_micros: 0, executable: false };
-    let announcement = Announcement {
-        epoch,
-        incarnation: Incarnation(1),
-        seq: 1,
-        kind: AnnouncementKind::Snapshot { page: 0, last: true },
-        upserts: vec![file],
-        removals: Vec::new(),
-    };
-    let first = beat(0);
-    let call = |tracker: TrackerServiceClient, cx| async move { tracker.heartbeat(cx, first).await };
-    session.connections.call(&tracker, CALL_DEADLINE, call).await.unwrap().unwrap();
-    let call = |tracker: TrackerServiceClient, cx| async move { tracker.announce(cx, announcement).await };
-    session.connections.call(&tracker, CALL_DEADLINE, call).await.unwrap().unwrap();
-    let beating = tokio::spawn(async move {
-        loop {
-            let next = beat(1);
-            let call = |tracker: TrackerServiceClient, cx| async move { tracker.heartbeat(cx, next).await };
-            // The tracker may be gone at the end of the test.
-            let _ = session.connections.call(&tracker, CALL_DEADLINE, call).await;
-            sleep(Duration::from_millis(300)).await;
-        }
-    });
-    Running(vec![serving, beating])
+    impostor::start(network, id, Liar { lie, size }, vec![file]).await
 }
 
 fn content() -> (Vec<u8>, ContentHash) {

@@ -43,7 +43,7 @@ async fn encoded(owner: &Fixture, meta: &FileMeta, ranges: &GroupRanges) -> Vec<
 
 async fn begin(receiver: &Fixture, meta: &FileMeta) -> Partial {
     let destination = receiver.share.destination(&meta.name, None).unwrap();
-    receiver.share.begin(&destination, meta.hash, meta.size).await.unwrap()
+    receiver.share.begin(&destination, meta).await.unwrap()
 }
 
 async fn fetch_all(reader: &[u8], partial: &Partial) -> Result<u64, FetchError> {
@@ -282,7 +282,7 @@ async fn a_download_can_go_elsewhere() {
     fs::create_dir(receiver.outside("elsewhere")).unwrap();
     let to = receiver.outside("elsewhere/renamed");
     let destination = receiver.share.destination(&meta.name, Some(&to)).unwrap();
-    let partial = receiver.share.begin(&destination, meta.hash, meta.size).await.unwrap();
+    let partial = receiver.share.begin(&destination, &meta).await.unwrap();
     fetch_all(&whole, &partial).await.unwrap();
     receiver.share.finish(partial, &destination, &meta, false).await.unwrap();
     assert!(fs::read(&to).unwrap() == content);
@@ -296,10 +296,10 @@ async fn one_content_is_fetched_once_at_a_time() {
     let receiver = Fixture::new().await;
     let first = begin(&receiver, &meta).await;
     let other = receiver.share.destination(&name("other"), None).unwrap();
-    let refused = receiver.share.begin(&other, meta.hash, meta.size).await.unwrap_err();
+    let refused = receiver.share.begin(&other, &meta).await.unwrap_err();
     assert_eq!(refused.code, FailureCode::LimitReached);
     drop(first);
-    receiver.share.begin(&other, meta.hash, meta.size).await.unwrap();
+    receiver.share.begin(&other, &meta).await.unwrap();
 }
 
 #[tokio::test]
@@ -307,7 +307,9 @@ async fn too_little_room_is_said_before_anything_is_sent() {
     let Some(disk) = SmallDisk::mount("size=1m") else { return };
     let receiver = Fixture::open(tempfile::tempdir().unwrap(), disk.path().to_path_buf()).await;
     let destination = receiver.share.destination(&name("big"), None).unwrap();
-    let refused = receiver.share.begin(&destination, ContentHash([1; 32]), 5_000_000).await.unwrap_err();
+    let file =
+        FileMeta { name: name("big"), size: 5_000_000, hash: ContentHash([1; 32]), mtime_micros: 0, executable: false };
+    let refused = receiver.share.begin(&destination, &file).await.unwrap_err();
     assert_eq!(refused.code, FailureCode::NoSpace);
     assert!(refused.why.contains("5000000"), "{refused}");
     fs::write(receiver.path("room"), noise(900_000, 11)).expect("the disk is not filled by the attempt");

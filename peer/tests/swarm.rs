@@ -61,11 +61,11 @@ fn receivers_pass_on_what_they_have_while_they_receive() {
 #[test]
 fn what_the_owner_had_sent_before_it_died_is_enough_when_the_receivers_have_it_together() {
     let network = Network::start();
-    let content = noise(24 * MIB, 2);
+    let content = noise(10 * MIB, 2);
     network.put("owner", "big.bin", &content);
-    let owner = headless(&network, "owner", &["--limit-up", "6MiB"]);
+    let owner = headless(&network, "owner", &["--limit-up", "4MiB"]);
     let receivers = ["r1", "r2"];
-    let _running: Vec<_> = receivers.iter().map(|peer| headless(&network, peer, &["--limit-up", "1MiB"])).collect();
+    let _running: Vec<_> = receivers.iter().map(|peer| headless(&network, peer, &["--limit-up", "2MiB"])).collect();
     network.json_until("r2", &["listAll"], |all| all["files"].as_array().unwrap().len() == 1);
     let downloads = receivers.map(|peer| {
         let mut command = network.command(peer, &["download", "big.bin", "--json"]);

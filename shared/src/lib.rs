@@ -3,6 +3,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`id`], [`name`], [`file_name`], [`content`], [`epoch`], [`time`] | vocabulary: parse, don't validate |
+//! | [`electors`] | who elects the tracker |
 //! | [`limits`] | every bound, with unit and reason |
 //! | [`error`] | failures as users see them |
 //! | [`rpc`] | the services and their messages |
@@ -10,6 +11,7 @@
 //! | [`telemetry`] | logs |
 
 pub mod content;
+pub mod electors;
 pub mod epoch;
 pub mod error;
 pub mod file_name;

@@ -31,6 +31,10 @@ pub const PAGE_BYTES: usize = MAX_FRAME_BYTES / 2;
 pub const FILES_PER_PAGE: usize = 500;
 /// Names looked at for one page: a filter that matches little must not keep the nameserver from renewing leases.
 pub const NAMES_SCANNED_PER_PAGE: usize = 20_000;
+/// Changes of names that the nameserver remembers for those who watch: who is further behind lists anew.
+pub const MAX_CHANGES_REMEMBERED: usize = 10_000;
+/// Longest wait for a change in one call: a watcher that is gone is not waited for much longer.
+pub const MAX_WATCH_WAIT: Duration = Duration::from_secs(30);
 /// Registrations that end in one step of the nameserver; more end in the next.
 pub const EXPIRIES_PER_SWEEP: usize = 1000;
 /// Names one identity may hold: far more than a peer needs, far fewer than would hurt.
@@ -76,6 +80,14 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 pub const SUSPICION: Duration = Duration::from_millis(400);
 /// How late a process may run before it mistrusts its own sense of silence.
 pub const OVERSLEPT: Duration = Duration::from_millis(100);
+/// How often a peer that is no elector tells the tracker that it is there: who does not elect need not notice first.
+pub const RESTING_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Peers that elect, whatever their number: an election costs the same in a network of ten and of ten thousand.
+pub const MAX_ELECTORS: usize = 9;
+/// Epochs of provisional trackers are multiples of this, those of registered ones are none: the two ways to an epoch
+/// cannot lead to the same one. Small against [`MAX_EPOCH_STEP`]: 512 provisional trackers in one absence of the
+/// nameserver are credible.
+pub const PROVISIONAL_EPOCHS: u64 = 64;
 /// How long a candidate waits for votes.
 pub const VOTE_WAIT: Duration = Duration::from_millis(150);
 /// Longest random wait before an election is tried (again).
@@ -93,6 +105,8 @@ pub const SEAT_POLL: Duration = Duration::from_millis(200);
 pub const PEERS_POLL: Duration = Duration::from_secs(2);
 /// ... and how much longer it waits for each peer registered, so that a large network does not drown in lists.
 pub const PEERS_POLL_PER_PEER: Duration = Duration::from_millis(10);
+/// How often it asks while it watches the names, which tells it at once: in case that the watch is wrong.
+pub const WATCHED_PEERS_POLL: Duration = Duration::from_secs(30);
 /// Elections that can be asked for while one is under way; all get its result.
 pub const MAX_ELECTION_WAITERS: usize = 64;
 /// A tracker with neither its lease nor a majority's heartbeats for this long steps down.
@@ -289,6 +303,36 @@ pub const MAX_WAITING_UPLOADS_PER_PEER: usize = 64;
 /// How far a capped transfer may run ahead of its rate after a pause.
 pub const RATE_BURST: Duration = Duration::from_millis(100);
 
+// --- packs of small files -----------------------------------------------------------------------
+
+/// Largest file that travels in a pack, bytes: checked as a whole, so it is held in memory as a whole.
+pub const MAX_PACKED_FILE_BYTES: u64 = 256 << 10;
+/// Files of one download from which on they travel in packs; a single one has nothing to share the cost with.
+pub const MIN_PACKED_FILES: usize = 2;
+/// Contents in one pack: a request of 34 bytes a content stays far within [`MAX_BULK_HEADER_BYTES`].
+pub const MAX_PACK_CONTENTS: usize = 512;
+/// Bytes of contents in one pack.
+pub const MAX_PACK_BYTES: u64 = 8 << 20;
+/// What a content costs besides its bytes, in bytes that cost as much: opening, hashing, naming. Packs of many tiny
+/// files are measured by it.
+pub const PACK_ITEM_COST: u64 = 16 << 10;
+/// Smallest pack that is made while there is more to ask for, in bytes of cost: below, the request is what costs.
+pub const MIN_PACK_COST: u64 = 512 << 10;
+/// Packs under way to one owner: one is sent while the next is asked for.
+pub const PACKS_PER_OWNER: usize = 2;
+/// Owners that one content is asked of: with a million files it bounds what a download remembers.
+pub const MAX_OWNERS_PER_PACKED: usize = MAX_OWNERS_TRIED;
+/// How long what is left of a pack must be expected to take before an owner with nothing to do is asked for it too.
+pub const PACK_DUPLICATE_AFTER: Duration = Duration::from_millis(250);
+/// Files that are made durable together: a sync costs about the same for one and for a thousand ...
+pub const COMMIT_FILES: usize = 2048;
+/// ... and their bytes, ...
+pub const COMMIT_BYTES: u64 = 64 << 20;
+/// ... and how long the first of them waits for more.
+pub const COMMIT_WAIT: Duration = Duration::from_millis(500);
+/// Files of small contents looked at by one blocking task: a thousand are some milliseconds, in which it can be cancelled.
+pub const LOOKED_AT_A_TIME: usize = 1024;
+
 // --- why a transfer is slow ---------------------------------------------------------------------
 
 /// Peers of whose uploads an owner remembers where the time went.
@@ -330,10 +374,41 @@ pub const BULK_BATCH_BYTES: usize = 256 << 10;
 pub const CHUNKS_PER_READ: usize = 64;
 /// Such batches on their way in one transfer: with the next constant, what a transfer holds in memory (some 4 MiB).
 pub const BULK_BATCHES: usize = 8;
-/// Verified bytes that are written to disk at a time, and file bytes that an upload reads ahead.
+/// Verified bytes that are written to disk at a time.
 pub const DISK_RUN_BYTES: usize = 1 << 20;
+/// File bytes that an upload reads at a time. They stay in memory until the last of them is acknowledged.
+pub const UPLOAD_RUN_BYTES: usize = 256 << 10;
 /// Time in which the receiver of an upload must take at least one byte.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
+
+// --- downloads that go on later -----------------------------------------------------------------
+
+/// Files up to this many bytes are fetched again from the start: that costs less than keeping account of them.
+pub const RESUME_MIN_BYTES: u64 = 1 << 20;
+/// Received bytes after which they are synced, in the background: often enough that little is fetched again after a power
+/// cut, seldom enough that disks write long runs.
+pub const CHECKPOINT_BYTES: u64 = 32 << 20;
+/// Time after which what was received is synced, however little it is.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
+/// Received bytes of a file that are not known to be on the disk; with more, receiving waits for the disk. What a power
+/// cut costs at most, besides what was not written at all.
+pub const MAX_UNSYNCED_BYTES: u64 = 64 << 20;
+/// Largest header of a resume file, bytes: two paths of 4 KiB with room to spare.
+pub const MAX_RESUME_HEADER_BYTES: usize = 16 << 10;
+/// Largest resume file, bytes: a file of 1 TiB whose pieces came in any order takes half of it. What it has no room for is
+/// fetched again.
+pub const MAX_RESUME_FILE_BYTES: usize = 4 << 20;
+/// Length from which a resume file that is more than twice as long as it need be is written anew, bytes.
+pub const RESUME_COMPACT_BYTES: usize = 256 << 10;
+/// How much later than its last record a partial file may have changed without being checked again: a write that its
+/// process did not live to record.
+pub const RESUME_SLACK: Duration = Duration::from_secs(1);
+/// Unfinished downloads that are listed; further ones can be continued all the same.
+pub const MAX_UNFINISHED: usize = 1000;
+/// How long a download waits for an earlier one of the same content that was just stopped to let go of it.
+pub const PARTIAL_WAIT: Duration = Duration::from_secs(1);
+/// How often it looks.
+pub const PARTIAL_POLL: Duration = Duration::from_millis(20);
 
 // --- identity -----------------------------------------------------------------------------------
 

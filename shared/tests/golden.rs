@@ -20,14 +20,15 @@ use shared::{
     net::{
         CloseCode, StreamKind,
         bulk::{BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
+        pack::{ITEM_FOLLOWS, ItemRefusal, PackAccepted, PackRequest},
     },
     rpc::{
         ALPN, ENROL_ALPN,
         enrol::{EnrolError, EnrolRequest, EnrolServiceRequest, EnrolServiceResponse, Enrolled},
         nameserver::{
-            Claim, ClaimError, Condition, LeaseRequest, ListQuery, MintToken, NameError, NameServiceRequest,
-            NameServiceResponse, Page, Record, Register, Registered, Revision, Seat, SeatGrant, SeatView, Selector,
-            ServerInfo, TagQuery,
+            Changes, Claim, ClaimError, Condition, LeaseRequest, ListQuery, MintToken, NameChange, NameError,
+            NameServiceRequest, NameServiceResponse, Page, Position, Record, Register, Registered, Revision, Seat,
+            SeatGrant, SeatView, Selector, ServerInfo, TagQuery, WatchQuery,
         },
         peer::{
             FilePage, MachineReport, PathReport, PeerInfo, PeerServiceRequest, PeerServiceResponse, SeatNotice,
@@ -165,8 +166,10 @@ fn the_name_service() {
     };
     let mint = MintToken { ttl: Duration::from_secs(3600), uses: 1, for_peer: Some(peer_id()) };
     let text = || "peer.peer1".to_owned();
+    let position = Position { run: 7, revision: Revision(300) };
     all_variants!(golden, "request", NameServiceRequest {
         Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign, MintToken,
+        Changes,
     }, [
         "ping" => Q::Ping {},
         "register" => Q::Register { request: register },
@@ -189,6 +192,15 @@ fn the_name_service() {
         "renew_seat" => Q::RenewSeat { epoch: Epoch(5) },
         "resign" => Q::Resign { epoch: Epoch(5) },
         "mint_token" => Q::MintToken { request: mint },
+        "changes" => Q::Changes {
+            query: WatchQuery {
+                since: Some(position),
+                prefix: Some(text()),
+                regex: Some("p".to_owned()),
+                wait: Duration::from_secs(30),
+            }
+        },
+        "changes.first" => Q::Changes { query: WatchQuery::default() },
     ]);
     let info = ServerInfo {
         version: "0.1.0".to_owned(),
@@ -200,6 +212,7 @@ fn the_name_service() {
     let grant = SeatGrant { epoch: Epoch(5), lease: Duration::from_millis(750) };
     all_variants!(golden, "response", NameServiceResponse {
         Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign, MintToken,
+        Changes,
     }, [
         "ping" => A::Ping(info),
         "register" => A::Register(Ok(registered(Some(Duration::from_secs(10))))),
@@ -218,6 +231,14 @@ fn the_name_service() {
         "renew_seat" => A::RenewSeat(Ok(grant)),
         "resign" => A::Resign(Ok(())),
         "mint_token" => A::MintToken(Ok("brasa1-aaaa".to_owned())),
+        "changes.news" => A::Changes(Ok(Changes::News {
+            position,
+            changes: vec![
+                NameChange { name: name(), record: Some(record()) },
+                NameChange { name: name(), record: None },
+            ],
+        })),
+        "changes.resync" => A::Changes(Ok(Changes::Resync { position })),
     ]);
     let why = || "why".to_owned();
     all_variants!(golden, "error", NameError {
@@ -274,8 +295,8 @@ fn the_tracker_service() {
     let version = Version { file: meta(), owners: vec![Owner { peer: peer_id(), endpoint: endpoint() }] };
     let files = vec![IndexedFile { file: meta(), owners: vec![peer_id()] }];
     all_variants!(golden, "response", TrackerServiceResponse { Heartbeat, Announce, WhoHas, ListAll, Leave }, [
-        "heartbeat" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: Some(299) })),
-        "heartbeat.unknown" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: None })),
+        "heartbeat" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: Some(299), next_beat: Duration::from_millis(100) })),
+        "heartbeat.unknown" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: None, next_beat: Duration::from_secs(1) })),
         "announce" => A::Announce(Ok(())),
         "announce.error" => A::Announce(Err(TrackerError::SnapshotNeeded)),
         "who_has" => A::WhoHas(Ok(vec![version])),
@@ -302,7 +323,8 @@ fn the_tracker_service() {
 fn the_peer_service() {
     use {PeerServiceRequest as Q, PeerServiceResponse as A};
     let mut golden = Golden::default();
-    let request = VoteRequest { epoch: Epoch(5), expected_epoch: Epoch(4), force: true };
+    let request =
+        VoteRequest { epoch: Epoch(5), expected_epoch: Epoch(4), force: true, probe: false, provisional: true };
     all_variants!(golden, "request", PeerServiceRequest { Info, List, Have, RequestVote, SeatNotice, UploadReport }, [
         "info" => Q::Info {},
         "list" => Q::List { after: Some("a.txt".parse().unwrap()) },
@@ -322,7 +344,8 @@ fn the_peer_service() {
         files: 1,
         bytes: 3,
     };
-    let reply = VoteReply { epoch: Epoch(5), granted: true, seat: view(), voted_epoch: Epoch(5) };
+    let reply =
+        VoteReply { epoch: Epoch(5), granted: true, seat: view(), voted_epoch: Epoch(5), electors: vec![peer_id()] };
     let time = Duration::from_millis;
     let report = UploadReport {
         uploads: 2,
@@ -420,6 +443,23 @@ fn bulk_streams() {
 }
 
 #[test]
+fn packs() {
+    let mut golden = Golden::default();
+    let request = PackRequest::new(vec![(ContentHash([0xab; 32]), 0), (ContentHash([0xcd; 32]), 70_000)]).unwrap();
+    header(&mut golden, "header.request", &request);
+    header::<Result<PackAccepted, BulkRefusal>>(&mut golden, "header.accepted", &Ok(PackAccepted));
+    header::<Result<PackAccepted, BulkRefusal>>(&mut golden, "header.refused", &Err(BulkRefusal::Busy));
+    golden.bytes("item.follows", &[ITEM_FOLLOWS]);
+    for refusal in [ItemRefusal::NotHere, ItemRefusal::Unreadable, ItemRefusal::Changed] {
+        assert_eq!(ItemRefusal::from_byte(refusal.to_byte()), Some(refusal));
+        golden.bytes(&format!("item.{refusal:?}").to_lowercase(), &[refusal.to_byte()]);
+    }
+    let known = (0..=u8::MAX).filter(|byte| ItemRefusal::from_byte(*byte).is_some()).count();
+    assert_eq!(known, 3, "a refusal has no line here");
+    golden.check("packs.txt");
+}
+
+#[test]
 fn what_is_around_the_messages() {
     let mut golden = Golden::default();
     golden.bytes("alpn.member", ALPN);
@@ -430,13 +470,14 @@ fn what_is_around_the_messages() {
         StreamKind::Peer,
         StreamKind::Enrol,
         StreamKind::Bulk,
+        StreamKind::Pack,
         StreamKind::Swarm,
     ] {
         assert_eq!(StreamKind::from_byte(kind.to_byte()), Some(kind));
         golden.bytes(&format!("stream.{kind:?}").to_lowercase(), &[kind.to_byte()]);
     }
     let known = (0..=u8::MAX).filter(|byte| StreamKind::from_byte(*byte).is_some()).count();
-    assert_eq!(known, 6, "a kind of stream has no line here");
+    assert_eq!(known, 7, "a kind of stream has no line here");
     for code in
         [CloseCode::Done, CloseCode::NotAuthorised, CloseCode::Overloaded, CloseCode::ShuttingDown, CloseCode::Protocol]
     {

@@ -10,6 +10,7 @@ use shared::{
     name::{Endpoint, Name, Tag},
     net::{
         bulk::{BulkAccepted, BulkRefusal, BulkRequest, HeaderError, read_header},
+        pack::PackRequest,
         session::parse_join,
     },
     rpc::{
@@ -98,6 +99,9 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let _ = read_header::<BulkRequest>(&mut bytes.as_slice()).await;
+            if let Ok(pack) = PackRequest::parse(&bytes) {
+                assert!(pack.contents().is_ok());
+            }
             let mut rest = bytes.as_slice();
             let read = read_header::<Result<BulkAccepted, BulkRefusal>>(&mut rest).await;
             // Not a byte more than it should.

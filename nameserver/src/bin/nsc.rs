@@ -1,4 +1,4 @@
-//! `nsc`: name server control. Pyro5's commands with Pyro5's output, and join tokens.
+//! `nsc`: name server control. Pyro5's commands with Pyro5's output, join tokens, and watching.
 
 use std::{
     io::{BufRead, Write},
@@ -12,20 +12,20 @@ use nameserver::config::parse_host;
 use shared::{
     error::{Failure, FailureCode},
     id::{Incarnation, PeerId, Role},
-    limits::CALL_DEADLINE,
+    limits::{CALL_DEADLINE, MAX_WATCH_WAIT},
     name::{Endpoint, Host, Name, Tag},
     net::{
         CloseCode,
         session::{DEFAULT_PORT, Session, SessionConfig, StateDir},
     },
     rpc::nameserver::{
-        Condition, LeaseRequest, ListQuery, MintToken, NameError, NameServiceClient, Page, Record, Register, Selector,
-        TagQuery,
+        Changes, Condition, LeaseRequest, ListQuery, MintToken, NameChange, NameError, NameServiceClient, Page,
+        Position, Record, Register, Selector, TagQuery, WatchQuery,
     },
 };
 use tarpc::{client::RpcError, context::Context};
 
-// Later: `watch [prefix]`, `revoke ID`, `backup FILE`, `restore FILE`.
+// Later: `revoke ID`, `backup FILE`, `restore FILE`.
 
 /// Name server control.
 #[derive(Parser)]
@@ -60,6 +60,11 @@ enum Command {
     Listmatching {
         /// Regular expression
         pattern: String,
+    },
+    /// Names, all or those that begin with PREFIX, and every change of them until interrupted
+    Watch {
+        /// Literal, case-sensitive
+        prefix: Option<String>,
     },
     /// Where a name answers
     Lookup {
@@ -208,6 +213,7 @@ impl Names {
             Command::Listmatching { pattern } => {
                 listing(&self.list(None, Some(&pattern)).await?, &format!("- regex '{pattern}'"))
             }
+            Command::Watch { prefix } => return self.watch(prefix).await,
             Command::YplookupAll { tags } => listing(&self.yplookup(Some(tags), None).await?, SEARCHED),
             Command::YplookupAny { tags } => listing(&self.yplookup(None, Some(tags)).await?, SEARCHED),
             Command::Lookup { name } => {
@@ -263,6 +269,34 @@ impl Names {
             self.call("the names cannot be listed", |c, cx| async move { c.list(cx, query).await })
         })
         .await
+    }
+
+    /// Prints what is there, then what changes: `+ NAME --> URI`, `- NAME`. Ends with a failure only.
+    async fn watch(&self, prefix: Option<String>) -> Result<(), Failure> {
+        let mut since = None;
+        loop {
+            match self.changes(since, prefix.clone()).await? {
+                Changes::Resync { position } => {
+                    since = Some(position);
+                    let title = prefix.as_ref().map(|prefix| format!("- prefix '{prefix}'")).unwrap_or_default();
+                    print(&listing(&self.list(prefix.as_deref(), None).await?, &title))?;
+                }
+                Changes::News { position, changes } => {
+                    since = Some(position);
+                    changes.iter().try_for_each(|change| print(&changed(change)))?;
+                }
+            }
+        }
+    }
+
+    async fn changes(&self, since: Option<Position>, prefix: Option<String>) -> Result<Changes, Failure> {
+        let query = WatchQuery { since, prefix, regex: None, wait: MAX_WATCH_WAIT };
+        let call = |names: NameServiceClient, cx| async move { names.changes(cx, query).await };
+        let what = "the names cannot be watched";
+        match self.0.connections.call(&self.0.nameserver, MAX_WATCH_WAIT + CALL_DEADLINE, call).await {
+            Ok(answer) => answer.map_err(|refused| refusal(what.to_owned(), &refused)),
+            Err(error) => Err(error.into_failure(what)),
+        }
     }
 
     async fn yplookup(&self, all: Option<Vec<String>>, any: Option<Vec<String>>) -> Result<Vec<Record>, Failure> {
@@ -342,6 +376,15 @@ fn listing(records: &[Record], title: &str) -> String {
     }
     text.push_str(&format!("--------END LIST {title}\n"));
     text
+}
+
+/// A change, on one line.
+fn changed(change: &NameChange) -> String {
+    match &change.record {
+        Some(record) if record.tags.is_empty() => format!("+ {} --> {}\n", record.name, record.uri),
+        Some(record) => format!("+ {} --> {} {}\n", record.name, record.uri, python_set(&record.tags)),
+        None => format!("- {}\n", change.name),
+    }
 }
 
 /// A name as Pyro5's `nsc` looks it up.

@@ -78,7 +78,8 @@ impl Storage for Faulty {
 fn owner() -> (Owner, Faulty) {
     let storage = Faulty::default();
     let registry = Registry::restore(Snapshot::default(), NOW);
-    (Owner { registry, storage: Box::new(storage.clone()), trouble: None }, storage)
+    let published = watch::Sender::new(registry.revision());
+    (Owner { registry, storage: Box::new(storage.clone()), published, trouble: None }, storage)
 }
 
 /// The calls of one turn, and what they are answered.

@@ -12,13 +12,15 @@
 //! | [`query`] | listings and selections |
 //! | [`token`] | join tokens, and whose key each peer's id is |
 //! | [`change`] | what is durable |
+//! | [`log`] | the last changes, for those who watch |
 //! | `table` | the tables and their indices, with undo |
 //!
-//! Not here yet: watching changes (a ring of the last [`Mutation`]s by revision), batches (several requests between
+//! Not here yet: batches (several requests between
 //! two settles), revocation (one more table beside the enrolments), backup (a [`Snapshot`] written out).
 
 pub mod change;
 pub mod lease;
+pub mod log;
 pub mod query;
 pub mod seat;
 mod table;

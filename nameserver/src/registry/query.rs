@@ -150,6 +150,11 @@ impl Registry {
 }
 
 impl Query {
+    /// Whether the name is meant, as far as its text tells.
+    pub(super) fn matches(&self, name: &Name) -> bool {
+        self.filter.matches(name)
+    }
+
     /// Where to begin; `None` when nothing can match.
     fn start(&self) -> Option<Bound<Name>> {
         let after = self.after.clone().map_or(Bound::Unbounded, Bound::Excluded);
@@ -171,7 +176,7 @@ impl Query {
 
 /// Bytes of a record in a page, at most: its texts, and up to five bytes of length before each; ten for its
 /// revision and as many for the number of its tags (postcard's varints).
-fn record_bytes(record: &Record) -> usize {
+pub(super) fn record_bytes(record: &Record) -> usize {
     let tags: usize = record.tags.iter().map(|tag| tag.as_str().len() + 5).sum();
     record.name.as_str().len() + record.uri.to_string().len() + tags + 30
 }

@@ -9,7 +9,8 @@
 //! | held, not heard for [`SEAT_SILENCE`] | the votes of a majority |
 //! | held and alive | the votes of a majority, and `force` |
 //!
-//! **Majority** of the live leased peers (`peer.<id>` registered by `<id>`). The incumbent is not counted, since it
+//! **Majority** of the electors: the live leased peers (`peer.<id>` registered by `<id>`), or nine of them where there are
+//! more ([`electors`]). The incumbent is not counted, since it
 //! would have to be waited for when it is dead, unless it is the claimant or has voted: then it is a voter like any
 //! other. So `eleger` works with every peer alive, alone, and asked of the tracker itself. Votes are counted once
 //! each and only from those who are counted.
@@ -19,6 +20,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use shared::{
+    electors::{electors, majority},
     epoch::Epoch,
     id::{Incarnation, PeerId, Role},
     limits::{MAX_EPOCH_STEP, SEAT_LEASE, SEAT_SILENCE},
@@ -154,22 +156,21 @@ impl Registry {
         incumbent: &PeerId,
         votes: &[PeerId],
     ) -> Result<(), ClaimError> {
-        let votes: BTreeSet<&PeerId> = votes.iter().filter(|id| self.is_live_peer(now, id)).collect();
+        let uncounted = (incumbent != claimant && !votes.contains(incumbent)).then_some(incumbent);
         let live = self.live_peers(now);
-        let uncounted = incumbent != claimant && !votes.contains(incumbent) && self.is_live_peer(now, incumbent);
-        let electors = live - usize::from(uncounted);
-        let needed = electors / 2 + 1;
-        if votes.len() < needed {
-            return Err(ClaimError::NoMajority { votes: votes.len() as u64, needed: needed as u64 });
+        let electors = electors(live.iter().filter(|peer| Some(*peer) != uncounted));
+        let votes = votes.iter().filter(|voter| electors.contains(voter)).collect::<BTreeSet<_>>().len();
+        let needed = majority(electors.len());
+        if votes < needed {
+            return Err(ClaimError::NoMajority { votes: votes as u64, needed: needed as u64 });
         }
         Ok(())
     }
 
-    fn live_peers(&self, now: Timestamp) -> usize {
+    fn live_peers(&self, now: Timestamp) -> Vec<PeerId> {
         let peers = self.tables.names_under(PEER_PREFIX);
-        peers.filter(|name| name.as_peer().is_some_and(|id| self.is_live_peer(now, &id))).count()
+        peers.filter_map(Name::as_peer).filter(|id| self.is_live_peer(now, id)).collect()
     }
 }
-
 #[cfg(test)]
 mod tests;

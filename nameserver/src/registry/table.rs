@@ -20,6 +20,7 @@ use shared::{
 use super::{
     change::{Change, EnrolmentRow, Mutation, NameRow, Snapshot, TokenRow},
     lease::Deadlines,
+    log::Log,
     seat::SeatState,
 };
 
@@ -33,6 +34,7 @@ pub(super) struct Tables {
     seat: Option<SeatState>,
     tokens: BTreeMap<TokenId, TokenRow>,
     enrolments: BTreeMap<PeerId, EnrolmentRow>,
+    log: Log,
     pending: Vec<Mutation>,
     undo: Vec<Undo>,
 }
@@ -49,7 +51,8 @@ enum Undo {
 impl Tables {
     pub(super) fn restore(snapshot: Snapshot, now: Timestamp) -> Self {
         let Snapshot { revision, epoch_high, seat, names, tokens, enrolments } = snapshot;
-        let mut tables = Self { revision, epoch_high, tokens, enrolments, ..Self::default() };
+        let log = Log::beginning(revision);
+        let mut tables = Self { revision, epoch_high, tokens, enrolments, log, ..Self::default() };
         tables.seat = seat.map(|seat| SeatState { seat, deadline: now + SEAT_LEASE, heard: now });
         for (name, row) in names {
             let deadline = row.lease.term().map(|term| now + term);
@@ -74,7 +77,9 @@ impl Tables {
     }
 
     pub(super) fn settle(&mut self) {
-        self.pending.clear();
+        for mutation in self.pending.drain(..) {
+            self.log.note(&mutation);
+        }
         self.undo.clear();
         // A large removal must not keep its room for ever.
         self.pending.shrink_to(EXPIRIES_PER_SWEEP);
@@ -94,6 +99,10 @@ impl Tables {
                 Undo::Enrolment(peer, row) => drop(set(&mut self.enrolments, peer, row)),
             }
         }
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.log
     }
 
     pub(super) fn revision(&self) -> Revision {

@@ -49,6 +49,8 @@ struct Note {
 #[derive(Debug, Serialize)]
 pub struct Report {
     cpus: usize,
+    /// Of the minute before: on a machine that is busy otherwise the figures mean little.
+    load_before: String,
     folder: String,
     file_system: String,
     programs: String,
@@ -61,6 +63,7 @@ impl Report {
     pub fn new(plan: &Plan) -> Self {
         Self {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            load_before: load(),
             folder: plan.dir.display().to_string(),
             file_system: files::file_system(&plan.dir),
             programs: crate::cluster::program("peer").display().to_string(),
@@ -71,9 +74,9 @@ impl Report {
     }
 
     pub fn heading(&self) -> String {
-        let Self { cpus, folder, file_system, programs, quick, .. } = self;
+        let Self { cpus, load_before, folder, file_system, programs, quick, .. } = self;
         let kind = if *quick { "; quick: figures mean little" } else { "" };
-        format!("{cpus} CPUs; files in {folder} ({file_system}); {programs}{kind}\n")
+        format!("{cpus} CPUs, load {load_before} before; files in {folder} ({file_system}); {programs}{kind}\n")
     }
 
     /// Keeps one figure, measured in each run. Nothing is kept of no runs.
@@ -124,6 +127,12 @@ impl Report {
         }
         text
     }
+}
+
+/// How many processes wanted to run, on average over the last minute (proc(5)).
+fn load() -> String {
+    let loads = std::fs::read_to_string("/proc/loadavg").expect("Linux has it");
+    loads.split_whitespace().next().unwrap_or("unknown").to_owned()
 }
 
 /// The middle of several values, or the mean of the two in the middle.

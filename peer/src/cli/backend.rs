@@ -18,6 +18,7 @@ use shared::{
 use tokio::sync::watch;
 
 use crate::core::bottleneck::Finding;
+pub use crate::store::{Discarded, Unfinished};
 
 /// A running peer, as its commands see it. Dropping a returned future abandons what it was doing.
 pub trait Backend: Send + Sync {
@@ -38,6 +39,13 @@ pub trait Backend: Send + Sync {
 
     /// Fetches all files that a request names. Files that are complete stay when the future is dropped.
     fn download(&self, request: DownloadRequest, progress: ProgressSink) -> BoxFuture<'_, Result<Fetched, Failure>>;
+
+    /// Gives up the unfinished downloads of a file, or of one version of it.
+    fn discard<'a>(
+        &'a self,
+        name: &'a str,
+        version: Option<&'a HashPrefix>,
+    ) -> BoxFuture<'a, Result<Vec<Discarded>, Failure>>;
 
     /// Who is tracker.
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>>;
@@ -238,6 +246,8 @@ pub struct Status {
     pub bytes_up: u64,
     /// Bytes of content received since it started.
     pub bytes_down: u64,
+    /// Downloads that can be continued, by name.
+    pub unfinished: Vec<Unfinished>,
     /// Limits it runs into and what else its user should know, a sentence each.
     pub warnings: Vec<String>,
 }

@@ -12,7 +12,7 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture};
 use shared::{
-    content::{ContentHash, FileMeta},
+    content::{ContentHash, FileMeta, HashPrefix},
     epoch::Epoch,
     error::{Failure, FailureCode},
     file_name::FileName,
@@ -22,8 +22,8 @@ use shared::{
 };
 
 use super::backend::{
-    AddRequest, Added, Backend, DownloadRequest, Downloaded, Explained, ExplainedSource, Fetched, GlobalListing,
-    Progress, ProgressSink, RunningDownload, SeatRole, Status,
+    AddRequest, Added, Backend, Discarded, DownloadRequest, Downloaded, Explained, ExplainedSource, Fetched,
+    GlobalListing, Progress, ProgressSink, RunningDownload, SeatRole, Status, Unfinished,
 };
 use crate::core::bottleneck::{Cause, Figure, Finding};
 
@@ -161,6 +161,18 @@ impl Backend for Fake {
         .boxed()
     }
 
+    fn discard<'a>(
+        &'a self,
+        name: &'a str,
+        _version: Option<&'a HashPrefix>,
+    ) -> BoxFuture<'a, Result<Vec<Discarded>, Failure>> {
+        async move {
+            let file = self.files.lock().unwrap().get(name).cloned().ok_or_else(|| Self::missing(name))?;
+            Ok(vec![Discarded { destination: PathBuf::from("/share").join(name), file, freed_bytes: 4096 }])
+        }
+        .boxed()
+    }
+
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>> {
         async { Ok(Seat { epoch: Epoch(4), peer: peer("peer1"), endpoint: endpoint() }) }.boxed()
     }
@@ -201,6 +213,14 @@ impl Backend for Fake {
                 downloads: 1,
                 bytes_up: 0,
                 bytes_down: 3,
+                unfinished: vec![
+                    Unfinished {
+                        file: file("a b.txt", 2000, 0xab),
+                        have_bytes: 819,
+                        destination: "/share/a b.txt".into(),
+                    },
+                    Unfinished { file: file("c.txt", 3, 0xab), have_bytes: 1, destination: "/tmp/c.txt".into() },
+                ],
                 warnings: vec!["small\u{1b}[2J buffers".to_owned()],
             })
         }

@@ -15,7 +15,7 @@ use super::{
     backend::Backend,
     console::Console,
     execute,
-    output::{Ending, Rendered, Report, Style, harmless, render, render_failure},
+    output::{Ending, Rendered, Report, Style, harmless, render, render_failure, unfinished_line},
     progress::{self, Bar},
     session::{Session, print},
 };
@@ -90,7 +90,7 @@ impl Program {
             } else if interactive {
                 session.from_standard_input(stop).await
             } else {
-                announce(&**backend).await?;
+                announce(&**backend, self.json).await?;
                 stop.cancelled().await;
                 Ok(Next::Exit)
             }
@@ -111,6 +111,9 @@ impl Program {
             let mut text = format!("{} at {}, sharing {share}\n", status.id, status.endpoint.host_port());
             for warning in &status.warnings {
                 text += &format!("warning: {}\n", harmless(warning));
+            }
+            if !self.json {
+                text += &unfinished_line(&status.unfinished);
             }
             text += "`help` lists the commands\n";
             // A closed standard error has no reader to miss this.
@@ -272,10 +275,11 @@ pub fn fail(failure: &Failure, json: bool) -> u8 {
     failure.code.exit_status()
 }
 
-async fn announce(backend: &dyn Backend) -> Result<(), Failure> {
+async fn announce(backend: &dyn Backend, json: bool) -> Result<(), Failure> {
     let status = backend.status().await?;
     let out = format!("[{}] ready at {}\n", status.id, status.endpoint.host_port());
-    if let Err(error) = print(&Rendered { out, err: String::new() }) {
+    let err = if json { String::new() } else { unfinished_line(&status.unfinished) };
+    if let Err(error) = print(&Rendered { out, err }) {
         // A service goes on when nobody reads its greeting.
         tracing::debug!(%error, "the ready line was not read");
     }

@@ -215,8 +215,13 @@ impl From<Failure> for Outcome {
 impl Outcome {
     /// Of a command that the user stopped.
     pub fn interrupted() -> Self {
-        Failure::new(FailureCode::Interrupted, "stopped", "you asked for it", "give the command again to start anew")
-            .into()
+        Failure::new(
+            FailureCode::Interrupted,
+            "stopped",
+            "you asked for it",
+            "give the command again; a download goes on where it was",
+        )
+        .into()
     }
 
     /// The exit status of this as a one-shot command.

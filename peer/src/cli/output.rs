@@ -10,11 +10,11 @@ mod json;
 use shared::{content::FileMeta, epoch::Epoch, error::Failure, id::PeerId, rpc::nameserver::Seat};
 
 pub(in crate::cli) use explain::whole_time;
-pub use human::{bytes, harmless};
+pub use human::{bytes, harmless, unfinished_line};
 
 use super::{
     Outcome,
-    backend::{Downloaded, Explained, GlobalListing, Status},
+    backend::{Discarded, Downloaded, Explained, GlobalListing, Status},
 };
 pub use crate::cli::commands::exit::Ending;
 
@@ -41,6 +41,8 @@ pub enum Report {
         /// What limited them, one a name that was given, if that was asked for.
         explained: Vec<Explained>,
     },
+    /// Unfinished downloads that were given up.
+    Discarded(Vec<Discarded>),
     /// Who is tracker.
     Tracker(Seat),
     /// Who is there.

@@ -8,8 +8,8 @@
 //! | the owner's slots | requests waited for their turn and none of that owner was being served |
 //! | round trips | requests had been sent and none was answered yet |
 //! | this peer's cap | streams waited for `--limit-down` |
-//! | this peer's disk | streams waited for the decoder, by the part of its work that was writing; and the sync at the end |
-//! | this peer's processors | streams waited for the decoder, by the rest of its work; the network's time (below) when this machine was at most [`BUSY_IDLE`] idle |
+//! | this peer's disk | streams waited for the decoder, by the part of its time in which it waited for what it had given to be written; and the sync at the end |
+//! | this peer's processors | streams waited for the decoder, by the rest of its time; the network's time (below) when this machine was at most [`BUSY_IDLE`] idle |
 //! | the owner's cap | streams waited for bytes, by the part in which the owner waited for `--limit-up` |
 //! | the owner's disk | ..., by the part in which the owner had nothing read to send |
 //! | the network | ..., by the part in which the network took no more from the owner |
@@ -89,7 +89,9 @@ pub struct SourceTime {
     pub pace_wait: Duration,
     /// Decoders waited for bytes.
     pub decoder_wait: Duration,
-    /// Decoders wrote to the disk.
+    /// Decoders waited for the disk.
+    pub disk_wait: Duration,
+    /// The disk was written to, by decoders or while they went on.
     pub disk_write: Duration,
     /// Requests made.
     pub requests: u64,
@@ -111,6 +113,7 @@ impl SourceTime {
             bytes_wait: self.bytes_wait.saturating_sub(earlier.bytes_wait),
             pace_wait: self.pace_wait.saturating_sub(earlier.pace_wait),
             decoder_wait: self.decoder_wait.saturating_sub(earlier.decoder_wait),
+            disk_wait: self.disk_wait.saturating_sub(earlier.disk_wait),
             disk_write: self.disk_write.saturating_sub(earlier.disk_write),
             requests: self.requests.saturating_sub(earlier.requests),
         }
@@ -250,7 +253,7 @@ fn of_source(measured: &Measured, drops: f64, peer: &PeerId, source: &Source, we
     // What is neither of both is time in which the channel to the decoder was full.
     let room_wait = time.streams.saturating_sub(time.bytes_wait + time.pace_wait);
     let decoding = time.streams.saturating_sub(time.decoder_wait);
-    let writing = part(time.disk_write, decoding).min(1.0);
+    let writing = part(time.disk_wait, decoding).min(1.0);
     shares.add(Cause::OwnDisk, None, of_streams(room_wait) * writing, Figure::Time(time.disk_write));
     shares.add(Cause::OwnCpu, None, of_streams(room_wait) * (1.0 - writing), Figure::Machine(None));
 

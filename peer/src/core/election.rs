@@ -1,8 +1,9 @@
-//! Standing for the seat and voting on others who do.
+//! Standing for the seat.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use shared::{
+    electors::rendezvous,
     epoch::Epoch,
     id::PeerId,
     limits::{
@@ -17,8 +18,10 @@ use shared::{
 };
 
 use super::{
-    Action, CallError, CallFailure, CallId, Core, ElectionFailure, Reply, Report, Token, Vote, rendezvous,
-    standing::Standing,
+    Action, CallError, CallFailure, CallId, Core, ElectionFailure, Reply, Report, Token,
+    campaign::{Campaign, Electorate, Kind, Stage},
+    standing::{Standing, Word},
+    tracking::Mandate,
 };
 
 /// Shortest wait before a refused claim is tried again: not a busy loop against a nameserver that says "now".
@@ -26,135 +29,124 @@ const MIN_RETRY: Duration = Duration::from_millis(10);
 /// How long one campaign goes on claiming a seat that is still held: past a lease, the incumbent must be alive.
 const MAX_HELD: Duration = SEAT_LEASE.saturating_add(CLAIM_WAIT);
 
-/// One try for the seat.
-#[derive(Debug)]
-pub(super) struct Campaign {
-    /// The epoch stood for.
-    pub(super) epoch: Epoch,
-    /// The seat to be replaced. Fixed with the votes: they were given for replacing this one (invariant S4).
-    expected: Epoch,
-    /// `eleger`: replaces a living tracker.
-    pub(super) force: bool,
-    /// Who can vote, this peer included and the incumbent not.
-    electors: usize,
-    /// Whom it would replace, if that is another peer.
-    incumbent: Option<PeerId>,
-    /// Voters that have not answered.
-    open: BTreeSet<PeerId>,
-    votes: BTreeSet<PeerId>,
-    started: Timestamp,
-    stage: Stage,
-}
-
-#[derive(Debug)]
-enum Stage {
-    /// Waits for votes.
-    Voting { call: CallId, until: Timestamp },
-    /// Waits for the nameserver.
-    Claiming { call: CallId, sent: Timestamp },
-    /// Claims again then.
-    Held { until: Timestamp },
-}
-
-impl Campaign {
-    pub(super) fn deadline(&self) -> Timestamp {
-        match self.stage {
-            Stage::Voting { until, .. } | Stage::Held { until } => until,
-            Stage::Claiming { sent, .. } => sent + CLAIM_WAIT,
-        }
-    }
-
-    /// Votes needed where `votes` are given, as the nameserver counts: more than half of all, the incumbent left
-    /// out unless it voted.
-    fn needed(&self, votes: &BTreeSet<PeerId>) -> usize {
-        let incumbent_voted = self.incumbent.as_ref().is_some_and(|incumbent| votes.contains(incumbent));
-        (self.electors + usize::from(incumbent_voted)) / 2 + 1
-    }
-
-    pub(super) fn is_voting(&self) -> bool {
-        matches!(self.stage, Stage::Voting { .. })
-    }
-
-    /// Whether a claim is under way: it may be accepted whatever this peer does now.
-    pub(super) fn is_claiming(&self) -> bool {
-        matches!(self.stage, Stage::Claiming { .. })
-    }
-}
-
 impl Core {
     /// Claims a seat that nobody holds: needs no votes but one's own.
-    pub(super) fn claim_vacant(&mut self, now: Timestamp, force: bool, out: &mut Vec<Action>) {
-        self.stand(now, BTreeSet::new(), None, force, out);
+    pub(super) fn claim_vacant(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let electorate = Electorate::new(std::iter::once(&self.id), None);
+        self.stand(now, Kind::Ordinary, electorate);
+        self.cast_own_vote(now, out);
         self.claim(now, out);
     }
 
-    /// Stands against `incumbent`, whom the nameserver still has.
+    /// Stands against `incumbent`, whom the nameserver still has; or, while that is away, whom this peer misses.
     pub(super) fn ask_for_votes(
         &mut self,
         now: Timestamp,
         incumbent: Option<PeerId>,
-        force: bool,
+        kind: Kind,
         out: &mut Vec<Action>,
     ) {
-        // A suspect is not waited for; a tracker that is to be replaced at a user's wish may agree.
-        let asked = |peer: &PeerId| force || incumbent.as_ref() != Some(peer);
-        let voters = self.members.iter().filter(|(peer, _)| asked(peer));
-        let voters: Vec<_> = voters.map(|(peer, endpoint)| Self::contact(peer, endpoint)).collect();
-        let call = self.stand(now, voters.iter().map(|voter| voter.peer.clone()).collect(), incumbent, force, out);
-        let Some(campaign) = &self.campaign else { return };
-        let request = VoteRequest { epoch: campaign.epoch, expected_epoch: campaign.expected, force };
-        out.extend(voters.into_iter().map(|to| Action::RequestVote { call, to, request: request.clone() }));
+        let incumbent = incumbent.filter(|incumbent| *incumbent != self.id);
+        let peers = self.members.keys().chain([&self.id]);
+        let electorate = Electorate::new(peers, incumbent);
+        self.stand(now, kind, electorate);
+        if kind == Kind::Forced {
+            self.begin_vote(now, out);
+        } else {
+            self.probe(now, out);
+        }
+    }
+
+    /// A provisional tracker asks the nameserver for its own epoch. The votes count only for what they were given for:
+    /// to replace the seat of `mandate.expected`.
+    pub(super) fn register_provisional(
+        &mut self,
+        now: Timestamp,
+        epoch: Epoch,
+        mandate: Mandate,
+        out: &mut Vec<Action>,
+    ) {
+        let electorate = Electorate::new(std::iter::once(&self.id), None);
+        let mut campaign = Campaign::new(Kind::Registering, epoch, self.expected, electorate, now);
+        let counts = mandate.expected == self.expected;
+        campaign.votes = if counts { mandate.votes } else { BTreeSet::from([self.id.clone()]) };
+        self.campaign = Some(campaign);
+        self.claim(now, out);
+    }
+
+    /// Begins a campaign; nothing of it is durable or known to others yet.
+    fn stand(&mut self, now: Timestamp, kind: Kind, electorate: Electorate) {
+        let provisional = kind == Kind::Provisional;
+        let epoch = self.next_epoch(provisional);
+        let expected = if provisional { self.durable.epoch_high } else { self.expected };
+        self.campaign = Some(Campaign::new(kind, epoch, expected, electorate, now));
+    }
+
+    /// Asks whether there would be a majority: a peer that is alone in missing the tracker disturbs nobody.
+    fn probe(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let call = self.call();
+        let Some(campaign) = &mut self.campaign else { return };
+        campaign.stage = Stage::Probing { call, until: now + VOTE_WAIT };
+        self.request_votes(call, out);
         self.count_votes(now, out);
     }
 
-    /// Begins a campaign with this peer's own vote, which is durable before anything else happens.
-    fn stand(
-        &mut self,
-        now: Timestamp,
-        open: BTreeSet<PeerId>,
-        incumbent: Option<PeerId>,
-        force: bool,
-        out: &mut Vec<Action>,
-    ) -> CallId {
-        let epoch = self.next_epoch();
-        self.vote(epoch, self.id.clone(), out);
-        let incumbent = incumbent.filter(|incumbent| *incumbent != self.id);
-        let others = open.iter().filter(|peer| Some(*peer) != incumbent.as_ref()).count();
+    /// Asks for votes in earnest.
+    fn begin_vote(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let call = self.cast_own_vote(now, out);
+        self.request_votes(call, out);
+        self.count_votes(now, out);
+    }
+
+    fn cast_own_vote(&mut self, now: Timestamp, out: &mut Vec<Action>) -> CallId {
         let call = self.call();
-        self.campaign = Some(Campaign {
-            epoch,
-            expected: self.expected,
-            force,
-            electors: others + 1,
-            incumbent,
-            open,
-            votes: BTreeSet::from([self.id.clone()]),
-            started: now,
-            stage: Stage::Voting { call, until: now + VOTE_WAIT },
-        });
-        if let Some(campaign) = &self.campaign {
-            let needed = campaign.needed(&campaign.votes) as u64;
-            out.push(Action::Report(Report::Candidate { epoch, needed }));
+        if let Some(campaign) = &mut self.campaign {
+            campaign.stage = Stage::Voting { call, until: now + VOTE_WAIT };
+            campaign.votes = BTreeSet::from([self.id.clone()]);
+            let (epoch, (_, needed)) = (campaign.epoch, campaign.count(&campaign.votes));
+            out.push(Action::Report(Report::Candidate { epoch, needed: needed as u64 }));
+            self.vote(epoch, self.id.clone(), out);
         }
         call
     }
 
-    /// An epoch that this peer can stand for: above all that were claimed and all in which it, or a voter it
-    /// heard, has voted for another. Its own unused one is used again, so that trying costs no numbers.
-    fn next_epoch(&self) -> Epoch {
-        let above = self.durable.epoch_high.max(self.expected).max(self.voted_elsewhere);
-        match &self.durable.voted {
-            Some(vote) if vote.epoch > above && vote.candidate == self.id => vote.epoch,
-            Some(vote) => above.max(vote.epoch).next(),
-            None => above.next(),
+    /// Sends the stage's requests to all who elect and could answer.
+    fn request_votes(&mut self, call: CallId, out: &mut Vec<Action>) {
+        let Some(campaign) = &mut self.campaign else { return };
+        let forced = campaign.is_forced();
+        // A suspect is not waited for; a tracker that is to be replaced at a user's wish may agree.
+        let asked = |peer: &&PeerId| **peer != self.id && (forced || campaign.electorate().incumbent() != Some(*peer));
+        let voters: BTreeSet<PeerId> = campaign.electorate().voters().filter(asked).cloned().collect();
+        let request = VoteRequest {
+            epoch: campaign.epoch,
+            expected_epoch: campaign.expected,
+            force: forced,
+            probe: matches!(campaign.stage, Stage::Probing { .. }),
+            provisional: campaign.kind == Kind::Provisional,
+        };
+        for voter in &voters {
+            if let Some(endpoint) = self.members.get(voter) {
+                let to = Self::contact(voter, endpoint);
+                out.push(Action::RequestVote { call, to, request: request.clone() });
+            }
         }
+        campaign.votes = BTreeSet::from([self.id.clone()]);
+        campaign.open = voters;
     }
 
-    fn vote(&mut self, epoch: Epoch, candidate: PeerId, out: &mut Vec<Action>) {
-        let vote = Some(Vote { epoch, candidate });
-        if self.durable.voted != vote {
-            self.durable.voted = vote;
-            out.push(Action::Persist(self.durable.clone()));
+    /// An epoch that this peer can stand for: above all that were claimed and all in which it, or a voter it
+    /// heard, has voted for another. Its own unused one is used again, so that trying costs no numbers.
+    fn next_epoch(&self, provisional: bool) -> Epoch {
+        let above = self.durable.epoch_high.max(self.expected).max(self.voted_elsewhere);
+        let next = |above: Epoch| if provisional { above.next_provisional() } else { above.next() };
+        match &self.durable.voted {
+            Some(vote)
+                if vote.epoch > above && vote.candidate == self.id && vote.epoch.is_provisional() == provisional =>
+            {
+                vote.epoch
+            }
+            Some(vote) => next(above.max(vote.epoch)),
+            None => next(above),
         }
     }
 
@@ -173,29 +165,43 @@ impl Core {
             self.learn_hearsay(now, &reply.seat, out);
         }
         let Some(campaign) = &mut self.campaign else { return };
-        if !matches!(campaign.stage, Stage::Voting { call: asked, .. } if asked == call) {
+        let asked = match campaign.stage {
+            Stage::Probing { call, .. } | Stage::Voting { call, .. } => call,
+            Stage::Claiming { .. } | Stage::Held { .. } => return,
+        };
+        if asked != call || !campaign.open.remove(&from) {
             return;
         }
-        let granted = result.is_ok_and(|reply| reply.granted && reply.epoch == campaign.epoch);
-        if campaign.open.remove(&from) && granted {
+        if let Ok(reply) = result
+            && reply.granted
+            && reply.epoch == campaign.epoch
+        {
             campaign.votes.insert(from);
+            campaign.note_view(reply.electors);
         }
         self.count_votes(now, out);
     }
 
     fn count_votes(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let Some(campaign) = &self.campaign else { return };
-        let at_best: BTreeSet<PeerId> = campaign.votes.union(&campaign.open).cloned().collect();
-        if campaign.votes.len() >= campaign.needed(&campaign.votes) {
+        if !campaign.is_won() {
+            if !campaign.can_be_won() {
+                self.end_without_majority(now, out);
+            }
+        } else if matches!(campaign.stage, Stage::Probing { .. }) {
+            self.begin_vote(now, out);
+        } else if campaign.kind == Kind::Provisional {
+            let (epoch, expected, votes) = (campaign.epoch, campaign.expected, campaign.votes.clone());
+            self.take_seat(now, epoch, None, Some(Mandate { votes, expected }), out);
+        } else {
             self.claim(now, out);
-        } else if at_best.len() < campaign.needed(&at_best) {
-            self.end_without_majority(now, out);
         }
     }
 
     fn end_without_majority(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let Some(campaign) = &self.campaign else { return };
-        let (votes, needed) = (campaign.votes.len() as u64, campaign.needed(&campaign.votes) as u64);
+        let (votes, needed) = campaign.count(&campaign.votes);
+        let (votes, needed) = (votes as u64, needed as u64);
         self.end_campaign(now, ElectionFailure::NoMajority { votes, needed }, out);
     }
 
@@ -209,7 +215,7 @@ impl Core {
             expected_epoch: campaign.expected,
             endpoint: self.endpoint.clone(),
             votes: campaign.votes.iter().cloned().collect(),
-            force: campaign.force,
+            force: campaign.is_forced(),
         };
         self.claimed = Some(campaign.epoch);
         out.push(Action::Claim { call, claim });
@@ -240,7 +246,7 @@ impl Core {
         );
         match result {
             Ok(grant) if grant.epoch == epoch && epoch >= self.durable.epoch_high => {
-                self.take_seat(now, epoch, Some(sent + grant.lease), out);
+                self.take_seat(now, epoch, Some(sent + grant.lease), None, out);
             }
             Ok(grant) => {
                 let call = self.call();
@@ -277,7 +283,7 @@ impl Core {
     pub(super) fn run_campaign_timer(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let Some(campaign) = self.campaign.as_ref().filter(|campaign| campaign.deadline() <= now) else { return };
         match campaign.stage {
-            Stage::Voting { .. } => self.end_without_majority(now, out),
+            Stage::Probing { .. } | Stage::Voting { .. } => self.end_without_majority(now, out),
             Stage::Held { .. } => self.claim(now, out),
             Stage::Claiming { .. } => self.end_campaign(now, ElectionFailure::NameserverUnreachable, out),
         }
@@ -291,18 +297,22 @@ impl Core {
 
     fn conclude(&mut self, now: Timestamp, campaign: Option<Campaign>, why: ElectionFailure, out: &mut Vec<Action>) {
         let Some(campaign) = campaign else { return };
-        out.push(Action::Report(Report::ElectionFailed { epoch: campaign.epoch, why: why.clone() }));
+        if !campaign.is_probing() {
+            out.push(Action::Report(Report::ElectionFailed { epoch: campaign.epoch, why: why.clone() }));
+        }
         let again = now + self.stagger(None) + self.jitter(ELECTION_BACKOFF);
         if let Standing::Seeking(seeking) = &mut self.standing {
             seeking.campaign_at = seeking.campaign_at.max(again);
             // What was believed of the seat did not lead to it; above all, a claim without an answer may have
-            // been accepted.
-            seeking.word = None;
-            if self.seat_poll.pending.is_none() {
-                self.seat_poll.at = now;
+            // been accepted. That the nameserver is away is asked about all the time.
+            if seeking.word != Some(Word::Away) {
+                seeking.word = None;
+                if self.seat_poll.pending.is_none() {
+                    self.seat_poll.at = now;
+                }
             }
         }
-        if campaign.force {
+        if campaign.is_forced() {
             self.answer_waiters(Err(why), out);
         }
     }
@@ -327,85 +337,30 @@ impl Core {
         self.waiters.push(token);
         match &mut self.campaign {
             // One campaign serves all that ask; a claim that is out cannot be taken back, so it counts.
-            Some(campaign) if campaign.force || !campaign.is_voting() => {
-                campaign.force = true;
+            Some(campaign) if campaign.is_forced() || !campaign.is_voting() => {
+                campaign.kind = Kind::Forced;
                 return;
             }
             Some(_) => self.campaign = None,
             None => {}
         }
         match &self.standing {
-            Standing::Tracking(_) => self.ask_for_votes(now, Some(self.id.clone()), true, out),
+            Standing::Tracking(_) => self.ask_for_votes(now, None, Kind::Forced, out),
             Standing::Following(following) => {
                 let incumbent = following.seat.peer.clone();
-                self.ask_for_votes(now, Some(incumbent), true, out);
+                self.ask_for_votes(now, Some(incumbent), Kind::Forced, out);
             }
             Standing::Seeking(seeking) => {
                 let incumbent = seeking.former.clone();
-                self.ask_for_votes(now, incumbent, true, out);
+                self.ask_for_votes(now, incumbent, Kind::Forced, out);
             }
             Standing::Leaving(_) => {}
         }
     }
 
-    /// A candidate asks for this peer's vote.
-    pub(super) fn on_vote_requested(
-        &mut self,
-        now: Timestamp,
-        from: &PeerId,
-        request: &VoteRequest,
-        out: &mut Vec<Action>,
-    ) -> VoteReply {
-        // The candidate knows of this seat; whoever holds it.
-        if request.expected_epoch < request.epoch && !matches!(self.standing, Standing::Leaving(_)) {
-            self.raise_hearsay(now, request.expected_epoch, out);
-        }
-        let granted = self.grants(now, from, request);
-        if granted {
-            self.vote(request.epoch, from.clone(), out);
-            let again = now + VOTE_WAIT + self.jitter(ELECTION_BACKOFF);
-            if !request.force && self.campaign.as_ref().is_some_and(|own| !own.force && own.is_voting()) {
-                self.end_campaign(now, ElectionFailure::Lost(self.seat_view()), out);
-            }
-            if let Standing::Seeking(seeking) = &mut self.standing {
-                // The candidate's turn now.
-                seeking.campaign_at = seeking.campaign_at.max(again);
-            }
-        }
-        let voted_epoch = self.durable.voted.as_ref().map_or(Epoch::NONE, |vote| vote.epoch);
-        VoteReply { epoch: request.epoch, granted, seat: self.seat_view(), voted_epoch }
-    }
-
-    fn grants(&self, now: Timestamp, from: &PeerId, request: &VoteRequest) -> bool {
-        let high = self.durable.epoch_high;
-        let plausible = request.epoch > high
-            && self.is_credible(request.epoch)
-            && request.expected_epoch < request.epoch
-            && request.expected_epoch >= high;
-        let free =
-            self.durable.voted.as_ref().is_none_or(|vote| {
-                request.epoch > vote.epoch || (request.epoch == vote.epoch && vote.candidate == *from)
-            });
-        plausible
-            && free
-            && *from != self.id
-            && (request.force || !self.hears_a_tracker(now))
-            && !matches!(self.standing, Standing::Leaving(_))
-    }
-
-    /// Whether there is, to this peer's knowledge, no need for another tracker.
-    fn hears_a_tracker(&self, now: Timestamp) -> bool {
-        match &self.standing {
-            Standing::Following(following) => now < following.suspect_at,
-            Standing::Tracking(_) => true,
-            // This peer's own claim is about to be decided.
-            Standing::Seeking(_) | Standing::Leaving(_) => self.campaign.as_ref().is_some_and(Campaign::is_claiming),
-        }
-    }
-
     /// How long this peer lets better-placed ones go first.
     pub(super) fn stagger(&mut self, incumbent: Option<&PeerId>) -> Duration {
-        let key = self.next_epoch().0.to_le_bytes();
+        let key = self.next_epoch(false).0.to_le_bytes();
         let own = rendezvous(&key, &self.id);
         let others = self.members.keys().filter(|peer| Some(*peer) != incumbent);
         let before = others.filter(|peer| rendezvous(&key, peer) < own).take(CANDIDATE_PLACES as usize).count();

@@ -93,6 +93,13 @@ pub enum Event {
         /// All registered `peer.*`, the own one included; at most `limits::MAX_PEERS` are looked at.
         result: Result<Vec<Contact>, CallFailure>,
     },
+    /// All registered `peer.*` as they are now, the own one included, told without being asked for.
+    PeersWatched {
+        /// Them; at most `limits::MAX_PEERS` are looked at.
+        peers: Vec<Contact>,
+    },
+    /// Something happened to the seat in the nameserver.
+    SeatChanged,
     /// Answer to [`Action::Claim`].
     ClaimAnswered {
         /// The call.
@@ -383,6 +390,8 @@ pub enum StepDown {
     Isolated,
     /// It slept (was frozen) past its lease.
     Overslept,
+    /// Elected without the nameserver, in the same epoch as another.
+    Rival,
 }
 
 /// Why the tracker forgot a peer.
@@ -399,6 +408,11 @@ pub enum Departure {
 pub enum Report {
     /// This peer holds the seat.
     BecameTracker {
+        /// Its number.
+        epoch: Epoch,
+    },
+    /// This peer was elected while the nameserver is away.
+    BecameProvisional {
         /// Its number.
         epoch: Epoch,
     },

@@ -1,10 +1,12 @@
 //! Following a tracker: heartbeats, suspicion, announcements.
 
+use std::time::Duration;
+
 use shared::{
     content::FileMeta,
     file_name::FileName,
     id::PeerId,
-    limits::{ANNOUNCE_RETRY, HEARTBEAT, SUSPICION},
+    limits::{ANNOUNCE_RETRY, HEARTBEAT, RESTING_HEARTBEAT, SUSPICION},
     rpc::{
         nameserver::Seat,
         tracker::{Heartbeat, HeartbeatAck, TrackerError},
@@ -20,13 +22,15 @@ use super::{
 };
 
 /// A peer that follows a tracker.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Following {
     pub(super) seat: Seat,
     /// When silence becomes suspicion.
     pub(super) suspect_at: Timestamp,
     /// Calls before this one were made to whoever was followed before.
     pub(super) first_call: CallId,
+    /// How often the tracker wants to hear of this peer.
+    pub(super) pace: Duration,
     pub(super) next_beat: Timestamp,
     pub(super) publisher: Publisher,
 }
@@ -51,7 +55,7 @@ impl Core {
             return;
         }
         if following.next_beat <= now {
-            following.next_beat = now + HEARTBEAT;
+            following.next_beat = now + following.pace;
             let seat = following.seat.clone();
             self.send_heartbeat(&seat, out);
         }
@@ -109,10 +113,14 @@ impl Core {
         let current = |seat: &Seat| seat.peer == *from && ack.is_none_or(|ack| ack.epoch == seat.epoch);
         match &mut self.standing {
             Standing::Following(following) if current(&following.seat) && call >= following.first_call => {
-                following.suspect_at = following.suspect_at.max(now + SUSPICION);
                 if let Some(ack) = ack {
+                    following.pace = ack.next_beat.clamp(HEARTBEAT, RESTING_HEARTBEAT);
+                    // Who was waved to rest, or out of it, has its next heartbeat planned by the old pace.
+                    following.next_beat = following.next_beat.min(now + following.pace);
                     following.publisher.on_ack(call, ack.known_seq, &self.share);
                 }
+                let patience = SUSPICION + following.pace.saturating_sub(HEARTBEAT);
+                following.suspect_at = following.suspect_at.max(now + patience);
             }
             Standing::Seeking(Seeking { suspected: Some(seat), .. }) if current(seat) => self.lift_suspicion(now, out),
             _ => {}

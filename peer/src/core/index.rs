@@ -8,6 +8,7 @@ use std::{
 
 use shared::{
     content::{ContentHash, FileMeta},
+    electors::rendezvous,
     file_name::FileName,
     id::{Incarnation, PeerId},
     limits::{
@@ -17,8 +18,6 @@ use shared::{
     name::Endpoint,
     rpc::tracker::{Announcement, AnnouncementKind, IndexedFile, ListAll, Owner, TrackerError, Version, WhoHas},
 };
-
-use super::rendezvous;
 
 /// A [`FileName`] that can be looked up by any text, a prefix for example. Its order is the text's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +42,7 @@ struct OwnerEntry {
 
 /// One content of a name and its owners by slot. The size belongs to it: who lies about the size of a hash
 /// must not change what others said of it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Content {
     hash: ContentHash,
     size: u64,
@@ -58,7 +57,7 @@ enum Progress {
     Complete { seq: u64 },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Member {
     id: PeerId,
     endpoint: Endpoint,
@@ -68,7 +67,7 @@ struct Member {
 }
 
 /// Who has what, of all members.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
     /// By name; contents of a name by `(hash, size)`.
     files: BTreeMap<Key, Vec<Content>>,

@@ -2,20 +2,32 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use shared::{id::PeerId, limits::PEER_SILENCE, time::Timestamp};
+use shared::{
+    id::PeerId,
+    limits::{HEARTBEAT, PEER_SILENCE},
+    time::Timestamp,
+};
 
 /// When each member was last heard.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Liveness {
     heard: BTreeMap<PeerId, Timestamp>,
+    /// Members that were told to beat more slowly, and how much longer each may be silent.
+    resting: BTreeMap<PeerId, Duration>,
     /// No member can have been silent for too long before this. Heartbeats only move the true time further
     /// away, so it need not be touched for each of them: one sweep in `PEER_SILENCE` instead of a heap.
     sweep_at: Option<Timestamp>,
 }
 
 impl Liveness {
-    /// `peer` was heard; whether it is new.
-    pub(crate) fn heard(&mut self, peer: &PeerId, now: Timestamp) -> bool {
+    /// `peer` was heard and is told to come again after `pace`; whether it is new.
+    pub(crate) fn heard(&mut self, peer: &PeerId, pace: Duration, now: Timestamp) -> bool {
+        let longer = pace.saturating_sub(HEARTBEAT);
+        if longer.is_zero() {
+            self.resting.remove(peer);
+        } else if self.resting.get(peer) != Some(&longer) {
+            self.resting.insert(peer.clone(), longer);
+        }
         self.sweep_at.get_or_insert(now + PEER_SILENCE);
         if let Some(last) = self.heard.get_mut(peer) {
             *last = now.max(*last);
@@ -27,6 +39,7 @@ impl Liveness {
 
     /// `peer` left.
     pub(crate) fn remove(&mut self, peer: &PeerId) -> bool {
+        self.resting.remove(peer);
         self.heard.remove(peer).is_some()
     }
 
@@ -40,12 +53,17 @@ impl Liveness {
         if self.sweep_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
+        let ends =
+            |peer: &PeerId, last: Timestamp| last + PEER_SILENCE + self.resting.get(peer).copied().unwrap_or_default();
         let silent: Vec<PeerId> =
-            self.heard.iter().filter(|(_, last)| now >= **last + PEER_SILENCE).map(|(peer, _)| peer.clone()).collect();
+            self.heard.iter().filter(|(peer, last)| now >= ends(peer, **last)).map(|(peer, _)| peer.clone()).collect();
         for peer in &silent {
-            self.heard.remove(peer);
+            self.remove(peer);
         }
-        self.sweep_at = self.heard.values().min().map(|oldest| *oldest + PEER_SILENCE);
+        let resting = &self.resting;
+        let ends =
+            |(peer, last): (&PeerId, &Timestamp)| *last + PEER_SILENCE + resting.get(peer).copied().unwrap_or_default();
+        self.sweep_at = self.heard.iter().map(ends).min();
         silent
     }
 
@@ -93,9 +111,9 @@ mod tests {
     #[test]
     fn the_silent_are_taken_out_and_the_heard_stay() {
         let mut liveness = Liveness::default();
-        assert!(liveness.heard(&id("a"), at(0)));
-        assert!(liveness.heard(&id("b"), at(0)));
-        assert!(!liveness.heard(&id("b"), at(1000)));
+        assert!(liveness.heard(&id("a"), HEARTBEAT, at(0)));
+        assert!(liveness.heard(&id("b"), HEARTBEAT, at(0)));
+        assert!(!liveness.heard(&id("b"), HEARTBEAT, at(1000)));
         assert_eq!(liveness.sweep(at(1499)), []);
         assert_eq!(liveness.sweep(at(1500)), [id("a")]);
         assert_eq!(liveness.deadline(), Some(at(2500)));
@@ -106,7 +124,7 @@ mod tests {
     #[test]
     fn sleep_is_not_the_others_silence() {
         let mut liveness = Liveness::default();
-        liveness.heard(&id("a"), at(0));
+        liveness.heard(&id("a"), HEARTBEAT, at(0));
         liveness.forgive(Duration::from_millis(5000), at(5100));
         assert_eq!(liveness.sweep(at(5100)), []);
         assert_eq!(liveness.sweep(at(6500)), [id("a")]);
@@ -116,11 +134,19 @@ mod tests {
     fn a_majority_is_as_fresh_as_its_stalest_member() {
         let mut liveness = Liveness::default();
         let peers = [id("a"), id("b"), id("c"), id("d")];
-        liveness.heard(&peers[0], at(10));
-        liveness.heard(&peers[1], at(30));
-        liveness.heard(&peers[2], at(20));
+        liveness.heard(&peers[0], HEARTBEAT, at(10));
+        liveness.heard(&peers[1], HEARTBEAT, at(30));
+        liveness.heard(&peers[2], HEARTBEAT, at(20));
         assert_eq!(liveness.majority_heard(peers.iter(), 2, at(50)), Some(at(20)));
         assert_eq!(liveness.majority_heard(peers.iter(), 4, at(50)), None);
         assert_eq!(liveness.majority_heard(peers.iter(), 0, at(50)), Some(at(50)));
+    }
+
+    #[test]
+    fn who_was_told_to_rest_may_be_silent_for_longer() {
+        let mut liveness = Liveness::default();
+        liveness.heard(&id("a"), Duration::from_millis(1000), at(0));
+        assert_eq!(liveness.sweep(at(2399)), []);
+        assert_eq!(liveness.sweep(at(2400)), [id("a")]);
     }
 }

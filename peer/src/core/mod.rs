@@ -8,20 +8,22 @@
 //! |---|---|---|
 //! | Follower | the tracker's answer to each heartbeat | Suspect: silence, closed connection, "not tracker", vacated; another seat: higher epoch |
 //! | Suspect (or nobody known) | the nameserver's word, its turn to stand | Follower: the tracker answers or a seat appears; Candidate: its turn comes |
-//! | Candidate | votes, `VOTE_WAIT` | Claiming: majority or vacant seat; Suspect: refused, too late |
+//! | Candidate | first whether there would be votes, then votes, each for `VOTE_WAIT` | Claiming: majority; Tracker, provisional: majority while the nameserver is away; Suspect: refused, too late |
 //! | Claiming | the nameserver, `CLAIM_WAIT`; while the seat is held: `retry_after` | Tracker: accepted; Follower: the seat moved on; Suspect |
-//! | Tracker | renewals, heartbeats | Suspect/Follower: higher epoch, isolated, overslept; Leaving: shutdown |
+//! | Tracker | renewals, heartbeats; when provisional, the nameserver | Suspect/Follower: higher epoch, isolated, overslept; Leaving: shutdown |
 //! | Leaving | the resignation | the end |
 //!
 //! An election is orthogonal to whom one follows: with `eleger` a Follower or the Tracker itself stands while
 //! it goes on with its work. So there are two parts of state: `standing` and `election`'s campaign.
 
 pub mod bottleneck;
+mod campaign;
 mod election;
 mod event;
 mod following;
 mod index;
 mod liveness;
+pub(crate) mod packs;
 mod publisher;
 pub mod recent_rate;
 mod seeking;
@@ -29,15 +31,23 @@ mod share;
 mod standing;
 pub mod swarm;
 mod tracking;
+mod voting;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use shared::{
     content::FileMeta,
+    electors::electors,
     epoch::Epoch,
     file_name::FileName,
     id::{Incarnation, PeerId},
-    limits::{CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_PEERS, OVERSLEPT, PEERS_POLL, PEERS_POLL_PER_PEER, SUSPICION},
+    limits::{
+        CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_PEERS, OVERSLEPT, PEERS_POLL, PEERS_POLL_PER_PEER, SUSPICION,
+        WATCHED_PEERS_POLL,
+    },
     name::Endpoint,
     rpc::{
         nameserver::{Seat, SeatView},
@@ -51,7 +61,7 @@ pub use event::{
     StepDown, Suspicion, Token, Vote,
 };
 
-use election::Campaign;
+use campaign::Campaign;
 use share::Share;
 use standing::{Seeking, Standing};
 
@@ -111,8 +121,8 @@ impl Poll {
     }
 }
 
-/// The peer's core. See the module's documentation.
-#[derive(Debug)]
+/// The peer's core. See the module's documentation. Copies are for searches through what could happen.
+#[derive(Debug, Clone)]
 pub struct Core {
     id: PeerId,
     incarnation: Incarnation,
@@ -131,7 +141,8 @@ pub struct Core {
     vacated: Epoch,
     /// Registered peers without this one, as last known.
     members: BTreeMap<PeerId, Endpoint>,
-    members_known: bool,
+    /// Who elects, this peer included if it does, as last known.
+    electors: BTreeSet<PeerId>,
     standing: Standing,
     campaign: Option<Campaign>,
     /// Who waits for a forced election.
@@ -163,7 +174,7 @@ impl Core {
             claimed: None,
             vacated: Epoch::NONE,
             members: BTreeMap::new(),
-            members_known: false,
+            electors: BTreeSet::new(),
             standing: Standing::Seeking(Seeking::nobody(now)),
             campaign: None,
             waiters: Vec::new(),
@@ -263,6 +274,16 @@ impl Core {
         self.share.bytes()
     }
 
+    /// Whether this peer is a tracker that the nameserver does not know of yet.
+    pub fn is_provisional(&self) -> bool {
+        matches!(&self.standing, Standing::Tracking(term) if term.mandate.is_some())
+    }
+
+    /// Who elects, this peer included if it does, as last known; empty before the nameserver has told.
+    pub fn electors(&self) -> &BTreeSet<PeerId> {
+        &self.electors
+    }
+
     /// Whether the tracker is known to have everything this peer shares (the tracker itself always has).
     pub fn is_announced(&self) -> bool {
         match &self.standing {
@@ -335,6 +356,16 @@ impl Core {
             Event::Tick => {}
             Event::SeatAnswered { call, result } => self.on_seat_answered(now, call, result, out),
             Event::PeersAnswered { call, result } => self.on_peers_answered(now, call, result, out),
+            Event::PeersWatched { peers } => {
+                // An answer under way is older.
+                self.peers_poll = Poll { pending: None, at: now + WATCHED_PEERS_POLL };
+                self.set_members(now, peers, out);
+            }
+            Event::SeatChanged => {
+                if matches!(self.standing, Standing::Seeking(_)) {
+                    self.seat_poll = Poll { pending: None, at: now };
+                }
+            }
             Event::ClaimAnswered { call, result } => self.on_claim_answered(now, call, result, out),
             Event::RenewalAnswered { call, result } => self.on_renewal_answered(now, call, result, out),
             Event::ResignAnswered { call, result: _ } => self.on_resign_answered(now, call, out),
@@ -393,6 +424,9 @@ impl Core {
         if self.peers_poll.deadline() <= now {
             self.query_peers(now, out);
         }
+        if self.seat_poll.pending.is_some() && self.seat_poll_deadline().is_some_and(|deadline| deadline <= now) {
+            self.nameserver_is_away();
+        }
         self.run_campaign_timer(now, out);
         self.run_standing_timers(now, out);
         if self.seat_poll_deadline().is_some_and(|deadline| deadline <= now) {
@@ -432,28 +466,22 @@ impl Core {
             self.peers_poll.at = now + PEERS_POLL / 4;
             return;
         };
+        let count = u32::try_from(peers.len().min(MAX_PEERS)).unwrap_or(u32::MAX);
+        self.peers_poll.at = now + PEERS_POLL + PEERS_POLL_PER_PEER * count;
+        self.set_members(now, peers, out);
+    }
+
+    fn set_members(&mut self, now: Timestamp, peers: Vec<Contact>, out: &mut Vec<Action>) {
         let others = peers.into_iter().filter(|contact| contact.peer != self.id).take(MAX_PEERS);
         let members: BTreeMap<PeerId, Endpoint> = others.map(|contact| (contact.peer, contact.endpoint)).collect();
-        let count = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        self.peers_poll.at = now + PEERS_POLL + PEERS_POLL_PER_PEER * count;
         let before = std::mem::replace(&mut self.members, members);
-        self.members_known = true;
+        self.electors = electors(self.members.keys().chain([&self.id]));
         self.greet_newcomers(now, &before, out);
     }
 
     fn contact(peer: &PeerId, endpoint: &Endpoint) -> Contact {
         Contact { peer: peer.clone(), endpoint: endpoint.clone() }
     }
-}
-
-/// Place of `peer` in an order that all compute alike and that differs by `key`: lowest first ("highest
-/// random weight", Thaler and Ravishankar 1998).
-fn rendezvous(key: &[u8], peer: &PeerId) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&(key.len() as u64).to_le_bytes()).update(key).update(peer.as_str().as_bytes());
-    let mut first = [0; 8];
-    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-    u64::from_le_bytes(first)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use shared::{
 use super::{CallId, share::Share};
 
 /// Brings one tracker up to date. One announcement at a time: each depends on the one before having been taken.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Publisher {
     epoch: Epoch,
     incarnation: Incarnation,
@@ -23,7 +23,7 @@ pub(super) struct Publisher {
     state: State,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum State {
     /// Waits for the tracker to say how far it is.
     Asking,
@@ -36,7 +36,7 @@ enum State {
 }
 
 /// Where a snapshot stands.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Cursor {
     seq: u64,
     page: u32,
@@ -45,7 +45,7 @@ struct Cursor {
 
 /// The announcement under way. Kept whole: sent again it must be the same, or what the tracker has taken and
 /// what this peer thinks it has taken drift apart.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct InFlight {
     /// `None`: it is to be sent (again).
     call: Option<CallId>,

@@ -1,13 +1,15 @@
 //! Looking for a tracker: what the nameserver says of the seat.
 
 use shared::{
-    limits::{HEARTBEAT, SEAT_POLL},
+    electors::majority_alone,
+    limits::{HEARTBEAT, SEAT_POLL, VOTE_WAIT},
     rpc::nameserver::{Seat, SeatView},
     time::Timestamp,
 };
 
 use super::{
-    Action, CallFailure, CallId, Contact, Core,
+    Action, CallFailure, CallId, Contact, Core, ElectionFailure,
+    campaign::{Campaign, Kind},
     standing::{Seeking, Standing, Word},
 };
 
@@ -19,8 +21,21 @@ impl Core {
 
     pub(super) fn seeking_deadline(&self, seeking: &Seeking) -> Option<Timestamp> {
         let beat = seeking.suspected.is_some().then_some(seeking.next_beat);
-        let turn = (seeking.word.is_some() && self.campaign.is_none()).then_some(seeking.campaign_at);
+        let turn = (self.can_stand(seeking) && self.campaign.is_none()).then_some(seeking.campaign_at);
         beat.into_iter().chain(turn).min()
+    }
+
+    /// Whether there is a way to the seat: the nameserver's word on it, or enough others to elect a tracker without it.
+    /// (Who knows nobody could not tell whether it is alone.)
+    fn can_stand(&self, seeking: &Seeking) -> bool {
+        match &seeking.word {
+            Some(Word::Vacant | Word::Held(_)) => true,
+            Some(Word::Away) => {
+                let there = self.electors.iter().filter(|elector| Some(*elector) != seeking.former.as_ref()).count();
+                !self.members.is_empty() && there >= majority_alone(self.electors.len())
+            }
+            None => false,
+        }
     }
 
     pub(super) fn run_seeking_timers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
@@ -32,12 +47,13 @@ impl Core {
             self.send_heartbeat(&seat, out);
         }
         let Standing::Seeking(seeking) = &self.standing else { return };
-        if seeking.campaign_at <= now && self.campaign.is_none() {
-            match &seeking.word {
-                Some(Word::Vacant) => self.claim_vacant(now, false, out),
-                Some(Word::Held(incumbent)) => {
-                    let incumbent = incumbent.clone();
-                    self.ask_for_votes(now, Some(incumbent), false, out);
+        if seeking.campaign_at <= now && self.campaign.is_none() && self.can_stand(seeking) {
+            match seeking.word.clone() {
+                Some(Word::Vacant) => self.claim_vacant(now, out),
+                Some(Word::Held(incumbent)) => self.ask_for_votes(now, Some(incumbent), Kind::Ordinary, out),
+                Some(Word::Away) => {
+                    let missed = seeking.former.clone();
+                    self.ask_for_votes(now, missed, Kind::Provisional, out);
                 }
                 None => {}
             }
@@ -56,9 +72,35 @@ impl Core {
         }
         self.seat_poll.at = now + SEAT_POLL + self.jitter(SEAT_POLL / 4);
         match result {
-            Ok(view) => self.on_seat_view(now, &view, out),
-            // Without the nameserver nobody can claim; a provisional tracker's place is here.
-            Err(CallFailure::NoAnswer | CallFailure::Unreachable) => self.forget_word(),
+            Ok(view) => {
+                // It is back: what is decided is decided with it.
+                let alone = |own: &Campaign| own.kind == Kind::Provisional && own.is_voting();
+                if self.campaign.as_ref().is_some_and(alone) {
+                    self.end_campaign(now, ElectionFailure::Lost(view.clone()), out);
+                }
+                self.no_longer_alone(now);
+                self.on_seat_view(now, &view, out);
+            }
+            Err(CallFailure::NoAnswer | CallFailure::Unreachable) => self.nameserver_is_away(),
+        }
+    }
+
+    /// The nameserver does not answer: who misses the tracker turns to the other peers.
+    pub(super) fn nameserver_is_away(&mut self) {
+        if let Standing::Seeking(seeking) = &mut self.standing {
+            seeking.word = Some(Word::Away);
+        }
+    }
+
+    /// The nameserver answers. Whoever missed it too was perhaps cut off from all: the suspect gets the time of an answer
+    /// before anything is done against it.
+    fn no_longer_alone(&mut self, now: Timestamp) {
+        if let Standing::Seeking(seeking) = &mut self.standing
+            && seeking.word.take() == Some(Word::Away)
+            && seeking.suspected.is_some()
+        {
+            seeking.next_beat = now;
+            seeking.campaign_at = seeking.campaign_at.max(now + VOTE_WAIT);
         }
     }
 
@@ -93,7 +135,21 @@ impl Core {
                 }
             }
             (None, Standing::Seeking(seeking)) => seeking.word = Some(Word::Vacant),
-            (None, Standing::Tracking(_)) if self.campaign.is_none() => self.claim_vacant(now, false, out),
+            (held, Standing::Tracking(term)) if self.campaign.is_none() => {
+                let (epoch, mandate) = (term.seat.epoch, term.mandate.clone());
+                match (held, mandate) {
+                    (Some(seat), _) if seat.epoch >= epoch => {}
+                    (held, Some(mandate)) => {
+                        // Elected without the nameserver, which has an older tracker or none.
+                        if let Some(seat) = held {
+                            self.send_heartbeat(seat, out);
+                        }
+                        self.register_provisional(now, epoch, mandate, out);
+                    }
+                    (None, None) => self.claim_vacant(now, out),
+                    (Some(_), None) => {}
+                }
+            }
             (_, Standing::Following(_) | Standing::Tracking(_) | Standing::Leaving(_)) => {}
         }
     }
@@ -105,7 +161,7 @@ impl Core {
         }
         if self.claimed == Some(seat.epoch) && seat.epoch == self.durable.epoch_high {
             // The claim was accepted and its answer lost. The lease is not known until it is renewed.
-            self.take_seat(now, seat.epoch, None, out);
+            self.take_seat(now, seat.epoch, None, None, out);
             return;
         }
         // An earlier run's, or one that was stepped down from: nobody follows it any more.

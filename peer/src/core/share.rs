@@ -41,7 +41,7 @@ pub(crate) struct Changed {
 
 /// This peer's files and the numbering of their changes. This peer is the only writer of its entries in the
 /// index; `(incarnation, seq)` orders what it says.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Share {
     files: BTreeMap<FileName, FileMeta>,
     bytes: u64,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::{
     epoch::Epoch,
     id::PeerId,
-    limits::{CLOSE_DEADLINE, MAX_EPOCH_STEP, SEAT_LEASE, SUSPICION},
+    limits::{CLOSE_DEADLINE, HEARTBEAT, MAX_EPOCH_STEP, SEAT_LEASE, SUSPICION},
     rpc::{
         nameserver::{Seat, SeatView},
         peer::SeatNotice,
@@ -14,12 +14,12 @@ use shared::{
 };
 
 use super::{
-    Action, CallId, Contact, Core, ElectionFailure, Report, StepDown, Suspicion, election::Campaign,
+    Action, CallId, Contact, Core, ElectionFailure, Report, StepDown, Suspicion, campaign::Campaign,
     following::Following, publisher::Publisher, tracking::Term,
 };
 
 /// Where a peer stands towards the seat.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Standing {
     /// Has no tracker that it trusts.
     Seeking(Seeking),
@@ -32,7 +32,7 @@ pub(super) enum Standing {
 }
 
 /// A peer without a tracker that it trusts.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Seeking {
     /// The tracker that seems to be gone; heartbeats to it go on, since it may come back.
     pub(super) suspected: Option<Seat>,
@@ -52,10 +52,12 @@ pub(super) enum Word {
     Vacant,
     /// The suspect still holds it.
     Held(PeerId),
+    /// Nothing: it did not answer.
+    Away,
 }
 
 /// A tracker that resigns in order to end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Leaving {
     pub(super) epoch: Epoch,
     pub(super) call: CallId,
@@ -116,6 +118,7 @@ impl Core {
         }
         self.raise_hearsay(now, view.epoch_high, out);
         let Some(seat) = &view.seat else { return };
+        self.meet_rival(now, seat, out);
         if seat.epoch != self.durable.epoch_high || seat.epoch <= self.vacated || seat.peer == self.id {
             return;
         }
@@ -133,6 +136,7 @@ impl Core {
         match notice {
             SeatNotice::Taken(seat) if seat.peer == *from => {
                 self.raise_hearsay(now, seat.epoch, out);
+                self.meet_rival(now, &seat, out);
                 let current = seat.epoch == self.durable.epoch_high && seat.epoch > self.vacated;
                 // Its own word lifts a suspicion too.
                 if current && matches!(self.standing, Standing::Seeking(_)) {
@@ -152,6 +156,15 @@ impl Core {
         }
     }
 
+    /// Two parts of the network that knew too little of each other elected a tracker each in the same epoch: both step
+    /// down, and the next epoch has one.
+    fn meet_rival(&mut self, now: Timestamp, seat: &Seat, out: &mut Vec<Action>) {
+        let rival = |own: &Seat| own.epoch == seat.epoch && own.peer != seat.peer;
+        if matches!(&self.standing, Standing::Tracking(term) if term.mandate.is_some() && rival(&term.seat)) {
+            self.step_down(now, StepDown::Rival, out);
+        }
+    }
+
     /// Begins to follow `seat`, whose epoch is the highest known.
     pub(super) fn follow(&mut self, now: Timestamp, seat: Seat, out: &mut Vec<Action>) {
         match &self.standing {
@@ -159,14 +172,16 @@ impl Core {
             Standing::Tracking(_) | Standing::Leaving(_) => return,
             Standing::Following(_) | Standing::Seeking(_) => {}
         }
-        if self.campaign.as_ref().is_some_and(|campaign| !campaign.force) {
+        if self.campaign.as_ref().is_some_and(|campaign| !campaign.is_forced()) {
             self.end_campaign(now, ElectionFailure::Lost(self.seat_view()), out);
         }
         out.push(Action::Report(Report::Following(seat.clone())));
         let first_call = self.call();
         let publisher = Publisher::new(seat.epoch, self.incarnation, first_call, now);
         let suspect_at = now + SUSPICION;
-        self.standing = Standing::Following(Following { seat, suspect_at, first_call, next_beat: now, publisher });
+        let pace = HEARTBEAT;
+        self.standing =
+            Standing::Following(Following { seat, suspect_at, first_call, pace, next_beat: now, publisher });
     }
 
     /// The followed tracker seems to be gone.
@@ -230,7 +245,8 @@ impl Core {
                     seeking.word = None;
                     seeking.campaign_at = seeking.campaign_at.max(campaign_at);
                 }
-                self.seat_poll.at = self.seat_poll.at.min(now);
+                self.seat_poll.pending = None;
+                self.seat_poll.at = now;
             }
             Standing::Tracking(term) => {
                 let lease_held = term.lease_until.is_some_and(|until| now < until);

@@ -1,8 +1,11 @@
-//! One test a rule of the seat; `tests/core_sim.rs` puts them together. Here is what the tests have in common.
+//! One test a rule of the seat; `tests/sim` puts them together. Here is what the tests have in common.
 
 use shared::{
     content::{ContentHash, FileMeta},
-    limits::{DRAIN_AFTER, HEARTBEAT, INDEX_SETTLE, MAX_EPOCH_STEP, PEER_SILENCE, SEAT_LEASE, SEAT_RENEWAL, VOTE_WAIT},
+    limits::{
+        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, MAX_ELECTORS, MAX_EPOCH_STEP, PEER_SILENCE,
+        RESTING_HEARTBEAT, SEAT_LEASE, SEAT_RENEWAL, VOTE_WAIT,
+    },
     rpc::{
         nameserver::{Claim, ClaimError, SeatGrant},
         peer::{SeatNotice, VoteReply, VoteRequest},
@@ -162,12 +165,13 @@ impl Harness {
     fn ack(&mut self, out: &[Action], known_seq: Option<u64>) -> Vec<Action> {
         let (call, to) = picked!(out, Action::SendHeartbeat { call, to, .. } => (*call, to.clone()));
         let epoch = self.core.durable().epoch_high;
-        let result = Ok(HeartbeatAck { epoch, known_seq });
+        let result = Ok(HeartbeatAck { epoch, known_seq, next_beat: HEARTBEAT });
         self.event(Event::HeartbeatAnswered { call, from: to.peer, result })
     }
 
     fn vote(&mut self, from: &str, epoch: u64, expected: u64, force: bool) -> (VoteReply, Vec<Action>) {
-        let request = VoteRequest { epoch: Epoch(epoch), expected_epoch: Epoch(expected), force };
+        let (epoch, expected_epoch) = (Epoch(epoch), Epoch(expected));
+        let request = VoteRequest { epoch, expected_epoch, force, probe: false, provisional: epoch.is_provisional() };
         let out = self.event(Event::VoteRequested { token: Token(1), from: id(from), request });
         (picked!(out, Action::Reply { reply: Reply::Vote(reply), .. } => reply), out)
     }
@@ -195,6 +199,16 @@ impl Harness {
         let query = ListAll { epoch: Epoch(epoch), prefix: String::new(), after: None };
         let page = self.core.list_all(self.now, &query, &mut Vec::new())?;
         Ok(page.files.into_iter().map(|file| file.file.name.to_string()).collect())
+    }
+
+    /// Answers the requests for votes in `out` with "yes" for `voters`; what came of the last answer.
+    fn promise(&mut self, out: &[Action], voters: &[&str]) -> Vec<Action> {
+        let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
+        let electors = self.core.electors().iter().cloned().collect();
+        let seat = self.core.seat_view();
+        let reply = VoteReply { epoch: request.epoch, granted: true, seat, voted_epoch: request.epoch, electors };
+        let granted = |from: &&str| Event::VoteAnswered { call, from: id(from), result: Ok(reply.clone()) };
+        voters.iter().map(granted).map(|event| self.event(event)).last().unwrap_or_default()
     }
 
     fn renewed(&mut self, out: &[Action]) {

@@ -6,9 +6,10 @@ use std::{
 };
 
 use shared::{
+    electors::majority,
     epoch::Epoch,
     id::{Incarnation, PeerId},
-    limits::{DRAIN_AFTER, HEARTBEAT_DEADLINE, INDEX_SETTLE, SEAT_RENEWAL},
+    limits::{DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, MAX_ELECTORS, RESTING_HEARTBEAT, SEAT_RENEWAL},
     name::Endpoint,
     rpc::{
         nameserver::{ClaimError, Seat, SeatGrant},
@@ -23,7 +24,7 @@ use super::{
 };
 
 /// A tracker's time in the seat.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Term {
     pub(super) seat: Seat,
     since: Timestamp,
@@ -34,6 +35,8 @@ pub(super) struct Term {
     renewing: Option<(CallId, Timestamp)>,
     /// When to look whether lease and majority are gone; not before they can be.
     check_at: Timestamp,
+    /// The votes that made this peer tracker without the nameserver; `None` once it is registered.
+    pub(super) mandate: Option<Mandate>,
     /// This process slept: nothing is written before the nameserver was asked whether the seat is still ours.
     unconfirmed: bool,
     pub(super) index: Index,
@@ -41,8 +44,17 @@ pub(super) struct Term {
     settling: Option<Settling>,
 }
 
+/// What makes a provisional tracker one.
+#[derive(Debug, Clone)]
+pub(super) struct Mandate {
+    /// Who voted for it.
+    pub(super) votes: BTreeSet<PeerId>,
+    /// The seat that those votes replace.
+    pub(super) expected: Epoch,
+}
+
 /// A new tracker's index on its way to be complete.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Settling {
     /// Peers that have not announced everything yet.
     awaiting: BTreeSet<PeerId>,
@@ -74,20 +86,25 @@ impl Term {
 }
 
 impl Core {
-    /// The nameserver accepted this peer's claim. A tracker that was elected again keeps its index.
+    /// The nameserver accepted this peer's claim or, with a `mandate`, the others elected it while that is away. A
+    /// tracker that was elected again keeps its index.
     pub(super) fn take_seat(
         &mut self,
         now: Timestamp,
         epoch: Epoch,
         lease_until: Option<Timestamp>,
+        mandate: Option<Mandate>,
         out: &mut Vec<Action>,
     ) {
         if epoch > self.durable.epoch_high {
             self.durable.epoch_high = epoch;
             out.push(Action::Persist(self.durable.clone()));
         }
-        self.expected = self.durable.epoch_high;
-        self.confirmed = self.confirmed.max(epoch);
+        let provisional = mandate.is_some();
+        if !provisional {
+            self.expected = self.durable.epoch_high;
+            self.confirmed = self.confirmed.max(epoch);
+        }
         self.claimed = Some(epoch);
         self.campaign = None;
         let seat = Seat { epoch, peer: self.id.clone(), endpoint: self.endpoint.clone() };
@@ -98,13 +115,15 @@ impl Core {
             term.next_renewal = next_renewal;
             term.renewing = None;
             term.unconfirmed = false;
+            term.mandate = mandate;
         } else {
             let former = match &self.standing {
                 Standing::Seeking(seeking) => seeking.former.clone(),
                 _ => None,
             };
             let awaiting = self.members.keys().filter(|peer| Some(*peer) != former.as_ref()).cloned().collect();
-            let settling = Settling { awaiting, listed: false, former, until: now + INDEX_SETTLE };
+            // Without the nameserver there is no other list than the one known.
+            let settling = Settling { awaiting, listed: provisional, former, until: now + INDEX_SETTLE };
             let mut index = Index::default();
             if index.admit(&self.id, self.incarnation, &self.endpoint).is_ok() {
                 let own: Vec<_> = self.share.files().values().cloned().collect();
@@ -117,6 +136,7 @@ impl Core {
                 next_renewal,
                 renewing: None,
                 check_at: now + DRAIN_AFTER,
+                mandate,
                 unconfirmed: false,
                 index,
                 liveness: Liveness::default(),
@@ -124,7 +144,11 @@ impl Core {
             };
             self.standing = Standing::Tracking(Box::new(term));
         }
-        out.push(Action::Report(Report::BecameTracker { epoch }));
+        out.push(Action::Report(if provisional {
+            Report::BecameProvisional { epoch }
+        } else {
+            Report::BecameTracker { epoch }
+        }));
         for (peer, endpoint) in &self.members {
             let notice = SeatNotice::Taken(seat.clone());
             out.push(Action::SendNotice { to: Self::contact(peer, endpoint), notice });
@@ -175,9 +199,11 @@ impl Core {
             out.push(Action::Report(Report::PeerGone { peer, why: Departure::Silent }));
         }
         if term.check_at <= now {
-            // A tracker alone is its own majority; else more than half of all, itself included.
-            let needed = self.members.len().div_ceil(2);
-            let heard = term.liveness.majority_heard(self.members.keys(), needed, now);
+            // A tracker alone is its own majority; else more than half of the electors, itself included if it is one.
+            let others = self.electors.iter().filter(|elector| **elector != self.id);
+            let needed = majority(self.electors.len()) - usize::from(self.electors.contains(&self.id));
+            let needed = if self.electors.is_empty() { 0 } else { needed };
+            let heard = term.liveness.majority_heard(others, needed, now);
             let held = heard.max(term.lease_until).unwrap_or(term.since).max(term.since);
             term.check_at = held + DRAIN_AFTER;
             if term.check_at <= now {
@@ -218,6 +244,10 @@ impl Core {
             }
             Err(CallError::Refused(ClaimError::Moved(view))) => {
                 term.lease_until = None;
+                if term.mandate.is_some() {
+                    // It cannot confirm what it does not know; if it knows of a higher epoch, that is next.
+                    term.unconfirmed = false;
+                }
                 self.on_seat_view(now, &view, out);
             }
             Err(CallError::Failed(_)) => term.unconfirmed = false,
@@ -253,12 +283,14 @@ impl Core {
         beat: &Heartbeat,
         out: &mut Vec<Action>,
     ) -> Result<HeartbeatAck, TrackerError> {
+        let resting = self.electors.len() >= MAX_ELECTORS && !self.electors.contains(from);
+        let next_beat = if resting { RESTING_HEARTBEAT } else { HEARTBEAT };
         let term = self.fence(now, beat.epoch, out)?;
         let known_seq = term.index.admit(from, beat.incarnation, &beat.endpoint)?;
-        if term.liveness.heard(from, now) {
+        if term.liveness.heard(from, next_beat, now) {
             out.push(Action::Report(Report::PeerJoined { peer: from.clone() }));
         }
-        Ok(HeartbeatAck { epoch: term.seat.epoch, known_seq })
+        Ok(HeartbeatAck { epoch: term.seat.epoch, known_seq, next_beat })
     }
 
     pub(super) fn on_announcement(

@@ -20,7 +20,7 @@ use std::{
 
 use shared::{
     content::FileMeta,
-    error::{Failure, FailureCode},
+    error::Failure,
     id::PeerId,
     limits,
     net::Connections,
@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     OwnerError, Run,
     request::{Stream, why},
+    undelivered,
 };
 use crate::{
     core::{
@@ -392,25 +393,11 @@ impl Engine {
     }
 
     fn failure(&self, owners: &[Owner]) -> Failure {
-        let what = format!("cannot download {}", self.file.name);
         let reasons: Vec<_> = owners
             .iter()
             .filter_map(|owner| Some(format!("{}: {}", owner.contact.peer, owner.problem.as_ref()?)))
             .collect();
-        if reasons.is_empty() {
-            return Failure::new(
-                FailureCode::NoOwner,
-                what,
-                "none of its owners is there",
-                "try again when one is back",
-            );
-        }
-        let (code, hint) = if owners.iter().all(|owner| owner.lied) {
-            (FailureCode::VerificationFailed, "nothing of it was kept; fetch it from another owner with --from")
-        } else {
-            (FailureCode::NoOwner, "try again, or `listAll` for other versions")
-        };
-        Failure::new(code, what, reasons.join(", "), hint)
+        undelivered(&self.file.name, &reasons, owners.iter().all(|owner| owner.lied))
     }
 }
 

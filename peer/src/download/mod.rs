@@ -4,11 +4,14 @@
 //! wish ─ lookup ─ select ─ for each file ┬ there already ──────────────────────────────────── done
 //!        (tracker, or the known peers)   └ partial ─ engine ─ all owners at once ─ fsync, rename ─ done
 //! ```
+//!
+//! Small files, when there are several, go another way: see [`small`].
 
 mod engine;
 mod explain;
 mod request;
 mod select;
+mod small;
 
 use std::{
     collections::BTreeMap,
@@ -131,11 +134,35 @@ impl Peer {
             sources: AtomicU64::new(0),
         });
         let _running = self.downloads.begins(&run);
-        let files = stream::iter(jobs)
-            .map(|job| self.fetch_one(job, run.clone()))
+        let numbered = jobs.into_iter().enumerate();
+        let (small, large) = split(numbered.collect());
+        let (places, small): (Vec<_>, Vec<_>) = small.into_iter().unzip();
+        let outside = request.to.as_deref().filter(|to| to.is_dir());
+        let large = stream::iter(large)
+            .map(|(place, job)| {
+                let fetched = self.fetch_one(job, run.clone());
+                async move { fetched.await.map(|done| (place, done)).map_err(|failure| (place, failure)) }
+            })
             .buffered(limits::FILES_AT_A_TIME)
-            .try_collect()
-            .await?;
+            .try_collect::<Vec<_>>();
+        let small =
+            async { if small.is_empty() { Vec::new() } else { self.fetch_small(small, outside, run.clone()).await } };
+        let (large, small) = tokio::join!(large, small);
+        let (mut done, mut failures) = match large {
+            Ok(done) => (done, Vec::new()),
+            Err(failure) => (Vec::new(), vec![failure]),
+        };
+        for (place, outcome) in places.into_iter().zip(small) {
+            match outcome {
+                Ok(file) => done.push((place, file)),
+                Err(failure) => failures.push((place, failure)),
+            }
+        }
+        if let Some(failure) = first_of(failures) {
+            return Err(failure);
+        }
+        done.sort_by_key(|(place, _)| *place);
+        let files = done.into_iter().map(|(_, file)| file).collect();
         let explained = if request.explain { Some(self.explain(&request.pattern, &run).await) } else { None };
         Ok(Fetched { files, explained })
     }
@@ -144,7 +171,8 @@ impl Peer {
     async fn plan(&self, request: &DownloadRequest) -> Result<Vec<Job>, Failure> {
         let request = &self.literally(request).await;
         let DownloadRequest { pattern, version, from, to, .. } = request;
-        let wish = Wish { pattern, version: version.as_ref(), from: from.as_ref() };
+        let unfinished: Vec<_> = self.share.unfinished().await?.into_iter().map(|one| one.file.hash).collect();
+        let wish = Wish { pattern, version: version.as_ref(), from: from.as_ref(), unfinished: &unfinished };
         let exact = self.exactly(request).await?;
         let (found, known) = match exact {
             Some(found) => found,
@@ -241,13 +269,17 @@ impl Peer {
         } else {
             let content = self.downloads.lock_of(file.hash);
             let _alone = content.lock().await;
-            let partial = self.share.begin(&destination, file.hash, file.size).await?;
+            let partial = self.share.begin(&destination, &file).await?;
+            // What is there of an earlier try counts from the start.
+            run.bytes_done.fetch_add(partial.verified().bytes(file.size), Ordering::Relaxed);
+            run.tell(&file);
             let mut membership = None;
             let sources = match self.copy_from_share(&file, &partial, &run).await {
                 Some(sources) => sources,
+                None if partial.missing().is_empty() => Vec::new(),
                 None => {
                     let swarm = (sociable && file.size >= limits::MIN_SWARM_BYTES).then(|| {
-                        let (joined, events) = self.swarms.join(file.hash, file.size, partial.clone());
+                        let (joined, events) = self.swarms.join(file.hash, file.size, &partial.verified());
                         (membership.insert(Arc::new(joined)).clone(), events)
                     });
                     let engine = Engine {
@@ -302,6 +334,46 @@ impl Peer {
             }
         }
     }
+}
+
+/// Files of a download, each with its place among them.
+type Numbered = Vec<(usize, Job)>;
+
+/// Small files and the others; one small file alone is fetched like the others.
+fn split(jobs: Numbered) -> (Numbered, Numbered) {
+    let (small, mut large): (Numbered, Numbered) =
+        jobs.into_iter().partition(|(_, job)| job.file.size <= limits::MAX_PACKED_FILE_BYTES);
+    if small.len() >= limits::MIN_PACKED_FILES {
+        return (small, large);
+    }
+    large.extend(small);
+    (Vec::new(), large)
+}
+
+/// The failure of the first file that failed, which tells how many others did.
+fn first_of(failures: Vec<(usize, Failure)>) -> Option<Failure> {
+    let others = failures.len().saturating_sub(1);
+    let (_, mut failure) = failures.into_iter().min_by_key(|(place, _)| *place)?;
+    if others > 0 {
+        let files = if others == 1 { "file" } else { "files" };
+        failure.why = format!("{}; {others} other {files} failed too", failure.why);
+    }
+    Some(failure)
+}
+
+/// What a user is told when nobody who is left can deliver a file; `reasons` are what each owner did.
+fn undelivered(name: &FileName, reasons: &[String], all_lied: bool) -> Failure {
+    let what = format!("cannot download {name}");
+    if reasons.is_empty() {
+        let (why, hint) = ("none of its owners is there", "try again when one is back");
+        return Failure::new(FailureCode::NoOwner, what, why, hint);
+    }
+    let (code, hint) = if all_lied {
+        (FailureCode::VerificationFailed, "nothing of it was kept; fetch it from another owner with --from")
+    } else {
+        (FailureCode::NoOwner, "try again, or `listAll` for other versions")
+    };
+    Failure::new(code, what, reasons.join(", "), hint)
 }
 
 /// Whether the owner broke the stream off because its file changed.

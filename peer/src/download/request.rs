@@ -81,18 +81,8 @@ impl Stream {
         let heard = |rtt| Told::Event(Event::Heard { owner: request.owner, rtt });
         // Here and below: the engine is gone when nobody listens.
         let _ = tell.send(heard(rtt)).await;
-        // The request waits for its turn. For how long, the core judges: it may have others who are faster.
-        loop {
-            match timeout(limits::OWNER_SILENCE, recv.read_u8()).await {
-                Ok(Ok(BULK_BEGINS)) => break,
-                Ok(Ok(BULK_WAITS)) => {
-                    let _ = tell.send(heard(None)).await;
-                }
-                Ok(Ok(_)) => return Err(HeaderError::Malformed.into()),
-                Ok(Err(error)) => return Err(HeaderError::Stream(error).into()),
-                Err(_) => return Err(OwnerError::Silent),
-            }
-        }
+        // A full queue means that the core has enough to hear of.
+        wait_for_turn(&mut recv, || drop(tell.try_send(heard(None)))).await?;
         stage.enter(Phase::Streaming);
         let heard = Heard {
             stream: &mut recv,
@@ -173,6 +163,23 @@ impl ChunkSource for Heard<'_> {
     }
 }
 
+/// Waits until an owner begins with what was asked for. `waits` hears that the request is in its queue: for how long that is
+/// all right, the core judges, which may have others who are faster. Silence ends it.
+///
+/// # Errors
+/// When the stream breaks, says something else, or nothing for `limits::OWNER_SILENCE`.
+pub(super) async fn wait_for_turn(recv: &mut quinn::RecvStream, mut waits: impl FnMut()) -> Result<(), HeaderError> {
+    loop {
+        match timeout(limits::OWNER_SILENCE, recv.read_u8()).await {
+            Ok(Ok(BULK_BEGINS)) => return Ok(()),
+            Ok(Ok(BULK_WAITS)) => waits(),
+            Ok(Ok(_)) => return Err(HeaderError::Malformed),
+            Ok(Err(error)) => return Err(HeaderError::Stream(error)),
+            Err(_) => return Err(HeaderError::Stream(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
 /// As the core sees it.
 pub(super) fn why(error: &OwnerError) -> Why {
     match error {
@@ -182,6 +189,7 @@ pub(super) fn why(error: &OwnerError) -> Why {
             Why::Refused
         }
         OwnerError::Changed => Why::Changed,
+        OwnerError::Header(HeaderError::Stream(error)) if error.kind() == io::ErrorKind::TimedOut => Why::Silent,
         OwnerError::Silent | OwnerError::Fetch(FetchError::Silent(_)) => Why::Silent,
         OwnerError::Fetch(FetchError::Verification { .. }) => Why::Lied,
         OwnerError::Net(_) | OwnerError::Header(_) | OwnerError::Fetch(_) => Why::Broken,

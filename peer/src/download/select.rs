@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use globset::GlobBuilder;
 use shared::{
-    content::HashPrefix,
+    content::{ContentHash, HashPrefix},
     error::{Failure, FailureCode},
     id::PeerId,
     rpc::tracker::IndexedFile,
@@ -20,6 +20,8 @@ pub(super) struct Wish<'a> {
     pub(super) version: Option<&'a HashPrefix>,
     /// Only what this peer has.
     pub(super) from: Option<&'a PeerId>,
+    /// Versions of which a part is here already.
+    pub(super) unfinished: &'a [ContentHash],
 }
 
 /// The beginning that every file has which `pattern` can mean: what the tracker is asked for.
@@ -28,7 +30,8 @@ pub(super) fn common_prefix(pattern: &str) -> &str {
     &pattern[..special]
 }
 
-/// One file a name: of several versions the one with most owners, then the newest, then the lowest hash.
+/// One file a name: of several versions the one of which a part is here, then the one with most owners, then the
+/// newest, then the lowest hash.
 ///
 /// A name that stands there letter for letter wins over a directory, a directory over a glob.
 ///
@@ -46,6 +49,7 @@ pub(super) fn select(wish: Wish<'_>, files: Vec<IndexedFile>) -> Result<Vec<Inde
     let mut best: BTreeMap<String, IndexedFile> = BTreeMap::new();
     for file in chosen {
         let name = file.file.name.to_string();
+        let rank = |file: &IndexedFile| (wish.unfinished.contains(&file.file.hash), rank(file));
         let better = best.get(&name).is_none_or(|other| rank(&file) > rank(other));
         if better {
             best.insert(name, file);
@@ -57,7 +61,7 @@ pub(super) fn select(wish: Wish<'_>, files: Vec<IndexedFile>) -> Result<Vec<Inde
     Ok(best.into_values().collect())
 }
 
-fn rank(file: &IndexedFile) -> (usize, i64, std::cmp::Reverse<shared::content::ContentHash>) {
+fn rank(file: &IndexedFile) -> (usize, i64, std::cmp::Reverse<ContentHash>) {
     (file.owners.len(), file.file.mtime_micros, std::cmp::Reverse(file.file.hash))
 }
 
@@ -93,7 +97,7 @@ fn nothing(wish: Wish<'_>) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use shared::content::{ContentHash, FileMeta};
+    use shared::content::FileMeta;
 
     use super::*;
 
@@ -115,7 +119,7 @@ mod tests {
     }
 
     fn names(pattern: &str) -> Vec<String> {
-        let wish = Wish { pattern, version: None, from: None };
+        let wish = Wish { pattern, version: None, from: None, unfinished: &[] };
         select(wish, network()).unwrap().iter().map(|file| file.file.name.to_string()).collect()
     }
 
@@ -135,7 +139,7 @@ mod tests {
         let pick = |version: Option<&str>, from: Option<&str>| {
             let version = version.map(|version| version.parse().unwrap());
             let from = from.map(|from| from.parse().unwrap());
-            let wish = Wish { pattern: "a.txt", version: version.as_ref(), from: from.as_ref() };
+            let wish = Wish { pattern: "a.txt", version: version.as_ref(), from: from.as_ref(), unfinished: &[] };
             select(wish, network()).map(|files| files[0].file.hash.0[0])
         };
         assert_eq!(pick(None, None), Ok(2));
@@ -143,8 +147,11 @@ mod tests {
         assert_eq!(pick(None, Some("p1")), Ok(1));
         let mut newer = network();
         newer.push(file("a.txt", 9, 99, &["p2", "p3"]));
-        let wish = Wish { pattern: "a.txt", version: None, from: None };
+        let wish = Wish { pattern: "a.txt", version: None, from: None, unfinished: &[] };
         assert_eq!(select(wish, newer).unwrap()[0].file.hash.0[0], 9);
+        let begun = [ContentHash([1; 32])];
+        let wish = Wish { pattern: "a.txt", version: None, from: None, unfinished: &begun };
+        assert_eq!(select(wish, network()).unwrap()[0].file.hash, begun[0], "what was begun is continued");
         assert_eq!(pick(Some("ffff"), None).unwrap_err().code, FailureCode::NoSuchFile);
         assert_eq!(pick(None, Some("p9")).unwrap_err().code, FailureCode::NoSuchFile);
     }
@@ -154,7 +161,7 @@ mod tests {
         for (pattern, code) in
             [("none", FailureCode::NoSuchFile), ("*.zip", FailureCode::NoSuchFile), ("{a", FailureCode::Usage)]
         {
-            let wish = Wish { pattern, version: None, from: None };
+            let wish = Wish { pattern, version: None, from: None, unfinished: &[] };
             assert_eq!(select(wish, network()).unwrap_err().code, code, "{pattern}");
         }
     }

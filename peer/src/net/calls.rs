@@ -14,7 +14,7 @@ use shared::{
     name::PEER_PREFIX,
     net::{Connections, NetError, Target},
     rpc::{
-        nameserver::{ListQuery, NameServiceClient, Page},
+        nameserver::{ListQuery, NameError, NameServiceClient, Page},
         peer::PeerServiceClient,
         tracker::TrackerServiceClient,
     },
@@ -143,10 +143,8 @@ impl Calls {
         let mut after = None;
         loop {
             let query = ListQuery { prefix: Some(PEER_PREFIX.to_owned()), regex: None, after };
-            let page = self.names(limits::CALL_DEADLINE, |names, cx| async move { names.list(cx, query).await });
-            let Page { records, next, .. } = page
-                .await?
-                .map_err(|error| NetError::Closed { address: self.nameserver.to_string(), why: error.to_string() })?;
+            let page = self.names_flat(limits::CALL_DEADLINE, |names, cx| async move { names.list(cx, query).await });
+            let Page { records, next, .. } = page.await?;
             contacts.extend(
                 records
                     .into_iter()
@@ -157,6 +155,22 @@ impl Calls {
                 _ => return Ok(contacts),
             }
         }
+    }
+
+    /// A call to the nameserver that can be refused.
+    ///
+    /// # Errors
+    /// When the nameserver does not answer, or refuses.
+    pub(super) async fn names_flat<T, F>(
+        &self,
+        wait: Duration,
+        call: impl FnOnce(NameServiceClient, tarpc::context::Context) -> F,
+    ) -> Result<T, NetError>
+    where
+        F: Future<Output = Result<Result<T, NameError>, tarpc::client::RpcError>>,
+    {
+        let answer = self.names(wait, call).await?;
+        answer.map_err(|error| NetError::Closed { address: self.nameserver.to_string(), why: error.to_string() })
     }
 
     async fn names<T, F>(

@@ -4,20 +4,23 @@
 //! |---|---|
 //! | [`service`] | the tarpc services it offers, as events for the node |
 //! | [`calls`] | the calls that the core wants made, their outcome as events |
-//! | [`uploads`] | bulk streams it serves |
+//! | [`uploads`], `pack_uploads` | bulk streams and packs it serves |
 //! | [`pace`] | how fast |
 //! | [`reports`] | where the time of uploads went |
 //! | [`swarms`], `room` | who receives what, and tells the others what it has by now |
+//! | [`watching`] | who is registered, as it changes |
 //! | [`registration`] | its name in the nameserver, kept alive |
 
 pub mod calls;
 pub mod pace;
+mod pack_uploads;
 pub mod registration;
 pub mod reports;
 mod room;
 pub mod service;
 pub mod swarms;
 pub mod uploads;
+pub mod watching;
 
 use std::sync::Arc;
 
@@ -59,11 +62,12 @@ impl Handler for Front {
                     let service = service::PeerApi(self.service.for_caller(role));
                     serve_calls(send, recv, service.serve()).await;
                 }
-                StreamKind::Bulk | StreamKind::Swarm => {
+                StreamKind::Bulk | StreamKind::Pack | StreamKind::Swarm => {
                     // Files go between peers.
                     let Role::Peer(peer) = role else { return };
                     match kind {
                         StreamKind::Bulk => self.uploads.serve(peer, &remote.connection, send, recv).await,
+                        StreamKind::Pack => self.uploads.serve_pack(peer, send, recv).await,
                         _ => self.swarms.accept(peer.clone(), send, recv).await,
                     }
                 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::swarms::MemberEvent;
-use crate::{core::Contact, store::Partial, transfer::GroupRanges};
+use crate::{core::Contact, transfer::GroupRanges};
 
 /// See the module.
 pub(super) struct Room {
@@ -42,7 +42,7 @@ enum Holds {
     #[default]
     Nothing,
     /// What a download has proven so far, in that order.
-    Part(Partial, Vec<Range<u64>>),
+    Part(Vec<Range<u64>>),
     /// A file in the share.
     All,
 }
@@ -95,10 +95,10 @@ impl Room {
     }
 
     /// Returns those that are there already.
-    pub(super) fn begin_download(&self, partial: Partial, download: Download) -> Vec<Contact> {
-        let proven = partial.verified().iter().collect();
+    pub(super) fn begin_download(&self, proven: &GroupRanges, download: Download) -> Vec<Contact> {
+        let proven = proven.iter().collect();
         let mut state = self.state();
-        state.holds = Holds::Part(partial, proven);
+        state.holds = Holds::Part(proven);
         state.download = Some(download);
         let met = state.met.iter().flatten().cloned().collect();
         drop(state);
@@ -126,17 +126,15 @@ impl Room {
     }
 
     pub(super) fn proven(&self, groups: Range<u64>) {
-        if let Holds::Part(_, proven) = &mut self.state().holds {
+        if let Holds::Part(proven) = &mut self.state().holds {
             proven.push(groups);
         }
         self.wake();
     }
 
-    pub(super) fn partial(&self) -> Option<Partial> {
-        match &self.state().holds {
-            Holds::Part(partial, _) => Some(partial.clone()),
-            Holds::Nothing | Holds::All => None,
-        }
+    /// Whether there is anything to talk about.
+    pub(super) fn has_any(&self) -> bool {
+        !matches!(self.state().holds, Holds::Nothing)
     }
 
     /// Somebody takes part. Returns, if it is new and a download runs here that should talk to it, when to stop that.
@@ -218,7 +216,7 @@ impl Room {
         let mut news = Vec::new();
         match &state.holds {
             Holds::Nothing => return (news, true),
-            Holds::Part(_, proven) => {
+            Holds::Part(proven) => {
                 let mut new = GroupRanges::default();
                 proven.iter().skip(told.ranges).for_each(|range| new.insert(range.clone()));
                 told.ranges = proven.len();

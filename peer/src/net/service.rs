@@ -162,8 +162,10 @@ impl PeerService for PeerApi {
     }
 
     async fn request_vote(self, _: Context, request: VoteRequest) -> VoteReply {
-        let refused =
-            |epoch| VoteReply { epoch, granted: false, seat: self.0.inner.node.view().seat, voted_epoch: Epoch::NONE };
+        let refused = |epoch| {
+            let seat = self.0.inner.node.view().seat;
+            VoteReply { epoch, granted: false, seat, voted_epoch: Epoch::NONE, electors: Vec::new() }
+        };
         let epoch = request.epoch;
         let Ok(from) = self.0.peer() else { return refused(epoch) };
         match self.0.ask(|token| Event::VoteRequested { token, from, request }).await {

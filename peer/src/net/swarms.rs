@@ -40,8 +40,8 @@ use super::{
 };
 use crate::{
     core::Contact,
-    store::{Partial, Share},
-    transfer::{GroupRanges, Source, groups::group_count},
+    store::Share,
+    transfer::{GroupRanges, groups::group_count},
 };
 
 /// Events of one download that wait for it. A download that is slower than its members makes them wait.
@@ -87,27 +87,20 @@ impl Swarms {
         Self(Arc::new(Inner { me, share, connections, tasks, rooms: Mutex::default() }))
     }
 
-    /// A download begins to take part: others may fetch from `partial` what is proven of it.
-    pub fn join(&self, hash: ContentHash, size: u64, partial: Partial) -> (Membership, mpsc::Receiver<MemberEvent>) {
+    /// A download begins to take part: others are told what is proven of it, now and by and by.
+    pub fn join(
+        &self,
+        hash: ContentHash,
+        size: u64,
+        proven: &GroupRanges,
+    ) -> (Membership, mpsc::Receiver<MemberEvent>) {
         let room = self.room(hash, size);
         let (tell, events) = mpsc::channel(MAX_QUEUED_MEMBER_EVENTS);
         let stop = CancellationToken::new();
-        let met = room.begin_download(partial, Download { tell, stop: stop.clone() });
+        let met = room.begin_download(proven, Download { tell, stop: stop.clone() });
         let membership = Membership { swarms: self.clone(), room, stop };
         met.into_iter().for_each(|member| membership.talk_to(member));
         (membership, events)
-    }
-
-    /// A file of which only a part is here yet, and that part.
-    pub fn source(&self, hash: &ContentHash) -> Option<(Source, GroupRanges)> {
-        let partial = self.rooms().get(hash).and_then(Weak::upgrade)?.partial()?;
-        match partial.source() {
-            Ok(source) => Some((source, partial.verified())),
-            Err(error) => {
-                tracing::warn!(%error, ?hash, "what is here of a content cannot be read");
-                None
-            }
-        }
     }
 
     /// Answers a member that opened a swarm stream.
@@ -124,7 +117,7 @@ impl Swarms {
             room
         } else {
             let room = self.rooms().get(&hash).and_then(Weak::upgrade);
-            match room.filter(|room| room.size == size && room.partial().is_some()) {
+            match room.filter(|room| room.size == size && room.has_any()) {
                 Some(room) => room,
                 None => return tracing::debug!(%peer, ?hash, "asked for the swarm of a content that is not here"),
             }

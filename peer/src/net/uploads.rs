@@ -35,7 +35,6 @@ use tokio::{
 use super::{
     pace::{Pace, Paced},
     reports::Reports,
-    swarms::Swarms,
 };
 use crate::{
     core::swarm::{
@@ -53,13 +52,12 @@ use crate::{
 
 /// Serves what is in a share, and what is being received.
 pub struct Uploads {
-    share: Share,
-    swarms: Swarms,
+    pub(super) share: Share,
     slots: Mutex<Slots>,
-    pace: Pace,
+    pub(super) pace: Pace,
     reports: Arc<Reports>,
-    active: AtomicU64,
-    bytes: AtomicU64,
+    pub(super) active: AtomicU64,
+    pub(super) bytes: AtomicU64,
 }
 
 struct Slots {
@@ -69,10 +67,10 @@ struct Slots {
 
 impl Uploads {
     /// Uploads, so many at a time and so fast.
-    pub fn new(share: Share, swarms: Swarms, limits: UploadLimits, pace: Pace, reports: Arc<Reports>) -> Arc<Self> {
+    pub fn new(share: Share, limits: UploadLimits, pace: Pace, reports: Arc<Reports>) -> Arc<Self> {
         let slots = Slots { slots: UploadSlots::new(limits), waiting: HashMap::new() };
         let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { share, swarms, slots: Mutex::new(slots), pace, reports, active, bytes })
+        Arc::new(Self { share, slots: Mutex::new(slots), pace, reports, active, bytes })
     }
 
     /// How many run; those that wait for their turn do not count.
@@ -174,13 +172,13 @@ impl Uploads {
                 BulkRefusal::Unreadable
             }
         };
-        let (source, proven) = self.swarms.source(&request.hash).ok_or(not_here)?;
+        let (source, proven) = self.share.open_partial_for_serving(&request.hash).ok_or(not_here)?;
         let ranges = ranges(source.size)?;
         if proven.covers(&ranges) { Ok((source, ranges)) } else { Err(BulkRefusal::NotHere) }
     }
 
     /// A slot, now or in its turn; `None` when too many wait.
-    fn ask(&self, peer: &PeerId) -> Option<(Slot<'_>, Option<oneshot::Receiver<()>>)> {
+    pub(super) fn ask(&self, peer: &PeerId) -> Option<(Slot<'_>, Option<oneshot::Receiver<()>>)> {
         let mut slots = self.slots();
         match slots.slots.ask(peer) {
             Asked::Now(id) => Some((Slot { uploads: self, id }, None)),
@@ -210,7 +208,7 @@ impl Uploads {
 }
 
 /// A request's place among the uploads; it is over when this is dropped.
-struct Slot<'a> {
+pub(super) struct Slot<'a> {
     uploads: &'a Uploads,
     id: UploadId,
 }
@@ -231,7 +229,7 @@ impl Drop for Slot<'_> {
 }
 
 /// Waits for the turn of a request; meanwhile its asker hears now and then that it is not forgotten.
-async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut quinn::SendStream) -> io::Result<()> {
+pub(super) async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut quinn::SendStream) -> io::Result<()> {
     if let Some(mut turn) = turn {
         loop {
             tokio::select! {

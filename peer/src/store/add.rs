@@ -5,10 +5,7 @@
 
 use std::{
     collections::HashSet,
-    ffi::OsString,
-    fs::{self, File},
     io::{self, Write},
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -17,7 +14,7 @@ use std::{
     thread,
 };
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::AtFlags;
 use shared::{
     content::ContentHash,
     error::{Failure, FailureCode},
@@ -25,23 +22,18 @@ use shared::{
     limits::GROUP_BYTES,
 };
 use tempfile::NamedTempFile;
-use tracing::warn;
 
 use super::{
     failure::io_failure,
     index::Known,
-    partial::{describe, rename},
+    partial::describe,
     root::{HIDDEN, Root},
     scan::scan,
+    stage::{SYNC_ALL_FROM, Stage},
     stamp::Stamp,
     state::{Arrived, Arriving, Hashed, Shared},
     tree_hash::hash_file,
 };
-
-/// Where, in the hidden directory, copies lie until they are complete: a directory for each `add`.
-const INCOMING: &str = "incoming";
-/// From this many files on, one sync of the whole file system is cheaper than one a file.
-const SYNC_ALL_FROM: usize = 16;
 
 /// Copies the file or directory tree `source` into the share. See [`super::Share::add_copy`].
 pub(super) fn copy(shared: &Arc<Shared>, source: &Path) -> Result<Arrived, Failure> {
@@ -73,30 +65,19 @@ pub(super) fn copy(shared: &Arc<Shared>, source: &Path) -> Result<Arrived, Failu
 /// Makes the small text file that the original makes for a name that is nowhere.
 pub(super) fn note(shared: &Arc<Shared>, name: &FileName) -> Result<Arrived, Failure> {
     let failed = |error: io::Error| io_failure("add", Path::new(name.as_str()), &error);
-    let stage = Stage::new(&shared.root).map_err(failed)?;
+    let stage = Stage::in_share(&shared.root, "add").map_err(failed)?;
     let mut file = stage.create(0).map_err(failed)?;
     let text = format!("Arquivo {name}\n");
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     let hash = ContentHash(*blake3::hash(text.as_bytes()).as_bytes());
     let arriving = Some(Arriving::new(shared, vec![name.clone()]));
-    stage.place(&shared.root, 0, name, false).map_err(failed)?;
+    let parent = shared.root.create_parent(name).map_err(failed)?;
+    stage.place(0, &parent, name.base_name().as_ref(), false).map_err(failed)?;
+    rustix::fs::fsync(&parent).map_err(|error| failed(error.into()))?;
     let stamp = file.metadata().map(|metadata| Stamp::of(&metadata)).map_err(failed)?;
     let known = shared.own(name.clone(), stamp, hash);
     shared.remember(std::slice::from_ref(&known));
     Ok(Arrived { files: vec![known], arriving })
-}
-
-/// Deletes what an `add` that was killed left behind; one that is under way holds a lock.
-pub(super) fn remove_leftovers(root: &Root) {
-    let incoming = root.path().join(HIDDEN).join(INCOMING);
-    let Ok(entries) = fs::read_dir(&incoming) else { return };
-    for entry in entries.flatten() {
-        let lock = File::open(entry.path());
-        let free = lock.is_ok_and(|dir| rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_ok());
-        if free && let Err(error) = fs::remove_dir_all(entry.path()) {
-            warn!(%error, path = %entry.path().display(), "a left-over copy cannot be deleted");
-        }
-    }
 }
 
 fn cannot_share(path: &Path, error: &shared::file_name::InvalidFileName) -> Failure {
@@ -146,13 +127,6 @@ fn files_below(shared: &Shared, from: &Root, base: &FileName) -> Result<Vec<(Pat
     Ok(files)
 }
 
-/// A hidden directory for the copies of one `add`, which goes with them.
-#[derive(Debug)]
-struct Stage {
-    dir: OwnedFd,
-    path: PathBuf,
-}
-
 /// A complete copy.
 #[derive(Debug)]
 struct Staged {
@@ -163,40 +137,10 @@ struct Staged {
     outboard: Option<NamedTempFile>,
 }
 
-impl Stage {
-    fn new(root: &Root) -> io::Result<Self> {
-        root.hidden_dir(INCOMING)?;
-        let incoming = root.path().join(HIDDEN).join(INCOMING);
-        let path = tempfile::Builder::new().prefix("add-").tempdir_in(incoming)?.keep();
-        let dir: OwnedFd = File::open(&path)?.into();
-        rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self { dir, path })
-    }
-
-    fn create(&self, number: usize) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.dir, number.to_string(), flags, Mode::from_raw_mode(0o666))?.into())
-    }
-
-    fn place(&self, root: &Root, number: usize, name: &FileName, overwrite: bool) -> io::Result<OwnedFd> {
-        let parent = root.create_parent(name)?;
-        let number = OsString::from(number.to_string());
-        rename(&self.dir, &number, &parent, name.base_name().as_ref(), overwrite)?;
-        rustix::fs::fsync(&parent)?;
-        Ok(parent)
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _swept_at_next_start = fs::remove_dir_all(&self.path);
-    }
-}
-
 /// Copies and hashes all files, by several threads, and makes them durable.
 fn stage(shared: &Shared, from: &Root, files: &[(PathBuf, FileName)]) -> Result<(Stage, Vec<Staged>), Failure> {
     let hidden = shared.root.path().join(HIDDEN);
-    let stage = Stage::new(&shared.root).map_err(|error| io_failure("write to", &hidden, &error))?;
+    let stage = Stage::in_share(&shared.root, "add").map_err(|error| io_failure("write to", &hidden, &error))?;
     let sync_each = files.len() < SYNC_ALL_FROM;
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(files.len()));
@@ -218,7 +162,7 @@ fn stage(shared: &Shared, from: &Root, files: &[(PathBuf, FileName)]) -> Result<
         helpers.into_iter().map(|helper| helper.join().expect("copying does not panic")).fold(own, Result::and)
     })?;
     if !sync_each {
-        rustix::fs::syncfs(&stage.dir).map_err(|error| io_failure("write to", &hidden, &error.into()))?;
+        rustix::fs::syncfs(stage.dir()).map_err(|error| io_failure("write to", &hidden, &error.into()))?;
     }
     let mut staged = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     staged.sort_by(|one, other| one.name.cmp(&other.name));
@@ -236,7 +180,7 @@ fn stage_one(
 ) -> io::Result<Staged> {
     let source = from.open_file(path)?;
     let before = Stamp::of(&source.metadata()?);
-    let copy = stage.create(number)?;
+    let copy = stage.create(number as u64)?;
     // Shares the blocks where the file system can; else the kernel copies.
     if rustix::fs::ioctl_ficlone(&copy, &source).is_err() {
         io::copy(&mut &source, &mut &copy)?;
@@ -281,7 +225,7 @@ fn put_in_place(shared: &Arc<Shared>, (stage, staged): (Stage, Vec<Staged>)) -> 
         if let Some(outboard) = outboard {
             shared.outboards.keep(outboard, hash).map_err(failed)?;
         }
-        rename(&stage.dir, number.to_string().as_ref(), &parent, name.base_name().as_ref(), true).map_err(failed)?;
+        stage.place(number as u64, &parent, name.base_name().as_ref(), true).map_err(failed)?;
         let stat = rustix::fs::statat(&parent, name.base_name(), AtFlags::SYMLINK_NOFOLLOW);
         let stamp = Stamp::from_stat(&stat.map_err(|error| failed(error.into()))?);
         parents.insert(Path::new(name.as_str()).parent().map(Path::to_path_buf).unwrap_or_default());

@@ -4,7 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -15,7 +15,7 @@ use shared::{
     file_name::FileName,
 };
 
-use super::{failure::io_failure, root::Root, tree_hash::hash_file};
+use super::{failure::io_failure, resume::Goal, root::Root, tree_hash::hash_file};
 
 /// Where a download goes: into the share, or anywhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,12 +94,38 @@ impl Destination {
         }
     }
 
+    /// The same, as a resume file has it.
+    pub(crate) fn goal(&self) -> Goal {
+        match &self.place {
+            Place::Share(name) => Goal::Share(name.clone()),
+            Place::Outside { .. } => Goal::Outside(self.path.as_os_str().as_bytes().to_vec()),
+        }
+    }
+
     /// Opens the directory in which the file will lie (in the share it is made where it is missing); with the last part.
     pub(crate) fn open_dir(&self, root: &Root) -> io::Result<(OwnedFd, OsString)> {
         match &self.place {
             Place::Share(name) => Ok((root.create_parent(name)?, name.base_name().into())),
             Place::Outside { dir, base } => Ok((File::open(dir)?.into(), base.clone())),
         }
+    }
+
+    /// The last part of its path.
+    pub(crate) fn base(&self) -> OsString {
+        match &self.place {
+            Place::Share(name) => name.base_name().into(),
+            Place::Outside { base, .. } => base.clone(),
+        }
+    }
+
+    /// What a user is told when a complete file cannot be put there.
+    pub(crate) fn cannot_complete(&self, error: &io::Error) -> Failure {
+        let mut failure = io_failure("complete", &self.path, error);
+        if error.kind() == io::ErrorKind::CrossesDevices {
+            "another disk is mounted in the share at that place; download elsewhere with --to"
+                .clone_into(&mut failure.hint);
+        }
+        failure
     }
 
     /// What is there now, compared with the content that is to come.

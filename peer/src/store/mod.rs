@@ -14,7 +14,12 @@
 //! | `tree_hash` | hashing |
 //! | `hash_cache`, `outboards` | what a restart need not hash again |
 //! | `add` | copies into the share |
+//! | `stage` | hidden directories in which many files lie until they are complete |
+//! | `many` | downloads of many small files, made durable in groups |
 //! | [`partial`], [`destination`] | downloads: until they are complete, and where they go |
+//! | [`resume`] | what is proven of a download, whatever ends the process (pure) |
+//! | `recorder`, `recovery` | writing that down, and finding it again |
+//! | [`unfinished`] | downloads that can be continued |
 //! | [`failure`] | errors of the file system as users see them |
 
 mod add;
@@ -24,17 +29,26 @@ pub mod failure;
 mod hash_cache;
 mod index;
 mod indexer;
+mod many;
 mod outboards;
 pub mod partial;
+mod recorder;
+mod recovery;
+pub mod resume;
 pub(crate) mod root;
 mod scan;
 mod share;
+mod stage;
 pub(crate) mod stamp;
 mod state;
 mod tree_hash;
+pub mod unfinished;
 mod watch;
 
 pub use changes::{Changes, diff};
 pub use destination::Destination;
+pub(crate) use index::Known;
+pub(crate) use many::{Looked, Many, Staged};
 pub use partial::Partial;
 pub use share::{OpenError, Share, ShareOptions, ShareStats};
+pub use unfinished::{Discarded, Unfinished};

@@ -1,4 +1,5 @@
-//! A file that is being received: preallocated, written in place, renamed when it is complete.
+//! A file that is being received: preallocated, written in place, renamed when it is complete. What is proven of it
+//! outlives the process.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,42 +10,81 @@ use std::{
         unix::fs::PermissionsExt,
     },
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use rustix::{
-    fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags},
+    fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags},
     io::Errno,
 };
 use shared::{
-    content::ContentHash,
+    content::{ContentHash, FileMeta},
     error::{Failure, FailureCode},
-    limits::GROUP_BYTES,
+    limits::{GROUP_BYTES, RESUME_MIN_BYTES},
 };
+use tokio::sync::watch;
 
-use super::{failure::is_no_space, stamp::Stamp};
-use crate::transfer::{Source, groups::GroupRanges};
+use super::{
+    failure::is_no_space,
+    recorder::{Files, Recorder},
+    recovery::{Have, boot_id, changed, id, recover, remove_durably},
+    resume::{Goal, Header, Log},
+    stamp::Stamp,
+};
+use crate::transfer::{Source, groups::GroupRanges, verify::outboard_bytes};
 
 /// A file that is being received. Clones are handles of the same file; when the last is dropped before the file was
-/// put in its place, it is deleted.
+/// put in its place, what is proven of it stays for the next who wants it. A small file, or one of which nothing is
+/// proven, is deleted instead.
 #[derive(Debug, Clone)]
 pub struct Partial {
     inner: Arc<Inner>,
+}
+
+/// A handle that does not keep the file being received.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakPartial(Weak<Inner>);
+
+impl WeakPartial {
+    /// The partial file, if it is still being received.
+    pub(crate) fn upgrade(&self) -> Option<Partial> {
+        self.0.upgrade().map(|inner| Partial { inner })
+    }
+}
+
+/// Where a partial file lies, and its resume file.
+#[derive(Debug)]
+pub(crate) struct PartialPlace {
+    /// The directory of the file and its outboard, and the file's name in it.
+    pub(crate) dir: OwnedFd,
+    pub(crate) name: OsString,
+    /// The same of the resume file.
+    pub(crate) have_dir: OwnedFd,
+    pub(crate) have_name: OsString,
+    /// Where the file goes when it is complete.
+    pub(crate) goal: Goal,
 }
 
 #[derive(Debug)]
 struct Inner {
     hash: ContentHash,
     size: u64,
+    goal: Goal,
+    /// Open only for its lock: the other handles may be passed on without it.
+    _lock: File,
     file: File,
     outboard: Option<File>,
     /// Where both lie.
     dir: OwnedFd,
     name: OsString,
     verified: Mutex<GroupRanges>,
+    /// How often groups were added to `verified`.
+    marks: watch::Sender<u64>,
+    /// Of a file that is large enough to be gone on with.
+    recorder: Option<Recorder>,
     placed: AtomicBool,
 }
 
@@ -73,6 +113,7 @@ impl PartialError {
         let (code, hint) = match self {
             Self::Busy => (FailureCode::LimitReached, "wait until that is done"),
             Self::NoSpace { .. } => (FailureCode::NoSpace, "free some space and try again"),
+            Self::Disk(error) if is_no_space(error) => (FailureCode::NoSpace, "free some space and try again"),
             Self::Disk(_) => (FailureCode::Io, "look at the folder's permissions"),
         };
         Failure::new(code, format!("cannot download {what}"), self, hint)
@@ -80,39 +121,98 @@ impl PartialError {
 }
 
 impl Partial {
-    /// Makes the partial file of a content in `dir`, with room for all of it, or takes over the one that an
-    /// earlier process left there. (For now it begins again from the start.)
+    /// Makes the partial file of `file`, with room for all of it, or goes on with the one that is there. What an
+    /// earlier process noted as proven counts; what is in doubt is hashed, unless `stop` is set.
     ///
     /// # Errors
     /// See [`PartialError`].
-    pub(crate) fn create(
-        dir: OwnedFd,
-        name: &OsStr,
-        hash: ContentHash,
-        size: u64,
-        with_outboard: bool,
-    ) -> Result<Self, PartialError> {
-        let file = open_locked(&dir, name)?;
-        let outboard_name = outboard_name(name);
-        let outboard = if with_outboard && size > GROUP_BYTES {
-            Some(File::from(rustix::fs::openat(&dir, &outboard_name, CREATE, MODE).map_err(io::Error::from)?))
-        } else {
-            None
-        };
-        let inner = Inner {
-            hash,
-            size,
-            file,
+    pub(crate) fn open(place: PartialPlace, file: &FileMeta, stop: &AtomicBool) -> Result<Self, PartialError> {
+        let PartialPlace { dir, name, have_dir, have_name, goal } = place;
+        let (lock, data) = open_locked(&dir, &name)?;
+        let outboard = if file.size > GROUP_BYTES { Some(open_rw(&dir, &outboard_name(&name))?) } else { None };
+        let mut inner = Inner {
+            hash: file.hash,
+            size: file.size,
+            goal: goal.clone(),
+            _lock: lock,
+            file: data,
             outboard,
             dir,
-            name: name.to_owned(),
+            name,
             verified: Mutex::default(),
+            marks: watch::Sender::new(0),
+            recorder: None,
             placed: AtomicBool::new(false),
         };
-        // From here on, dropping it takes the file away again.
-        let partial = Self { inner: Arc::new(inner) };
-        allocate(partial.file(), size)?;
-        Ok(partial)
+        // From here on, dropping it takes the file away again, unless something of it is proven.
+        let resumed = match &inner.outboard {
+            Some(outboard) if file.size > RESUME_MIN_BYTES => {
+                let have = Have::read(&have_dir, &have_name)?;
+                let found = recover(have.as_ref(), file, &inner.file, outboard, stop)?;
+                let proven: GroupRanges = found.durable.iter().chain(found.written.iter()).collect();
+                if proven.is_empty() && have.is_some() {
+                    // Before the file is begun anew, so that nothing is ever claimed of what is new in it.
+                    remove_durably(&have_dir, &have_name)?;
+                }
+                inner.verified = Mutex::new(proven);
+                Some((outboard, found))
+            }
+            _ => None,
+        };
+        let is_new = inner.verified.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty();
+        allocate(&inner.file, file.size, is_new)?;
+        if let Some(outboard) = &inner.outboard {
+            // Its full length at once: it is read in runs, and no room for it is no room for the file.
+            allocate(outboard, outboard_bytes(file.size), is_new)?;
+        }
+        if let Some((outboard, found)) = resumed {
+            let files = Files {
+                data: inner.file.try_clone()?,
+                outboard: outboard.try_clone()?,
+                dir: inner.dir.try_clone()?,
+                have_dir,
+                have_name,
+            };
+            let header = Header {
+                file: file.clone(),
+                goal,
+                boot: boot_id(),
+                nonce: fastrand::u128(..).to_le_bytes(),
+                data: id(&rustix::fs::fstat(&inner.file).map_err(io::Error::from)?),
+                outboard: id(&rustix::fs::fstat(outboard).map_err(io::Error::from)?),
+            };
+            let log = Log::new(&header, found.durable, found.written)
+                .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
+            inner.recorder = Some(Recorder::begin(files, log, !is_new)?);
+        }
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A handle that does not keep the file being received.
+    pub(crate) fn downgrade(&self) -> WeakPartial {
+        WeakPartial(Arc::downgrade(&self.inner))
+    }
+
+    /// Where the file goes.
+    pub(crate) fn goal(&self) -> &Goal {
+        &self.inner.goal
+    }
+
+    /// What can be sent of the file to others, and the groups of it that are proven by now. It can be read from as long as it is
+    /// held, whatever becomes of the download, and keeps nobody from going on with that.
+    ///
+    /// # Errors
+    /// When this process has too many files open.
+    pub fn open_for_serving(&self) -> io::Result<(Source, GroupRanges)> {
+        let Inner { hash, size, file, outboard, .. } = &*self.inner;
+        let outboard = outboard.as_ref().map(File::try_clone).transpose()?;
+        let source = Source { hash: *hash, size: *size, file: file.try_clone()?, outboard, stamp: None };
+        Ok((source, self.verified()))
+    }
+
+    /// A count that changes whenever groups were verified and written.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.inner.marks.subscribe()
     }
 
     /// Hash of the bytes that are wanted.
@@ -143,22 +243,19 @@ impl Partial {
         self.inner.outboard.as_ref()
     }
 
-    /// What is here of it, to be served. Only groups that are [`verified`](Self::verified) may be.
-    pub(crate) fn source(&self) -> io::Result<Source> {
-        Ok(Source {
-            hash: self.hash(),
-            size: self.size(),
-            file: self.file().try_clone()?,
-            outboard: self.outboard().map(File::try_clone).transpose()?,
-            stamp: None,
-        })
-    }
-
-    pub(crate) fn mark(&self, groups: &GroupRanges) {
-        let mut verified = self.inner.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        for range in groups.iter() {
-            verified.insert(range);
+    /// These groups, and the pairs that prove them, were written. Waits while the disk is far behind.
+    ///
+    /// # Errors
+    /// When the disk failed to keep what was written before.
+    pub(crate) fn mark(&self, groups: &GroupRanges) -> io::Result<()> {
+        {
+            let mut verified = self.inner.verified.lock().unwrap_or_else(PoisonError::into_inner);
+            for range in groups.iter() {
+                verified.insert(range);
+            }
         }
+        self.inner.marks.send_modify(|marks| *marks = marks.wrapping_add(1));
+        self.inner.recorder.as_ref().map_or(Ok(()), |recorder| recorder.mark(groups))
     }
 
     /// Where the outboard lies, for who wants to have it after the file was put in its place.
@@ -186,7 +283,13 @@ impl Partial {
         }
         let file = self.file();
         describe(file, mtime_micros, executable)?;
-        file.sync_all()?;
+        match &self.inner.recorder {
+            Some(recorder) => {
+                recorder.health()?;
+                file.sync_all().inspect_err(|error| recorder.distrust(error))?;
+            }
+            None => file.sync_all()?,
+        }
         rename(&self.inner.dir, &self.inner.name, dir, base, overwrite)?;
         self.inner.placed.store(true, Ordering::Release);
         rustix::fs::fsync(dir)?;
@@ -197,69 +300,96 @@ impl Partial {
 impl Drop for Inner {
     fn drop(&mut self) {
         // The lock is still held, so nobody else's file of this name is hit. Nothing there: nothing to do.
-        if !self.placed.load(Ordering::Acquire) {
+        let placed = self.placed.load(Ordering::Acquire);
+        let proven = !self.verified.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if proven && !placed && self.size > RESUME_MIN_BYTES {
+            if let (Some(recorder), Some(outboard)) = (&self.recorder, &self.outboard) {
+                // A file whose times cannot be read is hashed when it is gone on with.
+                let changed = |file: &File| rustix::fs::fstat(file).map_or(0, |stat| changed(&stat));
+                recorder.close(changed(&self.file), changed(outboard));
+            }
+            return;
+        }
+        if !placed {
             let _gone = rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty());
         }
         if self.outboard.is_some() {
             let _moved = rustix::fs::unlinkat(&self.dir, outboard_name(&self.name), AtFlags::empty());
         }
+        if let Some(recorder) = &self.recorder {
+            recorder.end();
+        }
     }
 }
 
-const CREATE: OFlags =
-    OFlags::RDWR.union(OFlags::CREATE).union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+/// Unit of a file's block count (stat(2)), bytes.
+const BLOCK_BYTES: u64 = 512;
+const OPEN: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 /// What the user's umask leaves of it: the file keeps this mode where it goes.
 const MODE: Mode = Mode::from_raw_mode(0o666);
 
-fn outboard_name(name: &OsStr) -> OsString {
+pub(super) fn outboard_name(name: &OsStr) -> OsString {
     let mut name = name.to_owned();
     name.push(".outboard");
     name
 }
 
-/// Opens (or makes) the file and locks it. A lock can come on a file that was renamed since it was opened: its
-/// owner finished it. Writing to that would write to somebody's finished file, so it is looked at again.
-fn open_locked(dir: &OwnedFd, name: &OsStr) -> Result<File, PartialError> {
+/// Opens a file for reading and writing; makes it where it is missing.
+fn open_rw(dir: &OwnedFd, name: &OsStr) -> io::Result<File> {
+    Ok(File::from(rustix::fs::openat(dir, name, OPEN | OFlags::CREATE, MODE)?))
+}
+
+/// Takes the lock of a partial file that is there, as long as the handle lives; `None` when somebody has it.
+pub(super) fn lock(dir: &OwnedFd, name: &OsStr) -> io::Result<Option<File>> {
+    let file = File::from(rustix::fs::openat(dir, name, OPEN, Mode::empty())?);
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        locked => Ok(locked.map(|()| Some(file))?),
+    }
+}
+
+/// Opens (or makes) the file and locks it: a handle for the lock and one for the rest. A lock can come on a file that was
+/// renamed since it was opened: its owner finished it. Writing to that would write to somebody's finished file, so it
+/// is looked at again.
+fn open_locked(dir: &OwnedFd, name: &OsStr) -> Result<(File, File), PartialError> {
     loop {
-        let file = rustix::fs::openat(dir, name, CREATE, MODE).map_err(io::Error::from)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let locked = open_rw(dir, name)?;
+        match rustix::fs::flock(&locked, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Err(PartialError::Busy),
-            locked => locked.map_err(io::Error::from)?,
+            result => result.map_err(io::Error::from)?,
         }
-        let opened = Stamp::from_stat(&rustix::fs::fstat(&file).map_err(io::Error::from)?);
-        match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(named) if Stamp::from_stat(&named).id() == opened.id() => return Ok(File::from(file)),
-            Ok(_) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(io::Error::from(error).into()),
+        let file = match rustix::fs::openat(dir, name, OPEN, Mode::empty()) {
+            Err(Errno::NOENT) => continue,
+            opened => File::from(opened.map_err(io::Error::from)?),
+        };
+        let same = |file: &File| rustix::fs::fstat(file).map(|stat| id(&stat)).map_err(io::Error::from);
+        if same(&locked)? == same(&file)? {
+            return Ok((locked, file));
         }
     }
 }
 
-/// Gives the file its length and its room on the disk.
-fn allocate(file: &File, size: u64) -> Result<(), PartialError> {
-    let no_space = |_: Errno| {
-        let available = rustix::fs::fstatvfs(file).map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-        PartialError::NoSpace { needed: size, available }
-    };
-    file.set_len(0)?;
-    if size == 0 {
-        return Ok(());
+/// Gives the file its length, anew or around what is there, if the disk has room for it.
+///
+/// The room is not reserved: blocks that are (`fallocate`) have to be converted when they are written, which costs ext4 a
+/// third of a CPU second a GiB, and a file system in memory fills them with zeros first. When others fill the disk
+/// meanwhile, the download stops with what it has and goes on when there is room again.
+fn allocate(file: &File, size: u64, anew: bool) -> Result<(), PartialError> {
+    if anew {
+        file.set_len(0)?;
     }
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
-        Ok(()) => Ok(()),
+    let file_system = rustix::fs::fstatvfs(file).map_err(io::Error::from)?;
+    let available = file_system.f_bavail.saturating_mul(file_system.f_frsize);
+    let blocks = rustix::fs::fstat(file).map_err(io::Error::from)?.st_blocks;
+    let here = u64::try_from(blocks).unwrap_or(0).saturating_mul(BLOCK_BYTES);
+    let no_space = PartialError::NoSpace { needed: size, available };
+    if size.saturating_sub(here) > available {
+        return Err(no_space);
+    }
+    match file.set_len(size) {
         // A size beyond what the file system can hold is a lie, or no room either.
-        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::INVAL)) => Err(no_space(error)),
-        Err(error @ (Errno::OPNOTSUPP | Errno::NOSYS)) => {
-            let stat = rustix::fs::fstatvfs(file).map_err(io::Error::from)?;
-            if stat.f_bavail.saturating_mul(stat.f_frsize) < size {
-                return Err(no_space(error));
-            }
-            match file.set_len(size) {
-                Err(failed) if is_no_space(&failed) => Err(no_space(error)),
-                set => Ok(set?),
-            }
-        }
-        Err(error) => Err(io::Error::from(error).into()),
+        Err(error) if is_no_space(&error) || error.kind() == io::ErrorKind::FileTooLarge => Err(no_space),
+        set => Ok(set?),
     }
 }
 
@@ -303,86 +433,4 @@ pub(crate) fn rename(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::FileExt, path::Path};
-
-    use super::*;
-
-    fn dir(path: &Path) -> OwnedFd {
-        File::open(path).unwrap().into()
-    }
-
-    fn create(path: &Path, size: u64) -> Result<Partial, PartialError> {
-        Partial::create(dir(path), OsStr::new("partial"), ContentHash([1; 32]), size, true)
-    }
-
-    fn complete(path: &Path, content: &[u8]) -> Partial {
-        let partial = create(path, content.len() as u64).unwrap();
-        partial.file().write_all_at(content, 0).unwrap();
-        partial.mark(&GroupRanges::all(content.len() as u64));
-        partial
-    }
-
-    #[test]
-    fn a_complete_file_is_placed_as_described() {
-        let folder = tempfile::tempdir().unwrap();
-        let partial = complete(folder.path(), b"hello");
-        let stamp =
-            partial.place(&dir(folder.path()), OsStr::new("final"), 1_500_000_000_123_456, true, false).unwrap();
-        assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"hello");
-        assert_eq!((stamp.mtime_micros(), stamp.executable, stamp.size), (1_500_000_000_123_456, true, 5));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
-    }
-
-    #[test]
-    fn an_incomplete_file_is_never_placed_and_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let partial = create(folder.path(), 3 * GROUP_BYTES).unwrap();
-        partial.mark(&GroupRanges::requested(&[(0, 2)], 3 * GROUP_BYTES).unwrap());
-        let error = partial.place(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn nothing_is_replaced_unless_asked() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("final"), "mine").unwrap();
-        let partial = complete(folder.path(), b"theirs");
-        let error = partial.place(&dir(folder.path()), OsStr::new("final"), 0, false, false).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"mine");
-        complete(folder.path(), b"theirs").place(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap();
-        assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"theirs");
-    }
-
-    #[test]
-    fn one_content_is_received_once_at_a_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = create(folder.path(), 10).unwrap();
-        assert!(matches!(create(folder.path(), 10), Err(PartialError::Busy)));
-        drop(first);
-        create(folder.path(), 10).unwrap();
-    }
-
-    #[test]
-    fn times_that_cannot_be_are_no_error() {
-        let folder = tempfile::tempdir().unwrap();
-        for mtime in [i64::MIN, -1, 0, i64::MAX] {
-            let placed = complete(folder.path(), b"x").place(&dir(folder.path()), OsStr::new("f"), mtime, false, true);
-            placed.unwrap_or_else(|error| panic!("{mtime}: {error}"));
-        }
-    }
-
-    #[test]
-    fn a_lying_size_is_refused_at_once() {
-        let folder = tempfile::tempdir().unwrap();
-        for size in [u64::MAX, 1 << 62, i64::MAX as u64] {
-            match create(folder.path(), size) {
-                Err(PartialError::NoSpace { needed, .. }) => assert_eq!(needed, size),
-                other => panic!("{other:?}"),
-            }
-        }
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "and leaves nothing");
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
@@ -9,14 +10,16 @@ use std::{
 };
 
 use shared::{
-    content::{ContentHash, FileMeta},
+    content::{ContentHash, FileMeta, HashPrefix},
     error::{Failure, FailureCode},
     file_name::FileName,
-    limits::{RACY_WINDOW, RESCAN, SCAN_DEBOUNCE},
+    limits::{PARTIAL_POLL, PARTIAL_WAIT, RACY_WINDOW, RESCAN, SCAN_DEBOUNCE},
+    time::Clock,
 };
 use tokio::{
     sync::{mpsc, oneshot},
     task,
+    time::sleep,
 };
 use tracing::warn;
 
@@ -27,12 +30,14 @@ use super::{
     failure::{io_failure, thread_failure},
     index::Known,
     indexer::{Command, Indexer},
+    many::Many,
     partial::{Partial, PartialError},
     root::HIDDEN,
     stamp::Stamp,
     state::{Arrived, Arriving, Hashed, Shared},
+    unfinished::{self, Discarded, Unfinished},
 };
-use crate::transfer::serve::Source;
+use crate::transfer::{groups::GroupRanges, serve::Source};
 
 /// Commands that wait for the indexer.
 const MAX_QUEUED_COMMANDS: usize = 256;
@@ -116,6 +121,8 @@ impl Share {
         let (looked, first_look) = oneshot::channel();
         tokio::spawn(Indexer::new(Arc::clone(&shared), events, looked).run(queue));
         first_look.await.map_err(|_| stopped())?;
+        let swept = Arc::clone(&shared);
+        task::spawn_blocking(move || unfinished::sweep(&swept)).await.map_err(|error| thread_failure(&error))?;
         Ok(Self { shared, commands })
     }
 
@@ -170,21 +177,33 @@ impl Share {
     /// # Errors
     /// When there is no file that has it, or it cannot be read. A file found to have changed is looked at again.
     pub fn open_for_serving(&self, hash: &ContentHash) -> Result<Source, OpenError> {
+        self.open_with(hash, |file, stamp| match self.shared.outboards.open_for(*hash, stamp.size) {
+            Ok(outboard) => Some(Source { hash: *hash, size: stamp.size, file, outboard, stamp: Some(stamp) }),
+            Err(error) => {
+                warn!(%error, ?hash, "its outboard is lost; it is hashed again");
+                self.suspect(hash);
+                None
+            }
+        })
+    }
+
+    /// Opens a content to be read and checked as a whole, with its size in bytes; a few system calls.
+    ///
+    /// # Errors
+    /// As [`open_for_serving`](Self::open_for_serving).
+    pub fn open_content(&self, hash: &ContentHash) -> Result<(File, u64), OpenError> {
+        self.open_with(hash, |file, stamp| Some((file, stamp.size)))
+    }
+
+    fn open_with<T>(&self, hash: &ContentHash, use_it: impl Fn(File, Stamp) -> Option<T>) -> Result<T, OpenError> {
         let candidates: Vec<Known> = self.shared.index().with_content(hash).cloned().collect();
         let mut failed = OpenError::NotHere;
         for known in candidates {
             let opened = self.shared.root.open_file(&known.meta.name.below(Path::new("")));
             match opened.and_then(|file| Ok((file.metadata()?, file))) {
                 Ok((metadata, file)) if Stamp::of(&metadata) == known.stamp => {
-                    match self.shared.outboards.open_for(*hash, known.stamp.size) {
-                        Ok(outboard) => {
-                            let stamp = Some(known.stamp);
-                            return Ok(Source { hash: *hash, size: known.stamp.size, file, outboard, stamp });
-                        }
-                        Err(error) => {
-                            warn!(%error, name = %known.meta.name, "its outboard is lost; it is hashed again");
-                            self.suspect(hash);
-                        }
+                    if let Some(used) = use_it(file, known.stamp) {
+                        return Ok(used);
                     }
                 }
                 Err(error) if error.kind() != io::ErrorKind::NotFound => failed = OpenError::Unreadable(error),
@@ -292,29 +311,59 @@ impl Share {
         Ok(standing)
     }
 
-    /// Begins to receive a content for `destination`: makes the partial file, with room for all of it.
+    /// Begins to receive `file` for `destination`: makes the partial file, with room for all of it, or goes on with the one that
+    /// an earlier download left. What is there of it is [`Partial::verified`].
     ///
     /// # Errors
     /// When the same content is being received already, there is too little room, or the folder cannot be written.
-    pub async fn begin(&self, destination: &Destination, hash: ContentHash, size: u64) -> Result<Partial, Failure> {
-        let (shared, destination) = (Arc::clone(&self.shared), destination.clone());
-        task::spawn_blocking(move || {
-            let what = destination.path().display().to_string();
-            let created = match destination.name() {
-                Some(_) => {
-                    let dir = shared.root.hidden_dir(PARTIAL).map_err(Into::into);
-                    dir.and_then(|dir| Partial::create(dir, hash.to_hex().as_ref(), hash, size, true))
-                }
-                None => {
-                    let dir = destination.open_dir(&shared.root).map_err(Into::into);
-                    let name = format!(".{hash}.brasa-partial");
-                    dir.and_then(|(dir, _)| Partial::create(dir, name.as_ref(), hash, size, false))
-                }
+    pub async fn begin(&self, destination: &Destination, file: &FileMeta) -> Result<Partial, Failure> {
+        let clock = Clock::start();
+        let begun = loop {
+            let (shared, goal, file) = (Arc::clone(&self.shared), destination.goal(), file.clone());
+            let open = move || {
+                let place = unfinished::place(&shared.root, file.hash, goal)?;
+                let partial = Partial::open(place, &file, &shared.stopping)?;
+                shared.begin_receiving(&partial);
+                Ok(partial)
             };
-            created.map_err(|error: PartialError| error.to_failure(&what))
-        })
-        .await
-        .map_err(|error| thread_failure(&error))?
+            match task::spawn_blocking(open).await.map_err(|error| thread_failure(&error))? {
+                // One that was just stopped lets go of it when its threads have noticed.
+                Err(PartialError::Busy) if clock.now().since_origin() < PARTIAL_WAIT => sleep(PARTIAL_POLL).await,
+                begun => break begun,
+            }
+        };
+        begun.map_err(|error| error.to_failure(&destination.path().display().to_string()))
+    }
+
+    /// A content that is being received, as long as it is. Whoever keeps the handle keeps the download from being begun again;
+    /// for sending, use [`open_partial_for_serving`](Self::open_partial_for_serving).
+    pub fn receiving(&self, hash: &ContentHash) -> Option<Partial> {
+        self.shared.receiving(hash)
+    }
+
+    /// Opens a content that is being received for [`crate::transfer::serve()`], with the groups of it that can be sent by now.
+    pub fn open_partial_for_serving(&self, hash: &ContentHash) -> Option<(Source, GroupRanges)> {
+        let opened = self.receiving(hash)?.open_for_serving();
+        opened.inspect_err(|error| warn!(%error, "what is received cannot be passed on")).ok()
+    }
+
+    /// Downloads that were begun and can be continued, by name; those that run are left out.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub async fn unfinished(&self) -> Result<Vec<Unfinished>, Failure> {
+        let shared = Arc::clone(&self.shared);
+        task::spawn_blocking(move || unfinished::list(&shared)).await.map_err(|error| thread_failure(&error))
+    }
+
+    /// Gives up the unfinished downloads of the file `name`, or of one version of it, and frees their room.
+    ///
+    /// # Errors
+    /// `NoSuchFile` when there is none, `LimitReached` when one runs, or what the disk says.
+    pub async fn discard(&self, name: &str, version: Option<&HashPrefix>) -> Result<Vec<Discarded>, Failure> {
+        let (shared, name, version) = (Arc::clone(&self.shared), name.to_owned(), version.cloned());
+        let discard = move || unfinished::discard(&shared, &name, version.as_ref());
+        task::spawn_blocking(discard).await.map_err(|error| thread_failure(&error))?
     }
 
     /// Puts a complete partial file in its place, durably and atomically, and shares it if that is in the share. Nothing is hashed
@@ -334,6 +383,17 @@ impl Share {
         Ok(destination.path().to_path_buf())
     }
 
+    /// A way in for many small files at once; without `force` nothing is replaced. Those that go elsewhere lie in `outside`, when that
+    /// is on the same disk, until they are complete.
+    pub(crate) fn many(&self, outside: Option<&Path>, force: bool) -> Many {
+        Many::new(Arc::clone(&self.shared), outside, force)
+    }
+
+    /// Has files known that [`Many`] put in place or found in place.
+    pub(crate) async fn know(&self, arrived: Arrived) -> Result<(), Failure> {
+        if arrived.files.is_empty() { Ok(()) } else { self.call(|reply| Command::Adopt(arrived, reply)).await }
+    }
+
     /// Runs `work`, which gives files, on a blocking thread, then has the indexer know them.
     async fn adopt(
         &self,
@@ -341,9 +401,7 @@ impl Share {
     ) -> Result<Vec<FileMeta>, Failure> {
         let arrived = task::spawn_blocking(work).await.map_err(|error| thread_failure(&error))??;
         let metas: Vec<_> = arrived.files.iter().map(|known| known.meta.clone()).collect();
-        if !metas.is_empty() {
-            self.call(|reply| Command::Adopt(arrived, reply)).await?;
-        }
+        self.know(arrived).await?;
         Ok(metas)
     }
 
@@ -390,14 +448,7 @@ fn finish_blocking(
     meta: &FileMeta,
     force: bool,
 ) -> Result<Arrived, Failure> {
-    let failed = |error: io::Error| {
-        let mut failure = io_failure("complete", destination.path(), &error);
-        if error.kind() == io::ErrorKind::CrossesDevices {
-            "another disk is mounted in the share at that place; download elsewhere with --to"
-                .clone_into(&mut failure.hint);
-        }
-        failure
-    };
+    let failed = |error: io::Error| destination.cannot_complete(&error);
     let (dir, base) = destination.open_dir(&shared.root).map_err(failed)?;
     let hash = partial.hash();
     // Dropped last: with it goes the partial's outboard, if it was not moved away before.

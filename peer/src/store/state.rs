@@ -13,13 +13,15 @@ use std::{
 use shared::{content::ContentHash, error::Failure, file_name::FileName, limits::GROUP_BYTES, time::unix_micros};
 
 use super::{
-    add,
     failure::io_failure,
     hash_cache::HashCache,
     index::{Index, Known},
     outboards::Outboards,
-    root::Root,
+    partial::{Partial, WeakPartial},
+    resume::Recovered,
+    root::{HIDDEN, Root},
     share::ShareOptions,
+    stage::{self, INCOMING},
     stamp::Stamp,
     tree_hash::hash_file,
 };
@@ -39,11 +41,13 @@ pub(super) struct Shared {
     pub(super) stopping: AtomicBool,
     /// Files that are being put in place, and how often.
     arriving: Mutex<HashMap<FileName, usize>>,
+    /// Contents that are being received.
+    receiving: Mutex<HashMap<ContentHash, WeakPartial>>,
 }
 
 /// Files that became known otherwise than by a look.
 #[derive(Debug, Default)]
-pub(super) struct Arrived {
+pub(crate) struct Arrived {
     pub(super) files: Vec<Known>,
     /// Dropped when the indexer knows the files.
     pub(super) arriving: Option<Arriving>,
@@ -52,7 +56,7 @@ pub(super) struct Arrived {
 /// While it lives, looks say nothing about these files: one that sees them before their hash is in the cache would have
 /// them hashed once more.
 #[derive(Debug)]
-pub(super) struct Arriving {
+pub(crate) struct Arriving {
     shared: Arc<Shared>,
     names: Vec<FileName>,
 }
@@ -108,7 +112,7 @@ impl Shared {
         fs::create_dir_all(state_dir).map_err(state)?;
         let cache = HashCache::open(&state_dir.join("hashes.redb")).map_err(state)?;
         let outboards = Outboards::open(state_dir.join("outboards")).map_err(state)?;
-        add::remove_leftovers(&root);
+        stage::remove_leftovers(&root.path().join(HIDDEN).join(INCOMING), "");
         Ok(Shared {
             root,
             cache,
@@ -119,11 +123,29 @@ impl Shared {
             skipped: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
             arriving: Mutex::default(),
+            receiving: Mutex::default(),
         })
     }
 
     pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The content is being received from now on, until the partial file is dropped.
+    pub(super) fn begin_receiving(&self, partial: &Partial) {
+        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        receiving.retain(|_, partial| partial.upgrade().is_some());
+        receiving.insert(partial.hash(), partial.downgrade());
+    }
+
+    /// The content, if it is being received.
+    pub(super) fn receiving(&self, hash: &ContentHash) -> Option<Partial> {
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner).get(hash)?.upgrade()
+    }
+
+    /// Whether this very download runs.
+    pub(super) fn is_receiving(&self, download: &Recovered) -> bool {
+        self.receiving(&download.header.file.hash).is_some_and(|partial| *partial.goal() == download.header.goal)
     }
 
     /// Files that are being put in place.

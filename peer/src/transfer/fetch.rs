@@ -1,6 +1,13 @@
 //! A receiver's side: groups of a file, with their proofs, from a stream into a partial file.
 
-use std::{io, pin::pin, time::Duration};
+use std::{
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    pin::pin,
+    sync::mpsc::{Receiver, Sender, SyncSender},
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes};
 use shared::{
@@ -12,14 +19,13 @@ use tokio::{io::AsyncRead, sync::mpsc, task};
 use super::{
     groups::GroupRanges,
     meter::DecoderMeter,
-    run_io::RunWriter,
     stream::{ChunkSource, Reader},
     verify::{Mismatch, PAIR_BYTES, Step, Verifier},
 };
 use crate::store::{failure::is_no_space, partial::Partial};
 
-/// Pairs collected before they are written to the outboard, bytes.
-const OUTBOARD_RUN_BYTES: usize = 64 << 10;
+/// Runs that are verified and not written yet.
+const RUNS_UNDER_WAY: usize = 2;
 
 /// Why not all groups came. The groups verified until then stay in the partial file.
 #[derive(Debug, thiserror::Error)]
@@ -108,8 +114,23 @@ pub async fn fetch_from<S: ChunkSource>(
     progress: impl FnMut(u64) + Send + 'static,
 ) -> Result<u64, FetchError> {
     let (batches, incoming) = mpsc::channel(BULK_BATCHES);
+    // Hashing and writing overlap, where there is enough to write that a thread more pays.
+    let (writes, verified) = std::sync::mpsc::sync_channel(RUNS_UNDER_WAY);
+    let (empty, emptied) = std::sync::mpsc::channel();
+    let run_bytes = usize::try_from(ranges.bytes(partial.size())).unwrap_or(usize::MAX).min(DISK_RUN_BYTES);
+    let (hash, size, has_pairs) = (partial.hash(), partial.size(), partial.outboard().is_some());
     let (partial, meter) = (partial.clone(), source.meter());
-    let decoder = task::spawn_blocking(move || decode(&partial, ranges, Incoming::new(incoming, meter), progress));
+    let writer = {
+        let meter = meter.clone();
+        task::spawn_blocking(move || write(&partial, &verified, &empty, &meter, progress))
+    };
+    let decoder = {
+        let meter = meter.clone();
+        task::spawn_blocking(move || {
+            let sink = Sink::new(run_bytes, has_pairs, writes, emptied, meter.clone());
+            decode(Verifier::new(hash, size, ranges), Incoming::new(incoming, meter), sink)
+        })
+    };
     let stream = async {
         loop {
             // Room first: a receiver with a slow disk must not take its own pauses for the owner's silence.
@@ -134,6 +155,9 @@ pub async fn fetch_from<S: ChunkSource>(
         }
     };
     let decoded = decoded.map_err(|error| FetchError::Disk(io::Error::other(error)))?;
+    // The decoder has let go of its end: the writer ends when it has written what it was given.
+    let written = meter.until_written(writer).await;
+    written.map_err(|error| FetchError::Disk(io::Error::other(error)))?.map_err(FetchError::from_disk)?;
     match (decoded, broken) {
         // Wrong bytes and a full disk say more than the stream's end, which only follows from it.
         (Err(FetchError::Truncated { .. }), Err(broken)) => Err(broken),
@@ -142,7 +166,7 @@ pub async fn fetch_from<S: ChunkSource>(
 }
 
 /// The encoded bytes, on the blocking side.
-struct Incoming {
+pub(super) struct Incoming {
     batches: mpsc::Receiver<Vec<Bytes>>,
     chunks: std::vec::IntoIter<Bytes>,
     chunk: Bytes,
@@ -150,12 +174,12 @@ struct Incoming {
 }
 
 impl Incoming {
-    fn new(batches: mpsc::Receiver<Vec<Bytes>>, meter: DecoderMeter) -> Self {
+    pub(super) fn new(batches: mpsc::Receiver<Vec<Bytes>>, meter: DecoderMeter) -> Self {
         Self { batches, chunks: Vec::new().into_iter(), chunk: Bytes::new(), meter }
     }
 
     /// Fills `target`; `false` when the stream ends before.
-    fn fill(&mut self, mut target: &mut [u8]) -> bool {
+    pub(super) fn fill(&mut self, mut target: &mut [u8]) -> bool {
         while !target.is_empty() {
             if self.chunk.is_empty() {
                 self.chunk = match self.chunks.next() {
@@ -178,15 +202,8 @@ impl Incoming {
     }
 }
 
-/// Checks and writes.
-fn decode(
-    partial: &Partial,
-    ranges: GroupRanges,
-    mut incoming: Incoming,
-    progress: impl FnMut(u64),
-) -> Result<u64, FetchError> {
-    let mut verifier = Verifier::new(partial.hash(), partial.size(), ranges);
-    let mut sink = Sink::new(partial, incoming.meter.clone(), progress);
+/// Checks, and hands what is right to the writer. Ends early, without an error, when that has one.
+fn decode(mut verifier: Verifier, mut incoming: Incoming, mut sink: Sink) -> Result<u64, FetchError> {
     let mut reached = 0;
     let mut received = 0;
     let ended = loop {
@@ -200,11 +217,14 @@ fn decode(
                 if let Err(Mismatch { offset }) = verifier.accept(&pair) {
                     break Some(FetchError::Verification { offset });
                 }
-                sink.pair(index, &pair).map_err(FetchError::from_disk)?;
+                sink.pair(index, &pair);
             }
             Step::Group { offset, len } => {
-                let slot = sink.slot(offset, len).map_err(FetchError::from_disk)?;
+                if !sink.make_room(offset, len) {
+                    return Ok(received);
+                }
                 reached = offset;
+                let slot = sink.slot(len);
                 if !incoming.fill(slot) {
                     break Some(FetchError::Truncated { offset });
                 }
@@ -216,67 +236,122 @@ fn decode(
             }
         }
     };
-    sink.flush().map_err(FetchError::from_disk)?;
+    sink.flush();
     ended.map_or(Ok(received), Err)
 }
 
-/// Writes what was verified, in runs, and marks groups in the partial once they are written.
-struct Sink<'a, P> {
-    partial: &'a Partial,
-    data: RunWriter<'a>,
-    pairs: Option<RunWriter<'a>>,
-    /// Groups in `data` that are not written yet.
-    unwritten: GroupRanges,
-    meter: DecoderMeter,
-    progress: P,
+/// Verified bytes on their way to the disk.
+struct Write {
+    /// One run of the file: its first `len` bytes.
+    data: Vec<u8>,
+    len: usize,
+    offset: u64,
+    groups: Range<u64>,
+    /// Runs of the outboard, each with its place: all that prove these groups to others and did not come before.
+    pairs: Vec<(u64, Vec<u8>)>,
 }
 
-impl<'a, P: FnMut(u64)> Sink<'a, P> {
-    fn new(partial: &'a Partial, meter: DecoderMeter, progress: P) -> Self {
-        // A small file takes a small buffer.
-        let data_bytes = usize::try_from(partial.size()).unwrap_or(usize::MAX).min(DISK_RUN_BYTES);
-        Self {
-            partial,
-            data: RunWriter::new(partial.file(), data_bytes),
-            pairs: partial.outboard().map(|outboard| RunWriter::new(outboard, OUTBOARD_RUN_BYTES)),
-            unwritten: GroupRanges::default(),
-            meter,
-            progress,
+/// Collects what was verified in runs and hands those to the writer.
+struct Sink {
+    run_bytes: usize,
+    has_pairs: bool,
+    /// Of `run_bytes`, written over again and again: clearing it would be a pass over all bytes.
+    data: Vec<u8>,
+    len: usize,
+    offset: u64,
+    groups: Range<u64>,
+    pairs: Vec<(u64, Vec<u8>)>,
+    writes: SyncSender<Write>,
+    emptied: Receiver<Vec<u8>>,
+    meter: DecoderMeter,
+}
+
+impl Sink {
+    fn new(
+        run_bytes: usize,
+        has_pairs: bool,
+        writes: SyncSender<Write>,
+        emptied: Receiver<Vec<u8>>,
+        meter: DecoderMeter,
+    ) -> Self {
+        let data = vec![0; run_bytes];
+        Self { run_bytes, has_pairs, data, len: 0, offset: 0, groups: 0..0, pairs: Vec::new(), writes, emptied, meter }
+    }
+
+    fn pair(&mut self, index: u64, pair: &[u8; PAIR_BYTES]) {
+        if !self.has_pairs {
+            return;
+        }
+        let at = index * PAIR_BYTES as u64;
+        match self.pairs.last_mut() {
+            Some((start, run)) if *start + run.len() as u64 == at => run.extend_from_slice(pair),
+            _ => self.pairs.push((at, pair.to_vec())),
         }
     }
 
-    fn pair(&mut self, index: u64, pair: &[u8; PAIR_BYTES]) -> io::Result<()> {
-        if let Some(pairs) = &mut self.pairs {
-            pairs.slot(index * PAIR_BYTES as u64, PAIR_BYTES)?.copy_from_slice(pair);
-            pairs.commit(PAIR_BYTES);
+    /// Sees to it that the `len` bytes at `offset` join the run; `false` when nobody writes any more.
+    fn make_room(&mut self, offset: u64, len: usize) -> bool {
+        let joins = self.offset + self.len as u64 == offset && self.len + len <= self.run_bytes;
+        if self.len > 0 && !joins && !self.flush() {
+            return false;
         }
-        Ok(())
+        if self.len == 0 {
+            self.offset = offset;
+            self.groups = offset / GROUP_BYTES..offset / GROUP_BYTES;
+        }
+        true
     }
 
-    fn slot(&mut self, offset: u64, len: usize) -> io::Result<&mut [u8]> {
-        if !self.data.has_room(offset, len) {
-            self.flush()?;
-        }
-        self.data.slot(offset, len)
+    /// A place for the next `len` bytes; they count only after [`commit`](Self::commit).
+    fn slot(&mut self, len: usize) -> &mut [u8] {
+        &mut self.data[self.len..self.len + len]
     }
 
     fn commit(&mut self, offset: u64, len: usize) {
-        self.data.commit(len);
-        let group = offset / GROUP_BYTES;
-        self.unwritten.insert(group..group + 1);
+        debug_assert_eq!(self.offset + self.len as u64, offset, "runs have no holes");
+        self.len += len;
+        self.groups.end = offset / GROUP_BYTES + 1;
     }
 
-    /// Pairs before groups: a group counts as verified only when what proves it to others is there too.
-    fn flush(&mut self) -> io::Result<()> {
-        let bytes = self.data.pending() as u64;
-        self.meter.writing(|| {
-            if let Some(pairs) = &mut self.pairs {
-                pairs.flush()?;
-            }
-            self.data.flush()
-        })?;
-        self.partial.mark(&std::mem::take(&mut self.unwritten));
-        (self.progress)(bytes);
-        Ok(())
+    /// Whether somebody still writes.
+    fn flush(&mut self) -> bool {
+        if self.groups.is_empty() {
+            return true;
+        }
+        let data = std::mem::take(&mut self.data);
+        let len = std::mem::take(&mut self.len);
+        let pairs = std::mem::take(&mut self.pairs);
+        let groups = std::mem::replace(&mut self.groups, 0..0);
+        let write = Write { data, len, offset: self.offset, groups, pairs };
+        // There is no room while the disk is the slower one.
+        if self.meter.waiting_for_disk(|| self.writes.send(write)).is_err() {
+            return false;
+        }
+        self.data = self.emptied.try_recv().unwrap_or_else(|_| vec![0; self.run_bytes]);
+        true
     }
+}
+
+/// Writes what was verified, and marks groups in the partial once they are written.
+fn write(
+    partial: &Partial,
+    verified: &Receiver<Write>,
+    emptied: &Sender<Vec<u8>>,
+    meter: &DecoderMeter,
+    mut progress: impl FnMut(u64),
+) -> io::Result<()> {
+    for Write { data, len, offset, groups, pairs } in verified {
+        meter.writing(|| {
+            // Pairs before groups: a group counts as verified only when what proves it to others is there too.
+            if let Some(outboard) = partial.outboard() {
+                pairs.iter().try_for_each(|(at, run)| outboard.write_all_at(run, *at))?;
+            }
+            partial.file().write_all_at(&data[..len], offset)?;
+            partial.mark(&std::iter::once(groups).collect())
+        })?;
+        progress(len as u64);
+        // The decoder has ended: nothing comes after this.
+        let _last = emptied.send(data);
+    }
+    Ok(())
 }

@@ -104,6 +104,37 @@ impl GroupRanges {
         Self(missing)
     }
 
+    /// The groups of this set that are not in `other`.
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        let mut rest = Vec::new();
+        let mut others = other.0.iter().peekable();
+        for range in &self.0 {
+            let mut next = range.start;
+            while let Some(other) = others.peek() {
+                if other.start >= range.end {
+                    break;
+                }
+                if next < other.start {
+                    rest.push(next..other.start);
+                }
+                next = next.max(other.end);
+                if other.end > range.end {
+                    break;
+                }
+                others.next();
+            }
+            if next < range.end {
+                rest.push(next..range.end);
+            }
+        }
+        Self(rest)
+    }
+
+    /// How many ranges.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether any group of `range` is in the set.
     pub fn intersects(&self, range: Range<u64>) -> bool {
         let first = self.0.partition_point(|have| have.end <= range.start);
@@ -125,6 +156,22 @@ impl GroupRanges {
     pub fn bytes(&self, size: u64) -> u64 {
         let byte = |group: u64| group.saturating_mul(GROUP_BYTES).min(size);
         self.0.iter().map(|range| byte(range.end) - byte(range.start)).sum()
+    }
+}
+
+/// In any order, overlapping or empty; sorted once, so that many ranges cost little more than their sorting.
+impl FromIterator<Range<u64>> for GroupRanges {
+    fn from_iter<T: IntoIterator<Item = Range<u64>>>(ranges: T) -> Self {
+        let mut sorted: Vec<Range<u64>> = ranges.into_iter().filter(|range| !range.is_empty()).collect();
+        sorted.sort_unstable_by_key(|range| range.start);
+        let mut set: Vec<Range<u64>> = Vec::new();
+        for range in sorted {
+            match set.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => set.push(range),
+            }
+        }
+        Self(set)
     }
 }
 
@@ -172,6 +219,28 @@ mod tests {
             let missing = set.missing(size);
             prop_assert_eq!(missing.bytes(size) + set.bytes(size), size);
             prop_assert_eq!(missing.missing(size), set);
+        }
+
+        #[test]
+        fn sets_are_made_at_once_and_taken_from_each_other(
+            one in prop::collection::vec((0u64..64, 0u64..12), 0..12),
+            other in prop::collection::vec((0u64..64, 0u64..12), 0..12),
+        ) {
+            let at_once = |ranges: &[(u64, u64)]| -> GroupRanges {
+                ranges.iter().map(|&(start, len)| start..start + len).collect()
+            };
+            let (one_set, other_set) = (at_once(&one), at_once(&other));
+            let mut one_by_one = GroupRanges::default();
+            for &(start, len) in &one {
+                one_by_one.insert(start..start + len);
+            }
+            prop_assert_eq!(&one_by_one, &one_set);
+            let rest = one_set.without(&other_set);
+            for group in 0..80 {
+                let (in_one, in_other) = (one_set.intersects(group..group + 1), other_set.intersects(group..group + 1));
+                prop_assert_eq!(rest.intersects(group..group + 1), in_one && !in_other);
+            }
+            prop_assert!(rest.0.windows(2).all(|pair| pair[0].end < pair[1].start), "{:?}", rest);
         }
     }
 }

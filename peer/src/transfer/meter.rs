@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | receiver | how far its requests are | [`Stage`] |
 //! | | its streams wait for bytes, for the cap | [`Metered`], around the source |
-//! | | its decoders wait for bytes, write | `transfer/fetch.rs`, by [`ChunkSource::meter`] |
+//! | | its decoders wait for bytes, for the disk; their writers write | `fetch.rs`, `pack_fetch.rs`, by [`ChunkSource::meter`] |
 //! | owner | its uploads send, wait for the network | [`Sent`], around the sink and around what paces it |
 //!
 //! What the times mean is decided in [`crate::core::bottleneck`].
@@ -142,6 +142,7 @@ pub struct SourceMeter {
     bytes_wait: Spent,
     pace_wait: Spent,
     decoder_wait: Spent,
+    disk_wait: Spent,
     disk_write: Spent,
 }
 
@@ -156,6 +157,7 @@ impl SourceMeter {
             bytes_wait: Spent::default(),
             pace_wait: Spent::default(),
             decoder_wait: Spent::default(),
+            disk_wait: Spent::default(),
             disk_write: Spent::default(),
         })
     }
@@ -171,6 +173,11 @@ impl SourceMeter {
         let now = self.download.clock.now();
         lock(&self.phases).change(now, from, to);
         lock(&self.download.phases).change(now, from, to);
+    }
+
+    /// For one that checks what comes of it.
+    pub fn decoder(self: &Arc<Self>) -> DecoderMeter {
+        DecoderMeter(Some(self.clone()))
     }
 
     /// Bytes are proven and written.
@@ -202,6 +209,7 @@ impl SourceMeter {
             bytes_wait: self.bytes_wait.total(),
             pace_wait: self.pace_wait.total(),
             decoder_wait: self.decoder_wait.total(),
+            disk_wait: self.disk_wait.total(),
             disk_write: self.disk_write.total(),
             ..phases.time
         }
@@ -237,6 +245,20 @@ impl DecoderMeter {
     /// Does `work`, which waits for bytes.
     pub fn waiting<T>(&self, work: impl FnOnce() -> T) -> T {
         self.counted(|meter| &meter.decoder_wait, work)
+    }
+
+    /// Does `work`, which waits for what is written on another thread.
+    pub fn waiting_for_disk<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.counted(|meter| &meter.disk_wait, work)
+    }
+
+    /// Waits for the last of what is written on another thread.
+    pub async fn until_written<T>(&self, written: impl Future<Output = T>) -> T {
+        let Some(meter) = &self.0 else { return written.await };
+        let begun = meter.download.clock.now();
+        let done = written.await;
+        meter.disk_wait.add(meter.download.clock.now().since(begun));
+        done
     }
 
     /// Does `work`, which writes to the disk.
@@ -276,7 +298,7 @@ impl<S: ChunkSource> ChunkSource for Metered<'_, S> {
     }
 
     fn meter(&self) -> DecoderMeter {
-        DecoderMeter(Some(self.meter.clone()))
+        self.meter.decoder()
     }
 }
 

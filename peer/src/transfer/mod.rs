@@ -7,16 +7,21 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`groups`] | sets of 16 KiB groups (pure) |
+//! | `check` | which groups of a file on the disk are right |
 //! | `verify` | the verified-streaming format (pure) |
 //! | [`mod@serve`] | an owner's side |
 //! | [`mod@fetch`] | a receiver's side |
+//! | `pack_serve`, `pack_fetch` | the same for packs of small files |
 //! | [`stream`] | what both need of a stream |
 //! | [`meter`] | where the time goes |
 //! | `run_io` | the disk, in large runs |
 
+pub(crate) mod check;
 pub mod fetch;
 pub mod groups;
 pub mod meter;
+mod pack_fetch;
+mod pack_serve;
 mod run_io;
 pub mod serve;
 pub mod stream;
@@ -24,4 +29,7 @@ pub(crate) mod verify;
 
 pub use fetch::{FetchError, fetch, fetch_from};
 pub use groups::{GroupRanges, InvalidRanges};
+pub(crate) use pack_fetch::{PackError, PackEvent, fetch_pack};
+pub(crate) use pack_serve::read_checked;
+pub use pack_serve::serve_pack;
 pub use serve::{ServeError, Source, check, serve, serve_to};

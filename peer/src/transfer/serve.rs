@@ -5,7 +5,7 @@ use std::{fs::File, io, ops::Range};
 use bytes::{Bytes, BytesMut};
 use shared::{
     content::ContentHash,
-    limits::{BULK_BATCH_BYTES, BULK_BATCHES, DISK_RUN_BYTES, UPLOAD_SILENCE},
+    limits::{BULK_BATCH_BYTES, BULK_BATCHES, UPLOAD_RUN_BYTES, UPLOAD_SILENCE},
 };
 use tokio::{io::AsyncWrite, sync::mpsc, task};
 
@@ -176,7 +176,7 @@ fn walk(
     mut part: impl FnMut(Part<'_>) -> bool,
 ) -> Result<(), ServeError> {
     let mut verifier = Verifier::new(source.hash, source.size, ranges);
-    let mut data = RunReader::new(&source.file, DISK_RUN_BYTES);
+    let mut data = RunReader::new(&source.file, UPLOAD_RUN_BYTES);
     let mut pairs = source.outboard.as_ref().map(|outboard| RunReader::new(outboard, OUTBOARD_RUN_BYTES));
     let pairs_end = outboard_bytes(source.size);
     let mut reached = 0;

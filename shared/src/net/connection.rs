@@ -132,6 +132,15 @@ impl Connections {
         self.stream(target, &open, StreamKind::Swarm).await
     }
 
+    /// Opens a stream for a pack of small files; its kind is told already.
+    ///
+    /// # Errors
+    /// When the target cannot be reached or is not who it should be.
+    pub async fn pack(&self, target: &Target) -> Result<(quinn::SendStream, quinn::RecvStream), NetError> {
+        let open = self.open(target).await?;
+        self.stream(target, &open, StreamKind::Pack).await
+    }
+
     /// The connection to a target, dialled if there is none.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 //!      connection     serve ── accepts, counts, tells who calls, hands streams to a Handler
 //!   (pool, dialling)    ╲
 //!            ╲           ╲
-//!          rpc_transport · bulk · swarm ── what runs on a stream, told by its first byte (StreamKind)
+//!  rpc_transport · bulk · pack · swarm ── what runs on a stream, told by its first byte (StreamKind)
 //!
 //!      session ── all of it put together for a program: identity, the nameserver; enrolment for newcomers
 //! ```
@@ -16,6 +16,7 @@ pub mod connection;
 pub mod endpoint;
 pub mod enrolment;
 pub mod error;
+pub mod pack;
 pub mod rpc_transport;
 pub mod serve;
 pub mod session;
@@ -37,6 +38,8 @@ pub enum StreamKind {
     Enrol,
     /// A file's bytes, see [`bulk`].
     Bulk,
+    /// Many small files' bytes, see [`pack`].
+    Pack,
     /// Who has which part of a content, see [`swarm`].
     Swarm,
 }
@@ -50,13 +53,14 @@ impl StreamKind {
             Self::Peer => 3,
             Self::Enrol => 4,
             Self::Bulk => 16,
+            Self::Pack => 17,
             Self::Swarm => 18,
         }
     }
 
     /// The kind that a byte stands for.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Names, Self::Tracker, Self::Peer, Self::Enrol, Self::Bulk, Self::Swarm]
+        [Self::Names, Self::Tracker, Self::Peer, Self::Enrol, Self::Bulk, Self::Pack, Self::Swarm]
             .into_iter()
             .find(|kind| kind.to_byte() == byte)
     }

@@ -187,7 +187,7 @@ async fn stream<H: Handler>(
     };
     // Bulk streams hold no frames; whoever serves them counts them.
     let _permit = match kind {
-        StreamKind::Bulk | StreamKind::Swarm => None,
+        StreamKind::Bulk | StreamKind::Pack | StreamKind::Swarm => None,
         StreamKind::Names | StreamKind::Tracker | StreamKind::Peer | StreamKind::Enrol => {
             let Ok(permit) = call_streams.try_acquire_owned() else {
                 return tracing::debug!(from = %remote.address(), "too many streams with calls");

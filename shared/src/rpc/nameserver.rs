@@ -48,6 +48,8 @@ pub trait NameService {
     async fn resign(epoch: Epoch) -> Result<(), ClaimError>;
     /// Makes a join token; admins only.
     async fn mint_token(request: MintToken) -> Result<String, NameError>;
+    /// What changed among the names; waits for it.
+    async fn changes(query: WatchQuery) -> Result<Changes, NameError>;
 }
 
 /// What the nameserver says of itself and of the caller.
@@ -164,6 +166,55 @@ pub struct Page {
     pub next: Option<Name>,
     /// The nameserver's revision when the page was made.
     pub revision: Revision,
+}
+
+/// How far a watcher is: meaningful only to the run of the nameserver that gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Which run.
+    pub run: u64,
+    /// All changes up to this one are known.
+    pub revision: Revision,
+}
+
+/// A question for what changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WatchQuery {
+    /// How far the watcher is; `None` to begin.
+    pub since: Option<Position>,
+    /// Only names that begin with this text, taken literally.
+    pub prefix: Option<String>,
+    /// Only names whose beginning matches this regular expression.
+    pub regex: Option<String>,
+    /// How long to wait for a change where there is none; at most `limits::MAX_WATCH_WAIT`.
+    pub wait: Duration,
+}
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Changes {
+    /// This, oldest first; nothing when nothing did while the call waited. Ask on from `position`.
+    News {
+        /// How far the watcher is now.
+        position: Position,
+        /// At most `limits::NAMES_PER_PAGE`.
+        changes: Vec<NameChange>,
+    },
+    /// That is not known (any more): the watcher begins, was too slow, or the nameserver was started anew. List the
+    /// names, then ask on from `position`.
+    Resync {
+        /// From where.
+        position: Position,
+    },
+}
+
+/// One change of one name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameChange {
+    /// Which.
+    pub name: Name,
+    /// What it is now; `None` when it is gone.
+    pub record: Option<Record>,
 }
 
 /// Why a call to the nameserver was not carried out.

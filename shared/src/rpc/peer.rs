@@ -67,9 +67,13 @@ pub struct VoteRequest {
     pub expected_epoch: Epoch,
     /// Replace a living incumbent (`eleger`).
     pub force: bool,
+    /// Only asks whether the vote would be given: nothing is promised, nobody's state changes.
+    pub probe: bool,
+    /// The nameserver does not answer the candidate; the votes alone would make it tracker.
+    pub provisional: bool,
 }
 
-/// A voter's answer. The vote was made durable before it was sent.
+/// A voter's answer. A vote was made durable before it was sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VoteReply {
     /// The epoch that was voted on.
@@ -80,6 +84,8 @@ pub struct VoteReply {
     pub seat: SeatView,
     /// The highest epoch in which the voter has voted.
     pub voted_epoch: Epoch,
+    /// Who elects, as far as the voter knows; at most `limits::MAX_ELECTORS`.
+    pub electors: Vec<PeerId>,
 }
 
 /// News of the seat, from the peer that it is about.

@@ -1,6 +1,8 @@
 //! The tracker service: who has what. Every call names the epoch it believes in; lower than the tracker's
 //! own is refused with [`TrackerError::StaleEpoch`].
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -47,6 +49,9 @@ pub struct HeartbeatAck {
     pub epoch: Epoch,
     /// How far the tracker has this run's announcements; `None`: it needs a snapshot.
     pub known_seq: Option<u64>,
+    /// How long to wait before the next heartbeat: electors `limits::HEARTBEAT`, others up to
+    /// `limits::RESTING_HEARTBEAT`.
+    pub next_beat: Duration,
 }
 
 /// A change of what a peer has. The peer is the caller.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 use shared::time::Clock;
 
 use super::Plan;
@@ -26,6 +27,14 @@ const VICTIM: &str = OWNERS[0];
 const FILE: &str = "big.bin";
 const RECEIVERS_LINK_MBIT: u32 = 400;
 const MOST_SECONDS: f64 = 2.0;
+const MIB: f64 = (1u64 << 20) as f64;
+
+/// One download.
+struct Trial {
+    seconds: f64,
+    /// What the victim brought. An owner that brings nothing fails without anybody noticing.
+    from_victim: f64,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
@@ -63,8 +72,8 @@ pub fn run(plan: &Plan, report: &mut Report) {
     }
     cluster.wait_for_owners(RECEIVER, FILE, &OWNERS);
 
-    let mut undisturbed = Vec::new();
-    let mut extra: Vec<_> = ways.iter().map(|how| (*how, Vec::new())).collect();
+    let (mut undisturbed, mut brought) = (Vec::new(), Vec::new());
+    let mut extra: Vec<_> = ways.iter().map(|how| (*how, Vec::new(), Vec::new())).collect();
     for run in 0..plan.runs {
         files::settle(folder.path());
         let quiet = download(&cluster, None);
@@ -72,12 +81,14 @@ pub fn run(plan: &Plan, report: &mut Report) {
             files::assert_same(&source, &cluster.share(RECEIVER).join(FILE));
         }
         forget(&cluster);
-        undisturbed.push(quiet.as_secs_f64());
-        for (how, extra) in &mut extra {
+        undisturbed.push(quiet.seconds);
+        brought.push(quiet.from_victim);
+        for (how, extra, brought) in &mut extra {
             files::settle(folder.path());
-            let disturbed = download(&cluster, Some((*how, quiet / 2)));
+            let disturbed = download(&cluster, Some((*how, Duration::from_secs_f64(quiet.seconds / 2.0))));
             files::assert_same(&source, &cluster.share(RECEIVER).join(FILE));
-            extra.push(disturbed.as_secs_f64() - quiet.as_secs_f64());
+            extra.push(disturbed.seconds - quiet.seconds);
+            brought.push(disturbed.from_victim);
             // However it failed, a new run of it is as good as before.
             cluster.stop_peer(VICTIM);
             if let (How::CutOff, Some(lab)) = (*how, cluster.lab()) {
@@ -88,8 +99,10 @@ pub fn run(plan: &Plan, report: &mut Report) {
         }
     }
     report.add(NAME, "undisturbed: time", "s", undisturbed, None);
-    for (how, seconds) in extra {
+    report.add(NAME, format!("undisturbed: from {VICTIM}"), "MiB", brought, None);
+    for (how, seconds, brought) in extra {
         report.add(NAME, format!("{}: extra", how.name()), "s", seconds, Some(Demand::AtMost(MOST_SECONDS)));
+        report.add(NAME, format!("{}: from {VICTIM}", how.name()), "MiB", brought, None);
     }
 }
 
@@ -104,7 +117,7 @@ fn machines() -> Lab {
 }
 
 /// How long a download takes in which, so long after its beginning, an owner fails.
-fn download(cluster: &Cluster, failure: Option<(How, Duration)>) -> Duration {
+fn download(cluster: &Cluster, failure: Option<(How, Duration)>) -> Trial {
     let clock = Clock::start();
     let child = cluster.command(RECEIVER, &["download", FILE]).spawn().expect("peer runs");
     let waiting = std::thread::spawn(move || {
@@ -122,7 +135,11 @@ fn download(cluster: &Cluster, failure: Option<(How, Duration)>) -> Duration {
     }
     let (took, output) = waiting.join().expect("the command is waited for");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    took
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("a document");
+    let sources = answer["files"][0]["sources"].as_array().expect("a download names its sources");
+    let victim = sources.iter().find(|source| source["peer"] == VICTIM);
+    let bytes = victim.and_then(|source| source["bytes"].as_f64()).unwrap_or(0.0);
+    Trial { seconds: took.as_secs_f64(), from_victim: bytes / MIB }
 }
 
 /// Removes what was downloaded and waits until everybody is as before.

@@ -12,15 +12,16 @@ use crate::cli::{
 pub(in crate::cli) static VERB: Verb = Verb {
     name: "download",
     aliases: &[],
-    usage: "download NAME[@HASH]... [--from PEER] [--to PATH] [--force] [--explain]",
+    usage: "download NAME[@HASH]... [--from PEER] [--to PATH] [--force] [--explain] [--discard]",
     summary: "fetches files, verified, from their owners",
     details: "\
 NAME may be a directory (docs/) or a glob ('*.rs'). @HASH chooses a version by the first digits of its hash, as
-`listAll` shows them.
+`listAll` shows them. A download that was interrupted goes on where it was.
   --from PEER  only from this peer
   --to PATH    to this file or folder instead of the share
   --force      overwrite what is there with other content
-  --explain    say what limited it: an owner's cap, queue or disk, the path, or this peer itself",
+  --explain    say what limited it: an owner's cap, queue or disk, the path, or this peer itself
+  --discard    fetch nothing; give up unfinished downloads of NAME and free their room",
     parse,
 };
 
@@ -37,6 +38,8 @@ pub struct Download {
     pub force: bool,
     /// Say what limited it.
     pub explain: bool,
+    /// Give up what is unfinished instead.
+    pub discard: bool,
 }
 
 fn parse(words: Vec<String>) -> Result<Command, Failure> {
@@ -45,6 +48,7 @@ fn parse(words: Vec<String>) -> Result<Command, Failure> {
         Opt { name: "--to", value: Some("PATH") },
         Opt { name: "--force", value: None },
         Opt { name: "--explain", value: None },
+        Opt { name: "--discard", value: None },
     ];
     let mut arguments = Arguments::read(&VERB, words, &known)?;
     let from = match arguments.value("--from")? {
@@ -53,8 +57,12 @@ fn parse(words: Vec<String>) -> Result<Command, Failure> {
     };
     let to = arguments.value("--to")?;
     let (force, explain) = (arguments.flag("--force"), arguments.flag("--explain"));
+    let discard = arguments.flag("--discard");
+    if discard && (from.is_some() || to.is_some() || force || explain) {
+        return Err(VERB.misused("--discard goes with no other option"));
+    }
     let files = arguments.some("NAME")?.into_iter().map(split_version).collect();
-    Ok(Command::Download(Download { files, from, to, force, explain }))
+    Ok(Command::Download(Download { files, from, to, force, explain, discard }))
 }
 
 /// `name@hash` where what follows the last `@` has the form of a hash; else all of it is the name
@@ -71,6 +79,9 @@ fn split_version(word: String) -> (String, Option<HashPrefix>) {
 
 impl Download {
     pub(in crate::cli) async fn run(self, call: &Call<'_>) -> Outcome {
+        if self.discard {
+            return self.give_up(call).await;
+        }
         let (mut downloaded, mut explained) = (Vec::new(), Vec::new());
         let mut failures = Vec::new();
         for (pattern, version) in self.files {
@@ -92,5 +103,18 @@ impl Download {
         }
         let done = !downloaded.is_empty() || failures.is_empty();
         Outcome::of_many(done.then_some(Report::Downloaded { files: downloaded, explained }), failures)
+    }
+
+    async fn give_up(self, call: &Call<'_>) -> Outcome {
+        let mut discarded = Vec::new();
+        let mut failures = Vec::new();
+        for (name, version) in self.files {
+            match call.backend.discard(&name, version.as_ref()).await {
+                Ok(files) => discarded.extend(files),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        let done = !discarded.is_empty() || failures.is_empty();
+        Outcome::of_many(done.then_some(Report::Discarded(discarded)), failures)
     }
 }

@@ -129,7 +129,7 @@ pub(super) fn words(finding: &Finding) -> Words {
         Cause::OwnCpu => ("this machine's processors".to_owned(), "end other programs, or fewer downloads at a time"),
         Cause::Unsaid => (
             format!("{owner} or the path from it"),
-            "nothing more is known: it did not say in time what it waited for; look at `status` there",
+            "nothing more is known: it did not say what it waited for; look at `status` there",
         ),
     };
     Words { what, figure: figure_words(figure), advice }

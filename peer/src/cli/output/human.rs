@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use shared::{content::FileMeta, rpc::tracker::IndexedFile};
 
 use super::{CommandHelp, Ending, FileChange, Report, explain};
-use crate::cli::backend::{Downloaded, GlobalListing, Status};
+use crate::cli::backend::{Discarded, Downloaded, GlobalListing, Status, Unfinished};
 
 /// Names are aligned up to this many columns; one longer name does not push all others' sizes out of sight.
 const WIDEST_ALIGNED: usize = 60;
@@ -56,6 +56,7 @@ pub(super) fn report(report: &Report) -> String {
             let explained: String = explained.iter().map(explain::lines).collect();
             downloaded(files) + &explained
         }
+        Report::Discarded(files) => discarded(files),
         Report::Tracker(seat) => {
             format!("{} is tracker, epoch {}, at {}\n", seat.peer, seat.epoch, seat.endpoint)
         }
@@ -136,6 +137,42 @@ fn downloaded(files: &[Downloaded]) -> String {
     text
 }
 
+fn discarded(files: &[Discarded]) -> String {
+    let mut text = String::new();
+    for Discarded { file, destination, freed_bytes } in files {
+        let path = harmless(&destination.to_string_lossy());
+        line(&mut text, format_args!("gave up {} ({} are free again): {path}", file.name, bytes(*freed_bytes)));
+    }
+    text
+}
+
+/// What part of an unfinished download is there, rounded down: only what is complete has 100%.
+fn percent(unfinished: &Unfinished) -> u64 {
+    let part = u128::from(unfinished.have_bytes) * 100 / u128::from(unfinished.file.size.max(1));
+    u64::try_from(part).unwrap_or(100)
+}
+
+/// The unfinished downloads in one line, ended; nothing when there are none.
+pub fn unfinished_line(unfinished: &[Unfinished]) -> String {
+    const NAMED: usize = 3;
+    if unfinished.is_empty() {
+        return String::new();
+    }
+    let named = unfinished.iter().take(NAMED).map(|one| format!("{} ({}%)", one.file.name, percent(one)));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = match unfinished.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("unfinished downloads: {named}{more}; `status` tells how to continue them\n")
+}
+
+/// A word as the command line reads it back.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./@+,:".contains(c);
+    if word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
 fn status(status: &Status) -> String {
     let tracker = match &status.tracker {
         Some(tracker) => format!("{tracker}, epoch {}", status.epoch),
@@ -175,6 +212,18 @@ fn status(status: &Status) -> String {
     let mut text = table(rows.map(|(what, value)| vec![what.to_owned(), value]).into(), None);
     for download in &status.running {
         line(&mut text, format_args!("{}", explain::running(download)));
+    }
+    for one in &status.unfinished {
+        let Unfinished { file, destination, .. } = one;
+        let name = quoted(file.name.as_str());
+        let to = if *destination == file.name.below(&status.share_dir) {
+            String::new()
+        } else {
+            format!(" --to {}", quoted(&harmless(&destination.to_string_lossy())))
+        };
+        let (percent, size) = (percent(one), bytes(file.size));
+        let shown = &file.name;
+        line(&mut text, format_args!("unfinished: {shown}, {percent}% of {size}; `download {name}{to}` continues it"));
     }
     for warning in &status.warnings {
         line(&mut text, format_args!("warning: {}", harmless(warning)));

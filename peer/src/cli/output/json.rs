@@ -5,7 +5,7 @@ use shared::{content::FileMeta, error::Failure};
 
 use super::{Ending, FileChange, Report, explain, harmless};
 use crate::{
-    cli::backend::{Downloaded, Explained, GlobalListing, RunningDownload, SeatRole, Status},
+    cli::backend::{Discarded, Downloaded, Explained, GlobalListing, RunningDownload, SeatRole, Status, Unfinished},
     core::bottleneck,
 };
 
@@ -79,6 +79,22 @@ struct Running<'a> {
 }
 
 #[derive(Serialize)]
+struct DiscardedFile<'a> {
+    #[serde(flatten)]
+    file: File<'a>,
+    path: String,
+    freed: u64,
+}
+
+#[derive(Serialize)]
+struct UnfinishedFile<'a> {
+    #[serde(flatten)]
+    file: File<'a>,
+    bytes: u64,
+    path: String,
+}
+
+#[derive(Serialize)]
 struct Peer<'a> {
     id: &'a str,
     address: String,
@@ -98,6 +114,7 @@ struct ErrorBody<'a> {
     message: String,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is written at once")]
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Document<'a> {
@@ -115,6 +132,9 @@ enum Document<'a> {
         /// One a name that was given, in that order.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         explain: Vec<Explanation<'a>>,
+    },
+    Discarded {
+        files: Vec<DiscardedFile<'a>>,
     },
     Tracker {
         epoch: u64,
@@ -152,6 +172,7 @@ enum Document<'a> {
         running: Vec<Running<'a>>,
         bytes_up: u64,
         bytes_down: u64,
+        unfinished: Vec<UnfinishedFile<'a>>,
         warnings: Vec<String>,
     },
     Help {
@@ -205,6 +226,11 @@ fn document(report: &Report) -> Document<'_> {
             files.sort_by(|a, b| a.file.name.cmp(&b.file.name));
             let explain = explained.iter().map(explanation).collect();
             Document::Downloaded { files: files.into_iter().map(downloaded).collect(), explain }
+        }
+        Report::Discarded(files) => {
+            let mut files: Vec<&Discarded> = files.iter().collect();
+            files.sort_by(|a, b| (&a.file.name, &a.destination).cmp(&(&b.file.name, &b.destination)));
+            Document::Discarded { files: files.into_iter().map(discarded).collect() }
         }
         Report::Tracker(seat) => {
             Document::Tracker { epoch: seat.epoch.0, peer: seat.peer.as_str(), address: seat.endpoint.to_string() }
@@ -310,6 +336,22 @@ fn running(download: &RunningDownload) -> Running<'_> {
     }
 }
 
+fn unfinished(unfinished: &Unfinished) -> UnfinishedFile<'_> {
+    UnfinishedFile {
+        file: file(&unfinished.file),
+        bytes: unfinished.have_bytes,
+        path: unfinished.destination.to_string_lossy().into_owned(),
+    }
+}
+
+fn discarded(discarded: &Discarded) -> DiscardedFile<'_> {
+    DiscardedFile {
+        file: file(&discarded.file),
+        path: discarded.destination.to_string_lossy().into_owned(),
+        freed: discarded.freed_bytes,
+    }
+}
+
 fn status(status: &Status) -> Document<'_> {
     Document::Status {
         peer: status.id.as_str(),
@@ -330,6 +372,7 @@ fn status(status: &Status) -> Document<'_> {
         running: status.running.iter().map(running).collect(),
         bytes_up: status.bytes_up,
         bytes_down: status.bytes_down,
+        unfinished: status.unfinished.iter().map(unfinished).collect(),
         warnings: status.warnings.iter().map(|warning| harmless(warning)).collect(),
     }
 }

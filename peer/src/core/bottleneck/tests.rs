@@ -78,7 +78,7 @@ fn the_owners_slots() {
 
 #[test]
 fn round_trips() {
-    let found = first(&measured(SourceTime { opening: ms(7000), ..SourceTime::default() }, None));
+    let found = first(&measured(SourceTime { opening: ms(8000), ..SourceTime::default() }, None));
     assert_eq!((found.cause, found.figure), (Cause::RoundTrips, Figure::Requests { count: 4, rtt: Some(ms(3)) }));
 }
 
@@ -117,9 +117,10 @@ fn this_peers_own_cap_disk_and_work() {
     assert_eq!((found.cause, found.figure), (Cause::OwnLimit, Figure::Rate(Some(1 << 20))));
     assert!(found.peers.is_empty());
 
-    let writes = SourceTime { bytes_wait: ms(500), disk_write: ms(9000), ..SourceTime::default() };
+    let writes = SourceTime { bytes_wait: ms(500), disk_wait: ms(9000), disk_write: ms(9400), ..SourceTime::default() };
     assert_eq!(first(&measured(writes, Some(report(0, 9500)))).cause, Cause::OwnDisk);
-    let hashes = SourceTime { bytes_wait: ms(500), disk_write: ms(500), ..SourceTime::default() };
+    // What is written meanwhile costs nothing.
+    let hashes = SourceTime { bytes_wait: ms(500), disk_wait: ms(500), disk_write: ms(8000), ..SourceTime::default() };
     let found = first(&measured(hashes, Some(report(0, 9500))));
     assert_eq!((found.cause, found.figure), (Cause::OwnCpu, Figure::Machine(None)));
     let mut syncs = for_bytes(Some(report(3000, 3000)));
@@ -140,7 +141,7 @@ fn nothing_stands_out() {
     let mut even = for_bytes(Some(report(2500, 2500)));
     let owner = &mut even.sources.get_mut(&peer("owner")).unwrap().time;
     (owner.bytes_wait, owner.pace_wait) = (ms(5000), ms(2800));
-    owner.disk_write = ms(100);
+    owner.disk_wait = ms(100);
     let found = findings(&even);
     assert!(!found.is_empty() && found.iter().all(|finding| !finding.stands_out()), "{found:?}");
     // Over before anything could be told.
@@ -175,13 +176,13 @@ proptest! {
     #[test]
     fn shares_are_shares_whatever_was_measured(
         elapsed in 0u64..20_000, active in 0u64..20_000, sync in 0u64..20_000,
-        times in prop::collection::vec(0u64..20_000, 8), waits in prop::collection::vec(0u64..20_000, 3),
+        times in prop::collection::vec(0u64..20_000, 9), waits in prop::collection::vec(0u64..20_000, 3),
         drops in any::<u64>(), silent in any::<bool>(),
     ) {
         let time = SourceTime {
             opening: ms(times[0]), queued: ms(times[1]), streaming: ms(times[2]), streams: ms(times[3]),
-            bytes_wait: ms(times[4]), pace_wait: ms(times[5]), decoder_wait: ms(times[6]), disk_write: ms(times[7]),
-            requests: 1,
+            bytes_wait: ms(times[4]), pace_wait: ms(times[5]), decoder_wait: ms(times[6]), disk_wait: ms(times[7]),
+            disk_write: ms(times[8]), requests: 1,
         };
         let report = (!silent).then(|| UploadReport { served: ms(waits[2]), ..report(waits[0], waits[1]) });
         let source = Source { time, report, ..Source::default() };

@@ -139,8 +139,20 @@ fn a_candidate_with_a_majority_claims_with_the_votes_and_the_seat_they_replace()
         })
         .collect();
     assert_eq!(asked, [id("a"), id("b"), id("c")]);
+    // First only whether: nothing is durable, here or there, before a majority would agree.
+    none!(out, Action::Persist(_));
+    assert!(picked!(out, Action::RequestVote { request, .. } => request).probe);
+    let out = peer.promise(&out, &["a", "b"]);
+    picked!(out, Action::Persist(durable) => durable);
     let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
-    let reply = |granted| VoteReply { epoch: request.epoch, granted, seat: held("tracker", 1), voted_epoch: Epoch(2) };
+    assert!(!request.probe);
+    let reply = |granted| VoteReply {
+        epoch: request.epoch,
+        granted,
+        seat: held("tracker", 1),
+        voted_epoch: Epoch(2),
+        electors: vec![],
+    };
     let answered = |from: &str, granted| Event::VoteAnswered { call, from: id(from), result: Ok(reply(granted)) };
     none!(peer.event(answered("a", true)), Action::Claim { .. });
     // Answered twice is one vote.
@@ -159,7 +171,8 @@ fn without_a_majority_it_tries_again_in_the_same_epoch_later() {
     let out = [peer.answer_seat(held("tracker", 1)), peer.pass(ms(100))].concat();
     let first = picked!(out, Action::RequestVote { request, .. } => request);
     let out = peer.pass(VOTE_WAIT);
-    picked!(out, Action::Report(Report::ElectionFailed { why, .. }) => why);
+    // It only asked whether: nobody has to know.
+    none!(out, Action::Report(Report::ElectionFailed { .. }));
     let out = [peer.answer_seat(held("tracker", 1)), peer.pass(ms(250))].concat();
     assert_eq!(picked!(out, Action::RequestVote { request, .. } => request), first);
 }
@@ -282,9 +295,142 @@ fn a_tracker_that_agrees_to_eleger_counts_like_any_other_voter() {
     let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
     let out = peer.event(Event::ElectionRequested { token: Token(7) });
     let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
-    let reply = VoteReply { epoch: request.epoch, granted: true, seat: held("tracker", 1), voted_epoch: request.epoch };
+    let reply = VoteReply {
+        epoch: request.epoch,
+        granted: true,
+        seat: held("tracker", 1),
+        voted_epoch: request.epoch,
+        electors: vec![],
+    };
     let granted = |from: &str| Event::VoteAnswered { call, from: id(from), result: Ok(reply.clone()) };
     none!(peer.event(granted("tracker")), Action::Claim { .. });
     let out = peer.event(granted("a"));
     assert_eq!(picked!(out, Action::Claim { claim, .. } => claim.votes), [id("a"), id("me"), id("tracker")]);
+}
+
+#[test]
+fn a_probe_promises_and_stores_nothing() {
+    let mut voter = Harness::new("me");
+    let request =
+        VoteRequest { epoch: Epoch(4), expected_epoch: Epoch(0), force: false, probe: true, provisional: false };
+    for candidate in ["a", "b"] {
+        let out = voter.event(Event::VoteRequested { token: Token(1), from: id(candidate), request: request.clone() });
+        assert!(picked!(out, Action::Reply { reply: Reply::Vote(reply), .. } => reply).granted);
+        none!(out, Action::Persist(_));
+    }
+    assert_eq!(voter.core.durable().voted, None);
+}
+
+/// A follower whose tracker and nameserver are gone, when its turn to stand has come.
+fn orphan(peers: &[&str]) -> (Harness, Vec<Action>) {
+    let mut peer = Harness::follower(peers);
+    peer.event(Event::ConnectionLost { peer: id("tracker") });
+    let out = peer.pass(HEARTBEAT_DEADLINE + ms(100));
+    (peer, out)
+}
+
+#[test]
+fn a_majority_without_the_nameserver_makes_a_provisional_tracker_that_registers_later() {
+    let (mut peer, out) = orphan(&["a", "b", "tracker", "me"]);
+    let request = picked!(out, Action::RequestVote { request, .. } => request);
+    assert!(request.probe && request.provisional && request.epoch == Epoch(64));
+    // Three of four: the one that is missed counts, for it may be alive elsewhere.
+    let out = peer.promise(&out, &["a", "b"]);
+    none!(peer.promise(&out, &["a"]), Action::Report(Report::BecameProvisional { .. }));
+    let out = peer.promise(&out, &["b"]);
+    assert!(
+        position(&out, |a| matches!(a, Action::Persist(d) if d.epoch_high == Epoch(64)))
+            < position(&out, |a| matches!(a, Action::SendNotice { .. }))
+    );
+    assert!(peer.core.is_provisional());
+    assert_eq!(peer.core.tracker(), Some(&seat("me", 64)));
+
+    // The nameserver is back and knows only of the tracker that is gone.
+    let call = picked!(out, Action::RenewSeat { call, epoch: Epoch(64) } => call);
+    let moved = Err(CallError::Refused(ClaimError::Moved(held("tracker", 1))));
+    let out = peer.event(Event::RenewalAnswered { call, result: moved });
+    let (call, claim) = picked!(out, Action::Claim { call, claim } => (*call, claim.clone()));
+    assert_eq!((claim.epoch, claim.expected_epoch), (Epoch(64), Epoch(1)));
+    assert_eq!(claim.votes, [id("a"), id("b"), id("me")]);
+    peer.grant(call, 64);
+    assert!(!peer.core.is_provisional());
+    assert_eq!(peer.core.tracker(), Some(&seat("me", 64)));
+}
+
+#[test]
+fn a_voter_with_another_view_of_the_network_counts_by_that_too() {
+    let (mut peer, out) = orphan(&["a", "b", "tracker", "me"]);
+    let out = peer.promise(&out, &["a", "b"]);
+    let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
+    let reply = |electors: &[&str]| VoteReply {
+        epoch: request.epoch,
+        granted: true,
+        seat: vacant(1),
+        voted_epoch: request.epoch,
+        electors: electors.iter().map(|peer| id(peer)).collect(),
+    };
+    let known = reply(&["a", "b", "me", "tracker"]);
+    peer.event(Event::VoteAnswered { call, from: id("a"), result: Ok(known) });
+    // This one knows of more peers, of which three are no majority.
+    let larger = reply(&["a", "b", "c", "d", "e", "me", "tracker"]);
+    let out = peer.event(Event::VoteAnswered { call, from: id("b"), result: Ok(larger) });
+    none!(out, Action::Report(Report::BecameProvisional { .. }));
+    assert_eq!(peer.core.tracker(), None);
+}
+
+#[test]
+fn who_hears_the_nameserver_or_the_tracker_has_no_part_in_an_election_without_it() {
+    let mut follower = Harness::follower(&["a", "b", "tracker", "me"]);
+    assert!(!follower.vote("a", 64, 1, false).0.granted);
+    follower.event(Event::ConnectionLost { peer: id("tracker") });
+    // It has not been asked yet.
+    assert!(!follower.vote("a", 64, 1, false).0.granted);
+    follower.pass(HEARTBEAT_DEADLINE);
+    assert!(follower.vote("a", 64, 1, false).0.granted);
+    // In the same epoch to nobody else, and an epoch is won in one way only.
+    assert!(!follower.vote("b", 64, 1, false).0.granted);
+    let request =
+        VoteRequest { epoch: Epoch(65), expected_epoch: Epoch(1), force: false, probe: false, provisional: true };
+    let out = follower.event(Event::VoteRequested { token: Token(1), from: id("a"), request });
+    assert!(!picked!(out, Action::Reply { reply: Reply::Vote(reply), .. } => reply).granted);
+}
+
+#[test]
+fn a_lone_peer_and_a_minority_stay_without_a_tracker() {
+    for peers in [&["tracker", "me"][..], &["a", "tracker", "me"][..]] {
+        let (mut peer, _) = orphan(peers);
+        let out = peer.pass(Duration::from_secs(3));
+        none!(out, Action::Report(Report::BecameProvisional { .. }));
+        none!(out, Action::Persist(_));
+    }
+}
+
+#[test]
+fn nine_of_many_elect_and_the_others_rest() {
+    let many: Vec<String> = (0..30).map(|number| format!("peer{number}")).collect();
+    let mut names: Vec<&str> = many.iter().map(String::as_str).collect();
+    names.push("me");
+    let mut tracker = Harness::tracker(&names);
+    let electors = tracker.core.electors().clone();
+    assert_eq!(electors.len(), MAX_ELECTORS);
+    for name in names.iter().filter(|name| **name != "me") {
+        let expected = if electors.contains(&id(name)) { HEARTBEAT } else { RESTING_HEARTBEAT };
+        assert_eq!(tracker.beat(name, 1).unwrap().next_beat, expected, "{name}");
+    }
+    let out = tracker.event(Event::ElectionRequested { token: Token(7) });
+    let asked = out.iter().filter(|action| matches!(action, Action::RequestVote { .. })).count();
+    assert_eq!(asked, electors.iter().filter(|elector| **elector != id("me")).count());
+}
+
+#[test]
+fn a_resting_peer_waits_longer_before_it_suspects() {
+    let mut peer = Harness::follower(&["a", "tracker"]);
+    let out = peer.pass(HEARTBEAT);
+    let (call, to) = picked!(out, Action::SendHeartbeat { call, to, .. } => (*call, to.clone()));
+    let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: RESTING_HEARTBEAT };
+    peer.event(Event::HeartbeatAnswered { call, from: to.peer, result: Ok(ack) });
+    peer.pass(SUSPICION + RESTING_HEARTBEAT - HEARTBEAT - ms(1));
+    assert_eq!(peer.core.role(), Role::Follower);
+    peer.pass(ms(1));
+    assert_eq!(peer.core.role(), Role::Suspect);
 }

@@ -76,7 +76,8 @@ fn lower_epochs_are_refused_and_a_higher_one_ends_the_term() {
     let mut tracker = Harness::tracker(&["me", "a"]);
     tracker.event(Event::ElectionRequested { token: Token(7) });
     let call = picked!(tracker.out, Action::RequestVote { call, .. } => call);
-    let reply = VoteReply { epoch: Epoch(2), granted: true, seat: held("me", 1), voted_epoch: Epoch(2) };
+    let reply =
+        VoteReply { epoch: Epoch(2), granted: true, seat: held("me", 1), voted_epoch: Epoch(2), electors: vec![] };
     let out = tracker.event(Event::VoteAnswered { call, from: id("a"), result: Ok(reply) });
     let call = picked!(out, Action::Claim { call, .. } => call);
     tracker.grant(call, 2);
@@ -139,7 +140,7 @@ fn a_silent_peers_files_go_and_come_back_with_it() {
     }
     assert_eq!(tracker.list(1), Ok(vec![]));
     assert_eq!(tracker.announce("a", 1, "x"), Err(TrackerError::SnapshotNeeded));
-    assert_eq!(tracker.beat("a", 1), Ok(HeartbeatAck { epoch: Epoch(1), known_seq: None }));
+    assert_eq!(tracker.beat("a", 1), Ok(HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: HEARTBEAT }));
     tracker.announce("a", 1, "x").unwrap();
     assert_eq!(tracker.list(1), Ok(vec!["x".to_owned()]));
 }

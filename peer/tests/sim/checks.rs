@@ -1,26 +1,42 @@
 //! The invariants of `docs/election.md`, checked against what the simulation sees from outside.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use nameserver::registry::Registry;
 use peer::core::{Action, Core, DurableState, ElectionFailure, Event, Reply, Report, Role, StepDown};
 use shared::{
+    electors::majority_alone,
     epoch::Epoch,
     id::{Incarnation, PeerId},
+    limits::SEAT_LEASE,
     name::Name,
-    rpc::{nameserver::Claim, tracker::TrackerError},
+    rpc::{
+        nameserver::{Claim, Seat},
+        tracker::{AnnouncementKind, TrackerError},
+    },
     time::Timestamp,
 };
+
+use crate::world::Node;
 
 /// What was seen so far.
 #[derive(Default)]
 pub(crate) struct Checks {
     accepted: BTreeSet<Epoch>,
+    /// Epochs that were won, registered or not.
+    accepted_anyhow: BTreeSet<Epoch>,
     registered: Epoch,
     /// Whom each peer voted for in each epoch.
     votes: BTreeMap<(PeerId, Epoch), PeerId>,
     /// Which seat each vote was given to replace: voter, candidate, epoch, replaced epoch.
     grants: BTreeSet<(PeerId, PeerId, Epoch, Epoch)>,
+    /// Who was elected without the nameserver, and by whom it could have been, as it saw it.
+    provisional: BTreeMap<Epoch, (PeerId, BTreeSet<PeerId>)>,
+    /// Epochs with two provisional trackers: possible where two parts knew too little of each other.
+    rivals: BTreeSet<Epoch>,
     followed: BTreeMap<PeerId, Epoch>,
     /// Highest epoch of a claimed seat that each run was told of.
     told: BTreeMap<(PeerId, Incarnation), Epoch>,
@@ -53,25 +69,35 @@ impl Checks {
         *known = epoch.max(*known);
     }
 
-    /// An action came out, in reaction to `event`.
+    /// `durable` is on the disk.
+    pub(crate) fn persisted(&mut self, peer: &PeerId, durable: &DurableState) {
+        let before = self.persisted.insert(peer.clone(), durable.clone()).unwrap_or_default();
+        assert!(durable.epoch_high >= before.epoch_high, "S5: {peer} forgot an epoch");
+        let epochs = [&before, durable].map(|state| state.voted.as_ref().map(|vote| vote.epoch));
+        assert!(epochs[1] >= epochs[0], "S3: {peer} took back a vote");
+    }
+
+    /// An action leaves the core, in reaction to `event`.
     pub(crate) fn action(&mut self, peer: &PeerId, run: Incarnation, action: &Action, event: &Event) {
         match action {
-            Action::Persist(durable) => {
-                let before = self.persisted.insert(peer.clone(), durable.clone()).unwrap_or_default();
-                assert!(durable.epoch_high >= before.epoch_high, "S5: {peer} forgot an epoch");
-                assert!(
-                    durable.voted.as_ref().map(|vote| vote.epoch) >= before.voted.as_ref().map(|vote| vote.epoch),
-                    "S3: {peer} took back a vote"
-                );
+            Action::RequestVote { request, .. } if request.probe => {}
+            Action::RequestVote { request, .. } => {
+                self.voted(peer, request.epoch, peer);
+                self.grants.insert((peer.clone(), peer.clone(), request.epoch, request.expected_epoch));
             }
-            Action::RequestVote { request, .. } => self.voted(peer, request.epoch, peer),
             Action::Claim { claim, .. } => {
                 self.voted(peer, claim.epoch, peer);
-                self.grants.insert((peer.clone(), peer.clone(), claim.epoch, claim.expected_epoch));
+                if !claim.epoch.is_provisional() {
+                    self.grants.insert((peer.clone(), peer.clone(), claim.epoch, claim.expected_epoch));
+                }
             }
             Action::Reply { reply: Reply::Vote(reply), .. } if reply.granted => {
                 let Event::VoteRequested { from, request, .. } = event else { panic!("a vote without a request") };
+                if request.probe {
+                    return;
+                }
                 self.voted(peer, request.epoch, from);
+                self.sometimes("vote given");
                 self.grants.insert((peer.clone(), from.clone(), request.epoch, request.expected_epoch));
             }
             Action::Reply { reply: Reply::Announcement(result), .. } => {
@@ -84,8 +110,8 @@ impl Checks {
                         let epoch = announcement.epoch;
                         assert!(epoch >= told, "S6: {peer} took a write of epoch {epoch} and knows of {told}");
                         self.sometimes(match announcement.kind {
-                            shared::rpc::tracker::AnnouncementKind::Delta => "delta taken",
-                            shared::rpc::tracker::AnnouncementKind::Snapshot { .. } => "snapshot taken",
+                            AnnouncementKind::Delta => "delta taken",
+                            AnnouncementKind::Snapshot { .. } => "snapshot taken",
                         });
                     }
                     Err(TrackerError::SnapshotNeeded) => self.sometimes("snapshot asked for"),
@@ -114,6 +140,7 @@ impl Checks {
             Report::SteppedDown { why: StepDown::HigherEpoch, .. } => {
                 self.sometimes("stepped down for a higher epoch");
             }
+            Report::SteppedDown { why: StepDown::Rival, .. } => self.sometimes("rivals stepped down"),
             Report::SuspicionLifted { .. } => self.sometimes("suspicion lifted"),
             Report::PeerGone { why: peer::core::Departure::Silent, .. } => self.sometimes("silent peer forgotten"),
             Report::Superseded => self.sometimes("superseded run stopped"),
@@ -121,14 +148,40 @@ impl Checks {
         }
     }
 
+    /// `winner` became tracker without the nameserver; `electors` as it sees them.
+    pub(crate) fn elected_alone(&mut self, winner: &PeerId, epoch: Epoch, electors: &BTreeSet<PeerId>) {
+        let voters: BTreeSet<&PeerId> =
+            self.grants.iter().filter(|grant| grant.1 == *winner && grant.2 == epoch).map(|grant| &grant.0).collect();
+        let votes = electors.iter().filter(|elector| voters.contains(elector)).count();
+        assert!(votes >= majority_alone(electors.len()), "S4: {winner} made itself tracker with {votes} votes");
+        assert!(epoch.is_provisional(), "S1: {winner} took {epoch}, which the nameserver gives");
+        if let Some((first, its_electors)) = self.provisional.get(&epoch) {
+            let all = its_electors.union(electors).count();
+            let close = all <= its_electors.len().min(electors.len()) + 1;
+            assert!(!close || first == winner, "S1: {first} and {winner} were elected in {epoch} by the same peers");
+            self.rivals.insert(epoch);
+            self.sometimes("rival provisional trackers");
+        } else {
+            self.provisional.insert(epoch, (winner.clone(), electors.clone()));
+        }
+        self.accepted_anyhow.insert(epoch);
+        self.sometimes("provisional tracker");
+    }
+
     /// A claim is about to be put to the registry, and was answered so.
-    pub(crate) fn claim(&mut self, claimant: &PeerId, claim: &Claim, held: bool, accepted: bool) {
+    pub(crate) fn claim(&mut self, claimant: &PeerId, claim: &Claim, held: Option<&Seat>, accepted: bool) {
         if !accepted {
             return;
         }
         let epoch = claim.epoch;
         assert!(self.accepted.insert(epoch), "S1: two claims to epoch {epoch} were accepted");
-        if held {
+        self.accepted_anyhow.insert(epoch);
+        if epoch.is_provisional() {
+            let elected = self.provisional.get(&epoch).is_some_and(|(winner, _)| winner == claimant);
+            assert!(elected || self.rivals.contains(&epoch), "S1: {claimant} registered {epoch}, which it did not win");
+            self.sometimes("provisional tracker registered");
+        }
+        if held.is_some() {
             for voter in &claim.votes {
                 let grant = (voter.clone(), claimant.clone(), epoch, claim.expected_epoch);
                 assert!(
@@ -154,36 +207,45 @@ impl Checks {
         }
     }
 
-    /// After every step of a core.
-    pub(crate) fn core(&mut self, now: Timestamp, core: &Core, registry: &Registry) {
+    /// After every step of a core, when what it did has been carried out.
+    pub(crate) fn core(&mut self, now: Timestamp, node: &Node, core: &Core, registry: &Registry) {
         let peer = core.id();
-        let deadline = core.next_deadline();
-        assert!(deadline.is_some_and(|deadline| deadline > now), "S7: {peer} in {:?}: {deadline:?}", core.role());
+        let shown = node.clock.local(now);
         if let Some(seat) = core.tracker() {
             let before = self.followed.entry(peer.clone()).or_default();
             assert!(seat.epoch >= *before, "S5: {peer} followed {before} and follows {}", seat.epoch);
             *before = seat.epoch;
-            assert!(self.accepted.contains(&seat.epoch), "S5: {peer} follows an epoch that was never accepted");
+            assert!(self.accepted_anyhow.contains(&seat.epoch), "S5: {peer} follows an epoch that was never accepted");
             let persisted = self.persisted.get(peer).map_or(Epoch::NONE, |durable| durable.epoch_high);
             assert!(persisted >= seat.epoch, "S5: {peer} follows {} and would forget it", seat.epoch);
         }
-        // A tracker never believes in its lease for longer than the nameserver gave it.
+        // A tracker never believes in its lease for longer than the nameserver gave it, but for its clock's drift.
         if let (Some(until), Some(seat)) = (core.lease_until(), core.tracker())
             && let Some(registered) = registry.seat(now).seat
             && registered.epoch == seat.epoch
-            && now < until
+            && shown < until
         {
-            let last = until - std::time::Duration::from_micros(1);
-            assert!(registry.seat(last).seat.is_some(), "lease: {peer} thinks that it has the seat longer than it has");
+            let last = node.clock.world(until) - SEAT_LEASE / 50 - Duration::from_micros(2);
+            assert!(
+                last <= now || registry.seat(last).seat.is_some(),
+                "lease: {peer} thinks that it has the seat longer than it has"
+            );
         }
     }
 
+    /// Right after an event went in at `shown` by the peer's clock.
+    pub(crate) fn deadline(&mut self, shown: Timestamp, core: &Core, actions: &[Action]) {
+        let (deadline, ended) = (core.next_deadline(), actions.contains(&Action::Stopped));
+        let lies_ahead = deadline.is_some_and(|deadline| deadline > shown);
+        assert!(lies_ahead || ended, "S7: {} in {:?}: {deadline:?}", core.id(), core.role());
+    }
+
     /// No epoch has two trackers.
-    pub(crate) fn trackers<'a>(&mut self, cores: impl Iterator<Item = &'a Core>) {
+    pub(crate) fn trackers(&mut self, nodes: &[Node]) {
         let mut epochs = BTreeSet::new();
-        for core in cores.filter(|core| core.role() == Role::Tracker) {
+        for core in nodes.iter().filter_map(|node| node.core.as_ref()).filter(|core| core.role() == Role::Tracker) {
             let epoch = core.tracker().expect("a tracker has a seat").epoch;
-            assert!(epochs.insert(epoch), "S1: two trackers of epoch {epoch}");
+            assert!(epochs.insert(epoch) || self.rivals.contains(&epoch), "S1: two trackers of epoch {epoch}");
         }
     }
 }

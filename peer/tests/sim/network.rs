@@ -1,39 +1,43 @@
 //! Messages: loss, duplication, delay, deadlines; and the nameserver's side of its calls.
 
-use super::*;
+use std::time::Duration;
+
+use nameserver::registry::Registry;
+use peer::core::{CallError, CallFailure, CallId, Contact, Event, Reply, Token};
+use shared::{
+    id::{PeerId, Role as Identity},
+    limits::{CALL_DEADLINE, DEFAULT_LEASE, HEARTBEAT_DEADLINE, SEAT_CALL_DEADLINE},
+    name::PEER_PREFIX,
+    rpc::nameserver::{Condition, LeaseRequest, Register},
+};
+
+use crate::world::{Item, Kind, NAMESERVER, Node, Question, Run, Waiting, World};
+
+/// When a watcher that could not be told asks again.
+const WATCH_AGAIN: Duration = Duration::from_millis(700);
 
 impl World {
-    pub(super) fn push(&mut self, wait: Duration, item: Item) {
-        self.last_item += 1;
-        self.queue.insert((self.now + wait, self.last_item), item);
-    }
-
-    pub(super) fn random(&mut self, below: Duration) -> Duration {
-        let micros = u64::try_from(below.as_micros()).expect("short");
-        Duration::from_micros(self.rng.u64(0..micros.max(1)))
-    }
-
-    pub(super) fn reaches(&self, from: usize, to: usize) -> bool {
+    pub(crate) fn reaches(&self, from: usize, to: usize) -> bool {
         !self.cuts.contains(&(from, to))
     }
 
     /// How long a message takes; `None` when it is lost.
-    pub(super) fn travel(&mut self, from: usize, to: usize) -> Option<Duration> {
+    pub(crate) fn travel(&mut self, from: usize, to: usize) -> Option<Duration> {
         let lost = !self.reaches(from, to) || self.rng.f64() < self.loss;
         let spread = if self.rng.u8(0..20) == 0 { self.latency * 6 } else { self.latency };
         let travel = self.latency / 2 + self.random(spread);
         (!lost).then_some(travel)
     }
 
-    pub(super) fn ask_peer(&mut self, node: usize, to: &Contact, kind: Kind, call: CallId, event: Event) {
+    pub(crate) fn ask_peer(&mut self, node: usize, to: &Contact, kind: Kind, call: CallId, event: Event) {
         let callee = self.nodes.iter().position(|node| node.id == to.peer).expect("a known peer");
         self.ask(node, callee, kind, call, Question::Peer(Box::new(event)));
     }
 
-    pub(super) fn ask(&mut self, node: usize, callee: usize, kind: Kind, call: CallId, question: Question) {
+    pub(crate) fn ask(&mut self, node: usize, callee: usize, kind: Kind, call: CallId, question: Question) {
         self.last_rpc += 1;
         let rpc = self.last_rpc;
-        let run = (node, self.nodes[node].incarnation);
+        let run = self.run_of(node);
         self.waiting.insert(rpc, Waiting { run, callee, kind, call });
         let copies = if self.rng.f64() < self.duplication { 2 } else { 1 };
         for _ in 0..copies {
@@ -43,22 +47,38 @@ impl World {
             }
         }
         let deadline = match kind {
-            Kind::Heartbeat | Kind::Vote | Kind::Seat | Kind::Renewal => HEARTBEAT_DEADLINE,
+            Kind::Heartbeat | Kind::Vote | Kind::Notice | Kind::Leave => HEARTBEAT_DEADLINE,
+            Kind::Seat | Kind::Claim | Kind::Renewal | Kind::Resign => SEAT_CALL_DEADLINE,
             Kind::Announcement => CALL_DEADLINE / 4,
-            _ => CALL_DEADLINE,
+            Kind::Peers => CALL_DEADLINE,
         };
         self.push(deadline, Item::Expire { rpc, failure: CallFailure::NoAnswer });
     }
 
-    pub(super) fn answer(&mut self, rpc: u64, from: usize, event: impl FnOnce(CallId) -> Event) {
+    /// `from` answers a call, unless it is the nameserver and has just died.
+    pub(crate) fn answer(&mut self, rpc: u64, from: usize, event: impl FnOnce(CallId) -> Event) {
+        if from == NAMESERVER && !self.nameserver_up {
+            return;
+        }
         let Some(waiting) = self.waiting.get(&rpc) else { return };
-        let (to, event) = (waiting.run.0, event(waiting.call));
+        let event = Box::new(event(waiting.call));
+        let wait = if from == NAMESERVER { self.nameserver_busy.since(self.now) } else { Duration::ZERO };
+        if wait.is_zero() {
+            self.send_answer(rpc, from, event);
+        } else {
+            self.push(wait, Item::Answered { rpc, nameserver: self.nameserver_run, event });
+        }
+    }
+
+    pub(crate) fn send_answer(&mut self, rpc: u64, from: usize, event: Box<Event>) {
+        let Some(waiting) = self.waiting.get(&rpc) else { return };
+        let to = waiting.run.0;
         if let Some(travel) = self.travel(from, to) {
             self.push(travel, Item::Answer { rpc, event });
         }
     }
 
-    pub(super) fn arrive(&mut self, rpc: u64, caller: Run, callee: usize, question: Question) {
+    pub(crate) fn arrive(&mut self, rpc: u64, caller: Run, callee: usize, question: Question) {
         if let Question::Peer(event) = question {
             if self.nodes[callee].core.is_none() {
                 // The machine lives and says that nobody listens; sometimes that is lost or never sent.
@@ -72,16 +92,60 @@ impl World {
             let token = Token(self.last_item);
             self.last_item += 1;
             self.tokens.insert(token, rpc);
-            let run = (callee, self.nodes[callee].incarnation);
-            self.deliver(run, with_token(*event, token));
+            self.deliver(self.run_of(callee), with_token(*event, token));
             return;
         }
         if !self.nameserver_up {
+            if self.rng.bool()
+                && let Some(travel) = self.travel(callee, caller.0)
+            {
+                self.push(travel, Item::Expire { rpc, failure: CallFailure::Unreachable });
+            }
+            return;
+        }
+        let busy = self.nameserver_busy.since(self.now);
+        if !busy.is_zero() {
+            // Its one owner is at the disk.
+            self.push(busy, Item::Arrive { rpc, caller, callee, question });
+            return;
+        }
+        self.ask_nameserver(rpc, caller, question);
+    }
+
+    /// Something is different in the nameserver: those who watch hear of it, as of what is when they hear.
+    pub(crate) fn wake_watchers(&mut self) {
+        let revision = self.registry.revision();
+        if !self.nameserver_up || std::mem::replace(&mut self.told, revision) == revision {
+            return;
+        }
+        for node in 0..self.nodes.len() {
+            // A call that is lost is made again.
+            let travel = self.travel(NAMESERVER, node).unwrap_or(WATCH_AGAIN);
+            self.push(travel, Item::Watched(self.run_of(node)));
+        }
+    }
+
+    pub(crate) fn tell_watcher(&mut self, run: Run) {
+        if !self.nameserver_up || !self.reaches(NAMESERVER, run.0) || !self.reaches(run.0, NAMESERVER) {
+            if self.running(run).is_some() {
+                self.push(WATCH_AGAIN, Item::Watched(run));
+            }
             return;
         }
         let now = self.now;
+        let registered = |node: &&Node| self.registry.lookup(now, &format!("{PEER_PREFIX}{}", node.id)).is_ok();
+        let peers = self.nodes.iter().filter(registered).map(World::contact).collect();
+        self.checks.sometimes("watched");
+        self.deliver(run, Event::SeatChanged);
+        self.deliver(run, Event::PeersWatched { peers });
+    }
+
+    fn ask_nameserver(&mut self, rpc: u64, caller: Run, question: Question) {
+        let now = self.now;
         self.registry.expire(now);
-        let identity = Identity::Peer(self.nodes[caller.0].id.clone());
+        self.registry.settle();
+        let claimant = self.nodes[caller.0].id.clone();
+        let identity = Identity::Peer(claimant.clone());
         match question {
             Question::Seat => {
                 let result = Ok(self.registry.seat(now));
@@ -89,14 +153,16 @@ impl World {
             }
             Question::Peers => {
                 let registered = |node: &&Node| self.registry.lookup(now, &format!("{PEER_PREFIX}{}", node.id)).is_ok();
-                let contact = |node: &Node| Contact { peer: node.id.clone(), endpoint: node.endpoint.clone() };
-                let result = Ok(self.nodes.iter().filter(registered).map(contact).collect());
+                let result = Ok(self.nodes.iter().filter(registered).map(World::contact).collect());
                 self.answer(rpc, NAMESERVER, |call| Event::PeersAnswered { call, result });
             }
             Question::Claim(claim) => {
-                let held = self.registry.seat(now).seat.is_some();
+                let held = self.registry.seat(now).seat;
                 let result = self.registry.claim(now, &identity, claim.clone());
-                self.checks.claim(&self.nodes[caller.0].id, &claim, held, result.is_ok());
+                let stored = self.commit();
+                if stored {
+                    self.checks.claim(&claimant, &claim, held.as_ref(), result.is_ok());
+                }
                 let result = result.map_err(CallError::Refused);
                 self.answer(rpc, NAMESERVER, |call| Event::ClaimAnswered { call, result });
             }
@@ -106,15 +172,57 @@ impl World {
             }
             Question::Resign(epoch) => {
                 let result = self.registry.resign(now, &identity, epoch).map_err(CallError::Refused);
+                self.commit();
                 self.answer(rpc, NAMESERVER, |call| Event::ResignAnswered { call, result });
             }
             Question::Peer(_) => unreachable!("handled above"),
         }
-        self.registry.settle();
         self.checks.registry(now, &self.registry);
     }
 
-    pub(super) fn reply(&mut self, node: usize, token: Token, reply: Reply) {
+    /// The nameserver writes, which takes time and can be the last thing that it does; whether it was stored.
+    fn commit(&mut self) -> bool {
+        if self.registry.pending().is_empty() {
+            return true;
+        }
+        let slow = self.rng.u8(0..20) == 0 && !self.calm;
+        let write = self.random(if slow { Duration::from_millis(300) } else { self.disk });
+        self.nameserver_busy = self.now + write;
+        let stored = if !self.calm && self.rng.u8(0..40) == 0 {
+            self.checks.sometimes("nameserver died while it wrote");
+            self.nameserver_dies();
+            self.rng.bool()
+        } else {
+            true
+        };
+        if stored {
+            self.registry.settle();
+        } else {
+            self.registry.roll_back();
+        }
+        stored
+    }
+
+    /// The nameserver is gone for a while.
+    pub(crate) fn nameserver_dies(&mut self) {
+        if self.nameserver_up {
+            self.note("the nameserver is dead");
+            self.nameserver_up = false;
+            let back = self.random(Duration::from_millis(2500));
+            self.push(back, Item::NameserverBack);
+        }
+    }
+
+    pub(crate) fn nameserver_back(&mut self) {
+        self.note("the nameserver is back");
+        self.nameserver_up = true;
+        self.nameserver_run += 1;
+        self.nameserver_busy = self.now;
+        self.registry = Registry::restore(self.registry.snapshot(), self.now);
+        self.checks.registry(self.now, &self.registry);
+    }
+
+    pub(crate) fn reply(&mut self, node: usize, token: Token, reply: Reply) {
         let Some(rpc) = self.tokens.remove(&token) else { return };
         let from = self.nodes[node].id.clone();
         self.answer(rpc, node, |call| match reply {
@@ -130,7 +238,7 @@ impl World {
         });
     }
 
-    pub(super) fn register(&mut self, node: usize) {
+    pub(crate) fn register(&mut self, node: usize) {
         let Node { id, endpoint, incarnation, .. } = &self.nodes[node];
         let request = Register {
             name: format!("{PEER_PREFIX}{id}"),
@@ -160,7 +268,8 @@ fn with_token(event: Event, token: Token) -> Event {
     }
 }
 
-pub(super) fn failed(kind: Kind, call: CallId, from: Option<PeerId>, failure: CallFailure) -> Option<Event> {
+/// What the shell reports of a call that had no answer.
+pub(crate) fn failed(kind: Kind, call: CallId, from: Option<PeerId>, failure: CallFailure) -> Option<Event> {
     let from = from.or_else(|| "nameserver".parse().ok())?;
     Some(match kind {
         Kind::Seat => Event::SeatAnswered { call, result: Err(failure) },

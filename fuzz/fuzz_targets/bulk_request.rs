@@ -1,0 +1,42 @@
+//! What an asker may send at the beginning of a bulk stream: any bytes give a request or an error, and a request's
+//! ranges, whatever size the file has, give groups of that file or an error. A header costs no more memory than its bound.
+
+#![no_main]
+
+use futures::executor::block_on;
+use libfuzzer_sys::fuzz_target;
+use peer::transfer::groups::{GroupRanges, group_count};
+use shared::{
+    limits::MAX_BULK_HEADER_BYTES,
+    net::bulk::{BulkRequest, HeaderError, read_header},
+};
+
+fuzz_target!(|input: (u64, &[u8])| {
+    let (size, bytes) = input;
+    // As it stands, and as the body of a header whose length is right: mutation alone seldom finds that.
+    check(size, bytes);
+    let mut framed = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
+    framed.extend_from_slice(bytes);
+    check(size, &framed);
+});
+
+fn check(size: u64, mut bytes: &[u8]) {
+    let whole = bytes.len();
+    let request = match block_on(read_header::<BulkRequest>(&mut bytes)) {
+        Ok(request) => request,
+        Err(HeaderError::TooLong(length)) => return assert!(length > MAX_BULK_HEADER_BYTES),
+        Err(HeaderError::Stream(_) | HeaderError::Malformed) => return,
+    };
+    // A range is at least two bytes on the wire.
+    assert!(whole - bytes.len() <= 4 + MAX_BULK_HEADER_BYTES);
+    assert!(request.groups.len() <= MAX_BULK_HEADER_BYTES / 2, "more ranges than bytes can name");
+    let Ok(groups) = GroupRanges::requested(&request.groups, size) else { return };
+    assert!(!groups.is_empty());
+    let all: Vec<_> = groups.iter().collect();
+    assert!(all.iter().all(|range| range.start < range.end && range.end <= group_count(size)));
+    assert!(all.windows(2).all(|pair| pair[0].end < pair[1].start), "in order, apart");
+    assert!(groups.bytes(size) <= size);
+    let missing = groups.missing(size);
+    assert_eq!(missing.bytes(size) + groups.bytes(size), size);
+    assert_eq!(GroupRanges::requested(&groups.to_request(), size), Ok(groups));
+}

@@ -1,0 +1,98 @@
+//! Watching the names through real connections.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use common::{House, Member, PATIENCE, Program};
+use nameserver::config::StorageChoice;
+use shared::{
+    id::Incarnation,
+    rpc::nameserver::{Changes, Condition, LeaseRequest, Position, Register, WatchQuery},
+};
+
+fn request(name: &str) -> Register {
+    Register {
+        name: name.to_owned(),
+        uri: "quic://host.com:4444".to_owned(),
+        tags: None,
+        lease: LeaseRequest::For(Duration::from_secs(1)),
+        condition: Condition::Always,
+        incarnation: Incarnation(1),
+    }
+}
+
+async fn changes(member: &Member, since: Option<Position>, wait: Duration) -> Changes {
+    let query = WatchQuery { since, prefix: Some("a.".to_owned()), regex: None, wait };
+    member.call(|c, cx| async move { c.changes(cx, query).await }).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_watcher_waits_for_changes_and_misses_none() {
+    let house = House::start(StorageChoice::Memory).await;
+    let (watcher, writer) = (house.peer("watcher").await, house.peer("writer").await);
+    let Changes::Resync { position } = changes(&watcher, None, Duration::ZERO).await else {
+        panic!("it knows nothing")
+    };
+    let quiet = changes(&watcher, Some(position), Duration::from_millis(20)).await;
+    assert_eq!(quiet, Changes::News { position, changes: vec![] });
+
+    let waiting = async {
+        let (mut since, mut seen) = (position, Vec::new());
+        // One is not meant; the lease of the other ends, which is a change too.
+        while seen.len() < 2 {
+            match changes(&watcher, Some(since), Duration::from_secs(2)).await {
+                Changes::News { position, changes } => {
+                    since = position;
+                    seen.extend(changes.into_iter().map(|change| (change.name.to_string(), change.record.is_some())));
+                }
+                resync @ Changes::Resync { .. } => panic!("{resync:?}"),
+            }
+        }
+        (since, seen)
+    };
+    let writing = async {
+        writer.register(request("b.1")).await.unwrap();
+        writer.register(request("a.1")).await.unwrap();
+    };
+    let ((since, seen), ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(waiting, writing) }).await.unwrap();
+    assert_eq!(seen, [("a.1".to_owned(), true), ("a.1".to_owned(), false)]);
+
+    // What another run of the nameserver said means nothing here.
+    let foreign = Position { run: since.run + 1, ..since };
+    assert!(matches!(changes(&watcher, Some(foreign), PATIENCE).await, Changes::Resync { .. }));
+}
+
+#[test]
+fn nsc_prints_what_is_there_and_what_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let _program = Program::start(folder.path(), 0);
+    let nsc = |arguments: &[&str]| {
+        let mut nsc = Command::new(env!("CARGO_BIN_EXE_nsc"));
+        nsc.args(["--state-dir", folder.path().to_str().unwrap()]).args(arguments).env_remove("BRASA_NAMESERVER");
+        nsc.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        nsc
+    };
+    assert!(nsc(&["register", "a.1", "quic://h:1"]).status().unwrap().success());
+    let mut watching = nsc(&["watch", "a."]).spawn().unwrap();
+    let out = BufReader::new(watching.stdout.take().unwrap());
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let line = || lines.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(line(), "--------START LIST - prefix 'a.'");
+    assert_eq!(line(), "a.1 --> quic://h:1");
+    assert_eq!(line(), "--------END LIST - prefix 'a.'");
+    assert!(nsc(&["register", "b.1", "quic://h:1"]).status().unwrap().success());
+    assert!(nsc(&["register", "a.2", "quic://h:2", "t"]).status().unwrap().success());
+    assert_eq!(line(), "+ a.2 --> quic://h:2 {'t'}");
+    assert!(nsc(&["remove", "a.1"]).status().unwrap().success());
+    assert_eq!(line(), "- a.1");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}

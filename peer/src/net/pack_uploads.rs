@@ -1,0 +1,88 @@
+//! Packs of small files that this peer serves to others; they take the same slots as files do.
+
+use std::sync::atomic::Ordering;
+
+use shared::{
+    id::PeerId,
+    limits,
+    net::{
+        bulk::{BulkAbort, BulkRefusal, read_header, write_header},
+        pack::{ItemRefusal, PackAccepted, PackRequest},
+    },
+};
+use tokio::time::timeout;
+
+use super::{
+    pace::Paced,
+    uploads::{Uploads, wait_for},
+};
+use crate::{
+    counted::Counted,
+    store::OpenError,
+    transfer::{ServeError, serve_pack},
+};
+
+impl Uploads {
+    /// Serves one stream of `peer`: reads the request, answers it, and sends what it asks for.
+    pub async fn serve_pack(&self, peer: &PeerId, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+        let request: PackRequest = match timeout(limits::STREAM_HEADER_DEADLINE, read_header(&mut recv)).await {
+            Ok(Ok(request)) => request,
+            Ok(Err(error)) => return tracing::debug!(%error, "an unreadable request for a pack"),
+            Err(_) => return tracing::debug!("a request for a pack did not come"),
+        };
+        let contents = match request.contents() {
+            Ok(contents) => contents.to_vec(),
+            Err(error) => {
+                tracing::debug!(%error, "a request for a pack that is none");
+                return answer(&mut send, Err(BulkRefusal::BadRanges)).await;
+            }
+        };
+        let Some((_slot, turn)) = self.ask(peer) else {
+            return answer(&mut send, Err(BulkRefusal::Busy)).await;
+        };
+        if let Err(error) = write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await {
+            return tracing::debug!(%error, "an asker went away");
+        }
+        if let Err(error) = wait_for(turn, &mut send).await {
+            return tracing::debug!(%error, "an asker went away while it waited");
+        }
+        let _running = Counted::on(&self.active);
+        let (share, suspected) = (self.share.clone(), self.share.clone());
+        let open = move |hash: &_| {
+            share.open_content(hash).map_err(|error| match error {
+                OpenError::NotHere => ItemRefusal::NotHere,
+                OpenError::Unreadable(error) => {
+                    tracing::warn!(%error, ?hash, "a shared file cannot be read");
+                    ItemRefusal::Unreadable
+                }
+            })
+        };
+        let changed = move |hash: &_| {
+            tracing::warn!(?hash, "a shared file is not what it was");
+            suspected.suspect(hash);
+        };
+        let mut sink = Paced { sink: send, pace: self.pace.clone() };
+        let sent = serve_pack(contents, open, changed, &mut sink, |bytes| {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        })
+        .await;
+        let mut send = sink.sink;
+        match sent {
+            Ok(_) => {
+                // Fails only when the asker stopped the stream, having all it wants.
+                let _ = send.finish();
+            }
+            Err(ServeError::Stream(error)) => tracing::debug!(%error, "an asker went away"),
+            Err(error) => {
+                tracing::warn!(%error, "a pack could not be sent to its end");
+                let _ = send.reset(BulkAbort::Stopped.to_varint());
+            }
+        }
+    }
+}
+
+async fn answer(send: &mut quinn::SendStream, answer: Result<PackAccepted, BulkRefusal>) {
+    if write_header(send, &answer).await.is_ok() {
+        let _ = send.finish();
+    }
+}

@@ -1,0 +1,109 @@
+//! Watching the nameserver: who is registered and when the seat changes hands, as it happens.
+
+use std::collections::BTreeMap;
+
+use shared::{
+    id::PeerId,
+    limits::{CALL_DEADLINE, HEARTBEAT, MAX_PEERS, MAX_WATCH_WAIT, PEERS_POLL},
+    name::Endpoint,
+    net::NetError,
+    rpc::nameserver::{Changes, NameChange, NameServiceClient, Position, WatchQuery},
+};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::calls::Calls;
+use crate::{
+    core::{Contact, Event},
+    node::{NodeHandle, Stopped},
+};
+
+/// The names that a peer wants to hear of: peers and trackers.
+const WATCHED: &str = r"(peer|tracker)\.";
+
+/// Watches until `stop` or the node's end. While the nameserver is away it tries again, less and less often; the core
+/// asks by itself then.
+pub async fn watch(calls: &Calls, node: &NodeHandle, stop: CancellationToken) {
+    let mut watching = Watching { calls, node, since: None, peers: BTreeMap::new() };
+    let mut pause = HEARTBEAT;
+    loop {
+        let outcome = tokio::select! {
+            outcome = watching.step() => outcome,
+            () = stop.cancelled() => return,
+        };
+        match outcome {
+            Ok(()) => pause = HEARTBEAT,
+            Err(Problem::Stopped) => return,
+            Err(Problem::Net(error)) => {
+                tracing::debug!(%error, "the nameserver cannot be watched");
+                tokio::select! {
+                    () = sleep(pause) => pause = (pause * 2).min(PEERS_POLL),
+                    () = stop.cancelled() => return,
+                }
+            }
+        }
+    }
+}
+
+struct Watching<'a> {
+    calls: &'a Calls,
+    node: &'a NodeHandle,
+    since: Option<Position>,
+    peers: BTreeMap<PeerId, Endpoint>,
+}
+
+enum Problem {
+    Net(NetError),
+    Stopped,
+}
+
+impl From<NetError> for Problem {
+    fn from(error: NetError) -> Self {
+        Self::Net(error)
+    }
+}
+
+impl From<Stopped> for Problem {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl Watching<'_> {
+    /// One answer, and what it tells the node.
+    async fn step(&mut self) -> Result<(), Problem> {
+        let query =
+            WatchQuery { since: self.since, prefix: None, regex: Some(WATCHED.to_owned()), wait: MAX_WATCH_WAIT };
+        let call = |names: NameServiceClient, cx| async move { names.changes(cx, query).await };
+        match self.calls.names_flat(MAX_WATCH_WAIT + CALL_DEADLINE, call).await? {
+            Changes::Resync { position } => {
+                let peers = self.calls.peers().await?;
+                self.peers = peers.into_iter().map(|contact| (contact.peer, contact.endpoint)).collect();
+                self.since = Some(position);
+                self.node.tell(Event::SeatChanged).await?;
+            }
+            Changes::News { position, changes } => {
+                self.since = Some(position);
+                // A tracker's name is no peer's: then the seat has changed.
+                let mut seat_changed = false;
+                for NameChange { name, record } in changes {
+                    match (name.as_peer(), record) {
+                        (Some(peer), Some(record)) if self.peers.len() < MAX_PEERS => {
+                            self.peers.insert(peer, record.uri);
+                        }
+                        (Some(_), Some(_)) => {}
+                        (Some(peer), None) => drop(self.peers.remove(&peer)),
+                        (None, _) => seat_changed = true,
+                    }
+                }
+                if seat_changed {
+                    self.node.tell(Event::SeatChanged).await?;
+                }
+            }
+        }
+        let contact =
+            |(peer, endpoint): (&PeerId, &Endpoint)| Contact { peer: peer.clone(), endpoint: endpoint.clone() };
+        let peers = self.peers.iter().map(contact).collect();
+        Ok(self.node.tell(Event::PeersWatched { peers }).await?)
+    }
+}

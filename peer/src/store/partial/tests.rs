@@ -1,0 +1,93 @@
+//! Partial files, from their beginning to their place.
+
+use std::{fs, os::unix::fs::FileExt, path::Path};
+
+use shared::file_name::FileName;
+
+use super::*;
+
+fn dir(path: &Path) -> OwnedFd {
+    File::open(path).unwrap().into()
+}
+
+fn create(path: &Path, size: u64) -> Result<Partial, PartialError> {
+    let name: FileName = "f".parse().unwrap();
+    let place = PartialPlace {
+        dir: dir(path),
+        name: "partial".into(),
+        have_dir: dir(path),
+        have_name: "partial.have".into(),
+        goal: Goal::Share(name.clone()),
+    };
+    let file = FileMeta { name, size, hash: ContentHash([1; 32]), mtime_micros: 0, executable: false };
+    Partial::open(place, &file, &AtomicBool::new(false))
+}
+
+fn complete(path: &Path, content: &[u8]) -> Partial {
+    let partial = create(path, content.len() as u64).unwrap();
+    partial.file().write_all_at(content, 0).unwrap();
+    partial.mark(&GroupRanges::all(content.len() as u64)).unwrap();
+    partial
+}
+
+#[test]
+fn a_complete_file_is_placed_as_described() {
+    let folder = tempfile::tempdir().unwrap();
+    let partial = complete(folder.path(), b"hello");
+    let stamp = partial.place(&dir(folder.path()), OsStr::new("final"), 1_500_000_000_123_456, true, false).unwrap();
+    assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"hello");
+    assert_eq!((stamp.mtime_micros(), stamp.executable, stamp.size), (1_500_000_000_123_456, true, 5));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn an_incomplete_file_is_never_placed_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let partial = create(folder.path(), 3 * GROUP_BYTES).unwrap();
+    partial.mark(&GroupRanges::requested(&[(0, 2)], 3 * GROUP_BYTES).unwrap()).unwrap();
+    let error = partial.place(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn nothing_is_replaced_unless_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("final"), "mine").unwrap();
+    let partial = complete(folder.path(), b"theirs");
+    let error = partial.place(&dir(folder.path()), OsStr::new("final"), 0, false, false).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"mine");
+    complete(folder.path(), b"theirs").place(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap();
+    assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"theirs");
+}
+
+#[test]
+fn one_content_is_received_once_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = create(folder.path(), 10).unwrap();
+    assert!(matches!(create(folder.path(), 10), Err(PartialError::Busy)));
+    drop(first);
+    create(folder.path(), 10).unwrap();
+}
+
+#[test]
+fn times_that_cannot_be_are_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    for mtime in [i64::MIN, -1, 0, i64::MAX] {
+        let placed = complete(folder.path(), b"x").place(&dir(folder.path()), OsStr::new("f"), mtime, false, true);
+        placed.unwrap_or_else(|error| panic!("{mtime}: {error}"));
+    }
+}
+
+#[test]
+fn a_lying_size_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for size in [u64::MAX, 1 << 62, i64::MAX as u64] {
+        match create(folder.path(), size) {
+            Err(PartialError::NoSpace { needed, .. }) => assert_eq!(needed, size),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "and leaves nothing");
+}

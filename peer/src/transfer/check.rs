@@ -1,0 +1,51 @@
+//! Which groups of a file are right, by what its outboard says.
+
+use std::{
+    fs::File,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use shared::{content::ContentHash, limits::DISK_RUN_BYTES};
+
+use super::{
+    groups::GroupRanges,
+    run_io::RunReader,
+    verify::{PAIR_BYTES, Step, Verifier, outboard_bytes},
+};
+
+/// Pairs read at a time, bytes.
+const OUTBOARD_RUN_BYTES: usize = 64 << 10;
+
+/// Hashes `ranges` of a file and returns those groups that are right and that the outboard, as it is, proves. What cannot be
+/// read is not right. Ends early, with what it has, when `stop` is set.
+pub(crate) fn check(
+    hash: ContentHash,
+    size: u64,
+    data: &File,
+    outboard: &File,
+    ranges: GroupRanges,
+    stop: &AtomicBool,
+) -> GroupRanges {
+    let mut verifier = Verifier::new(hash, size, ranges);
+    let mut data = RunReader::new(data, DISK_RUN_BYTES);
+    let mut pairs = RunReader::new(outboard, OUTBOARD_RUN_BYTES);
+    let pairs_end = outboard_bytes(size);
+    let mut right = GroupRanges::default();
+    while let Some(step) = verifier.next() {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (reader, offset, len, run_end) = match step {
+            Step::Group { offset, len } => (&mut data, offset, len, verifier.run_end(offset)),
+            Step::Pair { index } => (&mut pairs, index * PAIR_BYTES as u64, PAIR_BYTES, pairs_end),
+        };
+        let read = reader.read(offset, len, run_end);
+        // What is below a wrong pair is skipped; the rest goes on.
+        let accepted = read.is_ok_and(|(at, _)| verifier.accept(&reader.run()[at..at + len]).is_ok());
+        if let (true, Step::Group { offset, .. }) = (accepted, step) {
+            let group = offset / shared::limits::GROUP_BYTES;
+            right.insert(group..group + 1);
+        }
+    }
+    right
+}

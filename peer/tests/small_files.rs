@@ -1,0 +1,298 @@
+//! Trees of many small files, between real programs: they arrive identical, whatever owners and crashes do.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures::future::BoxFuture;
+use rustix::process::Signal;
+use shared::{
+    content::ContentHash,
+    limits::MAX_PACKED_FILE_BYTES,
+    net::{
+        StreamKind,
+        bulk::{BULK_BEGINS, BulkRefusal, read_header, write_header},
+        pack::{ITEM_FOLLOWS, PackAccepted, PackRequest},
+        serve::{Handler, Remote},
+    },
+    rpc::tracker::WireFile,
+};
+
+mod common;
+use common::{Deadline, Network, impostor, process::WAIT};
+
+/// What a file is to others: content, modification time in seconds since 1970, whether it can be executed.
+type Seen = (Vec<u8>, u64, bool);
+
+/// All files below a folder, hidden ones left out.
+fn tree(folder: &Path) -> BTreeMap<String, Seen> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.file_name().unwrap().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let metadata = path.symlink_metadata().unwrap();
+            if metadata.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+            let modified = metadata.modified().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+            found.insert(name, (fs::read(&path).unwrap(), modified, metadata.permissions().mode() & 0o100 != 0));
+        }
+    }
+    found
+}
+
+/// Puts `count` files into a peer's share, below `tree`: of all sizes, empty ones among them, in directories, with odd times.
+fn plant(network: &Network, peer: &str, count: u64) {
+    let mut rng = fastrand::Rng::with_seed(3);
+    for number in 0..count {
+        let size = match number % 20 {
+            0 => 0,
+            1 => rng.u64(16_000..70_000),
+            _ => rng.u64(1..8_000),
+        };
+        let mut content = vec![0; usize::try_from(size).unwrap()];
+        rng.fill(&mut content);
+        // Some contents are there twice.
+        if number % 50 == 2 {
+            content = b"the same everywhere".to_vec();
+        }
+        let name = format!("tree/{}/ação {}/f{number}", number % 7, number % 3);
+        network.put(peer, &name, &content);
+        let file = File::options().write(true).open(network.shared(peer, &name)).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1 + number * 700_001)).unwrap();
+        if number % 5 == 0 {
+            file.set_permissions(Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+    // One that is not small is part of the tree too.
+    let mut large = vec![0; usize::try_from(2 * MAX_PACKED_FILE_BYTES).unwrap()];
+    rng.fill(&mut large);
+    network.put(peer, "tree/large", &large);
+    let file = File::options().write(true).open(network.shared(peer, "tree/large")).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
+}
+
+/// What lies in the hidden directories of a peer's share.
+fn left_over(network: &Network, peer: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for part in [".brasa/incoming", ".brasa/partial"] {
+        let Ok(entries) = fs::read_dir(network.shared(peer, part)) else { continue };
+        for entry in entries.flatten() {
+            found.push(entry.path().display().to_string());
+            // The stage may be swept while it is looked into.
+            let inside = fs::read_dir(entry.path()).into_iter().flatten().flatten();
+            found.extend(inside.map(|file| file.path().display().to_string()));
+        }
+    }
+    found
+}
+
+fn senders(document: &serde_json::Value) -> BTreeSet<String> {
+    let files = document["files"].as_array().unwrap();
+    let sources = files.iter().flat_map(|file| file["sources"].as_array().unwrap());
+    sources.map(|source| source["peer"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_tree_arrives_identical_and_is_shared_at_once() {
+    let network = Network::start();
+    plant(&network, "peer1", 2_000);
+    let _owner = network.headless("peer1");
+    let _receiver = network.headless("peer2");
+    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 2_001);
+    let done = network.json("peer2", &["download", "tree/"]);
+    assert_eq!(done["files"].as_array().unwrap().len(), 2_001);
+    let original = tree(&network.shared("peer1", "tree"));
+    assert!(original.len() == 2_001 && tree(&network.shared("peer2", "tree")) == original);
+    assert_eq!(left_over(&network, "peer2"), [""; 0]);
+    // The receiver is an owner of all of it, and the tracker knows.
+    let mine = network.json("peer2", &["list"]);
+    assert_eq!(mine["files"].as_array().unwrap().len(), 2_001);
+    let owners = |listing: &serde_json::Value| {
+        listing["files"].as_array().unwrap().iter().all(|file| file["owners"].as_array().unwrap().len() == 2)
+    };
+    network.json_until("peer1", &["listAll"], owners);
+
+    // Once more there is nothing to do; outside of the share everything is copied from it.
+    let again = network.json("peer2", &["download", "tree/"]);
+    assert!(senders(&again).is_empty(), "nothing was sent");
+    let outside = network.folder().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let copied = network.json("peer2", &["download", "tree/", "--to", outside.to_str().unwrap()]);
+    assert_eq!(senders(&copied), BTreeSet::from(["peer2".to_owned()]));
+    assert!(tree(&outside.join("tree")) == original);
+    let hidden = fs::read_dir(&outside).unwrap().count();
+    assert_eq!(hidden, 1, "nothing is left beside it");
+}
+
+#[test]
+fn what_is_in_the_way_stays_and_does_not_keep_the_others() {
+    let network = Network::start();
+    plant(&network, "peer1", 200);
+    let _owner = network.headless("peer1");
+    let _receiver = network.headless("peer2");
+    let name = "tree/1/ação 1/f1";
+    network.put("peer2", name, b"mine");
+    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 202);
+    let ended = network.run("peer2", &["download", "tree/", "--from", "peer1", "--json"]);
+    assert_eq!(ended.status, Some(1), "{}", ended.err);
+    let error: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!(error["error"]["code"], "exists", "{error}");
+    assert_eq!(fs::read(network.shared("peer2", name)).unwrap(), b"mine");
+    let mut original = tree(&network.shared("peer1", "tree"));
+    let mut here = tree(&network.shared("peer2", "tree"));
+    here.remove("1/ação 1/f1").unwrap();
+    let theirs = original.remove("1/ação 1/f1").unwrap();
+    assert!(here == original, "all others came");
+    network.json("peer2", &["download", "tree/", "--from", "peer1", "--force"]);
+    assert_eq!(tree(&network.shared("peer2", "tree"))["1/ação 1/f1"], theirs);
+}
+
+#[test]
+fn two_owners_share_the_work() {
+    let network = Network::start();
+    plant(&network, "peer1", 1_500);
+    plant(&network, "peer2", 1_500);
+    let _owners = [network.headless("peer1"), network.headless("peer2")];
+    let _receiver = network.headless("peer3");
+    network.json_until("peer3", &["listAll"], |listing| {
+        let files = listing["files"].as_array().unwrap();
+        files.len() == 1_501 && files.iter().all(|file| file["owners"].as_array().unwrap().len() == 2)
+    });
+    let done = network.json("peer3", &["download", "tree/"]);
+    let from = |peer: &str| {
+        let files = done["files"].as_array().unwrap().iter();
+        files.filter(|file| file["sources"].as_array().unwrap().iter().any(|source| source["peer"] == peer)).count()
+    };
+    assert!(from("peer1") > 200 && from("peer2") > 200, "{} and {}", from("peer1"), from("peer2"));
+    assert!(tree(&network.shared("peer3", "tree")) == tree(&network.shared("peer1", "tree")));
+}
+
+/// Sends packs as they are asked for, but one content with a wrong byte.
+struct Liar {
+    contents: BTreeMap<ContentHash, Vec<u8>>,
+    lie: ContentHash,
+}
+
+impl Handler for Liar {
+    fn stream(
+        self: Arc<Self>,
+        _: Arc<Remote>,
+        kind: StreamKind,
+        mut send: quinn::SendStream,
+        mut recv: quinn::RecvStream,
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            if kind != StreamKind::Pack {
+                return;
+            }
+            let Ok(request) = read_header::<PackRequest>(&mut recv).await else { return };
+            write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await.unwrap();
+            send.write_all(&[BULK_BEGINS]).await.unwrap();
+            for (hash, _) in request.contents().unwrap() {
+                let mut content = self.contents[hash].clone();
+                if *hash == self.lie {
+                    content[0] ^= 1;
+                }
+                // Ends when the asker has seen enough.
+                if send.write_all(&[&[ITEM_FOLLOWS], content.as_slice()].concat()).await.is_err() {
+                    return;
+                }
+            }
+            let _ = send.finish();
+            let _ = send.stopped().await;
+        })
+    }
+}
+
+/// The files `tree/0` to `tree/39`, as an impostor announces them.
+fn forty() -> (BTreeMap<ContentHash, Vec<u8>>, Vec<WireFile>) {
+    let files = (0..40_u32).map(|number| {
+        let content = format!("content {number}").repeat(100).into_bytes();
+        let hash = ContentHash(*blake3::hash(&content).as_bytes());
+        let size = content.len() as u64;
+        (hash, content, WireFile { name: format!("tree/{number}"), size, hash, mtime_micros: 0, executable: false })
+    });
+    let mut contents = BTreeMap::new();
+    let announced = files.map(|(hash, content, file)| {
+        contents.insert(hash, content);
+        file
+    });
+    let announced = announced.collect();
+    (contents, announced)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_lies_in_one_file_is_dropped_and_the_tree_is_right() {
+    let network = Network::start();
+    let (contents, files) = forty();
+    for file in &files {
+        network.put("peer1", &file.name, &contents[&file.hash]);
+    }
+    let _honest = network.headless("peer1");
+    let mut receiver = network.headless("peer2");
+    let _liar = impostor::start(&network, "liar", Liar { lie: files[20].hash, contents }, files).await;
+    network.json_until("peer2", &["listAll"], |listing| {
+        let files = listing["files"].as_array().unwrap();
+        files.len() == 40 && files.iter().all(|file| file["owners"].as_array().unwrap().len() == 2)
+    });
+    // Which owner is asked for which file is chance; from the liar alone it is none.
+    let ended = network.run("peer2", &["download", "tree/", "--from", "liar", "--json"]);
+    let error: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
+    assert_eq!(error["error"]["code"], "verification_failed", "{error}");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("liar: wrong bytes"), "{message}");
+    assert!(receiver.error_line().contains("liar"), "the log names it");
+    let kept = tree(&network.shared("peer2", "tree"));
+    assert!((1..40).contains(&kept.len()), "what it sent before the lie was right: {}", kept.len());
+    let content =
+        |seen: BTreeMap<String, Seen>| seen.into_iter().map(|(name, (c, _, _))| (name, c)).collect::<Vec<_>>();
+    let original = content(tree(&network.shared("peer1", "tree")));
+    assert!(content(kept).iter().all(|file| original.contains(file)));
+    network.json("peer2", &["download", "tree/"]);
+    assert!(content(tree(&network.shared("peer2", "tree"))) == original);
+    assert_eq!(left_over(&network, "peer2"), [""; 0]);
+}
+
+#[test]
+fn a_receiver_that_is_killed_completes_with_the_same_command() {
+    let network = Network::start();
+    plant(&network, "peer1", 3_000);
+    let _owner = network.headless("peer1");
+    let receiver = network.headless("peer2");
+    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 3_001);
+    let original = tree(&network.shared("peer1", "tree"));
+    std::thread::scope(|scope| {
+        let download = scope.spawn(|| network.run("peer2", &["download", "tree/"]));
+        let deadline = Deadline::after(WAIT);
+        while left_over(&network, "peer2").len() < 300 && !download.is_finished() {
+            deadline.pause("files on their way in");
+        }
+        receiver.signal(Signal::KILL);
+        assert_ne!(download.join().unwrap().status, Some(0), "it was killed before its end");
+    });
+    drop(receiver);
+    assert!(left_over(&network, "peer2").len() >= 300, "what was on its way is still there");
+    if network.shared("peer2", "tree").exists() {
+        for (name, seen) in tree(&network.shared("peer2", "tree")) {
+            assert!(original.get(&name) == Some(&seen), "{name} is whole");
+        }
+    }
+    let _receiver = network.headless("peer2");
+    assert_eq!(left_over(&network, "peer2"), [""; 0], "swept at the start");
+    network.json_until_done("peer2", &["download", "tree/"]);
+    assert!(tree(&network.shared("peer2", "tree")) == original);
+}

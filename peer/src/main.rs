@@ -33,6 +33,8 @@ fn run() -> Result<u8, Failure> {
     let console = Console::default();
     let log = console.clone();
     shared::telemetry::init_to(move || log.clone());
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = (processors / 2).clamp(1, MAX_WORKERS);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().map_err(|error| {
             Failure::new(FailureCode::Internal, "the program cannot start", error, "close other programs and try again")

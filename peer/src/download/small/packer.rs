@@ -309,6 +309,9 @@ async fn receive(
     // The request is all that is said; a stream that the owner closed already shows in its answer.
     let _ = send.finish();
     let PackAccepted = read_header::<Result<PackAccepted, BulkRefusal>>(&mut recv).await??;
+    if let Ok(connection) = bulk.connection(&target(contact)).await {
+        meter.set_rtt(connection.rtt());
+    }
     stage.enter(Phase::Queued);
     wait_for_turn(&mut recv, || drop(tell.try_send(Told::Event(Event::Heard(owner))))).await?;
     stage.enter(Phase::Streaming);

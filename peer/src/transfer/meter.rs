@@ -291,14 +291,25 @@ impl<S: ChunkSource> ChunkSource for Metered<'_, S> {
     }
 
     async fn next(&mut self) -> io::Result<Vec<Bytes>> {
-        let begun = self.meter.download.clock.now();
-        let next = self.source.next().await;
-        self.meter.bytes_wait.add(self.meter.download.clock.now().since(begun));
-        next
+        // Counts when it is given up as well.
+        let _waiting = Waiting { meter: self.meter, begun: self.meter.download.clock.now() };
+        self.source.next().await
     }
 
     fn meter(&self) -> DecoderMeter {
         self.meter.decoder()
+    }
+}
+
+/// A wait for bytes, until it is dropped.
+struct Waiting<'a> {
+    meter: &'a SourceMeter,
+    begun: Timestamp,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.meter.bytes_wait.add(self.meter.download.clock.now().since(self.begun));
     }
 }
 

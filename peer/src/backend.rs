@@ -1,6 +1,7 @@
 //! What the commands ask of a running peer, carried out.
 
 use std::{
+    num::NonZeroU64,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -22,7 +23,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     cli::backend::{
-        AddRequest, Added, Backend, Discarded, DownloadRequest, Downloaded, GlobalListing, ProgressSink, Status,
+        AddRequest, Added, Backend, Discarded, DownloadRequest, Fetched, GlobalListing, ProgressSink, Status,
     },
     core::{Core, ElectionFailure, Event, Reply},
     lookup::stopping,
@@ -80,15 +81,12 @@ impl Backend for Peer {
         })
     }
 
-    fn download(
-        &self,
-        request: DownloadRequest,
-        progress: ProgressSink,
-    ) -> BoxFuture<'_, Result<Vec<Downloaded>, Failure>> {
+    fn download(&self, request: DownloadRequest, progress: ProgressSink) -> BoxFuture<'_, Result<Fetched, Failure>> {
         Box::pin(async move {
             let downloaded = self.fetch_all(request, progress).await?;
             let shared: Arc<Vec<_>> = Arc::new(
                 downloaded
+                    .files
                     .iter()
                     .filter(|done| done.path.starts_with(self.share.path()))
                     // A directory that has something in it here is none of the share's entries.
@@ -176,6 +174,11 @@ impl Backend for Peer {
                 files: stats.files,
                 bytes: stats.bytes,
                 uploads: self.uploads.active(),
+                uploads_waiting: self.uploads.waiting(),
+                upload_slots: self.upload_slots as u64,
+                limit_up: self.uploads.pace().bytes_per_second().map(NonZeroU64::get),
+                limit_down: self.downloads.pace.bytes_per_second().map(NonZeroU64::get),
+                running: self.running_downloads().await,
                 downloads: self.downloads.active.load(Ordering::Relaxed),
                 bytes_up: self.uploads.bytes(),
                 bytes_down: self.downloads.bytes.load(Ordering::Relaxed),

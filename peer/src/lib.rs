@@ -10,6 +10,7 @@
 //! | [`download`], [`lookup`] | finding and fetching |
 //! | [`peer`] | a running peer, put together; `backend`: what commands ask of it |
 //! | [`cli`], [`control`], [`config`] | commands, how a running peer is given them, what the user wants |
+//! | `machine` | what the system says of its processors and buffers |
 //! | [`demo`] | the whole system in one go |
 //!
 //! The whole house is drawn in `docs/ARCHITECTURE.md`.
@@ -23,6 +24,7 @@ mod counted;
 pub mod demo;
 pub mod download;
 pub mod lookup;
+mod machine;
 pub mod net;
 pub mod node;
 pub mod peer;

@@ -37,12 +37,15 @@ use crate::{
     cli::backend::SeatRole,
     config::PeerConfig,
     core::{Contact, Core, CoreConfig, Event, swarm::uploads::UploadLimits},
+    download::Run,
     lookup::Lookup,
+    machine::Machine,
     net::{
         Front,
         calls::Calls,
         pace::Pace,
         registration::{Ended, Registration},
+        reports::Reports,
         service::Service,
         swarms::Swarms,
         uploads::Uploads,
@@ -69,6 +72,10 @@ pub struct Peer {
     /// For bytes: apart from the calls, so that no heartbeat waits behind a file.
     pub(crate) bulk: Connections,
     pub(crate) downloads: Downloads,
+    /// Uploads at a time.
+    pub(crate) upload_slots: usize,
+    /// The socket's receive buffer in bytes, when the system gave less than was asked for.
+    pub(crate) clamped_buffer: Option<u64>,
     pub(crate) warnings: Vec<String>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -87,6 +94,9 @@ pub(crate) struct Downloads {
     pub(crate) bytes: Arc<AtomicU64>,
     /// The cap on what comes in.
     pub(crate) pace: Pace,
+    /// Those that run, in the order in which they began.
+    pub(crate) running: Mutex<Vec<Arc<Run>>>,
+    pub(crate) machine: Arc<Machine>,
     /// Contents that are being fetched: the same content under another name waits for the first, then has it here.
     pub(crate) contents: Mutex<HashMap<ContentHash, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -119,9 +129,18 @@ impl Peer {
         let me = Contact { peer: config.id.clone(), endpoint: endpoint.clone() };
         let swarms = Swarms::new(me, share.clone(), bulk.clone(), tasks.clone());
         let upload_limits = UploadLimits { active: config.max_uploads, ..UploadLimits::default() };
-        let uploads = Uploads::new(share.clone(), upload_limits, Pace::new(config.limit_up));
+        let machine = Arc::new(Machine::default());
+        let reports = Reports::new(machine.clone(), config.max_uploads);
+        let uploads = Uploads::new(share.clone(), upload_limits, Pace::new(config.limit_up), reports);
         let front = Front {
-            service: Service::new(config.id.clone(), incarnation, endpoint.clone(), handle.clone(), share.clone()),
+            service: Service::new(
+                config.id.clone(),
+                incarnation,
+                endpoint.clone(),
+                handle.clone(),
+                share.clone(),
+                uploads.clone(),
+            ),
             uploads: uploads.clone(),
             swarms: swarms.clone(),
         };
@@ -175,7 +194,9 @@ impl Peer {
             swarms,
             bulk,
             connections: session.connections,
-            downloads: Downloads { pace: Pace::new(config.limit_down), ..Downloads::default() },
+            downloads: Downloads { pace: Pace::new(config.limit_down), machine, ..Downloads::default() },
+            upload_slots: config.max_uploads,
+            clamped_buffer: session.clamped_buffer,
             warnings: session.buffer_warning.into_iter().collect(),
             stop,
             tasks,

@@ -1,5 +1,4 @@
 //! Downloads of real programs that are killed, and go on.
-#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
 
 use std::{
     fs,
@@ -117,7 +116,7 @@ fn a_download_that_is_stopped_is_shown_continued_and_given_up() {
     assert!(fetched <= SIZE as u64 - (8 << 20), "{done}");
 
     let discarded = network.json("peer2", &["download", "--discard", "big.bin"]);
-    assert!(discarded["files"][0]["freed"].as_u64().unwrap() >= SIZE as u64, "{discarded}");
+    assert!(discarded["files"][0]["freed"].as_u64().unwrap() >= 8 << 20, "{discarded}");
     assert_eq!(network.json("peer2", &["status"])["unfinished"], serde_json::json!([]));
     let again = network.run("peer2", &["download", "--discard", "big.bin"]);
     assert_eq!(again.status, Some(1), "{again:?}");

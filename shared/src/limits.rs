@@ -333,6 +333,26 @@ pub const COMMIT_WAIT: Duration = Duration::from_millis(500);
 /// Files of small contents looked at by one blocking task: a thousand are some milliseconds, in which it can be cancelled.
 pub const LOOKED_AT_A_TIME: usize = 1024;
 
+// --- why a transfer is slow ---------------------------------------------------------------------
+
+/// Peers of whose uploads an owner remembers where the time went.
+pub const MAX_REPORTED_PEERS: usize = 256;
+/// Contents of which it remembers that, for each of them.
+pub const MAX_REPORTS_PER_PEER: usize = 16;
+/// Uploads of one content to one peer that are this far apart belong to different downloads: what was remembered of the
+/// first is forgotten.
+pub const REPORT_PAUSE: Duration = Duration::from_secs(5);
+/// Contents, the largest ones, of which a receiver asks an owner for its report.
+pub const REPORTS_ASKED: usize = 4;
+/// How long an owner may take to report: the download is over, and somebody waits for its result.
+pub const REPORT_DEADLINE: Duration = Duration::from_millis(500);
+/// How often the machine's counters are read at most: with many processors that is up to a millisecond's work.
+pub const MACHINE_SAMPLE: Duration = Duration::from_millis(200);
+/// Over how long a rate that is shown is measured: long enough to read, short enough to show what happens now ...
+pub const SHOWN_RATE_WINDOW: Duration = Duration::from_secs(4);
+/// ... in steps of this.
+pub const SHOWN_RATE_STEP: Duration = Duration::from_millis(250);
+
 // --- the share and what is kept of it -----------------------------------------------------------
 
 /// A file changed this recently before it was hashed may change again within one tick of its file system's clock

@@ -30,7 +30,10 @@ use shared::{
             NameServiceRequest, NameServiceResponse, Page, Position, Record, Register, Registered, Revision, Seat,
             SeatGrant, SeatView, Selector, ServerInfo, TagQuery, WatchQuery,
         },
-        peer::{FilePage, PeerInfo, PeerServiceRequest, PeerServiceResponse, SeatNotice, VoteReply, VoteRequest},
+        peer::{
+            FilePage, MachineReport, PathReport, PeerInfo, PeerServiceRequest, PeerServiceResponse, SeatNotice,
+            UploadReport, VoteReply, VoteRequest,
+        },
         tracker::{
             Announcement, AnnouncementKind, Heartbeat, HeartbeatAck, IndexPage, IndexedFile, ListAll, Owner,
             TrackerError, TrackerServiceRequest, TrackerServiceResponse, Version, WhoHas, WireFile,
@@ -322,7 +325,7 @@ fn the_peer_service() {
     let mut golden = Golden::default();
     let request =
         VoteRequest { epoch: Epoch(5), expected_epoch: Epoch(4), force: true, probe: false, provisional: true };
-    all_variants!(golden, "request", PeerServiceRequest { Info, List, Have, RequestVote, SeatNotice }, [
+    all_variants!(golden, "request", PeerServiceRequest { Info, List, Have, RequestVote, SeatNotice, UploadReport }, [
         "info" => Q::Info {},
         "list" => Q::List { after: Some("a.txt".parse().unwrap()) },
         "list.first" => Q::List { after: None },
@@ -330,6 +333,7 @@ fn the_peer_service() {
         "request_vote" => Q::RequestVote { request },
         "seat_notice.taken" => Q::SeatNotice { notice: SeatNotice::Taken(seat()) },
         "seat_notice.vacated" => Q::SeatNotice { notice: SeatNotice::Vacated(Epoch(4)) },
+        "upload_report" => Q::UploadReport { hash: ContentHash([0xab; 32]) },
     ]);
     let info = PeerInfo {
         peer: peer_id(),
@@ -342,13 +346,34 @@ fn the_peer_service() {
     };
     let reply =
         VoteReply { epoch: Epoch(5), granted: true, seat: view(), voted_epoch: Epoch(5), electors: vec![peer_id()] };
-    all_variants!(golden, "response", PeerServiceResponse { Info, List, Have, RequestVote, SeatNotice }, [
+    let time = Duration::from_millis;
+    let report = UploadReport {
+        uploads: 2,
+        bytes: 70_000,
+        served: time(1500),
+        network_wait: time(300),
+        pace_wait: time(1000),
+        slot_wait: time(20),
+        limit_up: Some(300_000),
+        slots: 8,
+        path: PathReport {
+            rtt: time(30),
+            window_bytes: 14_000,
+            sent_packets: 300,
+            lost_packets: 2,
+            congestion_events: 1,
+        },
+        machine: Some(MachineReport { idle_permille: 900, own_permille: 50 }),
+    };
+    all_variants!(golden, "response", PeerServiceResponse { Info, List, Have, RequestVote, SeatNotice, UploadReport }, [
         "info" => A::Info(info),
         "list" => A::List(FilePage { files: vec![meta()], next: Some("docs/a.txt".parse().unwrap()) }),
         "have" => A::Have(Some(meta())),
         "have.not" => A::Have(None),
         "request_vote" => A::RequestVote(reply),
         "seat_notice" => A::SeatNotice(view()),
+        "upload_report" => A::UploadReport(Some(report)),
+        "upload_report.not" => A::UploadReport(None),
     ]);
     golden.check("peer.txt");
 }

@@ -2,7 +2,7 @@
 //!
 //! The commands know a peer only through [`Backend`], so that they are tested without a network.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use shared::{
 };
 use tokio::sync::watch;
 
+use crate::core::bottleneck::Finding;
 pub use crate::store::{Discarded, Unfinished};
 
 /// A running peer, as its commands see it. Dropping a returned future abandons what it was doing.
@@ -37,11 +38,7 @@ pub trait Backend: Send + Sync {
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<FileMeta, Failure>>;
 
     /// Fetches all files that a request names. Files that are complete stay when the future is dropped.
-    fn download(
-        &self,
-        request: DownloadRequest,
-        progress: ProgressSink,
-    ) -> BoxFuture<'_, Result<Vec<Downloaded>, Failure>>;
+    fn download(&self, request: DownloadRequest, progress: ProgressSink) -> BoxFuture<'_, Result<Fetched, Failure>>;
 
     /// Gives up the unfinished downloads of a file, or of one version of it.
     fn discard<'a>(
@@ -116,6 +113,62 @@ pub struct DownloadRequest {
     pub to: Option<PathBuf>,
     /// Overwrite what is there with other content.
     pub force: bool,
+    /// Say what limited it.
+    pub explain: bool,
+}
+
+/// What a download brought.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Fetched {
+    /// The files, in any order.
+    pub files: Vec<Downloaded>,
+    /// What limited it, if that was asked for.
+    pub explained: Option<Explained>,
+}
+
+/// Why a download took as long as it did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explained {
+    /// What was asked for.
+    pub name: String,
+    /// Bytes that were fetched; what was there already does not count.
+    pub bytes: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Who sent, by id.
+    pub sources: Vec<ExplainedSource>,
+    /// What took the time, the most first.
+    pub findings: Vec<Finding>,
+}
+
+/// A source of a download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExplainedSource {
+    /// Who.
+    pub peer: PeerId,
+    /// Bytes fetched of it.
+    pub bytes: u64,
+    /// While it sent.
+    pub bytes_per_second: u64,
+    /// Round-trip time, if known.
+    pub rtt: Option<Duration>,
+}
+
+/// A download that runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunningDownload {
+    /// What was asked for.
+    pub name: String,
+    /// Bytes that are there and verified.
+    pub bytes_done: u64,
+    /// Bytes in all.
+    pub bytes_total: u64,
+    /// Bytes a second, of the last seconds.
+    pub bytes_per_second: u64,
+    /// Peers that send at the moment.
+    pub sources: u32,
+    /// What takes the time at present, the most first.
+    pub findings: Vec<Finding>,
 }
 
 /// A file that was fetched, or that was there already with the same content.
@@ -155,7 +208,7 @@ impl SeatRole {
 }
 
 /// How a peer is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Status {
     /// Who.
     pub id: PeerId,
@@ -177,7 +230,17 @@ pub struct Status {
     pub bytes: u64,
     /// Uploads that run.
     pub uploads: u64,
-    /// Downloads that run.
+    /// Requests that wait for an upload slot.
+    pub uploads_waiting: u64,
+    /// Uploads at a time.
+    pub upload_slots: u64,
+    /// The cap on what goes out, bytes a second.
+    pub limit_up: Option<u64>,
+    /// The cap on what comes in, bytes a second.
+    pub limit_down: Option<u64>,
+    /// Downloads that run, in the order in which they began.
+    pub running: Vec<RunningDownload>,
+    /// How many that are.
     pub downloads: u64,
     /// Bytes of content sent since it started.
     pub bytes_up: u64,
@@ -198,6 +261,8 @@ pub struct Progress {
     pub bytes_done: u64,
     /// Bytes of all files of the download.
     pub bytes_total: u64,
+    /// Bytes a second that came in the last seconds; what was there already does not count.
+    pub bytes_per_second: u64,
     /// Peers that send at the moment.
     pub sources: u32,
     /// Files that are complete.

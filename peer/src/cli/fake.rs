@@ -7,6 +7,7 @@ use std::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
@@ -21,9 +22,10 @@ use shared::{
 };
 
 use super::backend::{
-    AddRequest, Added, Backend, Discarded, DownloadRequest, Downloaded, GlobalListing, Progress, ProgressSink,
-    SeatRole, Status, Unfinished,
+    AddRequest, Added, Backend, Discarded, DownloadRequest, Downloaded, Explained, ExplainedSource, Fetched,
+    GlobalListing, Progress, ProgressSink, RunningDownload, SeatRole, Status, Unfinished,
 };
+use crate::core::bottleneck::{Cause, Figure, Finding};
 
 /// Shares what it is told to, and knows of the same files in the network. `download slow` never ends.
 pub(crate) struct Fake {
@@ -45,6 +47,12 @@ pub(crate) fn file(name: &str, size: u64, fill: u8) -> FileMeta {
 /// An id that is one.
 pub(crate) fn peer(id: &str) -> PeerId {
     id.parse().unwrap()
+}
+
+/// A finding: peer3's cap.
+fn capped() -> Finding {
+    let (peers, figure) = (vec![peer("peer3")], Figure::Rate(Some(1 << 20)));
+    Finding { cause: Cause::OwnerLimit, peers, share: 0.935, figure }
 }
 
 fn endpoint() -> Endpoint {
@@ -115,11 +123,7 @@ impl Backend for Fake {
         async move { self.files.lock().unwrap().remove(name).ok_or_else(|| Self::missing(name)) }.boxed()
     }
 
-    fn download(
-        &self,
-        request: DownloadRequest,
-        progress: ProgressSink,
-    ) -> BoxFuture<'_, Result<Vec<Downloaded>, Failure>> {
+    fn download(&self, request: DownloadRequest, progress: ProgressSink) -> BoxFuture<'_, Result<Fetched, Failure>> {
         async move {
             self.downloads.lock().unwrap().push(request.clone());
             let name = &request.pattern;
@@ -129,6 +133,7 @@ impl Backend for Fake {
                     file: "slow".parse().unwrap(),
                     bytes_done: 1,
                     bytes_total: 2,
+                    bytes_per_second: 1,
                     sources: 1,
                     files_done: 0,
                     files_total: 1,
@@ -138,7 +143,20 @@ impl Backend for Fake {
             }
             let file = self.files.lock().unwrap().get(name).cloned().ok_or_else(|| Self::missing(name))?;
             let sources = vec![(peer("peer3"), 2), (peer("peer2"), 1)];
-            Ok(vec![Downloaded { path: PathBuf::from("/share").join(name), file, seconds: 0.01, sources }])
+            let files = vec![Downloaded { path: PathBuf::from("/share").join(name), file, seconds: 0.01, sources }];
+            let explained = request.explain.then(|| Explained {
+                name: name.clone(),
+                bytes: 3,
+                seconds: 0.5,
+                sources: vec![ExplainedSource {
+                    peer: peer("peer3"),
+                    bytes: 2,
+                    bytes_per_second: 4,
+                    rtt: Some(Duration::from_micros(1500)),
+                }],
+                findings: vec![capped()],
+            });
+            Ok(Fetched { files, explained })
         }
         .boxed()
     }
@@ -179,7 +197,19 @@ impl Backend for Fake {
                 share_dir: "/share".into(),
                 files: 2,
                 bytes: 6,
-                uploads: 0,
+                uploads: 2,
+                uploads_waiting: 1,
+                upload_slots: 8,
+                limit_up: None,
+                limit_down: Some(1 << 20),
+                running: vec![RunningDownload {
+                    name: "big.bin".to_owned(),
+                    bytes_done: 1 << 20,
+                    bytes_total: 4 << 20,
+                    bytes_per_second: 1 << 19,
+                    sources: 1,
+                    findings: vec![capped()],
+                }],
                 downloads: 1,
                 bytes_up: 0,
                 bytes_down: 3,

@@ -3,16 +3,18 @@
 //! The JSON is a contract (`docs/cli.md`): fields may be added, nothing else. File names and peer ids cannot harm
 //! a terminal by their types; all other text that may come from afar goes through [`harmless`].
 
+mod explain;
 mod human;
 mod json;
 
 use shared::{content::FileMeta, epoch::Epoch, error::Failure, id::PeerId, rpc::nameserver::Seat};
 
+pub(in crate::cli) use explain::whole_time;
 pub use human::{bytes, harmless, unfinished_line};
 
 use super::{
     Outcome,
-    backend::{Discarded, Downloaded, GlobalListing, Status},
+    backend::{Discarded, Downloaded, Explained, GlobalListing, Status},
 };
 pub use crate::cli::commands::exit::Ending;
 
@@ -33,7 +35,12 @@ pub enum Report {
     /// Files that are shared no more.
     Removed(FileChange),
     /// Files that were fetched.
-    Downloaded(Vec<Downloaded>),
+    Downloaded {
+        /// The files.
+        files: Vec<Downloaded>,
+        /// What limited them, one a name that was given, if that was asked for.
+        explained: Vec<Explained>,
+    },
     /// Unfinished downloads that were given up.
     Discarded(Vec<Discarded>),
     /// Who is tracker.

@@ -125,6 +125,7 @@ async fn what_is_typed_relative_is_relative_to_the_users_folder() {
         from: Some(peer("peer3")),
         to: Some("/casa/out/".into()),
         force: false,
+        explain: false,
     };
     let asked = fake.downloads.lock().unwrap()[0].clone();
     assert_eq!(asked, expected);

@@ -16,6 +16,7 @@
 //! An election is orthogonal to whom one follows: with `eleger` a Follower or the Tracker itself stands while
 //! it goes on with its work. So there are two parts of state: `standing` and `election`'s campaign.
 
+pub mod bottleneck;
 mod campaign;
 mod election;
 mod event;
@@ -24,6 +25,7 @@ mod index;
 mod liveness;
 pub(crate) mod packs;
 mod publisher;
+pub mod recent_rate;
 mod seeking;
 mod share;
 mod standing;

@@ -336,6 +336,7 @@ impl Engine {
             owner: owner.contact.clone(),
             file: self.file.clone(),
             partial: self.partial.clone(),
+            meter: self.run.meter.source(&owner.contact),
         };
         let progress = self.progress(request, groups.clone(), owner, running, tell.clone());
         let stop = running.stop.clone();

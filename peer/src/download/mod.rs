@@ -8,6 +8,7 @@
 //! Small files, when there are several, go another way: see [`small`].
 
 mod engine;
+mod explain;
 mod request;
 mod select;
 mod small;
@@ -39,7 +40,7 @@ use shared::{
 
 use crate::{
     backend::parse_name,
-    cli::backend::{DownloadRequest, Downloaded, Progress, ProgressSink},
+    cli::backend::{DownloadRequest, Downloaded, Fetched, Progress, ProgressSink},
     core::Contact,
     counted::Counted,
     lookup::contacts,
@@ -48,6 +49,7 @@ use crate::{
     transfer::{FetchError, fetch, serve},
 };
 use engine::Engine;
+use explain::RunMeter;
 use select::{Wish, common_prefix, listed_prefix, select};
 
 /// Why one owner did not deliver.
@@ -79,7 +81,10 @@ struct Job {
 }
 
 /// What all files of one download have in common.
-struct Run {
+pub(crate) struct Run {
+    /// As it was asked for.
+    pattern: String,
+    meter: RunMeter,
     force: bool,
     sink: ProgressSink,
     bytes_total: u64,
@@ -91,14 +96,20 @@ struct Run {
 
 impl Run {
     fn tell(&self, file: &FileMeta) {
-        self.sink.update(Progress {
-            file: file.name.clone(),
+        self.meter.note();
+        self.sink.update(self.progress(file.name.clone()));
+    }
+
+    fn progress(&self, file: FileName) -> Progress {
+        Progress {
+            file,
+            bytes_per_second: self.meter.bytes_per_second(),
             bytes_done: self.bytes_done.load(Ordering::Relaxed),
             bytes_total: self.bytes_total,
             sources: u32::try_from(self.sources.load(Ordering::Relaxed)).unwrap_or(u32::MAX),
             files_done: self.files_done.load(Ordering::Relaxed),
             files_total: self.files_total,
-        });
+        }
     }
 }
 
@@ -107,14 +118,13 @@ impl Peer {
     ///
     /// # Errors
     /// The first failure; files that are complete by then stay.
-    pub(crate) async fn fetch_all(
-        &self,
-        request: DownloadRequest,
-        sink: ProgressSink,
-    ) -> Result<Vec<Downloaded>, Failure> {
+    pub(crate) async fn fetch_all(&self, request: DownloadRequest, sink: ProgressSink) -> Result<Fetched, Failure> {
         let _active = Counted::on(&self.downloads.active);
         let jobs = self.plan(&request).await?;
+        let contents = jobs.iter().map(|job| (job.file.size, job.file.hash)).collect();
         let run = Arc::new(Run {
+            pattern: request.pattern.clone(),
+            meter: RunMeter::new(self.downloads.machine.clone(), contents),
             force: request.force,
             sink,
             bytes_total: jobs.iter().map(|job| job.file.size).sum(),
@@ -123,6 +133,7 @@ impl Peer {
             files_done: AtomicU64::new(0),
             sources: AtomicU64::new(0),
         });
+        let _running = self.downloads.begins(&run);
         let numbered = jobs.into_iter().enumerate();
         let (directories, files): (Numbered, _) = numbered.partition(|(_, job)| job.file.is_directory());
         let directories = self.make_directories(directories, &run).await?;
@@ -153,7 +164,9 @@ impl Peer {
             return Err(failure);
         }
         done.sort_by_key(|(place, _)| *place);
-        Ok(done.into_iter().map(|(_, file)| file).collect())
+        let files = done.into_iter().map(|(_, file)| file).collect();
+        let explained = if request.explain { Some(self.explain(&request.pattern, &run).await) } else { None };
+        Ok(Fetched { files, explained })
     }
 
     /// Finds out which versions are meant, where they go, and who has them.
@@ -309,7 +322,7 @@ impl Peer {
                     engine.fetch(owners).await?
                 }
             };
-            let path = self.share.finish(partial, &destination, &file, run.force).await?;
+            let path = run.meter.syncing(self.share.finish(partial, &destination, &file, run.force)).await?;
             if let (Some(membership), Some(_)) = (membership, destination.name()) {
                 membership.shared();
             }
@@ -350,12 +363,12 @@ impl Peer {
     }
 }
 
-/// Files with their places in the answer.
+/// Jobs with their places in the order in which they were asked for.
 type Numbered = Vec<(usize, Job)>;
 
 /// Small files and the others; one small file alone is fetched like the others.
 fn split(jobs: Numbered) -> (Numbered, Numbered) {
-    let (small, mut large): (Vec<_>, Vec<_>) =
+    let (small, mut large): (Numbered, Numbered) =
         jobs.into_iter().partition(|(_, job)| job.file.size <= limits::MAX_PACKED_FILE_BYTES);
     if small.len() >= limits::MIN_PACKED_FILES {
         return (small, large);

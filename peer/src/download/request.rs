@@ -1,6 +1,6 @@
 //! One request of a download: one bulk stream from an owner into the partial file.
 
-use std::{io, ops::Range, time::Duration};
+use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use shared::{
@@ -29,7 +29,11 @@ use crate::{
     },
     net::{calls::target, pace::Pace},
     store::Partial,
-    transfer::{FetchError, GroupRanges, fetch_from, stream::ChunkSource},
+    transfer::{
+        FetchError, GroupRanges, fetch_from,
+        meter::{Metered, Phase, SourceMeter},
+        stream::ChunkSource,
+    },
 };
 
 /// One bulk stream.
@@ -39,6 +43,7 @@ pub(super) struct Stream {
     pub(super) owner: Contact,
     pub(super) file: FileMeta,
     pub(super) partial: Partial,
+    pub(super) meter: Arc<SourceMeter>,
 }
 
 impl Stream {
@@ -48,8 +53,9 @@ impl Stream {
         request: RequestId,
         groups: Range<u64>,
         tell: &mpsc::Sender<Told>,
-        progress: impl FnMut(u64) + Send + 'static,
+        mut progress: impl FnMut(u64) + Send + 'static,
     ) -> Result<(), OwnerError> {
+        let mut stage = self.meter.request();
         let target = target(&self.owner);
         let ranges = GroupRanges::requested(&[(groups.start, groups.end)], self.file.size)
             .map_err(|_| OwnerError::Refused(BulkRefusal::BadRanges))?;
@@ -68,12 +74,17 @@ impl Stream {
             return Err(OwnerError::OtherSize { claimed: size, announced: self.file.size });
         }
         let rtt = self.bulk.connection(&target).await.ok().map(|connection| connection.rtt());
+        if let Some(rtt) = rtt {
+            self.meter.set_rtt(rtt);
+        }
+        stage.enter(Phase::Queued);
         let heard = |rtt| Told::Event(Event::Heard { owner: request.owner, rtt });
         // Here and below: the engine is gone when nobody listens.
         let _ = tell.send(heard(rtt)).await;
         // A full queue means that the core has enough to hear of.
         wait_for_turn(&mut recv, || drop(tell.try_send(heard(None)))).await?;
-        let mut heard = Heard {
+        stage.enter(Phase::Streaming);
+        let heard = Heard {
             stream: &mut recv,
             owner: request.owner,
             tell,
@@ -82,7 +93,15 @@ impl Stream {
             next: Timestamp::ZERO,
             owed: 0,
         };
-        match fetch_from(&mut heard, ranges, &self.partial, limits::OWNER_SILENCE, progress).await {
+        let progress = {
+            let meter = self.meter.clone();
+            move |bytes| {
+                meter.arrived(bytes);
+                progress(bytes);
+            }
+        };
+        let mut source = Metered { source: heard, meter: &self.meter };
+        match fetch_from(&mut source, ranges, &self.partial, limits::OWNER_SILENCE, progress).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 let is_wrong = matches!(error, FetchError::Verification { .. });

@@ -6,6 +6,7 @@
 //! | [`calls`] | the calls that the core wants made, their outcome as events |
 //! | [`uploads`], `pack_uploads` | bulk streams and packs it serves |
 //! | [`pace`] | how fast |
+//! | [`reports`] | where the time of uploads went |
 //! | [`swarms`], `room` | who receives what, and tells the others what it has by now |
 //! | [`watching`] | who is registered, as it changes |
 //! | [`registration`] | its name in the nameserver, kept alive |
@@ -14,6 +15,7 @@ pub mod calls;
 pub mod pace;
 mod pack_uploads;
 pub mod registration;
+pub mod reports;
 mod room;
 pub mod service;
 pub mod swarms;
@@ -64,7 +66,7 @@ impl Handler for Front {
                     // Files go between peers.
                     let Role::Peer(peer) = role else { return };
                     match kind {
-                        StreamKind::Bulk => self.uploads.serve(peer, send, recv).await,
+                        StreamKind::Bulk => self.uploads.serve(peer, &remote.connection, send, recv).await,
                         StreamKind::Pack => self.uploads.serve_pack(peer, send, recv).await,
                         _ => self.swarms.accept(peer.clone(), send, recv).await,
                     }

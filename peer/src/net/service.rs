@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use shared::{
-    content::{FileMeta, HashPrefix},
+    content::{ContentHash, FileMeta, HashPrefix},
     epoch::Epoch,
     file_name::FileName,
     id::{Incarnation, PeerId, Role},
@@ -13,7 +13,7 @@ use shared::{
     name::Endpoint,
     rpc::{
         nameserver::SeatView,
-        peer::{FilePage, PeerInfo, PeerService, SeatNotice, VoteReply, VoteRequest},
+        peer::{FilePage, PeerInfo, PeerService, SeatNotice, UploadReport, VoteReply, VoteRequest},
         tracker::{
             Announcement, Heartbeat, HeartbeatAck, IndexPage, ListAll, TrackerError, TrackerService, Version, WhoHas,
         },
@@ -21,6 +21,7 @@ use shared::{
 };
 use tarpc::context::Context;
 
+use super::uploads::Uploads;
 use crate::{
     core::{Event, Reply, Token},
     node::{NodeHandle, Stopped},
@@ -37,6 +38,7 @@ struct Inner {
     endpoint: Endpoint,
     node: NodeHandle,
     share: Share,
+    uploads: Arc<Uploads>,
 }
 
 /// The services as one caller sees them.
@@ -56,8 +58,15 @@ pub struct PeerApi(pub ForCaller);
 
 impl Service {
     /// Services of `me`.
-    pub fn new(me: PeerId, incarnation: Incarnation, endpoint: Endpoint, node: NodeHandle, share: Share) -> Self {
-        Self(Arc::new(Inner { me, incarnation, endpoint, node, share }))
+    pub fn new(
+        me: PeerId,
+        incarnation: Incarnation,
+        endpoint: Endpoint,
+        node: NodeHandle,
+        share: Share,
+        uploads: Arc<Uploads>,
+    ) -> Self {
+        Self(Arc::new(Inner { me, incarnation, endpoint, node, share, uploads }))
     }
 
     /// The services as `caller` sees them.
@@ -124,7 +133,7 @@ impl TrackerService for TrackerApi {
 
 impl PeerService for PeerApi {
     async fn info(self, _: Context) -> PeerInfo {
-        let Inner { me, incarnation, endpoint, node, share } = &*self.0.inner;
+        let Inner { me, incarnation, endpoint, node, share, .. } = &*self.0.inner;
         let stats = share.stats();
         PeerInfo {
             peer: me.clone(),
@@ -172,5 +181,9 @@ impl PeerService for PeerApi {
             Ok(Reply::Notice(view)) => view,
             _ => seen,
         }
+    }
+
+    async fn upload_report(self, _: Context, hash: ContentHash) -> Option<UploadReport> {
+        self.0.inner.uploads.report(self.0.caller.peer()?, &hash)
     }
 }

@@ -9,6 +9,7 @@
 use std::{
     collections::HashMap,
     io,
+    num::NonZeroU64,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -22,6 +23,7 @@ use shared::{
     net::bulk::{
         BULK_BEGINS, BULK_WAITS, BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header,
     },
+    rpc::peer::UploadReport,
 };
 use tokio::{
     io::AsyncWriteExt,
@@ -30,7 +32,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::pace::{Pace, Paced};
+use super::{
+    pace::{Pace, Paced},
+    reports::Reports,
+};
 use crate::{
     core::swarm::{
         UploadSlots,
@@ -38,7 +43,11 @@ use crate::{
     },
     counted::Counted,
     store::{OpenError, Share},
-    transfer::{GroupRanges, Pool, ServeError, Source, is_right, serve_to},
+    transfer::{
+        GroupRanges, Pool, ServeError, Source, is_right,
+        meter::{Sent, ToNetwork},
+        serve_to,
+    },
 };
 
 /// Serves what is in a share, and what is being received.
@@ -48,6 +57,7 @@ pub struct Uploads {
     pub(super) pace: Pace,
     /// As long as an upload runs.
     pool: Mutex<Weak<Pool>>,
+    reports: Arc<Reports>,
     pub(super) active: AtomicU64,
     pub(super) bytes: AtomicU64,
 }
@@ -59,10 +69,10 @@ struct Slots {
 
 impl Uploads {
     /// Uploads, so many at a time and so fast.
-    pub fn new(share: Share, limits: UploadLimits, pace: Pace) -> Arc<Self> {
+    pub fn new(share: Share, limits: UploadLimits, pace: Pace, reports: Arc<Reports>) -> Arc<Self> {
         let slots = Slots { slots: UploadSlots::new(limits), waiting: HashMap::new() };
         let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { share, slots: Mutex::new(slots), pace, pool: Mutex::default(), active, bytes })
+        Arc::new(Self { share, slots: Mutex::new(slots), pace, pool: Mutex::default(), reports, active, bytes })
     }
 
     /// How many run; those that wait for their turn do not count.
@@ -85,8 +95,19 @@ impl Uploads {
         &self.pace
     }
 
+    /// Where the time of the uploads of a content to `peer` went, if there were some lately.
+    pub fn report(&self, peer: &PeerId, hash: &ContentHash) -> Option<UploadReport> {
+        self.reports.of(peer, hash, self.pace.bytes_per_second().map(NonZeroU64::get))
+    }
+
     /// Serves one stream of `peer`: reads the request, answers it, and sends what it asks for.
-    pub async fn serve(&self, peer: &PeerId, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+    pub async fn serve(
+        &self,
+        peer: &PeerId,
+        connection: &quinn::Connection,
+        mut send: quinn::SendStream,
+        mut recv: quinn::RecvStream,
+    ) {
         let request: BulkRequest = match timeout(limits::STREAM_HEADER_DEADLINE, read_header(&mut recv)).await {
             Ok(Ok(request)) => request,
             Ok(Err(error)) => return tracing::debug!(%error, "an unreadable bulk request"),
@@ -103,16 +124,23 @@ impl Uploads {
         if let Err(error) = write_header(&mut send, &accepted).await {
             return tracing::debug!(%error, "an asker went away");
         }
+        let clock = self.reports.clock();
+        let asked = clock.now();
         if let Err(error) = wait_for(turn, &mut send).await {
             return tracing::debug!(%error, "an asker went away while it waited");
         }
+        let reported = self.reports.begin(peer, request.hash, connection);
+        let meter = &reported.meter;
+        meter.slot_wait.add(clock.now().since(asked));
         let _running = Counted::on(&self.active);
-        let mut sink = Paced { sink: send, pace: self.pace.clone() };
+        let network = ToNetwork { sink: send, meter: meter.clone(), clock };
+        let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
         let sent = serve_to(source, ranges.clone(), self.pool(), &mut sink, |bytes| {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         })
         .await;
-        let mut send = sink.sink;
+        let mut send = sink.into_inner().sink.sink;
+        drop(reported);
         match sent {
             Ok(_) => {
                 // Fails only when the asker stopped the stream, having all it wants.

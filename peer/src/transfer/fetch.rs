@@ -18,6 +18,7 @@ use tokio::{io::AsyncRead, sync::mpsc, task};
 
 use super::{
     groups::GroupRanges,
+    meter::DecoderMeter,
     stream::{ChunkSource, Reader},
     verify::{Mismatch, PAIR_BYTES, Step, Verifier},
 };
@@ -121,12 +122,18 @@ pub async fn fetch_from<S: ChunkSource>(
     let (empty, emptied) = std::sync::mpsc::channel();
     let run_bytes = usize::try_from(ranges.bytes(partial.size())).unwrap_or(usize::MAX).min(DISK_RUN_BYTES);
     let (hash, size, has_pairs) = (partial.hash(), partial.size(), partial.outboard().is_some());
-    let partial = partial.clone();
-    let writer = task::spawn_blocking(move || write(&partial, &verified, &empty, progress));
-    let decoder = task::spawn_blocking(move || {
-        let sink = Sink::new(run_bytes, has_pairs, writes, emptied);
-        decode(Verifier::new(hash, size, ranges), Incoming::new(incoming), sink)
-    });
+    let (partial, meter) = (partial.clone(), source.meter());
+    let writer = {
+        let meter = meter.clone();
+        task::spawn_blocking(move || write(&partial, &verified, &empty, &meter, progress))
+    };
+    let decoder = {
+        let meter = meter.clone();
+        task::spawn_blocking(move || {
+            let sink = Sink::new(run_bytes, has_pairs, writes, emptied, meter.clone());
+            decode(Verifier::new(hash, size, ranges), Incoming::new(incoming, meter), sink)
+        })
+    };
     let stream = async {
         let mut gathered = Vec::new();
         loop {
@@ -170,7 +177,8 @@ pub async fn fetch_from<S: ChunkSource>(
     };
     let decoded = decoded.map_err(|error| FetchError::Disk(io::Error::other(error)))?;
     // The decoder has let go of its end: the writer ends when it has written what it was given.
-    writer.await.map_err(|error| FetchError::Disk(io::Error::other(error)))?.map_err(FetchError::from_disk)?;
+    let written = meter.until_written(writer).await;
+    written.map_err(|error| FetchError::Disk(io::Error::other(error)))?.map_err(FetchError::from_disk)?;
     match (decoded, broken) {
         // Wrong bytes and a full disk say more than the stream's end, which only follows from it.
         (Err(FetchError::Truncated { .. }), Err(broken)) => Err(broken),
@@ -183,11 +191,12 @@ pub(super) struct Incoming {
     batches: mpsc::Receiver<Vec<Bytes>>,
     chunks: std::vec::IntoIter<Bytes>,
     chunk: Bytes,
+    meter: DecoderMeter,
 }
 
 impl Incoming {
-    pub(super) fn new(batches: mpsc::Receiver<Vec<Bytes>>) -> Self {
-        Self { batches, chunks: Vec::new().into_iter(), chunk: Bytes::new() }
+    pub(super) fn new(batches: mpsc::Receiver<Vec<Bytes>>, meter: DecoderMeter) -> Self {
+        Self { batches, chunks: Vec::new().into_iter(), chunk: Bytes::new(), meter }
     }
 
     /// Fills `target`; `false` when the stream ends before.
@@ -196,7 +205,7 @@ impl Incoming {
             if self.chunk.is_empty() {
                 self.chunk = match self.chunks.next() {
                     Some(chunk) => chunk,
-                    None => match self.batches.blocking_recv() {
+                    None => match self.meter.waiting(|| self.batches.blocking_recv()) {
                         Some(chunks) => {
                             self.chunks = chunks.into_iter();
                             continue;
@@ -275,12 +284,19 @@ struct Sink {
     pairs: Vec<(u64, Vec<u8>)>,
     writes: SyncSender<Write>,
     emptied: Receiver<Vec<u8>>,
+    meter: DecoderMeter,
 }
 
 impl Sink {
-    fn new(run_bytes: usize, has_pairs: bool, writes: SyncSender<Write>, emptied: Receiver<Vec<u8>>) -> Self {
+    fn new(
+        run_bytes: usize,
+        has_pairs: bool,
+        writes: SyncSender<Write>,
+        emptied: Receiver<Vec<u8>>,
+        meter: DecoderMeter,
+    ) -> Self {
         let data = vec![0; run_bytes];
-        Self { run_bytes, has_pairs, data, len: 0, offset: 0, groups: 0..0, pairs: Vec::new(), writes, emptied }
+        Self { run_bytes, has_pairs, data, len: 0, offset: 0, groups: 0..0, pairs: Vec::new(), writes, emptied, meter }
     }
 
     fn pair(&mut self, index: u64, pair: &[u8; PAIR_BYTES]) {
@@ -327,7 +343,9 @@ impl Sink {
         let len = std::mem::take(&mut self.len);
         let pairs = std::mem::take(&mut self.pairs);
         let groups = std::mem::replace(&mut self.groups, 0..0);
-        if self.writes.send(Write { data, len, offset: self.offset, groups, pairs }).is_err() {
+        let write = Write { data, len, offset: self.offset, groups, pairs };
+        // There is no room while the disk is the slower one.
+        if self.meter.waiting_for_disk(|| self.writes.send(write)).is_err() {
             return false;
         }
         self.data = self.emptied.try_recv().unwrap_or_else(|_| vec![0; self.run_bytes]);
@@ -340,15 +358,18 @@ fn write(
     partial: &Partial,
     verified: &Receiver<Write>,
     emptied: &Sender<Vec<u8>>,
+    meter: &DecoderMeter,
     mut progress: impl FnMut(u64),
 ) -> io::Result<()> {
     for Write { data, len, offset, groups, pairs } in verified {
-        // Pairs before groups: a group counts as verified only when what proves it to others is there too.
-        if let Some(outboard) = partial.outboard() {
-            pairs.iter().try_for_each(|(at, run)| outboard.write_all_at(run, *at))?;
-        }
-        partial.file().write_all_at(&data[..len], offset)?;
-        partial.mark(&std::iter::once(groups).collect())?;
+        meter.writing(|| {
+            // Pairs before groups: a group counts as verified only when what proves it to others is there too.
+            if let Some(outboard) = partial.outboard() {
+                pairs.iter().try_for_each(|(at, run)| outboard.write_all_at(run, *at))?;
+            }
+            partial.file().write_all_at(&data[..len], offset)?;
+            partial.mark(&std::iter::once(groups).collect())
+        })?;
         progress(len as u64);
         // The decoder has ended: nothing comes after this.
         let _last = emptied.send(data);

@@ -13,11 +13,13 @@
 //! | [`mod@fetch`] | a receiver's side |
 //! | `pack_serve`, `pack_fetch` | the same for packs of small files |
 //! | [`stream`] | what both need of a stream |
+//! | [`meter`] | where the time goes |
 //! | `run_io`, `pool` | the disk, in large runs; the buffers for them |
 
 pub(crate) mod check;
 pub mod fetch;
 pub mod groups;
+pub mod meter;
 mod pack_fetch;
 mod pack_serve;
 mod pool;

@@ -59,7 +59,8 @@ pub(crate) async fn fetch_pack<S: ChunkSource>(
     take: impl FnMut(usize, PackEvent<'_>) -> Result<(), Failure> + Send + 'static,
 ) -> Result<(), PackError> {
     let (batches, incoming) = mpsc::channel(BULK_BATCHES);
-    let decoder = task::spawn_blocking(move || decode(&contents, Incoming::new(incoming), take));
+    let incoming = Incoming::new(incoming, source.meter());
+    let decoder = task::spawn_blocking(move || decode(&contents, incoming, take));
     let mut decoder = pin!(decoder);
     let broken = loop {
         // Room first: this peer's own pauses must not be taken for the owner's silence.

@@ -7,6 +7,8 @@ use bytes::{Bytes, BytesMut};
 use shared::limits::{BULK_BATCH_BYTES, CHUNKS_PER_READ};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::meter::DecoderMeter;
+
 /// Where an encoding comes from.
 pub trait ChunkSource: Send {
     /// Waits until more may come. What passes here is nobody's silence.
@@ -16,6 +18,11 @@ pub trait ChunkSource: Send {
 
     /// The next bytes, as many as are there but at most some [`BULK_BATCH_BYTES`]; none at the end of the stream.
     fn next(&mut self) -> impl Future<Output = io::Result<Vec<Bytes>>> + Send;
+
+    /// Where the decoder's time is counted.
+    fn meter(&self) -> DecoderMeter {
+        DecoderMeter::default()
+    }
 }
 
 /// Where an encoding goes.

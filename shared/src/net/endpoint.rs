@@ -19,6 +19,8 @@ pub struct Bound {
     pub endpoint: quinn::Endpoint,
     /// Said when the kernel gave smaller socket buffers than asked for, with what to do about it.
     pub buffer_warning: Option<String>,
+    /// The receive buffer in bytes, when the kernel gave less than asked for.
+    pub clamped_buffer: Option<u64>,
 }
 
 /// Keys by which a process that was killed and runs again on the same port tells those who still hold connections to its
@@ -97,13 +99,13 @@ fn bind_with(
     mut config: EndpointConfig,
 ) -> Result<Bound, NetError> {
     let local = |error: &dyn std::fmt::Display| NetError::Local(format!("cannot use UDP port {address}: {error}"));
-    let (socket, buffer_warning) = open_socket(address).map_err(|error| local(&error))?;
+    let (socket, buffer_warning, clamped_buffer) = open_socket(address).map_err(|error| local(&error))?;
     config.max_udp_payload_size(limits::MAX_DATAGRAM_BYTES).map_err(|error| local(&error))?;
     let server = server.map(server_config).transpose()?;
     let runtime = Arc::new(TokioRuntime);
     let mut endpoint = quinn::Endpoint::new(config, server, socket, runtime).map_err(|error| local(&error))?;
     endpoint.set_default_client_config(client_config(client)?);
-    Ok(Bound { endpoint, buffer_warning })
+    Ok(Bound { endpoint, buffer_warning, clamped_buffer })
 }
 
 /// A QUIC client configuration with Brasa's transport settings.
@@ -156,7 +158,7 @@ fn idle_timeout(wait: Duration) -> IdleTimeout {
     IdleTimeout::try_from(wait).expect("seconds fit the 62 bits of milliseconds that QUIC has for them")
 }
 
-fn open_socket(address: SocketAddr) -> io::Result<(std::net::UdpSocket, Option<String>)> {
+fn open_socket(address: SocketAddr) -> io::Result<(std::net::UdpSocket, Option<String>, Option<u64>)> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         // One socket for both families; where the system forbids that, IPv6 alone is what was asked for.
@@ -180,5 +182,6 @@ fn open_socket(address: SocketAddr) -> io::Result<(std::net::UdpSocket, Option<S
             wanted >> 10,
         )
     });
-    Ok((socket.into(), buffer_warning))
+    let clamped_buffer = (receive < wanted).then_some(receive as u64);
+    Ok((socket.into(), buffer_warning, clamped_buffer))
 }

@@ -68,6 +68,8 @@ pub struct Session {
     pub info: ServerInfo,
     /// Said when the kernel clamps the socket's buffers.
     pub buffer_warning: Option<String>,
+    /// The socket's receive buffer in bytes, when it is smaller than was asked for.
+    pub clamped_buffer: Option<u64>,
 }
 
 /// The files of one state folder.
@@ -241,6 +243,7 @@ impl Session {
                         nameserver,
                         info,
                         buffer_warning: bound.buffer_warning,
+                        clamped_buffer: bound.clamped_buffer,
                     });
                 }
                 Err(error) => last = Some(error),

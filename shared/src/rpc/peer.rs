@@ -1,9 +1,11 @@
 //! The peer service: what any peer answers to any other.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    content::{FileMeta, HashPrefix},
+    content::{ContentHash, FileMeta, HashPrefix},
     epoch::Epoch,
     file_name::FileName,
     id::{Incarnation, PeerId},
@@ -24,6 +26,8 @@ pub trait PeerService {
     async fn request_vote(request: VoteRequest) -> VoteReply;
     /// The caller took the seat, or gave it up.
     async fn seat_notice(notice: SeatNotice) -> SeatView;
+    /// Where the time went when it lately sent this content to the caller; `None` when it did not.
+    async fn upload_report(hash: ContentHash) -> Option<UploadReport>;
 }
 
 /// Who a peer is and how it is.
@@ -91,4 +95,54 @@ pub enum SeatNotice {
     Taken(Seat),
     /// The caller gave up the seat of this epoch.
     Vacated(Epoch),
+}
+
+/// Where the time of an owner's uploads of one content to one peer went. Times are sums over the uploads; only their
+/// proportions mean something.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadReport {
+    /// Uploads that began.
+    pub uploads: u64,
+    /// Bytes sent, proofs included.
+    pub bytes: u64,
+    /// From their beginning to their end.
+    pub served: Duration,
+    /// Of that, the network did not take more: the path or the receiver was the slow one.
+    pub network_wait: Duration,
+    /// Of that, the owner's cap held the bytes back.
+    pub pace_wait: Duration,
+    /// Before they began: how long they waited for a slot.
+    pub slot_wait: Duration,
+    /// The owner's cap on what goes out, bytes a second.
+    pub limit_up: Option<u64>,
+    /// Uploads that the owner serves at a time.
+    pub slots: u32,
+    /// The way from the owner to the caller, as the owner saw it.
+    pub path: PathReport,
+    /// The owner's machine meanwhile; `None` where the system does not say.
+    pub machine: Option<MachineReport>,
+}
+
+/// A path as its sender sees it. Counts are those of the connection while the uploads ran.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathReport {
+    /// Round-trip time.
+    pub rtt: Duration,
+    /// Congestion window, bytes.
+    pub window_bytes: u64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Of these, lost.
+    pub lost_packets: u64,
+    /// How often the congestion control slowed down.
+    pub congestion_events: u64,
+}
+
+/// What a machine's processors did, thousandths of their time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineReport {
+    /// Nothing.
+    pub idle_permille: u16,
+    /// This program.
+    pub own_permille: u16,
 }

@@ -26,7 +26,7 @@ use shared::{
     rpc::{
         ALPN,
         nameserver::SeatView,
-        peer::{FilePage, PeerInfo, PeerService, PeerServiceClient, SeatNotice, VoteReply, VoteRequest},
+        peer::{FilePage, PeerInfo, PeerService, PeerServiceClient, SeatNotice, UploadReport, VoteReply, VoteRequest},
     },
 };
 use tarpc::context::Context;
@@ -128,6 +128,10 @@ impl PeerService for Sample {
 
     async fn seat_notice(self, _: Context, _: SeatNotice) -> SeatView {
         SeatView::default()
+    }
+
+    async fn upload_report(self, _: Context, _: ContentHash) -> Option<UploadReport> {
+        None
     }
 }
 

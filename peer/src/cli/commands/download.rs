@@ -12,7 +12,7 @@ use crate::cli::{
 pub(in crate::cli) static VERB: Verb = Verb {
     name: "download",
     aliases: &[],
-    usage: "download NAME[@HASH]... [--from PEER] [--to PATH] [--force] [--discard]",
+    usage: "download NAME[@HASH]... [--from PEER] [--to PATH] [--force] [--explain] [--discard]",
     summary: "fetches files, verified, from their owners",
     details: "\
 NAME may be a directory (docs/) or a glob ('*.rs'). @HASH chooses a version by the first digits of its hash, as
@@ -20,6 +20,7 @@ NAME may be a directory (docs/) or a glob ('*.rs'). @HASH chooses a version by t
   --from PEER  only from this peer
   --to PATH    to this file or folder instead of the share
   --force      overwrite what is there with other content
+  --explain    say what limited it: an owner's cap, queue or disk, the path, or this peer itself
   --discard    fetch nothing; give up unfinished downloads of NAME and free their room",
     parse,
 };
@@ -35,6 +36,8 @@ pub struct Download {
     pub to: Option<String>,
     /// Overwrite.
     pub force: bool,
+    /// Say what limited it.
+    pub explain: bool,
     /// Give up what is unfinished instead.
     pub discard: bool,
 }
@@ -44,6 +47,7 @@ fn parse(words: Vec<String>) -> Result<Command, Failure> {
         Opt { name: "--from", value: Some("PEER") },
         Opt { name: "--to", value: Some("PATH") },
         Opt { name: "--force", value: None },
+        Opt { name: "--explain", value: None },
         Opt { name: "--discard", value: None },
     ];
     let mut arguments = Arguments::read(&VERB, words, &known)?;
@@ -52,13 +56,13 @@ fn parse(words: Vec<String>) -> Result<Command, Failure> {
         None => None,
     };
     let to = arguments.value("--to")?;
-    let force = arguments.flag("--force");
+    let (force, explain) = (arguments.flag("--force"), arguments.flag("--explain"));
     let discard = arguments.flag("--discard");
-    if discard && (from.is_some() || to.is_some() || force) {
+    if discard && (from.is_some() || to.is_some() || force || explain) {
         return Err(VERB.misused("--discard goes with no other option"));
     }
     let files = arguments.some("NAME")?.into_iter().map(split_version).collect();
-    Ok(Command::Download(Download { files, from, to, force, discard }))
+    Ok(Command::Download(Download { files, from, to, force, explain, discard }))
 }
 
 /// `name@hash` where what follows the last `@` has the form of a hash; else all of it is the name
@@ -78,7 +82,7 @@ impl Download {
         if self.discard {
             return self.give_up(call).await;
         }
-        let mut downloaded = Vec::new();
+        let (mut downloaded, mut explained) = (Vec::new(), Vec::new());
         let mut failures = Vec::new();
         for (pattern, version) in self.files {
             let request = DownloadRequest {
@@ -87,14 +91,18 @@ impl Download {
                 from: self.from.clone(),
                 to: self.to.as_deref().map(|to| call.working_dir.join(to)),
                 force: self.force,
+                explain: self.explain,
             };
             match call.backend.download(request, call.progress.clone()).await {
-                Ok(files) => downloaded.extend(files),
+                Ok(fetched) => {
+                    downloaded.extend(fetched.files);
+                    explained.extend(fetched.explained);
+                }
                 Err(failure) => failures.push(failure),
             }
         }
         let done = !downloaded.is_empty() || failures.is_empty();
-        Outcome::of_many(done.then_some(Report::Downloaded(downloaded)), failures)
+        Outcome::of_many(done.then_some(Report::Downloaded { files: downloaded, explained }), failures)
     }
 
     async fn give_up(self, call: &Call<'_>) -> Outcome {

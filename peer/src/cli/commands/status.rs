@@ -8,7 +8,7 @@ pub(in crate::cli) static VERB: Verb = Verb {
     name: "status",
     aliases: &[],
     usage: "status",
-    summary: "this peer: address, role, epoch, share, transfers, limits it runs into",
+    summary: "this peer: address, role, epoch, share, transfers and what limits them",
     details: "",
     parse: |words| Arguments::none(&VERB, words).map(|()| Command::Status),
 };

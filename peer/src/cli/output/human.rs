@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use shared::{content::FileMeta, rpc::tracker::IndexedFile};
 
-use super::{CommandHelp, Ending, FileChange, Report};
+use super::{CommandHelp, Ending, FileChange, Report, explain};
 use crate::cli::backend::{Discarded, Downloaded, GlobalListing, Status, Unfinished};
 
 /// Names are aligned up to this many columns; one longer name does not push all others' sizes out of sight.
@@ -52,7 +52,10 @@ pub(super) fn report(report: &Report) -> String {
         Report::ListAll(listing) => list_all(listing),
         Report::Added(change) => file_change(change, "shares"),
         Report::Removed(change) => file_change(change, "removed"),
-        Report::Downloaded(files) => downloaded(files),
+        Report::Downloaded { files, explained } => {
+            let explained: String = explained.iter().map(explain::lines).collect();
+            downloaded(files) + &explained
+        }
         Report::Discarded(files) => discarded(files),
         Report::Tracker(seat) => {
             format!("{} is tracker, epoch {}, at {}\n", seat.peer, seat.epoch, seat.endpoint)
@@ -204,10 +207,26 @@ fn status(status: &Status) -> String {
                 bytes(status.bytes)
             ),
         ),
-        ("sending", format!("{} uploads; {} so far", status.uploads, bytes(status.bytes_up))),
-        ("fetching", format!("{} downloads; {} so far", status.downloads, bytes(status.bytes_down))),
+        (
+            "sending",
+            format!(
+                "{} uploads, {} waiting, {} at a time{}; {} so far",
+                status.uploads,
+                status.uploads_waiting,
+                status.upload_slots,
+                cap(status.limit_up),
+                bytes(status.bytes_up)
+            ),
+        ),
+        (
+            "fetching",
+            format!("{} downloads{}; {} so far", status.downloads, cap(status.limit_down), bytes(status.bytes_down)),
+        ),
     ];
     let mut text = table(rows.map(|(what, value)| vec![what.to_owned(), value]).into(), None);
+    for download in &status.running {
+        line(&mut text, format_args!("{}", explain::running(download)));
+    }
     for one in &status.unfinished {
         let Unfinished { file, destination, .. } = one;
         let name = quoted(file.name.as_str());
@@ -224,6 +243,10 @@ fn status(status: &Status) -> String {
         line(&mut text, format_args!("warning: {}", harmless(warning)));
     }
     text
+}
+
+fn cap(limit: Option<u64>) -> String {
+    limit.map_or(String::new(), |rate| format!(", at most {}/s", bytes(rate)))
 }
 
 fn help(commands: &[CommandHelp]) -> String {

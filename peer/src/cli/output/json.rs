@@ -3,8 +3,11 @@
 use serde::Serialize;
 use shared::{content::FileMeta, error::Failure};
 
-use super::{Ending, FileChange, Report, harmless};
-use crate::cli::backend::{Discarded, Downloaded, GlobalListing, SeatRole, Status, Unfinished};
+use super::{Ending, FileChange, Report, explain, harmless};
+use crate::{
+    cli::backend::{Discarded, Downloaded, Explained, GlobalListing, RunningDownload, SeatRole, Status, Unfinished},
+    core::bottleneck,
+};
 
 #[derive(Serialize)]
 struct File<'a> {
@@ -36,6 +39,46 @@ struct DownloadedFile<'a> {
     path: String,
     seconds: f64,
     sources: Vec<Source<'a>>,
+}
+
+#[derive(Serialize)]
+struct Finding<'a> {
+    cause: &'static str,
+    peers: Vec<&'a str>,
+    share: f64,
+    limits: bool,
+    figure: String,
+    advice: &'static str,
+}
+
+#[derive(Serialize)]
+struct ExplainedSource<'a> {
+    peer: &'a str,
+    bytes: u64,
+    bytes_per_second: u64,
+    rtt_seconds: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Explanation<'a> {
+    name: &'a str,
+    bytes: u64,
+    seconds: f64,
+    verdict: String,
+    findings: Vec<Finding<'a>>,
+    sources: Vec<ExplainedSource<'a>>,
+}
+
+#[derive(Serialize)]
+struct Running<'a> {
+    name: &'a str,
+    bytes_done: u64,
+    bytes_total: u64,
+    bytes_per_second: u64,
+    seconds_left: Option<f64>,
+    sources: u32,
+    verdict: String,
+    findings: Vec<Finding<'a>>,
 }
 
 #[derive(Serialize)]
@@ -74,6 +117,7 @@ struct ErrorBody<'a> {
     message: String,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is written at once")]
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Document<'a> {
@@ -88,6 +132,9 @@ enum Document<'a> {
     },
     Downloaded {
         files: Vec<DownloadedFile<'a>>,
+        /// One a name that was given, in that order.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        explain: Vec<Explanation<'a>>,
     },
     Discarded {
         files: Vec<DiscardedFile<'a>>,
@@ -120,7 +167,12 @@ enum Document<'a> {
         files: u64,
         bytes: u64,
         uploads: u64,
+        uploads_waiting: u64,
+        upload_slots: u64,
+        limit_up: Option<u64>,
+        limit_down: Option<u64>,
         downloads: u64,
+        running: Vec<Running<'a>>,
         bytes_up: u64,
         bytes_down: u64,
         unfinished: Vec<UnfinishedFile<'a>>,
@@ -172,10 +224,11 @@ fn document(report: &Report) -> Document<'_> {
         Report::Added(FileChange { files, notes }) | Report::Removed(FileChange { files, notes }) => {
             Document::Files { files: sorted(files), notes: notes.iter().map(|note| harmless(note)).collect() }
         }
-        Report::Downloaded(files) => {
+        Report::Downloaded { files, explained } => {
             let mut files: Vec<&Downloaded> = files.iter().collect();
             files.sort_by(|a, b| a.file.name.cmp(&b.file.name));
-            Document::Downloaded { files: files.into_iter().map(downloaded).collect() }
+            let explain = explained.iter().map(explanation).collect();
+            Document::Downloaded { files: files.into_iter().map(downloaded).collect(), explain }
         }
         Report::Discarded(files) => {
             let mut files: Vec<&Discarded> = files.iter().collect();
@@ -231,9 +284,59 @@ fn downloaded(downloaded: &Downloaded) -> DownloadedFile<'_> {
     DownloadedFile {
         file: file(&downloaded.file),
         path: downloaded.path.to_string_lossy().into_owned(),
-        // Microseconds: more digits would only be noise.
-        seconds: (downloaded.seconds * 1e6).round() / 1e6,
+        seconds: micros(downloaded.seconds),
         sources,
+    }
+}
+
+/// To microseconds: more digits would only be noise.
+fn micros(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e6
+}
+
+fn explanation(explained: &Explained) -> Explanation<'_> {
+    let source = |source: &crate::cli::backend::ExplainedSource| source.rtt.map(|rtt| micros(rtt.as_secs_f64()));
+    Explanation {
+        name: &explained.name,
+        bytes: explained.bytes,
+        seconds: micros(explained.seconds),
+        verdict: explain::verdict(&explained.findings),
+        findings: explained.findings.iter().map(finding).collect(),
+        sources: explained
+            .sources
+            .iter()
+            .map(|of| ExplainedSource {
+                peer: of.peer.as_str(),
+                bytes: of.bytes,
+                bytes_per_second: of.bytes_per_second,
+                rtt_seconds: source(of),
+            })
+            .collect(),
+    }
+}
+
+fn finding(finding: &bottleneck::Finding) -> Finding<'_> {
+    let words = explain::words(finding);
+    Finding {
+        cause: finding.cause.as_str(),
+        peers: finding.peers.iter().map(shared::id::PeerId::as_str).collect(),
+        share: (finding.share * 1e3).round() / 1e3,
+        limits: finding.stands_out(),
+        figure: words.figure,
+        advice: words.advice,
+    }
+}
+
+fn running(download: &RunningDownload) -> Running<'_> {
+    Running {
+        name: &download.name,
+        bytes_done: download.bytes_done,
+        bytes_total: download.bytes_total,
+        bytes_per_second: download.bytes_per_second,
+        seconds_left: explain::seconds_left(download).map(micros),
+        sources: download.sources,
+        verdict: explain::verdict(&download.findings),
+        findings: download.findings.iter().map(finding).collect(),
     }
 }
 
@@ -265,7 +368,12 @@ fn status(status: &Status) -> Document<'_> {
         files: status.files,
         bytes: status.bytes,
         uploads: status.uploads,
+        uploads_waiting: status.uploads_waiting,
+        upload_slots: status.upload_slots,
+        limit_up: status.limit_up,
+        limit_down: status.limit_down,
         downloads: status.downloads,
+        running: status.running.iter().map(running).collect(),
         bytes_up: status.bytes_up,
         bytes_down: status.bytes_down,
         unfinished: status.unfinished.iter().map(unfinished).collect(),

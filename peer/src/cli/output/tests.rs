@@ -53,6 +53,20 @@ async fn json_is_what_the_contract_says() {
                 s = r#"{"peer":"peer2","bytes":1},{"peer":"peer3","bytes":2}"#
             ),
         ),
+        (
+            "download --explain a.txt",
+            format!(
+                r#"{{"files":[{{{a},"path":"/share/a.txt","seconds":0.01,"sources":[{s}]}}],"explain":[{e}]}}"#,
+                s = r#"{"peer":"peer2","bytes":1},{"peer":"peer3","bytes":2}"#,
+                e = concat!(
+                    r#"{"name":"a.txt","bytes":3,"seconds":0.5,"#,
+                    r#""verdict":"limited by: the upload limit of peer3 (94 % of the time; 1.0 MiB/s)","#,
+                    r#""findings":[{"cause":"owner_limit","peers":["peer3"],"share":0.935,"limits":true,"#,
+                    r#""figure":"1.0 MiB/s","advice":"a higher --limit-up there, or more owners of the file"}],"#,
+                    r#""sources":[{"peer":"peer3","bytes":2,"bytes_per_second":4,"rtt_seconds":0.0015}]}"#,
+                )
+            ),
+        ),
         ("tracker", r#"{"epoch":4,"peer":"peer1","address":"quic://127.0.0.1:40001"}"#.to_owned()),
         (
             "peers",
@@ -75,7 +89,13 @@ async fn other_commands_give_a_document_too() {
         assert_eq!(text.lines().count(), 1, "{line}");
         assert!(serde_json::from_str::<serde_json::Value>(&text).unwrap().is_object(), "{line}");
     }
-    assert!(json("status").await.contains(r#""peer":"peer1","address":"quic://127.0.0.1:40001""#));
+    let status = json("status").await;
+    assert!(status.contains(r#""peer":"peer1","address":"quic://127.0.0.1:40001""#));
+    assert!(
+        status.contains(r#""uploads":2,"uploads_waiting":1,"upload_slots":8,"limit_up":null,"limit_down":1048576"#)
+    );
+    let running = r#""running":[{"name":"big.bin","bytes_done":1048576,"bytes_total":4194304,"bytes_per_second":524288,"seconds_left":6.0,"sources":1,"verdict":"limited by: "#;
+    assert!(status.contains(running), "{status}");
 }
 
 #[tokio::test]
@@ -88,8 +108,21 @@ async fn people_see_aligned_columns() {
         human("download a.txt").await,
         "a.txt (3 B, 0.01 s, 300 B/s) from peer2 (1 B) and peer3 (2 B): /share/a.txt\n"
     );
+    assert_eq!(
+        human("download a.txt --explain").await.lines().skip(1).collect::<Vec<_>>(),
+        [
+            "a.txt: limited by: the upload limit of peer3 (94 % of the time; 1.0 MiB/s)",
+            "  to do: a higher --limit-up there, or more owners of the file",
+            "  in all: 3 B in 0.50 s, 6 B/s",
+            "  from peer3: 2 B at 4 B/s, round trip 1.5 ms",
+        ]
+    );
     assert_eq!(human("add c.txt").await, "made it\nshares c.txt (3 B)\n");
     let status = human("status").await;
+    let uploads = "2 uploads, 1 waiting, 8 at a time; 0 B so far";
+    assert!(status.contains(uploads) && status.contains("1 downloads, at most 1.0 MiB/s; 3 B so far"), "{status}");
+    let running = "big.bin: 1.0 MiB of 4.0 MiB, 512.0 KiB/s, 6 s left, from 1 peer; limited by: the upload limit of";
+    assert!(status.contains(running), "{status}");
     assert!(status.contains("warning: small\u{fffd}[2J buffers"), "{status}");
     assert!(human("help").await.lines().any(|line| line.starts_with("listAll (listall)  ")));
     assert!(human("help download").await.contains("--force"));
@@ -132,7 +165,7 @@ fn a_directory_is_told_apart() {
     assert_eq!(text, "docs/  0 B  peer1\n0 files, 1 empty directory; tracker peer1, epoch 1\n");
     let done = Downloaded { path: "/share/docs".into(), seconds: 0.0, sources: Vec::new(), file: directory };
     assert_eq!(
-        render(&Ok(Report::Downloaded(vec![done])).into(), Style::Human).out,
+        render(&Ok(Report::Downloaded { files: vec![done], explained: Vec::new() }).into(), Style::Human).out,
         "docs/ (an empty directory): /share/docs\n"
     );
 }

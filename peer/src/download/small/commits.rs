@@ -16,7 +16,13 @@ pub(super) async fn commit(share: &Share, batch: &Batch, mut queue: mpsc::Receiv
             staged.push(file);
         }
         let many = batch.many.clone();
-        let committed = match blocking(move || many.commit(staged)).await.and_then(|committed| committed) {
+        let committed = match batch
+            .run
+            .meter
+            .syncing(blocking(move || many.commit(staged)))
+            .await
+            .and_then(|committed| committed)
+        {
             Ok(committed) => committed,
             Err(failure) => {
                 for (place, _) in whose {

@@ -43,7 +43,10 @@ use crate::{
         calls::target,
         pace::{Pace, PacedIn},
     },
-    transfer::{PackError, PackEvent, fetch_pack},
+    transfer::{
+        PackError, PackEvent, fetch_pack,
+        meter::{Metered, Phase, SourceMeter},
+    },
 };
 
 /// Reports of packs that wait for the core: two packs' worth.
@@ -171,11 +174,13 @@ impl Packer {
         owner: &Owner,
         tell: mpsc::Sender<Told>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (bulk, pace, contact) = (self.bulk.clone(), self.pace.clone(), owner.contact.clone());
         let contents: Vec<_> = items.iter().map(|item| self.content(*item)).map(|c| (c.hash, c.size)).collect();
-        let take = self.taker(pack, items, contact.peer.clone(), tell.clone());
+        let contact = owner.contact.clone();
+        let meter = self.batch.run.meter.source(&contact);
+        let take = self.taker(pack, items, contact.peer.clone(), meter.clone(), tell.clone());
+        let way = Way { bulk: self.bulk.clone(), pace: self.pace.clone(), contact, meter };
         async move {
-            let fetched = receive(&bulk, &pace, &contact, contents, pack.owner, &tell, take).await;
+            let fetched = receive(&way, contents, pack.owner, &tell, take).await;
             let told = match fetched {
                 Ok(()) => Told::Event(Event::Done(pack)),
                 Err(OwnerError::Pack(PackError::Taking(failure))) => Told::Fatal(failure),
@@ -196,6 +201,7 @@ impl Packer {
         pack: PackId,
         items: Vec<ItemId>,
         from: PeerId,
+        meter: Arc<SourceMeter>,
         tell: mpsc::Sender<Told>,
     ) -> impl FnMut(usize, PackEvent<'_>) -> Result<(), Failure> + Send + 'static {
         let (batch, contents, ready) = (self.batch.clone(), self.contents.clone(), self.ready.clone());
@@ -211,7 +217,10 @@ impl Packer {
                     if content.taken.swap(true, Ordering::Relaxed) {
                         return Ok(());
                     }
-                    stage(&batch, content, bytes, &from, &ready)?;
+                    // What checks the contents writes them too.
+                    let disk = meter.decoder();
+                    disk.waiting_for_disk(|| disk.writing(|| stage(&batch, content, bytes, &from, &ready)))?;
+                    meter.arrived(content.size);
                     Told::Event(Event::Delivered(pack, item))
                 }
             };
@@ -277,23 +286,35 @@ fn stage(
     Ok(())
 }
 
+/// How a pack comes.
+struct Way {
+    bulk: Connections,
+    pace: Pace,
+    contact: Contact,
+    meter: Arc<SourceMeter>,
+}
+
 /// Asks one owner for one pack.
 async fn receive(
-    bulk: &Connections,
-    pace: &Pace,
-    contact: &Contact,
+    Way { bulk, pace, contact, meter }: &Way,
     contents: Vec<(shared::content::ContentHash, u64)>,
     owner: OwnerId,
     tell: &mpsc::Sender<Told>,
     take: impl FnMut(usize, PackEvent<'_>) -> Result<(), Failure> + Send + 'static,
 ) -> Result<(), OwnerError> {
     let request = PackRequest::new(contents.clone())?;
+    let mut stage = meter.request();
     let (mut send, mut recv) = bulk.pack(&target(contact)).await?;
     write_header(&mut send, &request).await?;
     // The request is all that is said; a stream that the owner closed already shows in its answer.
     let _ = send.finish();
     let PackAccepted = read_header::<Result<PackAccepted, BulkRefusal>>(&mut recv).await??;
+    if let Ok(connection) = bulk.connection(&target(contact)).await {
+        meter.set_rtt(connection.rtt());
+    }
+    stage.enter(Phase::Queued);
     wait_for_turn(&mut recv, || drop(tell.try_send(Told::Event(Event::Heard(owner))))).await?;
+    stage.enter(Phase::Streaming);
     let clock = Clock::start();
     let mut next = Timestamp::ZERO;
     let heard = || {
@@ -304,7 +325,7 @@ async fn receive(
             let _ = tell.try_send(Told::Event(Event::Heard(owner)));
         }
     };
-    let mut source = PacedIn::new(recv, pace.clone());
+    let mut source = Metered { source: PacedIn::new(recv, pace.clone()), meter };
     fetch_pack(&mut source, contents, heard, take).await.map_err(OwnerError::Pack)
 }
 

@@ -1,5 +1,5 @@
-//! A file that is being received: preallocated, written in place, renamed when it is complete. What is proven of it
-//! outlives the process.
+//! A file that is being received: of its full length from the start, written in place, renamed when it is complete. What
+//! is proven of it outlives the process.
 
 use std::{
     ffi::{OsStr, OsString},

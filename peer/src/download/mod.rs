@@ -5,7 +5,7 @@
 //!        (tracker, or the known peers)   └ partial ─ engine ─ all owners at once ─ fsync, rename ─ done
 //! ```
 //!
-//! Small files, when there are several, go another way: see [`small`].
+//! Small files, when there are several, go another way: see `small`.
 
 mod engine;
 mod explain;

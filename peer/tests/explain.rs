@@ -79,7 +79,7 @@ fn the_owners_cap_is_named_with_its_figure() {
 #[test]
 fn the_receivers_own_cap_is_named_and_status_shows_the_download_meanwhile() {
     let network = Network::start();
-    network.put("owner", "a.bin", &noise(8 * MIB, 3));
+    network.put("owner", "a.bin", &noise(16 * MIB, 3));
     let _owner = network.headless("owner");
     let _receiver = headless(&network, "receiver", &["--limit-down", "2MiB"]);
     wait_for_files(&network, "receiver", 1);
@@ -88,15 +88,15 @@ fn the_receivers_own_cap_is_named_and_status_shows_the_download_meanwhile() {
     let download = thread::spawn(move || finish(command.stdin(Stdio::null()), ""));
     let status = network.json_until("receiver", &["status"], |status| {
         let running = &status["running"][0];
-        running["bytes_done"].as_u64().is_some_and(|done| done > 2 * MIB as u64)
+        // A disk that is busy with something else lets the bytes come in bursts; the rate of the last seconds gets over it.
+        let rate = running["bytes_per_second"].as_f64().unwrap_or(0.0) / MIB as f64;
+        running["bytes_done"].as_u64().is_some_and(|done| done > 2 * MIB as u64) && (1.0..3.5).contains(&rate)
     });
     let running = &status["running"][0];
-    assert_eq!((&running["name"], &running["bytes_total"]), (&"a.bin".into(), &(8 * MIB).into()), "{status}");
+    assert_eq!((&running["name"], &running["bytes_total"]), (&"a.bin".into(), &(16 * MIB).into()), "{status}");
     assert_eq!((&running["sources"], &status["limit_down"]), (&1.into(), &(2 * MIB).into()), "{status}");
     assert_eq!(running["findings"][0]["cause"], "own_limit", "{status}");
-    let rate = running["bytes_per_second"].as_f64().unwrap() / MIB as f64;
-    assert!((1.0..3.5).contains(&rate), "{status}");
-    assert!((0.5..6.0).contains(&running["seconds_left"].as_f64().unwrap()), "{status}");
+    assert!((0.1..15.0).contains(&running["seconds_left"].as_f64().unwrap()), "{status}");
 
     let ended = download.join().unwrap();
     assert_eq!(ended.status, Some(0), "{ended:?}");

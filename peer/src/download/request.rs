@@ -151,8 +151,12 @@ impl ChunkSource for Heard<'_> {
         }
     }
 
-    async fn next(&mut self) -> io::Result<Vec<Bytes>> {
-        let chunks = self.stream.next().await?;
+    fn batch_bytes(&self) -> usize {
+        self.pace.batch_bytes()
+    }
+
+    async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
+        let chunks = self.stream.next(at_most).await?;
         self.owed += chunks.iter().map(Bytes::len).sum::<usize>();
         let now = self.clock.now();
         if now >= self.next {

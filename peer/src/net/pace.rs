@@ -43,6 +43,11 @@ impl Pace {
         self.0.as_ref().map(|capped| capped.limit.lock().unwrap_or_else(PoisonError::into_inner).bytes_per_second())
     }
 
+    /// How many bytes go at once.
+    pub fn batch_bytes(&self) -> usize {
+        self.0.as_ref().map_or(limits::BULK_BATCH_BYTES, |capped| capped.step_bytes)
+    }
+
     /// Waits until `bytes` more may go.
     pub async fn wait(&self, bytes: usize) {
         if let Some(capped) = &self.0 {
@@ -97,8 +102,12 @@ impl<S: ChunkSource> ChunkSource for PacedIn<S> {
         self.pace.wait(std::mem::take(&mut self.owed)).await;
     }
 
-    async fn next(&mut self) -> io::Result<Vec<Bytes>> {
-        let chunks = self.source.next().await?;
+    fn batch_bytes(&self) -> usize {
+        self.pace.batch_bytes()
+    }
+
+    async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
+        let chunks = self.source.next(at_most).await?;
         self.owed += chunks.iter().map(Bytes::len).sum::<usize>();
         Ok(chunks)
     }

@@ -12,7 +12,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use shared::{
     error::{Failure, FailureCode},
-    limits::{BULK_BATCH_BYTES, BULK_BATCHES, DISK_RUN_BYTES, GROUP_BYTES},
+    limits::{BULK_BATCHES, DISK_RUN_BYTES, GROUP_BYTES},
 };
 use tokio::{io::AsyncRead, sync::mpsc, task};
 
@@ -140,10 +140,11 @@ pub async fn fetch_from<S: ChunkSource>(
             // Room first: a receiver with a slow disk must not take its own pauses for the owner's silence.
             let Ok(room) = batches.reserve().await else { return Ok(()) };
             source.ready().await;
+            let batch = source.batch_bytes();
             let mut bytes = 0;
             let ended = loop {
                 let wait = if bytes == 0 { silence } else { GATHER };
-                match tokio::time::timeout(wait, source.next()).await {
+                match tokio::time::timeout(wait, source.next(batch)).await {
                     Err(_) if bytes > 0 => break None,
                     Err(_) => break Some(Err(FetchError::Silent(silence))),
                     Ok(Err(error)) => break Some(Err(FetchError::Stream(error))),
@@ -151,7 +152,7 @@ pub async fn fetch_from<S: ChunkSource>(
                     Ok(Ok(chunks)) => {
                         bytes += chunks.iter().map(Bytes::len).sum::<usize>();
                         gathered.extend(chunks);
-                        if bytes >= BULK_BATCH_BYTES {
+                        if bytes >= batch {
                             break None;
                         }
                     }

@@ -290,10 +290,14 @@ impl<S: ChunkSource> ChunkSource for Metered<'_, S> {
         self.meter.pace_wait.add(self.meter.download.clock.now().since(begun));
     }
 
-    async fn next(&mut self) -> io::Result<Vec<Bytes>> {
+    fn batch_bytes(&self) -> usize {
+        self.source.batch_bytes()
+    }
+
+    async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
         // Counts when it is given up as well.
         let _waiting = Waiting { meter: self.meter, begun: self.meter.download.clock.now() };
-        self.source.next().await
+        self.source.next(at_most).await
     }
 
     fn meter(&self) -> DecoderMeter {

@@ -82,11 +82,12 @@ pub(crate) async fn fetch_pack<S: ChunkSource>(
                 }
             }
         }
+        let batch = source.batch_bytes();
         let read = tokio::select! {
             biased;
             // The contents say themselves where they end.
             () = batches.closed() => break None,
-            read = source.next() => read,
+            read = source.next(batch) => read,
         };
         match read {
             Err(error) => break Some(PackError::Stream(error)),

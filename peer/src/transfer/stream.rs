@@ -16,8 +16,13 @@ pub trait ChunkSource: Send {
         std::future::ready(())
     }
 
-    /// The next bytes, as many as are there but at most some [`BULK_BATCH_BYTES`]; none at the end of the stream.
-    fn next(&mut self) -> impl Future<Output = io::Result<Vec<Bytes>>> + Send;
+    /// How many bytes are to be taken between two calls of [`ready`](Self::ready).
+    fn batch_bytes(&self) -> usize {
+        BULK_BATCH_BYTES
+    }
+
+    /// The next bytes, as many as are there; at most `at_most`, if that is less than a batch. None at the end of the stream.
+    fn next(&mut self, at_most: usize) -> impl Future<Output = io::Result<Vec<Bytes>>> + Send;
 
     /// Where the decoder's time is counted.
     fn meter(&self) -> DecoderMeter {
@@ -33,7 +38,12 @@ pub trait ChunkSink: Send {
 }
 
 impl ChunkSource for quinn::RecvStream {
-    async fn next(&mut self) -> io::Result<Vec<Bytes>> {
+    async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
+        if at_most < BULK_BATCH_BYTES {
+            // A chunk may be all that has come since the last read.
+            let chunk = self.read_chunk(at_most, true).await?;
+            return Ok(chunk.into_iter().map(|chunk| chunk.bytes).collect());
+        }
         let mut chunks = vec![Bytes::new(); CHUNKS_PER_READ];
         let read = self.read_chunks(&mut chunks).await?;
         chunks.truncate(read.unwrap_or(0));
@@ -52,8 +62,8 @@ impl ChunkSink for quinn::SendStream {
 pub struct Reader<R>(pub R);
 
 impl<R: AsyncRead + Unpin + Send> ChunkSource for Reader<R> {
-    async fn next(&mut self) -> io::Result<Vec<Bytes>> {
-        let mut buffer = BytesMut::with_capacity(BULK_BATCH_BYTES / 4);
+    async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
+        let mut buffer = BytesMut::with_capacity(at_most.min(BULK_BATCH_BYTES / 4));
         let read = self.0.read_buf(&mut buffer).await?;
         Ok(if read == 0 { Vec::new() } else { vec![buffer.freeze()] })
     }

@@ -20,14 +20,6 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// Starts `peer PEER --headless flags…` and waits until it has joined.
-fn headless(network: &Network, peer: &str, flags: &[&str]) -> Program {
-    let mut program = Program::spawn(network.command(peer, &[&["--headless"], flags].concat()).stdin(Stdio::null()));
-    let line = program.line();
-    assert!(line.starts_with(&format!("[{peer}] ready at ")), "{line:?}");
-    program
-}
-
 fn wait_for_files(network: &Network, peer: &str, count: usize) {
     network.json_until(peer, &["listAll"], |all| all["files"].as_array().unwrap().len() == count);
 }
@@ -47,7 +39,7 @@ fn the_owners_cap_is_named_with_its_figure() {
     let content = noise(4 * MIB, 1);
     network.put("owner", "a.bin", &content);
     network.put("owner", "b.bin", &noise(2 * MIB, 2));
-    let _owner = headless(&network, "owner", &["--limit-up", "2MiB"]);
+    let _owner = network.headless_with("owner", &["--limit-up", "2MiB"]);
     let _receiver = network.headless("receiver");
     wait_for_files(&network, "receiver", 2);
 
@@ -81,7 +73,7 @@ fn the_receivers_own_cap_is_named_and_status_shows_the_download_meanwhile() {
     let network = Network::start();
     network.put("owner", "a.bin", &noise(16 * MIB, 3));
     let _owner = network.headless("owner");
-    let _receiver = headless(&network, "receiver", &["--limit-down", "2MiB"]);
+    let _receiver = network.headless_with("receiver", &["--limit-down", "2MiB"]);
     wait_for_files(&network, "receiver", 1);
 
     let mut command = network.command("receiver", &["download", "a.bin", "--explain", "--json"]);
@@ -111,7 +103,7 @@ fn a_queue_at_the_owner_is_named() {
     let network = Network::start();
     network.put("owner", "a.bin", &noise(3 * MIB, 4));
     network.put("owner", "b.bin", &noise(MIB / 2, 5));
-    let _owner = headless(&network, "owner", &["--limit-up", "1MiB", "--max-uploads", "1"]);
+    let _owner = network.headless_with("owner", &["--limit-up", "1MiB", "--max-uploads", "1"]);
     let _first = network.headless("first");
     let _second = network.headless("second");
     wait_for_files(&network, "second", 2);
@@ -133,7 +125,7 @@ fn a_peer_carries_out_several_downloads_at_a_time_and_one_that_is_stopped_leaves
     network.put("owner", "b.bin", &contents[1]);
     network.put("owner", "stopped.bin", &noise(64 * MIB, 8));
     let _owner = network.headless("owner");
-    let _receiver = headless(&network, "receiver", &["--limit-down", "2MiB"]);
+    let _receiver = network.headless_with("receiver", &["--limit-down", "2MiB"]);
     wait_for_files(&network, "receiver", 3);
     let begin = |name: &str| {
         let mut command = network.command("receiver", &["download", name]);
@@ -168,7 +160,7 @@ fn ctrl_c_at_the_prompt_stops_the_download_and_gives_the_prompt_back() {
     }
     let network = Network::start();
     network.put("owner", "big.bin", &noise(16 * MIB, 9));
-    let _owner = headless(&network, "owner", &["--limit-up", "1MiB"]);
+    let _owner = network.headless_with("owner", &["--limit-up", "1MiB"]);
     let peer = network.command("user", &[]);
     let words = std::iter::once(peer.get_program()).chain(peer.get_args()).map(|word| word.to_str().unwrap());
     let line = words.collect::<Vec<_>>().join(" ");

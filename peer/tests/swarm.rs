@@ -7,10 +7,7 @@ use std::{fs, process::Stdio, thread};
 use shared::time::Clock;
 
 mod common;
-use common::{
-    Network,
-    process::{Program, finish},
-};
+use common::{Network, process::finish};
 
 const MIB: usize = 1 << 20;
 
@@ -18,14 +15,6 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     bytes
-}
-
-/// Starts `peer PEER --headless flags…` and waits until it has joined.
-fn headless(network: &Network, peer: &str, flags: &[&str]) -> Program {
-    let mut program = Program::spawn(network.command(peer, &[&["--headless"], flags].concat()).stdin(Stdio::null()));
-    let line = program.line();
-    assert!(line.starts_with(&format!("[{peer}] ready at ")), "{line:?}");
-    program
 }
 
 fn sent(network: &Network, peer: &str) -> u64 {
@@ -37,7 +26,7 @@ fn receivers_pass_on_what_they_have_while_they_receive() {
     let network = Network::start();
     let content = noise(16 * MIB, 1);
     network.put("owner", "big.bin", &content);
-    let _owner = headless(&network, "owner", &["--limit-up", "4MiB"]);
+    let _owner = network.headless_with("owner", &["--limit-up", "4MiB"]);
     let receivers = ["r1", "r2", "r3", "r4"];
     let _running: Vec<_> = receivers.iter().map(|peer| network.headless(peer)).collect();
     network.json_until("r4", &["listAll"], |all| all["files"].as_array().unwrap().len() == 1);
@@ -63,9 +52,9 @@ fn what_the_owner_had_sent_before_it_died_is_enough_when_the_receivers_have_it_t
     let network = Network::start();
     let content = noise(10 * MIB, 2);
     network.put("owner", "big.bin", &content);
-    let owner = headless(&network, "owner", &["--limit-up", "4MiB"]);
+    let owner = network.headless_with("owner", &["--limit-up", "4MiB"]);
     let receivers = ["r1", "r2"];
-    let _running: Vec<_> = receivers.iter().map(|peer| headless(&network, peer, &["--limit-up", "2MiB"])).collect();
+    let _running: Vec<_> = receivers.iter().map(|peer| network.headless_with(peer, &["--limit-up", "2MiB"])).collect();
     network.json_until("r2", &["listAll"], |all| all["files"].as_array().unwrap().len() == 1);
     let downloads = receivers.map(|peer| {
         let mut command = network.command(peer, &["download", "big.bin", "--json"]);
@@ -95,8 +84,8 @@ fn caps_hold_and_more_requests_than_slots_are_all_served() {
     let network = Network::start();
     let content = noise(6 * MIB, 3);
     network.put("owner", "a.bin", &content);
-    let _owner = headless(&network, "owner", &["--limit-up", "3MB", "--max-uploads", "1"]);
-    let _slow = headless(&network, "slow", &["--limit-down", "2MB"]);
+    let _owner = network.headless_with("owner", &["--limit-up", "3MB", "--max-uploads", "1"]);
+    let _slow = network.headless_with("slow", &["--limit-down", "2MB"]);
     network.json_until("slow", &["listAll"], |all| all["files"].as_array().unwrap().len() == 1);
     let clock = Clock::start();
     network.json("slow", &["download", "a.bin"]);

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Pairs read at a time, bytes.
-const OUTBOARD_RUN_BYTES: usize = 64 << 10;
+pub(super) const OUTBOARD_RUN_BYTES: usize = 64 << 10;
 
 /// Hashes `ranges` of a file and returns those groups that are right and that the outboard, as it is, proves. What cannot be
 /// read is not right. Ends early, with what it has, when `stop` is set.

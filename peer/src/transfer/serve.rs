@@ -15,7 +15,7 @@ use shared::{
 use tokio::{io::AsyncWrite, sync::mpsc, task};
 
 use super::{
-    check::check,
+    check::{OUTBOARD_RUN_BYTES, check},
     groups::GroupRanges,
     pool::{Buffer, Pool},
     run_io::{RunReader, read_exact_vectored_at},
@@ -23,9 +23,6 @@ use super::{
     verify::{Mismatch, PAIR_BYTES, Step, Verifier, outboard_bytes},
 };
 use crate::store::{stamp::Stamp, tree_hash::hash_file};
-
-/// Pairs read from an outboard at a time, bytes: those of 16 MiB of file.
-const OUTBOARD_RUN_BYTES: usize = 64 << 10;
 
 /// A file that can be served: opened, with what proves its groups.
 #[derive(Debug)]

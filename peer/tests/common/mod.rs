@@ -133,7 +133,12 @@ impl Network {
 
     /// Starts `peer PEER --headless` and waits until it has joined.
     pub(crate) fn headless(&self, peer: &str) -> Program {
-        let mut program = Program::spawn(self.command(peer, &["--headless"]).stdin(Stdio::null()));
+        self.headless_with(peer, &[])
+    }
+
+    /// The same with further flags.
+    pub(crate) fn headless_with(&self, peer: &str, flags: &[&str]) -> Program {
+        let mut program = Program::spawn(self.command(peer, &[&["--headless"], flags].concat()).stdin(Stdio::null()));
         let line = program.line();
         assert!(line.starts_with(&format!("[{peer}] ready at ")), "{line:?}");
         program

@@ -163,7 +163,8 @@ fn ctrl_c_at_the_prompt_stops_the_download_and_gives_the_prompt_back() {
     let _owner = network.headless_with("owner", &["--limit-up", "1MiB"]);
     let peer = network.command("user", &[]);
     let words = std::iter::once(peer.get_program()).chain(peer.get_args()).map(|word| word.to_str().unwrap());
-    let line = words.collect::<Vec<_>>().join(" ");
+    // `exec`: a shell that stayed would be interrupted as well, and some end with 130 for it whatever the peer says.
+    let line = format!("exec {}", words.collect::<Vec<_>>().join(" "));
     let mut terminal = std::process::Command::new("script");
     terminal.args(["-qefc", &line, "/dev/null"]).env("BRASA_NAMESERVER", &network.address).env("TERM", "xterm");
     common::prepare(&mut terminal, network.folder());

@@ -462,12 +462,15 @@ impl Sim {
             self.tell(at, Event::RequestFailed { request, why: Failure::Lied });
             return;
         }
-        let is_last = group + 1 == groups.end;
+        let (is_first, is_last) = (group == groups.start, group + 1 == groups.end);
         if is_last {
             node.wanted.remove(&request);
         }
         node.has[group as usize] = true;
         node.news.insert(group..group + 1);
+        if is_first {
+            self.tell(at, Event::Begun { request });
+        }
         self.tell(at, Event::Verified { request, groups: group..group + 1 });
         if is_last {
             self.tell(at, Event::RequestDone { request });

@@ -25,7 +25,7 @@ use super::{OwnerError, engine::Told, was_reset_as_changed};
 use crate::{
     core::{
         Contact,
-        swarm::{Event, Failure as Why, OwnerId, RequestId},
+        swarm::{Event, Failure as Why, RequestId},
     },
     net::{calls::target, pace::Pace},
     store::Partial,
@@ -73,20 +73,23 @@ impl Stream {
         if size != self.file.size {
             return Err(OwnerError::OtherSize { claimed: size, announced: self.file.size });
         }
-        let rtt = self.bulk.connection(&target).await.ok().map(|connection| connection.rtt());
-        if let Some(rtt) = rtt {
-            self.meter.set_rtt(rtt);
-        }
+        let connection = self.bulk.connection(&target).await?;
+        let rtt = Some(connection.rtt());
+        self.meter.set_rtt(connection.rtt());
+        let mut life = Life::of(connection);
         stage.enter(Phase::Queued);
         let heard = |rtt| Told::Event(Event::Heard { owner: request.owner, rtt });
         // Here and below: the engine is gone when nobody listens.
         let _ = tell.send(heard(rtt)).await;
         // A full queue means that the core has enough to hear of.
-        wait_for_turn(&mut recv, || drop(tell.try_send(heard(None)))).await?;
+        let waits = || drop(tell.try_send(heard(None)));
+        wait_for_turn(&mut recv, waits, || life.is_busy()).await?;
         stage.enter(Phase::Streaming);
         let heard = Heard {
             stream: &mut recv,
-            owner: request.owner,
+            request,
+            has_begun: false,
+            life,
             tell,
             pace: &self.pace,
             clock: Clock::start(),
@@ -118,7 +121,10 @@ impl Stream {
 /// groups and takes a while to fill. And keeps to the pace.
 struct Heard<'a> {
     stream: &'a mut quinn::RecvStream,
-    owner: OwnerId,
+    request: RequestId,
+    /// Something came.
+    has_begun: bool,
+    life: Life,
     tell: &'a mpsc::Sender<Told>,
     pace: &'a Pace,
     clock: Clock,
@@ -134,7 +140,7 @@ const TELL_EVERY: Duration = Duration::from_millis(20);
 impl Heard<'_> {
     fn tell(&self) {
         // A full queue means that the core has enough to hear of.
-        let _ = self.tell.try_send(Told::Event(Event::Heard { owner: self.owner, rtt: None }));
+        let _ = self.tell.try_send(Told::Event(Event::Heard { owner: self.request.owner, rtt: None }));
     }
 }
 
@@ -155,8 +161,16 @@ impl ChunkSource for Heard<'_> {
         self.pace.batch_bytes()
     }
 
+    fn is_excused(&mut self) -> bool {
+        self.life.is_busy()
+    }
+
     async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
         let chunks = self.stream.next(at_most).await?;
+        if !std::mem::replace(&mut self.has_begun, true) {
+            // The engine is gone when nobody listens.
+            let _ = self.tell.try_send(Told::Event(Event::Begun { request: self.request }));
+        }
         self.owed += chunks.iter().map(Bytes::len).sum::<usize>();
         let now = self.clock.now();
         if now >= self.next {
@@ -167,18 +181,45 @@ impl ChunkSource for Heard<'_> {
     }
 }
 
+/// Tells an owner that is dead from one that sends something else first: it serves one request after another.
+struct Life {
+    connection: quinn::Connection,
+    received: u64,
+}
+
+/// What a dead owner's machine, or one that only says that requests wait, does not send within a silence.
+const BUSY_BYTES: u64 = limits::GROUP_BYTES;
+
+impl Life {
+    fn of(connection: quinn::Connection) -> Self {
+        let received = connection.stats().udp_rx.bytes;
+        Self { connection, received }
+    }
+
+    /// Whether much came on the connection since the last call.
+    fn is_busy(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.received, self.connection.stats().udp_rx.bytes);
+        self.received - before >= BUSY_BYTES
+    }
+}
+
 /// Waits until an owner begins with what was asked for. `waits` hears that the request is in its queue: for how long that is
-/// all right, the core judges, which may have others who are faster. Silence ends it.
+/// all right, the core judges, which may have others who are faster. Silence ends it, unless the owner `is_busy`.
 ///
 /// # Errors
 /// When the stream breaks, says something else, or nothing for `limits::OWNER_SILENCE`.
-pub(super) async fn wait_for_turn(recv: &mut quinn::RecvStream, mut waits: impl FnMut()) -> Result<(), HeaderError> {
+pub(super) async fn wait_for_turn(
+    recv: &mut quinn::RecvStream,
+    mut waits: impl FnMut(),
+    mut is_busy: impl FnMut() -> bool,
+) -> Result<(), HeaderError> {
     loop {
         match timeout(limits::OWNER_SILENCE, recv.read_u8()).await {
             Ok(Ok(BULK_BEGINS)) => return Ok(()),
             Ok(Ok(BULK_WAITS)) => waits(),
             Ok(Ok(_)) => return Err(HeaderError::Malformed),
             Ok(Err(error)) => return Err(HeaderError::Stream(error)),
+            Err(_) if is_busy() => {}
             Err(_) => return Err(HeaderError::Stream(io::ErrorKind::TimedOut.into())),
         }
     }

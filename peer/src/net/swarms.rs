@@ -149,18 +149,17 @@ impl Swarms {
         if member.peer != self.0.me.peer
             && let Some(stop) = room.meet(&member)
         {
-            self.keep_talking(room.clone(), member, stop);
+            // Of two that learn of each other at the same time one dials.
+            let wait = if member.peer < self.0.me.peer { limits::SWARM_DIAL_LAST } else { Duration::ZERO };
+            self.keep_talking(room.clone(), member, wait, stop);
         }
     }
 
-    /// Talks to a member, again when the stream breaks, until `stop`.
-    fn keep_talking(&self, room: Arc<Room>, member: Contact, stop: CancellationToken) {
+    /// Talks to a member, from `wait` on, again when the stream breaks, until `stop`.
+    fn keep_talking(&self, room: Arc<Room>, member: Contact, wait: Duration, stop: CancellationToken) {
         let this = self.clone();
         self.0.tasks.spawn(async move {
-            // Of two that learn of each other at the same time one dials.
-            if member.peer < this.0.me.peer {
-                sleep(limits::SWARM_DIAL_LAST).await;
-            }
+            sleep(wait).await;
             let mut attempts = 0;
             while attempts < DIAL_ATTEMPTS && !stop.is_cancelled() {
                 if !room.is_talking_to(&member.peer) {
@@ -278,7 +277,8 @@ impl Membership {
     /// Talks to a member that this download knows from elsewhere, as long as the download runs.
     pub fn talk_to(&self, member: Contact) {
         if member.peer != self.swarms.0.me.peer {
-            self.swarms.keep_talking(self.room.clone(), member, self.stop.clone());
+            // It does not know of this one and will not dial.
+            self.swarms.keep_talking(self.room.clone(), member, Duration::ZERO, self.stop.clone());
         }
     }
 

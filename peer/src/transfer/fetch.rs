@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     os::unix::fs::FileExt,
     pin::pin,
     sync::mpsc::{Receiver, Sender, SyncSender},
@@ -10,9 +10,11 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use futures::FutureExt;
 use shared::{
     error::{Failure, FailureCode},
     limits::{BULK_BATCHES, DISK_RUN_BYTES, GROUP_BYTES},
+    time::{Clock, Timestamp},
 };
 use tokio::{io::AsyncRead, sync::mpsc, task};
 
@@ -24,9 +26,14 @@ use super::{
 };
 use crate::store::{failure::is_no_space, partial::Partial};
 
-/// How long chunks are gathered before the decoder is woken: waking it for every few datagrams costs more than hashing
-/// them.
-const GATHER: Duration = Duration::from_millis(1);
+/// How long chunks are gathered before the decoder is woken, at least and at most: waking it for every few datagrams costs
+/// more than hashing them, and so does waking the stream's reader. Meanwhile nobody reads; the stream's window has room.
+const GATHER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(8);
+/// How much is gathered if that is possible in time.
+const GATHER_BYTES: usize = 64 << 10;
+/// How long verified bytes are gathered at most before they are written: only what is written counts as proven, and
+/// others of the swarm wait for it.
+const RUN_TIME: Duration = Duration::from_millis(20);
 /// Runs that are verified and not written yet.
 const RUNS_UNDER_WAY: usize = 2;
 
@@ -120,7 +127,9 @@ pub async fn fetch_from<S: ChunkSource>(
     // Hashing and writing overlap, where there is enough to write that a thread more pays.
     let (writes, verified) = std::sync::mpsc::sync_channel(RUNS_UNDER_WAY);
     let (empty, emptied) = std::sync::mpsc::channel();
-    let run_bytes = usize::try_from(ranges.bytes(partial.size())).unwrap_or(usize::MAX).min(DISK_RUN_BYTES);
+    // Proofs come on top: when so much is there, the rest is little.
+    let expected = usize::try_from(ranges.bytes(partial.size())).unwrap_or(usize::MAX);
+    let run_bytes = expected.min(DISK_RUN_BYTES);
     let (hash, size, has_pairs) = (partial.hash(), partial.size(), partial.outboard().is_some());
     let (partial, meter) = (partial.clone(), source.meter());
     let writer = {
@@ -136,20 +145,36 @@ pub async fn fetch_from<S: ChunkSource>(
     };
     let stream = async {
         let mut gathered = Vec::new();
+        let mut gather = *GATHER.start();
+        let mut came = 0;
         loop {
             // Room first: a receiver with a slow disk must not take its own pauses for the owner's silence.
             let Ok(room) = batches.reserve().await else { return Ok(()) };
             source.ready().await;
             let batch = source.batch_bytes();
             let mut bytes = 0;
+            let mut has_waited = false;
             let ended = loop {
-                let wait = if bytes == 0 { silence } else { GATHER };
-                match tokio::time::timeout(wait, source.next(batch)).await {
-                    Err(_) if bytes > 0 => break None,
-                    Err(_) => break Some(Err(FetchError::Silent(silence))),
-                    Ok(Err(error)) => break Some(Err(FetchError::Stream(error))),
-                    Ok(Ok(chunks)) if chunks.is_empty() => break Some(Ok(())),
-                    Ok(Ok(chunks)) => {
+                let next = source.next(batch);
+                let next = if bytes == 0 {
+                    match tokio::time::timeout(silence, next).await {
+                        Ok(next) => next,
+                        Err(_) if source.is_excused() => continue,
+                        Err(_) => break Some(Err(FetchError::Silent(silence))),
+                    }
+                } else if let Some(next) = next.now_or_never() {
+                    next
+                } else if has_waited || came + bytes >= expected {
+                    break None;
+                } else {
+                    tokio::time::sleep(gather).await;
+                    has_waited = true;
+                    continue;
+                };
+                match next {
+                    Err(error) => break Some(Err(FetchError::Stream(error))),
+                    Ok(chunks) if chunks.is_empty() => break Some(Ok(())),
+                    Ok(chunks) => {
                         bytes += chunks.iter().map(Bytes::len).sum::<usize>();
                         gathered.extend(chunks);
                         if bytes >= batch {
@@ -158,6 +183,8 @@ pub async fn fetch_from<S: ChunkSource>(
                     }
                 }
             };
+            came += bytes;
+            gather = if bytes < GATHER_BYTES { gather * 2 } else { gather / 2 }.clamp(*GATHER.start(), *GATHER.end());
             if bytes > 0 {
                 room.send(std::mem::take(&mut gathered));
             }
@@ -286,6 +313,8 @@ struct Sink {
     writes: SyncSender<Write>,
     emptied: Receiver<Vec<u8>>,
     meter: DecoderMeter,
+    clock: Clock,
+    begun: Timestamp,
 }
 
 impl Sink {
@@ -297,7 +326,20 @@ impl Sink {
         meter: DecoderMeter,
     ) -> Self {
         let data = vec![0; run_bytes];
-        Self { run_bytes, has_pairs, data, len: 0, offset: 0, groups: 0..0, pairs: Vec::new(), writes, emptied, meter }
+        Self {
+            run_bytes,
+            has_pairs,
+            data,
+            len: 0,
+            offset: 0,
+            groups: 0..0,
+            pairs: Vec::new(),
+            writes,
+            emptied,
+            meter,
+            clock: Clock::start(),
+            begun: Timestamp::ZERO,
+        }
     }
 
     fn pair(&mut self, index: u64, pair: &[u8; PAIR_BYTES]) {
@@ -314,10 +356,12 @@ impl Sink {
     /// Sees to it that the `len` bytes at `offset` join the run; `false` when nobody writes any more.
     fn make_room(&mut self, offset: u64, len: usize) -> bool {
         let joins = self.offset + self.len as u64 == offset && self.len + len <= self.run_bytes;
-        if self.len > 0 && !joins && !self.flush() {
+        let now = self.clock.now();
+        if self.len > 0 && (!joins || now.since(self.begun) >= RUN_TIME) && !self.flush() {
             return false;
         }
         if self.len == 0 {
+            self.begun = now;
             self.offset = offset;
             self.groups = offset / GROUP_BYTES..offset / GROUP_BYTES;
         }

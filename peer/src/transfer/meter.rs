@@ -300,6 +300,10 @@ impl<S: ChunkSource> ChunkSource for Metered<'_, S> {
         self.source.next(at_most).await
     }
 
+    fn is_excused(&mut self) -> bool {
+        self.source.is_excused()
+    }
+
     fn meter(&self) -> DecoderMeter {
         self.meter.decoder()
     }

@@ -24,6 +24,12 @@ pub trait ChunkSource: Send {
     /// The next bytes, as many as are there; at most `at_most`, if that is less than a batch. None at the end of the stream.
     fn next(&mut self, at_most: usize) -> impl Future<Output = io::Result<Vec<Bytes>>> + Send;
 
+    /// Nothing came for as long as is allowed: whether that is all right all the same, because the other side was busy
+    /// with something else for this peer.
+    fn is_excused(&mut self) -> bool {
+        false
+    }
+
     /// Where the decoder's time is counted.
     fn meter(&self) -> DecoderMeter {
         DecoderMeter::default()

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long anything may take that is waited for: far longer than it should on a busy machine.
-pub(crate) const WAIT: Duration = Duration::from_secs(30);
+pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
 /// What a program said and how it ended.
 #[derive(Debug)]

@@ -104,7 +104,7 @@ impl Swarm {
             let mut done_in = quiet.as_secs_f64();
             for (index, request) in owner.requests.iter().enumerate() {
                 done_in += self.layout.bytes(&request.rest()) as f64 / rate;
-                let is_flowing = quiet == Duration::ZERO && (index == 0 || request.has_started());
+                let is_flowing = quiet == Duration::ZERO && (index == 0 || request.has_begun());
                 let on_its_way =
                     if is_flowing { bytes_at(rate, (owner.rtt() + PIPELINE_MARGIN).as_secs_f64()) } else { 0 };
                 let takeable_from = request.proven + on_its_way.div_ceil(GROUP_BYTES);

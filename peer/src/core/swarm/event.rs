@@ -88,6 +88,11 @@ pub enum Event {
         /// Its round-trip time, if measured since.
         rtt: Option<Duration>,
     },
+    /// An owner begins to send what a request asked for: what is given up of it from now on has been sent for nothing.
+    Begun {
+        /// Which request.
+        request: RequestId,
+    },
     /// Groups of a request are proven and kept, in order and without gaps within one request. A request all of whose
     /// groups are proven is done. Also counts for requests that were cancelled.
     Verified {

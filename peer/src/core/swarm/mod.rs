@@ -192,6 +192,15 @@ impl Swarm {
                     self.look_at(owner);
                 }
             }
+            Event::Begun { request } => {
+                if let Some(owner) = self.owners.get_mut(&request.owner) {
+                    owner.heard(now, None);
+                    if let Some(request) = owner.request_mut(request) {
+                        request.has_begun = true;
+                    }
+                    self.look_at(request.owner);
+                }
+            }
             Event::Verified { request, groups } => self.on_verified(now, request, groups, out),
             Event::RequestDone { request } => {
                 // Done with all its groups it is not known any more: the stream ended too early.
@@ -246,9 +255,11 @@ impl Swarm {
         let Some(owner) = self.owners.get_mut(&request.owner) else { return };
         owner.next_piece = None;
         let behind = owner.requests.iter().filter(|later| later.id.serial > request.serial);
-        let behind: Vec<_> = behind.filter(|later| !later.has_started()).map(|later| later.id).collect();
+        let behind: Vec<_> = behind.filter(|later| !later.has_begun()).map(|later| later.id).collect();
         let groups = self.layout.groups_of(piece);
-        let has_begun = owner.request(request).is_some_and(|request| request.proven > groups.start);
+        let has_begun = owner.request(request).is_some_and(|request| {
+            request.proven > groups.start || request.has_begun && groups.contains(&request.groups.start)
+        });
         self.cut(request, if has_begun { groups.end } else { groups.start }, out);
         for later in behind {
             self.end_request(later);

@@ -35,6 +35,8 @@ pub(super) struct Request {
     pub(super) groups: Range<u64>,
     /// Up to where its groups are proven.
     pub(super) proven: u64,
+    /// Its owner has begun to send.
+    pub(super) has_begun: bool,
 }
 
 impl Request {
@@ -43,8 +45,9 @@ impl Request {
         self.proven..self.groups.end
     }
 
-    pub(super) fn has_started(&self) -> bool {
-        self.proven > self.groups.start
+    /// Whether it is on its way.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun || self.proven > self.groups.start
     }
 }
 
@@ -204,7 +207,7 @@ impl Owner {
             self.heard = now;
         }
         self.next_piece = Some(self.layout.piece_of(groups.end - 1) + 1);
-        self.requests.push_back(Request { id, proven: groups.start, groups });
+        self.requests.push_back(Request { id, proven: groups.start, groups, has_begun: false });
     }
 
     pub(super) fn request(&self, id: RequestId) -> Option<&Request> {

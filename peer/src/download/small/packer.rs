@@ -313,7 +313,8 @@ async fn receive(
         meter.set_rtt(connection.rtt());
     }
     stage.enter(Phase::Queued);
-    wait_for_turn(&mut recv, || drop(tell.try_send(Told::Event(Event::Heard(owner))))).await?;
+    let waits = || drop(tell.try_send(Told::Event(Event::Heard(owner))));
+    wait_for_turn(&mut recv, waits, || false).await?;
     stage.enter(Phase::Streaming);
     let clock = Clock::start();
     let mut next = Timestamp::ZERO;

@@ -27,7 +27,10 @@ use crate::{
         Contact,
         swarm::{Event, Failure as Why, RequestId},
     },
-    net::{calls::target, pace::Pace},
+    net::{
+        calls::target,
+        pace::{Pace, PacedIn},
+    },
     store::Partial,
     transfer::{
         FetchError, GroupRanges, fetch_from,
@@ -86,15 +89,12 @@ impl Stream {
         wait_for_turn(&mut recv, waits, || life.is_busy()).await?;
         stage.enter(Phase::Streaming);
         let heard = Heard {
-            stream: &mut recv,
-            request,
+            source: PacedIn::new(&mut recv, self.pace.clone()),
             has_begun: false,
             life,
-            tell,
-            pace: &self.pace,
+            news: News { request, tell },
             clock: Clock::start(),
             next: Timestamp::ZERO,
-            owed: 0,
         };
         let progress = {
             let meter = self.meter.clone();
@@ -118,47 +118,53 @@ impl Stream {
 }
 
 /// Tells the core, between the groups that are proven, that bytes arrive: on a slow path a write to the disk has many
-/// groups and takes a while to fill. And keeps to the pace.
+/// groups and takes a while to fill.
 struct Heard<'a> {
-    stream: &'a mut quinn::RecvStream,
-    request: RequestId,
+    source: PacedIn<&'a mut quinn::RecvStream>,
     /// Something came.
     has_begun: bool,
     life: Life,
-    tell: &'a mpsc::Sender<Told>,
-    pace: &'a Pace,
+    news: News<'a>,
     clock: Clock,
     /// When the core is told next.
     next: Timestamp,
-    /// Bytes that came and are not accounted for.
-    owed: usize,
 }
 
 /// How often the core is told that bytes arrive: within the margin after which an owner counts as quiet.
 const TELL_EVERY: Duration = Duration::from_millis(20);
 
-impl Heard<'_> {
-    fn tell(&self) {
+struct News<'a> {
+    request: RequestId,
+    tell: &'a mpsc::Sender<Told>,
+}
+
+impl News<'_> {
+    fn heard(&self) {
         // A full queue means that the core has enough to hear of.
         let _ = self.tell.try_send(Told::Event(Event::Heard { owner: self.request.owner, rtt: None }));
+    }
+
+    fn begun(&self) {
+        // Likewise; that it began shows in its first group as well.
+        let _ = self.tell.try_send(Told::Event(Event::Begun { request: self.request }));
     }
 }
 
 impl ChunkSource for Heard<'_> {
     /// It is this peer that holds the owner back: no silence of the owner's.
     async fn ready(&mut self) {
-        let mut turn = std::pin::pin!(self.pace.wait(std::mem::take(&mut self.owed)));
+        let mut turn = std::pin::pin!(self.source.ready());
         loop {
             tokio::select! {
                 biased;
                 () = &mut turn => return,
-                () = sleep(TELL_EVERY) => self.tell(),
+                () = sleep(TELL_EVERY) => self.news.heard(),
             }
         }
     }
 
     fn batch_bytes(&self) -> usize {
-        self.pace.batch_bytes()
+        self.source.batch_bytes()
     }
 
     fn is_excused(&mut self) -> bool {
@@ -166,16 +172,14 @@ impl ChunkSource for Heard<'_> {
     }
 
     async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
-        let chunks = self.stream.next(at_most).await?;
+        let chunks = self.source.next(at_most).await?;
         if !std::mem::replace(&mut self.has_begun, true) {
-            // The engine is gone when nobody listens.
-            let _ = self.tell.try_send(Told::Event(Event::Begun { request: self.request }));
+            self.news.begun();
         }
-        self.owed += chunks.iter().map(Bytes::len).sum::<usize>();
         let now = self.clock.now();
         if now >= self.next {
             self.next = now + TELL_EVERY;
-            self.tell();
+            self.news.heard();
         }
         Ok(chunks)
     }

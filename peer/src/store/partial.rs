@@ -25,7 +25,6 @@ use shared::{
     error::{Failure, FailureCode},
     limits::{GROUP_BYTES, RESUME_MIN_BYTES},
 };
-use tokio::sync::watch;
 
 use super::{
     failure::is_no_space,
@@ -81,8 +80,6 @@ struct Inner {
     dir: OwnedFd,
     name: OsString,
     verified: Mutex<GroupRanges>,
-    /// How often groups were added to `verified`.
-    marks: watch::Sender<u64>,
     /// Of a file that is large enough to be gone on with.
     recorder: Option<Recorder>,
     placed: AtomicBool,
@@ -140,7 +137,6 @@ impl Partial {
             dir,
             name,
             verified: Mutex::default(),
-            marks: watch::Sender::new(0),
             recorder: None,
             placed: AtomicBool::new(false),
         };
@@ -210,11 +206,6 @@ impl Partial {
         Ok((source, self.verified()))
     }
 
-    /// A count that changes whenever groups were verified and written.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.inner.marks.subscribe()
-    }
-
     /// Hash of the bytes that are wanted.
     pub fn hash(&self) -> ContentHash {
         self.inner.hash
@@ -254,7 +245,6 @@ impl Partial {
                 verified.insert(range);
             }
         }
-        self.inner.marks.send_modify(|marks| *marks = marks.wrapping_add(1));
         self.inner.recorder.as_ref().map_or(Ok(()), |recorder| recorder.mark(groups))
     }
 

@@ -57,6 +57,28 @@ impl ChunkSource for quinn::RecvStream {
     }
 }
 
+impl<S: ChunkSource> ChunkSource for &mut S {
+    async fn ready(&mut self) {
+        (**self).ready().await;
+    }
+
+    fn batch_bytes(&self) -> usize {
+        (**self).batch_bytes()
+    }
+
+    async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
+        (**self).next(at_most).await
+    }
+
+    fn is_excused(&mut self) -> bool {
+        (**self).is_excused()
+    }
+
+    fn meter(&self) -> DecoderMeter {
+        (**self).meter()
+    }
+}
+
 impl ChunkSink for quinn::SendStream {
     async fn send(&mut self, chunks: &mut [Bytes]) -> io::Result<usize> {
         Ok(self.write_chunks(chunks).await?.bytes)

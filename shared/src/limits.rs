@@ -206,7 +206,7 @@ pub const SEND_WINDOW_BYTES: u64 = 16 << 20;
 /// UDP socket buffers asked of the kernel, bytes; it may clamp them, which is reported.
 pub const SOCKET_BUFFER_BYTES: usize = 7 << 20;
 /// Largest datagram, bytes of UDP payload: above 6500 a GSO batch of ten no longer fits 64 KiB.
-pub const MAX_DATAGRAM_BYTES: u16 = 4000;
+pub const MAX_DATAGRAM_BYTES: u16 = 6500;
 /// Datagrams that the other side may leave unacknowledged for a moment (its acknowledgement delay, 25 ms).
 pub const DATAGRAMS_PER_ACK: u32 = 9;
 /// Bulk streams a peer serves at a time; more wait.

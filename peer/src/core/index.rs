@@ -1,10 +1,10 @@
 //! The tracker's index: file name -> versions -> owners. Soft state: rebuilt from what peers announce.
 
-use std::{
-    borrow::Borrow,
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
-};
+mod few;
+mod files;
+mod sorted;
+
+use std::collections::BTreeMap;
 
 use shared::{
     content::{ContentHash, FileMeta},
@@ -19,35 +19,12 @@ use shared::{
     rpc::tracker::{Announcement, AnnouncementKind, IndexedFile, ListAll, Owner, TrackerError, Version, WhoHas},
 };
 
-/// A [`FileName`] that can be looked up by any text, a prefix for example. Its order is the text's.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key(FileName);
+use files::{Content, Files, OwnerEntry, Slot};
+use sorted::SortedIds;
 
-impl Borrow<str> for Key {
-    fn borrow(&self) -> &str {
-        self.0.as_str()
-    }
-}
-
-/// A peer's number in the index: 4 bytes an owner instead of a name.
-type Slot = u32;
-
-/// One owner of a content.
-#[derive(Debug, Clone, Copy)]
-struct OwnerEntry {
-    slot: Slot,
-    executable: bool,
-    mtime_micros: i64,
-}
-
-/// One content of a name and its owners by slot. The size belongs to it: who lies about the size of a hash
-/// must not change what others said of it.
-#[derive(Debug, Clone)]
-struct Content {
-    hash: ContentHash,
-    size: u64,
-    owners: Vec<OwnerEntry>,
-}
+/// What owners, and those who ask for them, are drawn with: who is named to whom, where there are too many to name all.
+const OWNERS_KEY: &[u8] = b"owners";
+const ASKERS_KEY: &[u8] = b"askers";
 
 /// How far a peer's announcements have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,17 +40,19 @@ struct Member {
     endpoint: Endpoint,
     incarnation: Incarnation,
     progress: Progress,
-    names: BTreeSet<Key>,
+    /// The numbers of its files.
+    files: SortedIds,
+    /// Its place among owners, before it is known who asks.
+    draw: u64,
 }
 
 /// Who has what, of all members.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
-    /// By name; contents of a name by `(hash, size)`.
-    files: BTreeMap<Key, Vec<Content>>,
-    contents: usize,
+    files: Files,
     slots: BTreeMap<PeerId, Slot>,
-    members: BTreeMap<Slot, Member>,
+    /// By slot.
+    members: Vec<Option<Member>>,
     free: Vec<Slot>,
 }
 
@@ -93,17 +72,19 @@ impl Index {
             if self.slots.len() >= MAX_PEERS {
                 return Err(limit("peers", MAX_PEERS));
             }
-            let unused = Slot::try_from(self.members.len()).expect("MAX_PEERS is far below 2^32");
-            let slot = self.free.pop().unwrap_or(unused);
+            let slot = self.free.pop().unwrap_or_else(|| {
+                self.members.push(None);
+                Slot::try_from(self.members.len() - 1).expect("MAX_PEERS is far below 2^32")
+            });
             self.slots.insert(peer.clone(), slot);
-            let member = Member {
+            self.members[slot as usize] = Some(Member {
                 id: peer.clone(),
                 endpoint: endpoint.clone(),
                 incarnation,
                 progress: Progress::Nothing,
-                names: BTreeSet::new(),
-            };
-            self.members.insert(slot, member);
+                files: SortedIds::default(),
+                draw: rendezvous(OWNERS_KEY, peer),
+            });
             return Ok(None);
         };
         let member = self.member(slot);
@@ -161,12 +142,15 @@ impl Index {
         if clears {
             self.clear(slot);
         }
-        let names = &self.member(slot).names;
-        let new = files.iter().filter(|file| !names.contains(file.name.as_str())).count();
-        if names.len() + new > MAX_FILES_PER_PEER {
-            return Err(limit("files of one peer", MAX_FILES_PER_PEER));
+        let count = self.member(slot).files.len();
+        // Counting the new ones costs a look-up each.
+        if count + files.len() > MAX_FILES_PER_PEER {
+            let is_new = |file: &&FileMeta| self.files.owned(slot, file.name.as_str()).is_none();
+            if count + files.iter().filter(is_new).count() > MAX_FILES_PER_PEER {
+                return Err(limit("files of one peer", MAX_FILES_PER_PEER));
+            }
         }
-        if self.contents + files.len() > MAX_INDEX_ENTRIES {
+        if self.files.versions() + files.len() > MAX_INDEX_ENTRIES {
             return Err(limit("versions in the index", MAX_INDEX_ENTRIES));
         }
         for name in &removals {
@@ -194,37 +178,36 @@ impl Index {
     pub(crate) fn remove(&mut self, peer: &PeerId) {
         if let Some(slot) = self.slots.remove(peer) {
             self.clear(slot);
-            self.members.remove(&slot);
+            self.members[slot as usize] = None;
             self.free.push(slot);
         }
     }
 
     /// The run of a member.
     pub(crate) fn incarnation(&self, peer: &PeerId) -> Option<Incarnation> {
-        Some(self.members.get(self.slots.get(peer)?)?.incarnation)
+        Some(self.known(peer)?.incarnation)
     }
 
     /// Where a member answers.
     pub(crate) fn endpoint(&self, peer: &PeerId) -> Option<&Endpoint> {
-        Some(&self.members.get(self.slots.get(peer)?)?.endpoint)
+        Some(&self.known(peer)?.endpoint)
     }
 
     /// Whether all that this peer has is known.
     pub(crate) fn is_complete(&self, peer: &PeerId) -> bool {
-        let member = self.slots.get(peer).and_then(|slot| self.members.get(slot));
-        member.is_some_and(|member| matches!(member.progress, Progress::Complete { .. }))
+        self.known(peer).is_some_and(|member| matches!(member.progress, Progress::Complete { .. }))
     }
 
     /// The versions of a name: most owners first, then newest, then by hash. An answer is bounded; which of
     /// many owners it names depends on who asks, so that not all askers go to the same ones.
     pub(crate) fn who_has(&self, asker: &PeerId, query: &WhoHas) -> Result<Vec<Version>, TrackerError> {
         let name: FileName = query.name.parse().map_err(TrackerError::InvalidFileName)?;
-        let Some(contents) = self.files.get(name.as_str()) else { return Ok(Vec::new()) };
+        let Some(contents) = self.files.find(name.as_str()) else { return Ok(Vec::new()) };
         let wanted =
             believed(contents).filter(|content| query.version.as_ref().is_none_or(|v| v.matches(&content.hash)));
         let mut found: Vec<(&Content, FileMeta)> = wanted.map(|content| (content, meta(&name, content))).collect();
         found.sort_by(|(a, a_file), (b, b_file)| {
-            let owners = b.owners.len().cmp(&a.owners.len());
+            let owners = b.owners().len().cmp(&a.owners().len());
             owners.then(b_file.mtime_micros.cmp(&a_file.mtime_micros)).then(a.hash.cmp(&b.hash))
         });
         found.truncate(MAX_VERSIONS_PER_ANSWER);
@@ -233,9 +216,11 @@ impl Index {
     }
 
     fn owners(&self, asker: &PeerId, content: &Content) -> Vec<Owner> {
-        let mut members: Vec<&Member> = content.owners.iter().filter_map(|o| self.members.get(&o.slot)).collect();
+        let mut members: Vec<&Member> = self.owners_of(content).collect();
         if members.len() > MAX_OWNERS_TRIED {
-            members.sort_by_cached_key(|member| rendezvous(asker.as_str().as_bytes(), &member.id));
+            // A hash of each owner and the asker would be better and cost more than all else: a thousand owners, 100 us.
+            let asker = rendezvous(ASKERS_KEY, asker);
+            members.select_nth_unstable_by_key(MAX_OWNERS_TRIED - 1, |member| (mix(asker ^ member.draw), &member.id));
             members.truncate(MAX_OWNERS_TRIED);
         }
         members.sort_by(|a, b| a.id.cmp(&b.id));
@@ -249,29 +234,25 @@ impl Index {
         let start = after.map_or(prefix, |(name, _)| name.max(prefix));
         let mut files: Vec<IndexedFile> = Vec::new();
         let mut bytes = 0;
-        for (key, contents) in self.files.range::<str, _>((Bound::Included(start), Bound::Unbounded)) {
-            if !key.0.as_str().starts_with(prefix) {
+        for (name, contents) in self.files.from(start) {
+            if !name.starts_with(prefix) {
                 break;
             }
             for content in believed(contents) {
-                if after.is_some_and(|(name, hash)| (key.0.as_str(), content.hash) <= (name, hash)) {
+                if after.is_some_and(|after| (name, content.hash) <= after) {
                     continue;
                 }
-                let mut owners: Vec<PeerId> = content
-                    .owners
-                    .iter()
-                    .filter_map(|owner| self.members.get(&owner.slot))
-                    .map(|member| member.id.clone())
-                    .collect();
+                let mut owners: Vec<PeerId> = self.owners_of(content).map(|member| member.id.clone()).collect();
                 owners.sort_unstable();
                 // An entry's encoding: two lengths, name, hash, size and time, and each owner with its length.
                 let owner_bytes: usize = owners.iter().map(|owner| owner.as_str().len() + 1).sum();
-                bytes += key.0.as_str().len() + 64 + owner_bytes;
+                bytes += name.len() + 64 + owner_bytes;
                 if files.len() == FILES_PER_PAGE || (bytes > PAGE_BYTES && !files.is_empty()) {
                     let next = files.last().map(|last| (last.file.name.to_string(), last.file.hash));
                     return (files, next);
                 }
-                files.push(IndexedFile { file: meta(&key.0, content), owners });
+                let name = name.parse().expect("only names of files come in");
+                files.push(IndexedFile { file: meta(&name, content), owners });
             }
         }
         (files, None)
@@ -279,60 +260,43 @@ impl Index {
 
     /// Members, and versions of files.
     pub(crate) fn size(&self) -> (usize, usize) {
-        (self.members.len(), self.contents)
+        (self.slots.len(), self.files.versions())
+    }
+
+    fn known(&self, peer: &PeerId) -> Option<&Member> {
+        self.members.get(*self.slots.get(peer)? as usize)?.as_ref()
+    }
+
+    fn owners_of<'a>(&'a self, content: &'a Content) -> impl Iterator<Item = &'a Member> {
+        content.owners().iter().filter_map(|owner| self.members.get(owner.slot as usize)?.as_ref())
     }
 
     fn member(&mut self, slot: Slot) -> &mut Member {
-        self.members.get_mut(&slot).expect("slots and members are changed together")
+        self.members[slot as usize].as_mut().expect("slots and members are changed together")
     }
 
     fn clear(&mut self, slot: Slot) {
         let member = self.member(slot);
         member.progress = Progress::Nothing;
-        for key in std::mem::take(&mut member.names) {
-            self.take_owner(slot, key.borrow());
+        for id in std::mem::take(&mut member.files).iter() {
+            self.files.forget(slot, id);
         }
     }
 
     fn disown(&mut self, slot: Slot, name: &str) {
-        if self.member(slot).names.remove(name) {
-            self.take_owner(slot, name);
-        }
-    }
-
-    fn take_owner(&mut self, slot: Slot, name: &str) {
-        let Some(contents) = self.files.get_mut(name) else { return };
-        let before = contents.len();
-        contents.retain_mut(|content| {
-            if let Ok(at) = content.owners.binary_search_by_key(&slot, |owner| owner.slot) {
-                content.owners.remove(at);
-            }
-            !content.owners.is_empty()
-        });
-        self.contents -= before - contents.len();
-        if contents.is_empty() {
-            self.files.remove(name);
+        let Some(id) = self.files.disown(slot, name) else { return };
+        let files = &mut self.member(slot).files;
+        if let Ok((_, place)) = files.find(|other| other.cmp(&id)) {
+            files.remove(place);
         }
     }
 
     fn own(&mut self, slot: Slot, file: &FileMeta) {
-        // The name is held once, whoever announced it first.
-        let known = self.files.get_key_value(file.name.as_str()).map(|(key, _)| key.clone());
-        let key = known.unwrap_or_else(|| Key(file.name.clone()));
-        if !self.member(slot).names.insert(key.clone()) {
-            self.take_owner(slot, file.name.as_str());
-        }
-        let owner = OwnerEntry { slot, executable: file.executable, mtime_micros: file.mtime_micros };
-        let contents = self.files.entry(key).or_insert_with(|| Vec::with_capacity(1));
-        match contents.binary_search_by_key(&(file.hash, file.size), |content| (content.hash, content.size)) {
-            Ok(at) => {
-                let owners = &mut contents[at].owners;
-                let at = owners.partition_point(|other| other.slot < slot);
-                owners.insert(at, owner);
-            }
-            Err(at) => {
-                contents.insert(at, Content { hash: file.hash, size: file.size, owners: vec![owner] });
-                self.contents += 1;
+        let (id, had) = self.files.own(slot, file);
+        if !had {
+            let files = &mut self.member(slot).files;
+            if let Err(place) = files.find(|other| other.cmp(&id)) {
+                files.insert(place, id);
             }
         }
     }
@@ -382,12 +346,12 @@ fn step(progress: Progress, seq: u64, kind: AnnouncementKind) -> Result<Step, Tr
 /// One content a hash: where owners disagree about its size, what most of them say (then the newest).
 fn believed(contents: &[Content]) -> impl Iterator<Item = &Content> {
     contents.chunk_by(|a, b| a.hash == b.hash).filter_map(|same_hash| {
-        same_hash.iter().max_by_key(|content| (content.owners.len(), newest(content).map(|owner| owner.mtime_micros)))
+        same_hash.iter().max_by_key(|content| (content.owners().len(), newest(content).map(|owner| owner.mtime_micros)))
     })
 }
 
 fn newest(content: &Content) -> Option<&OwnerEntry> {
-    content.owners.iter().max_by_key(|owner| owner.mtime_micros)
+    content.owners().iter().max_by_key(|owner| owner.mtime_micros)
 }
 
 fn meta(name: &FileName, content: &Content) -> FileMeta {
@@ -401,9 +365,18 @@ fn meta(name: &FileName, content: &Content) -> FileMeta {
     }
 }
 
+/// Spreads a number over all 64 bits ("SplitMix64", Steele, Lea and Flood 2014).
+fn mix(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
 fn limit(what: &str, limit: usize) -> TrackerError {
     TrackerError::LimitReached { what: what.to_owned(), limit: limit as u64 }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

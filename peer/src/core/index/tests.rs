@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use shared::{epoch::Epoch, rpc::tracker::WireFile};
 
 use super::*;
@@ -145,7 +147,8 @@ fn who_leaves_takes_its_files_along_and_its_place_is_used_again() {
     assert_eq!(listed(&index), [entry("x", 1, &["b", "c"])]);
     index.remove(&id("b"));
     index.remove(&id("c"));
-    assert!(index.files.is_empty());
+    assert_eq!(index.files.versions(), 0);
+    assert_eq!(index.files.from("").count(), 0);
 }
 
 #[test]

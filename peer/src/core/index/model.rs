@@ -1,0 +1,214 @@
+//! The index against a naive one, under whatever peers say in whatever order.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use shared::{epoch::Epoch, rpc::tracker::WireFile};
+
+use super::*;
+
+const PEERS: usize = 5;
+
+/// What happens to the index.
+#[derive(Debug, Clone)]
+enum Op {
+    /// A heartbeat, of a later run or not.
+    Beat { peer: usize, restarted: bool },
+    /// All that a peer has, `page` files an announcement.
+    Snapshot { peer: usize, files: Vec<Said>, page: usize },
+    /// What changed.
+    Delta { peer: usize, upserts: Vec<Said>, removals: Vec<u8> },
+    /// A peer is gone.
+    Remove { peer: usize },
+}
+
+/// A file as a peer describes it.
+#[derive(Debug, Clone)]
+struct Said {
+    name: u8,
+    hash: u8,
+    size: u64,
+    mtime: u8,
+}
+
+fn name(number: u8) -> String {
+    // Some names begin like others, some are others' beginnings.
+    let folder = ["a", "a/b", "b", "ba"][usize::from(number % 4)];
+    format!("{folder}/{}", "n".repeat(usize::from(number / 4 % 5) + 1) + &(number / 20).to_string())
+}
+
+impl Said {
+    fn wire(&self) -> WireFile {
+        let hash = ContentHash([self.hash; 32]);
+        // Of two owners with the same time either may be the one whose flag is shown.
+        let executable = self.mtime % 2 == 1;
+        WireFile { name: name(self.name), size: self.size, hash, mtime_micros: i64::from(self.mtime), executable }
+    }
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    (0..80u8, 0..3u8, 0..2u64, 0..4u8).prop_map(|(name, hash, size, mtime)| Said { name, hash, size, mtime })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let peer = || 0..PEERS;
+    prop_oneof![
+        1 => (peer(), prop::bool::weighted(0.2)).prop_map(|(peer, restarted)| Op::Beat { peer, restarted }),
+        2 => (peer(), prop::collection::vec(said(), 0..60), 1..20usize)
+            .prop_map(|(peer, files, page)| Op::Snapshot { peer, files, page }),
+        5 => (peer(), prop::collection::vec(said(), 0..8), prop::collection::vec(0..80u8, 0..8))
+            .prop_map(|(peer, upserts, removals)| Op::Delta { peer, upserts, removals }),
+        1 => peer().prop_map(|peer| Op::Remove { peer }),
+    ]
+}
+
+/// What one peer has said.
+#[derive(Debug, Default)]
+struct Known {
+    run: u64,
+    seq: Option<u64>,
+    files: BTreeMap<String, WireFile>,
+}
+
+#[derive(Debug, Default)]
+struct Model(BTreeMap<PeerId, Known>);
+
+impl Model {
+    /// Each name's contents: of equal hashes the size that most owners say, then the newest say.
+    fn listed(&self) -> Vec<IndexedFile> {
+        let mut contents: BTreeMap<(String, ContentHash), BTreeMap<u64, Vec<(&PeerId, &WireFile)>>> = BTreeMap::new();
+        for (peer, known) in &self.0 {
+            for file in known.files.values() {
+                let sizes = contents.entry((file.name.clone(), file.hash)).or_default();
+                sizes.entry(file.size).or_default().push((peer, file));
+            }
+        }
+        let newest = |owners: &[(&PeerId, &WireFile)]| owners.iter().map(|(_, file)| file.mtime_micros).max();
+        let listed = contents.into_values().filter_map(|sizes| {
+            let (_, owners) = sizes.into_iter().max_by_key(|(size, owners)| (owners.len(), newest(owners), *size))?;
+            let (_, file) = owners.iter().max_by_key(|(_, file)| file.mtime_micros)?;
+            let file = FileMeta::try_from((*file).clone()).unwrap();
+            Some(IndexedFile { file, owners: owners.iter().map(|(peer, _)| (*peer).clone()).collect() })
+        });
+        listed.collect()
+    }
+}
+
+fn id(peer: usize) -> PeerId {
+    format!("peer{peer}").parse().unwrap()
+}
+
+fn endpoint(peer: usize) -> Endpoint {
+    format!("quic://10.0.0.{}:1", peer + 1).parse().unwrap()
+}
+
+/// Does the same to both.
+fn apply(index: &mut Index, model: &mut Model, op: Op) {
+    match op {
+        Op::Beat { peer, restarted } => {
+            let known = model.0.entry(id(peer)).or_default();
+            if restarted {
+                *known = Known { run: known.run + 1, ..Known::default() };
+            }
+            let said = index.admit(&id(peer), Incarnation(known.run), &endpoint(peer));
+            assert_eq!(said, Ok(known.seq));
+        }
+        Op::Snapshot { peer, files, page } => {
+            let Some(known) = model.0.get_mut(&id(peer)) else { return };
+            let seq = known.seq.unwrap_or(0) + 3;
+            let pages: Vec<&[Said]> = if files.is_empty() { vec![&[]] } else { files.chunks(page).collect() };
+            for (number, files) in pages.iter().enumerate() {
+                let kind = AnnouncementKind::Snapshot {
+                    page: u32::try_from(number).unwrap(),
+                    last: number + 1 == pages.len(),
+                };
+                let upserts = files.iter().map(Said::wire).collect();
+                say(index, peer, known.run, seq, kind, upserts, Vec::new());
+            }
+            known.seq = Some(seq);
+            known.files = files.iter().map(|file| (name(file.name), file.wire())).collect();
+        }
+        Op::Delta { peer, upserts, removals } => {
+            let Some(known) = model.0.get_mut(&id(peer)) else { return };
+            let Some(seq) = &mut known.seq else { return };
+            *seq += 1;
+            let removals: Vec<String> = removals.into_iter().map(name).collect();
+            let files: Vec<WireFile> = upserts.iter().map(Said::wire).collect();
+            say(index, peer, known.run, *seq, AnnouncementKind::Delta, files.clone(), removals.clone());
+            removals.iter().for_each(|name| drop(known.files.remove(name)));
+            known.files.extend(files.into_iter().map(|file| (file.name.clone(), file)));
+        }
+        Op::Remove { peer } => {
+            index.remove(&id(peer));
+            model.0.remove(&id(peer));
+        }
+    }
+}
+
+fn say(
+    index: &mut Index,
+    peer: usize,
+    run: u64,
+    seq: u64,
+    kind: AnnouncementKind,
+    upserts: Vec<WireFile>,
+    removals: Vec<String>,
+) {
+    let announcement = Announcement { epoch: Epoch(1), incarnation: Incarnation(run), seq, kind, upserts, removals };
+    index.announce(&id(peer), announcement).unwrap();
+}
+
+fn compare(index: &Index, model: &Model, prefix: &str, skip: usize) {
+    let all = model.listed();
+    let versions: usize = {
+        let mut seen: Vec<_> =
+            model.0.values().flat_map(|known| known.files.values().map(|f| (&f.name, f.hash, f.size))).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        seen.len()
+    };
+    assert_eq!(index.size(), (model.0.len(), versions));
+    let query = |prefix: &str, after| ListAll { epoch: Epoch(1), prefix: prefix.to_owned(), after };
+    let begins: Vec<IndexedFile> = all.iter().filter(|f| f.file.name.as_str().starts_with(prefix)).cloned().collect();
+    assert_eq!(index.list_all(&query(prefix, None)), (begins.clone(), None), "prefix {prefix:?}");
+    if let Some(after) = begins.get(skip) {
+        let after = Some((after.file.name.to_string(), after.file.hash));
+        assert_eq!(index.list_all(&query(prefix, after)), (begins[skip + 1..].to_vec(), None), "after {skip}");
+    }
+    for number in 0..80 {
+        let query = WhoHas { epoch: Epoch(1), name: name(number), version: None };
+        let found = index.who_has(&id(0), &query).unwrap();
+        let mut expected: Vec<&IndexedFile> = all.iter().filter(|f| f.file.name.as_str() == query.name).collect();
+        expected.sort_by_key(|f| (std::cmp::Reverse((f.owners.len(), f.file.mtime_micros)), f.file.hash));
+        assert_eq!(found.len(), expected.len(), "{}", query.name);
+        for (found, expected) in found.iter().zip(expected) {
+            assert_eq!(found.file, expected.file);
+            let owners: Vec<PeerId> = found.owners.iter().map(|owner| owner.peer.clone()).collect();
+            assert_eq!(owners, expected.owners);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn it_answers_as_a_naive_index_does(
+        ops in prop::collection::vec(op(), 1..40),
+        prefix in prop::sample::select(vec!["", "a", "a/", "a/b", "b", "ba/n", "c", "\u{10ffff}"]),
+        skip in 0..30usize,
+    ) {
+        let (mut index, mut model) = (Index::default(), Model::default());
+        for peer in 0..PEERS - 1 {
+            apply(&mut index, &mut model, Op::Beat { peer, restarted: false });
+        }
+        for op in ops {
+            apply(&mut index, &mut model, op);
+            compare(&index, &model, prefix, skip);
+        }
+        for peer in 0..PEERS {
+            index.remove(&id(peer));
+        }
+        compare(&index, &Model::default(), prefix, skip);
+    }
+}

@@ -7,12 +7,16 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use peer::{
     store::{Partial, destination::Standing},
-    transfer::{FetchError, GroupRanges, ServeError, fetch, serve},
+    transfer::{FetchError, GroupRanges, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
 };
 use proptest::prelude::*;
 use shared::{
@@ -122,6 +126,41 @@ async fn a_download_goes_on_where_an_owner_failed() {
 
     let last = encoded(&owner, &meta, &partial.missing()).await;
     assert_eq!(fetch_all(&last, &partial).await.unwrap(), 77);
+    finish(&receiver, partial, &meta).await;
+    assert!(fs::read(receiver.path("file")).unwrap() == content);
+}
+
+/// Hashing and writing on one thread: the same file, and what came before a fault stays.
+#[tokio::test]
+async fn what_is_written_along_with_hashing_is_the_same() {
+    let content = noise(300 * G + 17, 8);
+    let (owner, meta) = owner_of(&content).await;
+    let receiver = Fixture::new().await;
+    let partial = begin(&receiver, &meta).await;
+    let all = partial.missing();
+    let mut damaged = encoded(&owner, &meta, &all).await;
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    let along = |bytes: Vec<u8>, ranges: GroupRanges| {
+        let partial = partial.clone();
+        async move {
+            let mut source = Reader(&bytes[..]);
+            let heard = Arc::new(AtomicU64::new(0));
+            let progress = {
+                let heard = heard.clone();
+                move |bytes| drop(heard.fetch_add(bytes, Ordering::Relaxed))
+            };
+            let result = fetch_from(&mut source, ranges, &partial, DEADLINE, Writing::Along, progress).await;
+            (result, heard.load(Ordering::Relaxed))
+        }
+    };
+    let (result, heard) = along(damaged, all.clone()).await;
+    assert!(matches!(result, Err(FetchError::Verification { .. })), "{result:?}");
+    assert_eq!(heard, partial.verified().bytes(meta.size));
+    assert!(heard > meta.size / 3, "{heard}");
+    let rest = partial.missing();
+    let (result, heard) = along(encoded(&owner, &meta, &rest).await, rest.clone()).await;
+    assert_eq!((result.unwrap(), heard), (rest.bytes(meta.size), rest.bytes(meta.size)));
     finish(&receiver, partial, &meta).await;
     assert!(fs::read(receiver.path("file")).unwrap() == content);
 }

@@ -33,7 +33,7 @@ use crate::{
     },
     store::Partial,
     transfer::{
-        FetchError, GroupRanges, fetch_from,
+        FetchError, GroupRanges, Writing, fetch_from,
         meter::{Metered, Phase, SourceMeter},
         stream::ChunkSource,
     },
@@ -104,7 +104,8 @@ impl Stream {
             }
         };
         let mut source = Metered { source: heard, meter: &self.meter };
-        match fetch_from(&mut source, ranges, &self.partial, limits::OWNER_SILENCE, progress).await {
+        let writing = Writing::for_this_machine();
+        match fetch_from(&mut source, ranges, &self.partial, limits::OWNER_SILENCE, writing, progress).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 let is_wrong = matches!(error, FetchError::Verification { .. });

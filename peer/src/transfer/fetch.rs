@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::FileExt,
     pin::pin,
     sync::mpsc::{Receiver, Sender, SyncSender},
+    thread,
     time::Duration,
 };
 
@@ -36,6 +37,8 @@ const GATHER_BYTES: usize = 64 << 10;
 const RUN_TIME: Duration = Duration::from_millis(20);
 /// Runs that are verified and not written yet.
 const RUNS_UNDER_WAY: usize = 2;
+/// Processors from which on a thread of its own for writing pays.
+const OVERLAP_FROM: usize = 3;
 
 /// Why not all groups came. The groups verified until then stay in the partial file.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +112,25 @@ pub async fn fetch<R: AsyncRead + Unpin + Send>(
     silence: Duration,
     progress: impl FnMut(u64) + Send + 'static,
 ) -> Result<u64, FetchError> {
-    fetch_from(&mut Reader(reader), ranges, partial, silence, progress).await
+    fetch_from(&mut Reader(reader), ranges, partial, silence, Writing::Apart, progress).await
+}
+
+/// Who writes what was verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// A thread of its own: hashing and writing overlap.
+    Apart,
+    /// The thread that hashes.
+    Along,
+}
+
+impl Writing {
+    /// As it is fastest on this machine: where there are not more processors than the network alone keeps busy, handing
+    /// over costs more than it brings (an eighth of all the time, on two).
+    pub fn for_this_machine() -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        if processors >= OVERLAP_FROM { Self::Apart } else { Self::Along }
+    }
 }
 
 /// [`fetch`], from a source that gives whole chunks.
@@ -121,27 +142,29 @@ pub async fn fetch_from<S: ChunkSource>(
     ranges: GroupRanges,
     partial: &Partial,
     silence: Duration,
+    writing: Writing,
     progress: impl FnMut(u64) + Send + 'static,
 ) -> Result<u64, FetchError> {
     let (batches, incoming) = mpsc::channel(BULK_BATCHES);
-    // Hashing and writing overlap, where there is enough to write that a thread more pays.
-    let (writes, verified) = std::sync::mpsc::sync_channel(RUNS_UNDER_WAY);
-    let (empty, emptied) = std::sync::mpsc::channel();
     // Proofs come on top: when so much is there, the rest is little.
     let expected = usize::try_from(ranges.bytes(partial.size())).unwrap_or(usize::MAX);
     let run_bytes = expected.min(DISK_RUN_BYTES);
     let (hash, size, has_pairs) = (partial.hash(), partial.size(), partial.outboard().is_some());
-    let (partial, meter) = (partial.clone(), source.meter());
-    let writer = {
-        let meter = meter.clone();
-        task::spawn_blocking(move || write(&partial, &verified, &empty, &meter, progress))
+    let meter = source.meter();
+    let writer = Writer { partial: partial.clone(), meter: meter.clone(), progress };
+    let decoder_meter = meter.clone();
+    let decoding = move |output| {
+        let sink = Sink::new(run_bytes, has_pairs, output, decoder_meter.clone());
+        decode(Verifier::new(hash, size, ranges), Incoming::new(incoming, decoder_meter), sink)
     };
-    let decoder = {
-        let meter = meter.clone();
-        task::spawn_blocking(move || {
-            let sink = Sink::new(run_bytes, has_pairs, writes, emptied, meter.clone());
-            decode(Verifier::new(hash, size, ranges), Incoming::new(incoming, meter), sink)
-        })
+    let (decoder, writer) = match writing {
+        Writing::Apart => {
+            let (writes, verified) = std::sync::mpsc::sync_channel(RUNS_UNDER_WAY);
+            let (empty, emptied) = std::sync::mpsc::channel();
+            let writer = task::spawn_blocking(move || write_all(writer, &verified, &empty));
+            (task::spawn_blocking(move || decoding(Output::Thread { writes, emptied })), Some(writer))
+        }
+        Writing::Along => (task::spawn_blocking(move || decoding(Output::Here(writer))), None),
     };
     let stream = async {
         let mut gathered = Vec::new();
@@ -204,9 +227,11 @@ pub async fn fetch_from<S: ChunkSource>(
         }
     };
     let decoded = decoded.map_err(|error| FetchError::Disk(io::Error::other(error)))?;
-    // The decoder has let go of its end: the writer ends when it has written what it was given.
-    let written = meter.until_written(writer).await;
-    written.map_err(|error| FetchError::Disk(io::Error::other(error)))?.map_err(FetchError::from_disk)?;
+    if let Some(writer) = writer {
+        // The decoder has let go of its end: the writer ends when it has written what it was given.
+        let written = meter.until_written(writer).await;
+        written.map_err(|error| FetchError::Disk(io::Error::other(error)))?.map_err(FetchError::from_disk)?;
+    }
     match (decoded, broken) {
         // Wrong bytes and a full disk say more than the stream's end, which only follows from it.
         (Err(FetchError::Truncated { .. }), Err(broken)) => Err(broken),
@@ -251,8 +276,8 @@ impl Incoming {
     }
 }
 
-/// Checks, and hands what is right to the writer. Ends early, without an error, when that has one.
-fn decode(mut verifier: Verifier, mut incoming: Incoming, mut sink: Sink) -> Result<u64, FetchError> {
+/// Checks, and has written what is right. Ends early, without an error, when a writer in another thread has one.
+fn decode<P: FnMut(u64)>(mut verifier: Verifier, mut incoming: Incoming, mut sink: Sink<P>) -> Result<u64, FetchError> {
     let mut reached = 0;
     let mut received = 0;
     let ended = loop {
@@ -269,7 +294,7 @@ fn decode(mut verifier: Verifier, mut incoming: Incoming, mut sink: Sink) -> Res
                 sink.pair(index, &pair);
             }
             Step::Group { offset, len } => {
-                if !sink.make_room(offset, len) {
+                if !sink.make_room(offset, len)? {
                     return Ok(received);
                 }
                 reached = offset;
@@ -285,7 +310,7 @@ fn decode(mut verifier: Verifier, mut incoming: Incoming, mut sink: Sink) -> Res
             }
         }
     };
-    sink.flush();
+    sink.flush()?;
     ended.map_or(Ok(received), Err)
 }
 
@@ -300,8 +325,16 @@ struct Write {
     pairs: Vec<(u64, Vec<u8>)>,
 }
 
-/// Collects what was verified in runs and hands those to the writer.
-struct Sink {
+/// Where verified runs go.
+enum Output<P> {
+    /// To the disk, by the one that verifies.
+    Here(Writer<P>),
+    /// To a thread that writes, which gives the buffers back.
+    Thread { writes: SyncSender<Write>, emptied: Receiver<Vec<u8>> },
+}
+
+/// Collects what was verified in runs and has those written.
+struct Sink<P> {
     run_bytes: usize,
     has_pairs: bool,
     /// Of `run_bytes`, written over again and again: clearing it would be a pass over all bytes.
@@ -310,32 +343,23 @@ struct Sink {
     offset: u64,
     groups: Range<u64>,
     pairs: Vec<(u64, Vec<u8>)>,
-    writes: SyncSender<Write>,
-    emptied: Receiver<Vec<u8>>,
+    output: Output<P>,
     meter: DecoderMeter,
     clock: Clock,
     begun: Timestamp,
 }
 
-impl Sink {
-    fn new(
-        run_bytes: usize,
-        has_pairs: bool,
-        writes: SyncSender<Write>,
-        emptied: Receiver<Vec<u8>>,
-        meter: DecoderMeter,
-    ) -> Self {
-        let data = vec![0; run_bytes];
+impl<P: FnMut(u64)> Sink<P> {
+    fn new(run_bytes: usize, has_pairs: bool, output: Output<P>, meter: DecoderMeter) -> Self {
         Self {
             run_bytes,
             has_pairs,
-            data,
+            data: vec![0; run_bytes],
             len: 0,
             offset: 0,
             groups: 0..0,
             pairs: Vec::new(),
-            writes,
-            emptied,
+            output,
             meter,
             clock: Clock::start(),
             begun: Timestamp::ZERO,
@@ -354,18 +378,18 @@ impl Sink {
     }
 
     /// Sees to it that the `len` bytes at `offset` join the run; `false` when nobody writes any more.
-    fn make_room(&mut self, offset: u64, len: usize) -> bool {
+    fn make_room(&mut self, offset: u64, len: usize) -> Result<bool, FetchError> {
         let joins = self.offset + self.len as u64 == offset && self.len + len <= self.run_bytes;
         let now = self.clock.now();
-        if self.len > 0 && (!joins || now.since(self.begun) >= RUN_TIME) && !self.flush() {
-            return false;
+        if self.len > 0 && (!joins || now.since(self.begun) >= RUN_TIME) && !self.flush()? {
+            return Ok(false);
         }
         if self.len == 0 {
             self.begun = now;
             self.offset = offset;
             self.groups = offset / GROUP_BYTES..offset / GROUP_BYTES;
         }
-        true
+        Ok(true)
     }
 
     /// A place for the next `len` bytes; they count only after [`commit`](Self::commit).
@@ -380,34 +404,44 @@ impl Sink {
     }
 
     /// Whether somebody still writes.
-    fn flush(&mut self) -> bool {
+    fn flush(&mut self) -> Result<bool, FetchError> {
         if self.groups.is_empty() {
-            return true;
+            return Ok(true);
         }
         let data = std::mem::take(&mut self.data);
         let len = std::mem::take(&mut self.len);
         let pairs = std::mem::take(&mut self.pairs);
         let groups = std::mem::replace(&mut self.groups, 0..0);
         let write = Write { data, len, offset: self.offset, groups, pairs };
-        // There is no room while the disk is the slower one.
-        if self.meter.waiting_for_disk(|| self.writes.send(write)).is_err() {
-            return false;
-        }
-        self.data = self.emptied.try_recv().unwrap_or_else(|_| vec![0; self.run_bytes]);
-        true
+        self.data = match &mut self.output {
+            Output::Here(writer) => {
+                self.meter.waiting_for_disk(|| writer.write(write)).map_err(FetchError::from_disk)?
+            }
+            Output::Thread { writes, emptied } => {
+                // There is no room while the disk is the slower one.
+                if self.meter.waiting_for_disk(|| writes.send(write)).is_err() {
+                    return Ok(false);
+                }
+                emptied.try_recv().unwrap_or_else(|_| vec![0; self.run_bytes])
+            }
+        };
+        Ok(true)
     }
 }
 
 /// Writes what was verified, and marks groups in the partial once they are written.
-fn write(
-    partial: &Partial,
-    verified: &Receiver<Write>,
-    emptied: &Sender<Vec<u8>>,
-    meter: &DecoderMeter,
-    mut progress: impl FnMut(u64),
-) -> io::Result<()> {
-    for Write { data, len, offset, groups, pairs } in verified {
-        meter.writing(|| {
+struct Writer<P> {
+    partial: Partial,
+    meter: DecoderMeter,
+    progress: P,
+}
+
+impl<P: FnMut(u64)> Writer<P> {
+    /// Returns the buffer.
+    fn write(&mut self, write: Write) -> io::Result<Vec<u8>> {
+        let Write { data, len, offset, groups, pairs } = write;
+        let partial = &self.partial;
+        self.meter.writing(|| {
             // Pairs before groups: a group counts as verified only when what proves it to others is there too.
             if let Some(outboard) = partial.outboard() {
                 pairs.iter().try_for_each(|(at, run)| outboard.write_all_at(run, *at))?;
@@ -415,9 +449,19 @@ fn write(
             partial.file().write_all_at(&data[..len], offset)?;
             partial.mark(&std::iter::once(groups).collect())
         })?;
-        progress(len as u64);
+        (self.progress)(len as u64);
+        Ok(data)
+    }
+}
+
+fn write_all(
+    mut writer: Writer<impl FnMut(u64)>,
+    verified: &Receiver<Write>,
+    emptied: &Sender<Vec<u8>>,
+) -> io::Result<()> {
+    for write in verified {
         // The decoder has ended: nothing comes after this.
-        let _last = emptied.send(data);
+        let _last = emptied.send(writer.write(write)?);
     }
     Ok(())
 }

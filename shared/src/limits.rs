@@ -81,7 +81,7 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 pub const KNOCK: Duration = Duration::from_millis(50);
 /// How long after a knock that was refused the next one follows: only two refusals in a row mean something. What is in
 /// flight has arrived by then, and an answer to a heartbeat between them says more.
-pub const KNOCK_AGAIN: Duration = Duration::from_millis(10);
+pub const KNOCK_AGAIN: Duration = Duration::from_millis(5);
 /// How long the nameserver waits for each refusal: a round trip to another continent is not worth waiting for, since
 /// silence decides then.
 pub const KNOCK_WAIT: Duration = Duration::from_millis(50);

@@ -79,7 +79,14 @@ impl Server {
         // Last of all: who finds the token finds a nameserver that answers.
         let local_token = leave_local_token(&state.local_token(), &authority, local_addr)?;
         let stop = CancellationToken::new();
-        let house = House { owner, authority, local_token, run: unix_micros(), advertised: advertised.clone() };
+        let house = House {
+            owner,
+            authority,
+            local_token,
+            run: unix_micros(),
+            advertised: advertised.clone(),
+            looking: tokio::sync::Mutex::default(),
+        };
         let serving = tokio::spawn(serve(endpoint.clone(), Arc::new(house), stop.clone()));
         let owner = Some(owner_thread);
         Ok(Self { local_addr, advertised, endpoint, stop, serving, owner, _lock: lock })

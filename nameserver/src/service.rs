@@ -12,6 +12,7 @@ use shared::{
     net::{
         StreamKind,
         enrolment::check_enrol_proof,
+        knock::is_port_closed,
         rpc_transport::serve_calls,
         serve::{Handler, Remote},
     },
@@ -42,6 +43,8 @@ pub(crate) struct House {
     pub(crate) run: u64,
     /// Where nameservers answer, best first.
     pub(crate) advertised: Vec<Endpoint>,
+    /// Held while the nameserver looks whether the tracker's port is closed.
+    pub(crate) looking: tokio::sync::Mutex<()>,
 }
 
 impl Handler for House {
@@ -93,6 +96,19 @@ impl Member {
         F: FnOnce(&mut Registry, Timestamp, &Role) -> T + Send + 'static,
     {
         self.house.owner.write(self.caller.clone(), call).await
+    }
+
+    /// Whether nobody listens any more where the holder of the seat answers. Only where its endpoint is an address: behind
+    /// a host's name there may be another one at which it does answer.
+    async fn incumbent_is_gone(&self) -> bool {
+        // One look at a time: claims that come meanwhile are told to come again, which they would be anyway.
+        let Ok(_looking) = self.house.looking.try_lock() else { return false };
+        let (seat, since) = self.read(|registry, now| (registry.seat(now).seat, now)).await;
+        let Some((epoch, address)) = seat.and_then(|seat| Some((seat.epoch, seat.endpoint.socket_addr()?))) else {
+            return false;
+        };
+        is_port_closed(address).await
+            && self.read(move |registry, now| registry.note_closed_port(now, epoch, since)).await
     }
 
     async fn page(&self, query: Result<Query, NameError>) -> Result<Page, NameError> {
@@ -149,7 +165,13 @@ impl NameService for Member {
     }
 
     async fn claim(self, _: Context, claim: Claim) -> Result<SeatGrant, ClaimError> {
-        self.write(move |registry, now, caller| registry.claim(now, caller, claim)).await
+        let (first, second) = (claim.clone(), claim);
+        let answer = self.write(move |registry, now, caller| registry.claim(now, caller, first)).await;
+        // Held although a majority misses its holder: perhaps that can be seen from here.
+        if matches!(answer, Err(ClaimError::Held { .. })) && self.incumbent_is_gone().await {
+            return self.write(move |registry, now, caller| registry.claim(now, caller, second)).await;
+        }
+        answer
     }
 
     async fn renew_seat(self, _: Context, epoch: Epoch) -> Result<SeatGrant, ClaimError> {

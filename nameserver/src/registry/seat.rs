@@ -7,6 +7,7 @@
 //! |---|---|
 //! | vacant, or its lease ran out | nothing more |
 //! | held, not heard for [`SEAT_SILENCE`] | the votes of a majority |
+//! | held, and the nameserver itself found the holder's port closed since it heard it last | the votes of a majority |
 //! | held and alive | the votes of a majority, and `force` |
 //!
 //! **Majority** of the electors: the live leased peers (`peer.<id>` registered by `<id>`), or nine of them where there are
@@ -40,6 +41,8 @@ pub(crate) struct SeatState {
     /// When its holder last renewed it. Other calls of the holder do not count: its process may live on while its
     /// tracker does not.
     pub(crate) heard: Timestamp,
+    /// Whether nobody listens any more where the holder answers, as the nameserver itself found after `heard`.
+    pub(crate) gone: bool,
 }
 
 impl Registry {
@@ -65,7 +68,7 @@ impl Registry {
         if let Some(incumbent) = self.live_seat(now) {
             self.check_majority(now, &claimant, &incumbent.seat.peer, &claim.votes)?;
             let silent_at = incumbent.heard + SEAT_SILENCE;
-            if !claim.force && now < silent_at {
+            if !claim.force && !incumbent.gone && now < silent_at {
                 return Err(ClaimError::Held { retry_after: silent_at.min(incumbent.deadline).since(now) });
             }
         }
@@ -99,8 +102,19 @@ impl Registry {
         if let Some(state) = self.tables.seat_mut() {
             state.deadline = now + SEAT_LEASE;
             state.heard = now;
+            state.gone = false;
         }
         Ok(SeatGrant { epoch, lease: SEAT_LEASE })
+    }
+
+    /// The nameserver looked itself, after a majority's claim, and began to at `since`: nobody listens any more where the
+    /// holder of `epoch` answers. Whether that counts: not when the seat has changed hands or was renewed meanwhile.
+    pub fn note_closed_port(&mut self, now: Timestamp, epoch: Epoch, since: Timestamp) -> bool {
+        let counts = self.live_seat(now).is_some_and(|state| state.seat.epoch == epoch && state.heard < since);
+        if let Some(state) = self.tables.seat_mut().filter(|_| counts) {
+            state.gone = true;
+        }
+        counts
     }
 
     /// Gives the seat up.

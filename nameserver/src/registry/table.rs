@@ -53,7 +53,7 @@ impl Tables {
         let Snapshot { revision, epoch_high, seat, names, tokens, enrolments } = snapshot;
         let log = Log::beginning(revision);
         let mut tables = Self { revision, epoch_high, tokens, enrolments, log, ..Self::default() };
-        tables.seat = seat.map(|seat| SeatState { seat, deadline: now + SEAT_LEASE, heard: now });
+        tables.seat = seat.map(|seat| SeatState { seat, deadline: now + SEAT_LEASE, heard: now, gone: false });
         for (name, row) in names {
             let deadline = row.lease.term().map(|term| now + term);
             tables.set_name(&name, Some(row), deadline);
@@ -186,7 +186,7 @@ impl Tables {
             }
             Change::NameRemoved(name) => self.set_name(name, None, None),
             Change::SeatTaken(seat) => {
-                let state = SeatState { seat: seat.clone(), deadline: now + SEAT_LEASE, heard: now };
+                let state = SeatState { seat: seat.clone(), deadline: now + SEAT_LEASE, heard: now, gone: false };
                 let epoch_high = std::mem::replace(&mut self.epoch_high, seat.epoch);
                 Undo::Seat(epoch_high, self.seat.replace(state))
             }

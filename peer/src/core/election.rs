@@ -365,7 +365,8 @@ impl Core {
         let others = self.members.keys().filter(|peer| Some(*peer) != incumbent);
         let before = others.filter(|peer| rendezvous(&key, peer) < own).take(CANDIDATE_PLACES as usize).count();
         let place = u32::try_from(before).unwrap_or(CANDIDATE_PLACES);
-        let jitter = if self.members.is_empty() { Duration::ZERO } else { self.jitter(CANDIDATE_STAGGER / 2) };
+        // The first place is one peer's alone, unless their lists differ.
+        let jitter = if place == 0 { Duration::ZERO } else { self.jitter(CANDIDATE_STAGGER / 2) };
         // Those behind the last place do not all come at once.
         let crowd = if place == CANDIDATE_PLACES { self.jitter(ELECTION_BACKOFF) } else { Duration::ZERO };
         CANDIDATE_STAGGER * place + jitter + crowd

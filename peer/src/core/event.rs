@@ -146,6 +146,12 @@ pub enum Event {
         /// To whom.
         peer: PeerId,
     },
+    /// A knock, [`Action::Knock`], was refused: the machine says that nobody listens there. (That a knock was not refused
+    /// means nothing and is not told.)
+    KnockRefused {
+        /// Where.
+        at: Contact,
+    },
     /// Answer to [`Action::RequestVote`].
     VoteAnswered {
         /// The call.
@@ -273,6 +279,11 @@ pub enum Action {
         to: Contact,
         /// What to say.
         beat: Heartbeat,
+    },
+    /// Look whether anybody listens at the tracker's port, without saying anything to it.
+    Knock {
+        /// The tracker.
+        at: Contact,
     },
     /// Tell the tracker what this peer has; deadline `limits::CALL_DEADLINE`.
     SendAnnouncement {

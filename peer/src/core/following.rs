@@ -16,6 +16,7 @@ use shared::{
 
 use super::{
     Action, CallError, CallFailure, CallId, Contact, Core, Report, Suspicion,
+    knocking::Knocking,
     publisher::Publisher,
     share::Share,
     standing::{Seeking, Standing},
@@ -32,6 +33,7 @@ pub(super) struct Following {
     /// How often the tracker wants to hear of this peer.
     pub(super) pace: Duration,
     pub(super) next_beat: Timestamp,
+    pub(super) knocking: Knocking,
     pub(super) publisher: Publisher,
 }
 
@@ -42,6 +44,7 @@ impl Following {
 
     pub(super) fn deadline(&self, share: &Share) -> Timestamp {
         let own = self.next_beat.min(self.suspect_at);
+        let own = self.knocking.next.map_or(own, |knock| knock.min(own));
         self.publisher.deadline(share).map_or(own, |publish| publish.min(own))
     }
 }
@@ -59,6 +62,7 @@ impl Core {
             let seat = following.seat.clone();
             self.send_heartbeat(&seat, out);
         }
+        self.knock(now, out);
         self.publish(now, out);
     }
 
@@ -111,6 +115,9 @@ impl Core {
         out: &mut Vec<Action>,
     ) {
         let current = |seat: &Seat| seat.peer == *from && ack.is_none_or(|ack| ack.epoch == seat.epoch);
+        if self.seat_view().seat.as_ref().is_some_and(current) {
+            self.disprove_refusal(call);
+        }
         match &mut self.standing {
             Standing::Following(following) if current(&following.seat) && call >= following.first_call => {
                 if let Some(ack) = ack {
@@ -119,6 +126,7 @@ impl Core {
                     following.next_beat = following.next_beat.min(now + following.pace);
                     following.publisher.on_ack(call, ack.known_seq, &self.share);
                 }
+                following.knocking.pace(now, following.pace);
                 let patience = SUSPICION + following.pace.saturating_sub(HEARTBEAT);
                 following.suspect_at = following.suspect_at.max(now + patience);
             }

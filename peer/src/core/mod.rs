@@ -6,7 +6,7 @@
 //!
 //! | state | what it waits for | leaves it for |
 //! |---|---|---|
-//! | Follower | the tracker's answer to each heartbeat | Suspect: silence, closed connection, "not tracker", vacated; another seat: higher epoch |
+//! | Follower | the tracker's answer to each heartbeat | Suspect: silence, closed connection, closed port, "not tracker", vacated; another seat: higher epoch |
 //! | Suspect (or nobody known) | the nameserver's word, its turn to stand | Follower: the tracker answers or a seat appears; Candidate: its turn comes |
 //! | Candidate | first whether there would be votes, then votes, each for `VOTE_WAIT` | Claiming: majority; Tracker, provisional: majority while the nameserver is away; Suspect: refused, too late |
 //! | Claiming | the nameserver, `CLAIM_WAIT`; while the seat is held: `retry_after` | Tracker: accepted; Follower: the seat moved on; Suspect |
@@ -22,6 +22,7 @@ mod election;
 mod event;
 mod following;
 mod index;
+mod knocking;
 mod liveness;
 pub(crate) mod packs;
 mod publisher;
@@ -62,6 +63,7 @@ pub use event::{
 };
 
 use campaign::Campaign;
+use knocking::HeldVote;
 use share::Share;
 use standing::{Seeking, Standing};
 
@@ -154,6 +156,10 @@ pub struct Core {
     last_handled: Timestamp,
     /// Until then a lost connection proves nothing: this process slept, and others may have given it up.
     mistrust_until: Timestamp,
+    /// A tracker that answered although knocks at its port were refused: there refusals mean nothing.
+    refused_in_vain: Option<Contact>,
+    /// Candidates that wait for this peer to look for itself, at most `limits::MAX_ELECTORS`.
+    held_votes: Vec<HeldVote>,
     stopped: bool,
 }
 
@@ -184,6 +190,8 @@ impl Core {
             peers_poll: poll,
             last_handled: now,
             mistrust_until: now,
+            refused_in_vain: None,
+            held_votes: Vec::new(),
             stopped: false,
         }
     }
@@ -208,7 +216,8 @@ impl Core {
         }
         let polls = [Some(self.peers_poll.deadline()), self.seat_poll_deadline()];
         let campaign = self.campaign.as_ref().map(Campaign::deadline);
-        polls.into_iter().chain([campaign, self.standing_deadline()]).flatten().min()
+        let others = [campaign, self.standing_deadline(), self.held_votes_deadline()];
+        polls.into_iter().chain(others).flatten().min()
     }
 
     /// What this peer is.
@@ -376,9 +385,13 @@ impl Core {
                 self.on_announcement_answered(now, call, &from, result, out);
             }
             Event::ConnectionLost { peer } => self.on_unreachable(now, &peer, out),
+            Event::KnockRefused { at } => self.on_knock_refused(now, &at, out),
             Event::VoteAnswered { call, from, result } => self.on_vote_answered(now, call, from, result, out),
             Event::NoticeAnswered { from: _, view } => self.learn_hearsay(now, &view, out),
             Event::VoteRequested { token, from, request } => {
+                if self.looks_first(now, token, &from, &request) {
+                    return;
+                }
                 let reply = Reply::Vote(self.on_vote_requested(now, &from, &request, out));
                 out.push(Action::Reply { token, reply });
             }
@@ -429,6 +442,7 @@ impl Core {
         }
         self.run_campaign_timer(now, out);
         self.run_standing_timers(now, out);
+        self.answer_held_votes(now, out);
         if self.seat_poll_deadline().is_some_and(|deadline| deadline <= now) {
             self.query_seat(now, out);
         }

@@ -139,6 +139,8 @@ impl Core {
                 let (epoch, mandate) = (term.seat.epoch, term.mandate.clone());
                 match (held, mandate) {
                     (Some(seat), _) if seat.epoch >= epoch => {}
+                    // Its own epoch was registered, the answer lost, and the lease has run out: no epoch is given twice.
+                    (None, Some(_)) if view.epoch_high >= epoch => self.claim_vacant(now, out),
                     (held, Some(mandate)) => {
                         // Elected without the nameserver, which has an older tracker or none.
                         if let Some(seat) = held {

@@ -14,8 +14,12 @@ use shared::{
 };
 
 use super::{
-    Action, CallId, Contact, Core, ElectionFailure, Report, StepDown, Suspicion, campaign::Campaign,
-    following::Following, publisher::Publisher, tracking::Term,
+    Action, CallId, Contact, Core, ElectionFailure, Report, StepDown, Suspicion,
+    campaign::Campaign,
+    following::Following,
+    knocking::{Knocking, Refusal},
+    publisher::Publisher,
+    tracking::Term,
 };
 
 /// Where a peer stands towards the seat.
@@ -43,6 +47,8 @@ pub(super) struct Seeking {
     /// When this peer's turn to stand comes.
     pub(super) campaign_at: Timestamp,
     pub(super) next_beat: Timestamp,
+    /// Why the suspect is one, if its port was refused.
+    pub(super) refusal: Option<Refusal>,
 }
 
 /// What the nameserver said of the seat.
@@ -69,7 +75,7 @@ pub(super) struct Leaving {
 impl Seeking {
     /// Nobody is known.
     pub(super) fn nobody(now: Timestamp) -> Self {
-        Self { suspected: None, former: None, word: None, campaign_at: now, next_beat: now }
+        Self { suspected: None, former: None, word: None, campaign_at: now, next_beat: now, refusal: None }
     }
 }
 
@@ -180,8 +186,10 @@ impl Core {
         let publisher = Publisher::new(seat.epoch, self.incarnation, first_call, now);
         let suspect_at = now + SUSPICION;
         let pace = HEARTBEAT;
+        let knocking = Knocking::new(now, self.trusts_refusals_of(&Self::contact_of(&seat)));
+        let next_beat = now;
         self.standing =
-            Standing::Following(Following { seat, suspect_at, first_call, pace, next_beat: now, publisher });
+            Standing::Following(Following { seat, suspect_at, first_call, pace, next_beat, knocking, publisher });
     }
 
     /// The followed tracker seems to be gone.
@@ -196,7 +204,7 @@ impl Core {
         out.push(Action::Report(Report::TrackerSuspected { seat: seat.clone(), why }));
         let suspected = (why != Suspicion::Vacated).then_some(seat);
         let campaign_at = now + self.stagger(former.as_ref());
-        self.seek(now, Seeking { suspected, former, word: None, campaign_at, next_beat: now });
+        self.seek(now, Seeking { suspected, former, word: None, campaign_at, next_beat: now, refusal: None });
         self.refresh_peers(now);
     }
 

@@ -3,8 +3,8 @@
 use shared::{
     content::{ContentHash, FileMeta},
     limits::{
-        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, MAX_ELECTORS, MAX_EPOCH_STEP, PEER_SILENCE,
-        RESTING_HEARTBEAT, SEAT_LEASE, SEAT_RENEWAL, VOTE_WAIT,
+        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, KNOCK, KNOCK_AGAIN, MAX_ELECTORS, MAX_EPOCH_STEP,
+        PEER_SILENCE, RESTING_HEARTBEAT, SEAT_LEASE, SEAT_RENEWAL, VOTE_HOLD, VOTE_WAIT,
     },
     rpc::{
         nameserver::{Claim, ClaimError, SeatGrant},
@@ -81,6 +81,7 @@ macro_rules! none {
     };
 }
 
+mod knocking;
 mod seat;
 mod term;
 
@@ -169,10 +170,14 @@ impl Harness {
         self.event(Event::HeartbeatAnswered { call, from: to.peer, result })
     }
 
-    fn vote(&mut self, from: &str, epoch: u64, expected: u64, force: bool) -> (VoteReply, Vec<Action>) {
+    fn ask_for_vote(&mut self, from: &str, epoch: u64, expected: u64, force: bool) -> Vec<Action> {
         let (epoch, expected_epoch) = (Epoch(epoch), Epoch(expected));
         let request = VoteRequest { epoch, expected_epoch, force, probe: false, provisional: epoch.is_provisional() };
-        let out = self.event(Event::VoteRequested { token: Token(1), from: id(from), request });
+        self.event(Event::VoteRequested { token: Token(1), from: id(from), request })
+    }
+
+    fn vote(&mut self, from: &str, epoch: u64, expected: u64, force: bool) -> (VoteReply, Vec<Action>) {
+        let out = self.ask_for_vote(from, epoch, expected, force);
         (picked!(out, Action::Reply { reply: Reply::Vote(reply), .. } => reply), out)
     }
 

@@ -3,6 +3,8 @@
 use std::{
     collections::HashMap,
     future::Future,
+    net::SocketAddr,
+    pin::pin,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -12,13 +14,14 @@ use shared::{
     id::{PeerId, Role},
     limits,
     name::PEER_PREFIX,
-    net::{Connections, NetError, Target},
+    net::{Connections, NetError, Target, knock::Knocker},
     rpc::{
         nameserver::{ListQuery, NameError, NameServiceClient, Page},
         peer::PeerServiceClient,
         tracker::TrackerServiceClient,
     },
 };
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -33,17 +36,22 @@ pub struct Calls {
     tasks: TaskTracker,
     /// Connections whose end is watched for, by peer: quinn's stable id.
     watched: Mutex<HashMap<PeerId, usize>>,
+    /// Where is knocked, and the way to the task that does it.
+    knocking: Mutex<Option<(Contact, mpsc::Sender<()>)>>,
 }
 
 impl Calls {
     /// Calls on `connections`; the tasks that they run in are counted in `tasks`.
     pub fn new(connections: Connections, nameserver: Target, tasks: TaskTracker) -> Self {
-        Self { connections, nameserver, tasks, watched: Mutex::default() }
+        Self { connections, nameserver, tasks, watched: Mutex::default(), knocking: Mutex::default() }
     }
 
     /// Starts the call that an action is about; its outcome reaches `node` as an event. Actions that are no calls
     /// are the node's own.
     pub fn make(self: &std::sync::Arc<Self>, action: Action, node: &NodeHandle) {
+        if let Action::Knock { at } = action {
+            return self.knock(at, node);
+        }
         let (calls, node) = (self.clone(), node.clone());
         self.tasks.spawn(async move {
             let event = calls.outcome(action, &node).await;
@@ -122,8 +130,29 @@ impl Calls {
                 }
                 return None;
             }
-            Action::Persist(_) | Action::Reply { .. } | Action::Report(_) | Action::Stopped => return None,
+            Action::Knock { .. } | Action::Persist(_) | Action::Reply { .. } | Action::Report(_) | Action::Stopped => {
+                return None;
+            }
         })
+    }
+
+    /// Knocks at `at`, from the socket that did so before if there is one.
+    fn knock(&self, at: Contact, node: &NodeHandle) {
+        // Behind a host's name there may be several addresses, of which the tracker answers at one.
+        let Some(address) = at.endpoint.socket_addr() else { return };
+        let mut knocking = self.knocking.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = knocking.as_ref().filter(|(there, knocks)| *there == at && !knocks.is_closed());
+        let knocks = match there {
+            Some((_, knocks)) => knocks.clone(),
+            None => {
+                let (knocks, wanted) = mpsc::channel(1);
+                *knocking = Some((at.clone(), knocks.clone()));
+                self.tasks.spawn(keep_knocking(at, address, wanted, node.clone()));
+                knocks
+            }
+        };
+        // One that waits to be sent is as good as two.
+        let _ = knocks.try_send(());
     }
 
     /// Whether the nameserver answers.
@@ -229,6 +258,30 @@ impl Calls {
                 let _ = node.tell(Event::ConnectionLost { peer }).await;
             }
         });
+    }
+}
+
+/// Knocks as often as `wanted` says, and tells the node of refusals, until nobody wants it any more or the node has stopped.
+async fn keep_knocking(at: Contact, address: SocketAddr, mut wanted: mpsc::Receiver<()>, node: NodeHandle) {
+    let knocker = match Knocker::to(address).await {
+        Ok(knocker) => knocker,
+        // Then silence has to tell.
+        Err(error) => return tracing::debug!(%error, %address, "it cannot be knocked there"),
+    };
+    let mut views = node.watch();
+    let mut stopped = pin!(async move { drop(views.wait_for(|view| view.stopped.is_some()).await) });
+    loop {
+        let refused = tokio::select! {
+            knock = wanted.recv() => match knock {
+                Some(()) => knocker.knock().await,
+                None => return,
+            },
+            () = knocker.refused() => true,
+            () = &mut stopped => return,
+        };
+        if refused && node.tell(Event::KnockRefused { at: at.clone() }).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use nameserver::registry::Registry;
-use peer::core::{Action, Core, DurableState, ElectionFailure, Event, Reply, Report, Role, StepDown};
+use peer::core::{Action, Core, DurableState, ElectionFailure, Event, Reply, Report, Role, StepDown, Token};
 use shared::{
     electors::majority_alone,
     epoch::Epoch,
@@ -15,6 +15,7 @@ use shared::{
     name::Name,
     rpc::{
         nameserver::{Claim, Seat},
+        peer::VoteRequest,
         tracker::{AnnouncementKind, TrackerError},
     },
     time::Timestamp,
@@ -38,6 +39,8 @@ pub(crate) struct Checks {
     /// Epochs with two provisional trackers: possible where two parts knew too little of each other.
     rivals: BTreeSet<Epoch>,
     followed: BTreeMap<PeerId, Epoch>,
+    /// Who asked for which vote, by the voter's token.
+    asked: BTreeMap<(PeerId, Token), (PeerId, VoteRequest)>,
     /// Highest epoch of a claimed seat that each run was told of.
     told: BTreeMap<(PeerId, Incarnation), Epoch>,
     persisted: BTreeMap<PeerId, DurableState>,
@@ -57,6 +60,9 @@ impl Checks {
 
     /// Before an event goes in: what it tells.
     pub(crate) fn told(&mut self, peer: &PeerId, run: Incarnation, event: &Event) {
+        if let Event::VoteRequested { token, from, request } = event {
+            self.asked.insert((peer.clone(), *token), (from.clone(), request.clone()));
+        }
         let epoch = match event {
             Event::SeatAnswered { result: Ok(view), .. } | Event::NoticeAnswered { view, .. } => view.epoch_high,
             Event::HeartbeatReceived { beat, .. } => beat.epoch,
@@ -91,14 +97,20 @@ impl Checks {
                     self.grants.insert((peer.clone(), peer.clone(), claim.epoch, claim.expected_epoch));
                 }
             }
-            Action::Reply { reply: Reply::Vote(reply), .. } if reply.granted => {
-                let Event::VoteRequested { from, request, .. } = event else { panic!("a vote without a request") };
+            Action::Reply { token, reply: Reply::Vote(reply) } => {
+                let (from, request) = self.asked.remove(&(peer.clone(), *token)).expect("a vote was asked for");
+                if !matches!(event, Event::VoteRequested { token: now, .. } if now == token) {
+                    self.sometimes(if reply.granted { "agreed after a look" } else { "disagreed after a look" });
+                }
+                if !reply.granted {
+                    return;
+                }
                 if request.probe {
                     return;
                 }
-                self.voted(peer, request.epoch, from);
+                self.voted(peer, request.epoch, &from);
                 self.sometimes("vote given");
-                self.grants.insert((peer.clone(), from.clone(), request.epoch, request.expected_epoch));
+                self.grants.insert((peer.clone(), from, request.epoch, request.expected_epoch));
             }
             Action::Reply { reply: Reply::Announcement(result), .. } => {
                 let Event::AnnouncementReceived { announcement, .. } = event else {

@@ -13,7 +13,7 @@ impl World {
         // Trackers are hit more often than their number suggests.
         let tracker = self.tracker();
         let node = tracker.filter(|_| self.rng.u8(0..3) == 0).unwrap_or(node);
-        match self.rng.u8(0..18) {
+        match self.rng.u8(0..19) {
             0..=2 => self.change_share(node),
             3 | 4 => {
                 self.crash(node);
@@ -43,12 +43,19 @@ impl World {
             13 | 14 => {
                 self.note("all links work");
                 self.cuts.clear();
+                self.mistaken.clear();
             }
             15 => {
                 let other = self.rng.usize(0..self.nodes.len());
                 if other != node {
                     self.lose_connection(node, other);
                 }
+            }
+            16 => {
+                // A firewall, or whoever can forge it, says that nobody listens there.
+                let from = self.rng.usize(0..=self.nodes.len());
+                let from = if from == self.nodes.len() { NAMESERVER } else { from };
+                self.mistaken.insert((from, node));
             }
             _ => self.nameserver_dies(),
         }

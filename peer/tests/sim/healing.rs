@@ -12,7 +12,7 @@ use shared::{
     rpc::tracker::ListAll,
 };
 
-use crate::world::{Node, World};
+use crate::world::{NAMESERVER, Node, World};
 
 /// After healing: one tracker known to all.
 const L1_BOUND: Duration = Duration::from_secs(4);
@@ -22,6 +22,8 @@ const L2_BOUND: Duration = Duration::from_secs(6);
 const FAILOVER_BOUND: Duration = Duration::from_millis(1500);
 /// Without the nameserver: a provisional tracker, known to all of a majority; and its registration afterwards.
 const PROVISIONAL_BOUND: Duration = Duration::from_secs(2);
+/// How long one is told that the tracker's port is closed.
+const MISLED: Duration = Duration::from_secs(1);
 /// How long a peer is cut off before it comes back.
 const ISOLATION: Duration = Duration::from_secs(3);
 
@@ -32,6 +34,7 @@ impl World {
         self.note("everything works again");
         self.calm = true;
         self.cuts.clear();
+        self.mistaken.clear();
         (self.loss, self.duplication) = (0.0, 0.0);
         self.latency = self.latency.min(Duration::from_millis(20));
         self.disk = self.disk.min(Duration::from_millis(4));
@@ -57,6 +60,7 @@ impl World {
         self.check_one_tracker();
         self.check_index();
         self.isolate_one_for_a_while();
+        self.mislead_one_at_a_time();
         if self.rng.bool() {
             self.kill_a_follower();
             self.kill_the_tracker();
@@ -87,6 +91,21 @@ impl World {
         self.check_one_tracker();
         self.check_index();
         self.checks.sometimes("isolated peer came back");
+    }
+
+    /// One peer is told for a while that nobody listens at the tracker's port, then the nameserver is: that unseats nobody.
+    fn mislead_one_at_a_time(&mut self) {
+        let (Some(tracker), Some(follower)) = (self.tracker(), self.follower()) else { return };
+        let before = self.registry.seat(self.now);
+        for misled in [follower, NAMESERVER] {
+            self.note("one is misled");
+            self.mistaken.insert((misled, tracker));
+            self.run_for(MISLED);
+            self.mistaken.clear();
+            assert_eq!(self.registry.seat(self.now), before, "L5: a living tracker was unseated for its port");
+        }
+        self.run_for(HEARTBEAT * 2);
+        self.check_one_tracker();
     }
 
     /// The epochs that the machines' disks know, of votes and of seats.

@@ -2,7 +2,7 @@
 //!
 //! One seed is one run: a few seconds of crashes, freezes, partitions, loss, duplication, reordering, drifting clocks,
 //! slow disks and nameserver outages while shares change, then healing. The invariants of `docs/election.md` are checked
-//! after every step, the liveness properties L1 to L4 after healing.
+//! after every step, the liveness properties L1 to L5 after healing.
 //!
 //! | variable | does |
 //! |---|---|
@@ -44,20 +44,25 @@ const DEFAULT_SEEDS: u64 = 1000;
 
 /// What must have happened somewhere: a run in which none of this happens proves nothing.
 const SOMETIMES: &[&str] = &[
+    "agreed after a look",
     "claim accepted over a vacant seat",
     "claim accepted with a majority",
     "claim lost",
     "connection lost",
     "crashed while the disk was written",
     "delta taken",
+    "disagreed after a look",
     "election without a majority",
     "forced election won",
     "isolated peer came back",
+    "knock refused",
     "nameserver died while it wrote",
+    "nameserver saw a closed port",
     "orphans",
     "partition",
     "provisional tracker",
     "provisional tracker registered",
+    "refused by mistake",
     "replaced without the nameserver",
     "run restarted",
     "silent peer forgotten",

@@ -5,10 +5,12 @@ use std::time::Duration;
 use nameserver::registry::Registry;
 use peer::core::{CallError, CallFailure, CallId, Contact, Event, Reply, Token};
 use shared::{
+    epoch::Epoch,
     id::{PeerId, Role as Identity},
-    limits::{CALL_DEADLINE, DEFAULT_LEASE, HEARTBEAT_DEADLINE, SEAT_CALL_DEADLINE},
+    limits::{CALL_DEADLINE, DEFAULT_LEASE, HEARTBEAT_DEADLINE, KNOCK_AGAIN, KNOCK_WAIT, SEAT_CALL_DEADLINE},
     name::PEER_PREFIX,
-    rpc::nameserver::{Condition, LeaseRequest, Register},
+    rpc::nameserver::{Claim, ClaimError, Condition, LeaseRequest, Register, Seat, SeatGrant},
+    time::Timestamp,
 };
 
 use crate::world::{Item, Kind, NAMESERVER, Node, Question, Run, Waiting, World};
@@ -53,6 +55,74 @@ impl World {
             Kind::Peers => CALL_DEADLINE,
         };
         self.push(deadline, Item::Expire { rpc, failure: CallFailure::NoAnswer });
+    }
+
+    /// How long it takes until `from` learns that nobody listens at `to`; `None` when it does not. The machine of a
+    /// process that crashed says so, sometimes in vain; one that is cut off, or whose process is frozen, says nothing.
+    fn refusal(&mut self, from: usize, to: usize) -> Option<Duration> {
+        let mistaken = self.mistaken.contains(&(from, to));
+        let refused = self.nodes[to].core.is_none() && self.rng.u8(0..8) != 0;
+        let (there, back) = (self.travel(from, to)?, self.travel(to, from)?);
+        if mistaken {
+            self.checks.sometimes("refused by mistake");
+        }
+        (refused || mistaken).then_some(there + back)
+    }
+
+    pub(crate) fn knock(&mut self, node: usize, at: Contact) {
+        let to = self.nodes.iter().position(|node| node.id == at.peer).expect("a known peer");
+        if let Some(wait) = self.refusal(node, to) {
+            self.checks.sometimes("knock refused");
+            let run = self.run_of(node);
+            self.push(wait, Item::Refused { run, at });
+        }
+    }
+
+    /// A majority misses the holder of the seat, whom the nameserver has heard not long ago: it looks for itself.
+    fn look(&mut self, rpc: u64, caller: Run, claim: Claim, held: &Seat) {
+        let holder = self.nodes.iter().position(|node| node.id == held.peer).expect("a known peer");
+        let refusals = [self.refusal(NAMESERVER, holder), self.refusal(NAMESERVER, holder)];
+        let within = |refusal: &Option<Duration>| refusal.filter(|wait| *wait <= KNOCK_WAIT);
+        let (wait, closed) = match [within(&refusals[0]), within(&refusals[1])] {
+            [None, _] => (KNOCK_WAIT, None),
+            [Some(first), None] => (first + KNOCK_AGAIN + KNOCK_WAIT, None),
+            [Some(first), Some(second)] => (first + KNOCK_AGAIN + second, Some(held.epoch)),
+        };
+        let (nameserver, since) = (self.nameserver_run, self.now);
+        self.push(wait, Item::Looked { rpc, nameserver, caller, claim, closed, since });
+    }
+
+    /// The nameserver has looked: the claim is put once more.
+    pub(crate) fn looked(&mut self, rpc: u64, caller: Run, claim: Claim, closed: Option<Epoch>, since: Timestamp) {
+        let busy = self.nameserver_busy.since(self.now);
+        if !busy.is_zero() {
+            let nameserver = self.nameserver_run;
+            return self.push(busy, Item::Looked { rpc, nameserver, caller, claim, closed, since });
+        }
+        if let Some(epoch) = closed
+            && self.registry.note_closed_port(self.now, epoch, since)
+        {
+            self.checks.sometimes("nameserver saw a closed port");
+        }
+        let result = self.put_claim(caller, &claim);
+        self.answer_claim(rpc, result);
+    }
+
+    fn put_claim(&mut self, caller: Run, claim: &Claim) -> Result<SeatGrant, ClaimError> {
+        let now = self.now;
+        let claimant = self.nodes[caller.0].id.clone();
+        let held = self.registry.seat(now).seat;
+        let result = self.registry.claim(now, &Identity::Peer(claimant.clone()), claim.clone());
+        if self.commit() {
+            self.checks.claim(&claimant, claim, held.as_ref(), result.is_ok());
+        }
+        self.checks.registry(now, &self.registry);
+        result
+    }
+
+    fn answer_claim(&mut self, rpc: u64, result: Result<SeatGrant, ClaimError>) {
+        let result = result.map_err(CallError::Refused);
+        self.answer(rpc, NAMESERVER, |call| Event::ClaimAnswered { call, result });
     }
 
     /// `from` answers a call, unless it is the nameserver and has just died.
@@ -144,8 +214,7 @@ impl World {
         let now = self.now;
         self.registry.expire(now);
         self.registry.settle();
-        let claimant = self.nodes[caller.0].id.clone();
-        let identity = Identity::Peer(claimant.clone());
+        let identity = Identity::Peer(self.nodes[caller.0].id.clone());
         match question {
             Question::Seat => {
                 let result = Ok(self.registry.seat(now));
@@ -158,13 +227,10 @@ impl World {
             }
             Question::Claim(claim) => {
                 let held = self.registry.seat(now).seat;
-                let result = self.registry.claim(now, &identity, claim.clone());
-                let stored = self.commit();
-                if stored {
-                    self.checks.claim(&claimant, &claim, held.as_ref(), result.is_ok());
+                match (self.put_claim(caller, &claim), held) {
+                    (Err(ClaimError::Held { .. }), Some(held)) => self.look(rpc, caller, claim, &held),
+                    (result, _) => self.answer_claim(rpc, result),
                 }
-                let result = result.map_err(CallError::Refused);
-                self.answer(rpc, NAMESERVER, |call| Event::ClaimAnswered { call, result });
             }
             Question::Renewal(epoch) => {
                 let result = self.registry.renew_seat(now, &identity, epoch).map_err(CallError::Refused);

@@ -142,6 +142,20 @@ pub(crate) enum Item {
         run: Run,
         peer: PeerId,
     },
+    /// A knock was refused.
+    Refused {
+        run: Run,
+        at: Contact,
+    },
+    /// The nameserver has looked whether the port of the seat's holder is closed, since `since`.
+    Looked {
+        rpc: u64,
+        nameserver: u64,
+        caller: Run,
+        claim: Claim,
+        closed: Option<Epoch>,
+        since: Timestamp,
+    },
     /// The nameserver tells a watcher what is now.
     Watched(Run),
     /// A write to the disk is done.
@@ -172,6 +186,8 @@ pub(crate) struct World {
     pub(crate) tokens: BTreeMap<Token, u64>,
     pub(crate) last_rpc: u64,
     pub(crate) cuts: BTreeSet<(usize, usize)>,
+    /// Whose knocks at whose living port are refused all the same.
+    pub(crate) mistaken: BTreeSet<(usize, usize)>,
     pub(crate) loss: f64,
     pub(crate) duplication: f64,
     pub(crate) latency: Duration,
@@ -201,6 +217,7 @@ impl World {
             tokens: BTreeMap::new(),
             last_rpc: 0,
             cuts: BTreeSet::new(),
+            mistaken: BTreeSet::new(),
             loss: if rng.bool() { 0.0 } else { rng.f64() * 0.15 },
             duplication: if rng.bool() { 0.0 } else { 0.1 },
             latency: Duration::from_micros([300, 2_000, 20_000, 60_000][rng.usize(0..4)]),
@@ -293,6 +310,12 @@ impl World {
                 }
             }
             Item::Lost { run, peer } => self.deliver(run, Event::ConnectionLost { peer }),
+            Item::Refused { run, at } => self.deliver(run, Event::KnockRefused { at }),
+            Item::Looked { rpc, nameserver, caller, claim, closed, since } => {
+                if self.nameserver_up && nameserver == self.nameserver_run {
+                    self.looked(rpc, caller, claim, closed, since);
+                }
+            }
             Item::Watched(run) => self.tell_watcher(run),
             Item::Synced(run) => {
                 if self.running(run).is_some() && !self.nodes[run.0].frozen {
@@ -531,6 +554,7 @@ impl World {
                 let event = Event::HeartbeatReceived { token: Token(0), from: self.nodes[node].id.clone(), beat };
                 self.ask_peer(node, &to, Kind::Heartbeat, call, event);
             }
+            Action::Knock { at } => self.knock(node, at),
             Action::SendAnnouncement { call, to, announcement } => {
                 let from = self.nodes[node].id.clone();
                 let event = Event::AnnouncementReceived { token: Token(0), from, announcement };

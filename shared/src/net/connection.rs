@@ -14,12 +14,9 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use tarpc::{client::RpcError, context};
-use tokio::{
-    net::UdpSocket,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{CloseCode, NetError, StreamKind, rpc_transport::ServiceClient};
+use super::{CloseCode, NetError, StreamKind, knock::Knocker, rpc_transport::ServiceClient};
 use crate::{id::Role, limits, name::Endpoint};
 
 /// Whom to talk to: an address, and who must answer there.
@@ -327,32 +324,15 @@ pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, NetError> {
 /// How often a handshake that is not answered looks whether the port is closed.
 const PROBE_EVERY: Duration = Duration::from_millis(60);
 
-/// Returns when the host says that nobody listens on the port (ICMP port unreachable, RFC 1122 section 4.1.3.1);
-/// never otherwise. QUIC must not believe ICMP (RFC 9000 section 21.7), so quinn does not; to give up a first
-/// handshake a little earlier it is good enough. Only a *connected* plain socket is told.
+/// Returns when the host says that nobody listens on the port ([`super::knock`]); never otherwise. To give up a first
+/// handshake a little earlier it is good enough.
 async fn port_closed(address: SocketAddr) {
-    let closed = async {
-        let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-        let socket = UdpSocket::bind(any).await.ok()?;
-        socket.connect(address).await.ok()?;
-        let mut refusals = 0;
-        loop {
-            tokio::time::sleep(PROBE_EVERY).await;
-            // One zero byte: not a QUIC packet (RFC 9000 section 17.2 wants the fixed bit), so a server drops it.
-            let sent = socket.send(&[0]).await;
-            let answer = timeout(PROBE_EVERY, socket.recv(&mut [0; 1])).await;
-            let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
-            let heard = sent.is_err_and(|error| refused(&error))
-                || answer.is_ok_and(|answer| answer.is_err_and(|error| refused(&error)));
-            // Twice, so that a process that is just starting is not missed.
-            refusals = if heard { refusals + 1 } else { 0 };
-            if refusals == 2 {
-                return Some(());
-            }
-        }
-    };
-    if closed.await.is_none() {
-        std::future::pending::<()>().await;
+    let Ok(knocker) = Knocker::to(address).await else { return std::future::pending().await };
+    let mut refusals = 0;
+    // Twice, so that a process that is just starting is not missed.
+    while refusals < 2 {
+        tokio::time::sleep(PROBE_EVERY).await;
+        refusals = if knocker.is_refused(PROBE_EVERY).await { refusals + 1 } else { 0 };
     }
 }
 

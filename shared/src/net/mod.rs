@@ -8,6 +8,7 @@
 //!            ╲           ╲
 //!  rpc_transport · bulk · pack · swarm ── what runs on a stream, told by its first byte (StreamKind)
 //!
+//!      knock ── whether anybody listens on a port
 //!      session ── all of it put together for a program: identity, the nameserver; enrolment for newcomers
 //! ```
 
@@ -16,6 +17,7 @@ pub mod connection;
 pub mod endpoint;
 pub mod enrolment;
 pub mod error;
+pub mod knock;
 pub mod pack;
 pub mod rpc_transport;
 pub mod serve;

@@ -122,6 +122,29 @@ fn an_incumbent_that_renews_is_heard() {
 }
 
 #[test]
+fn an_incumbent_whose_port_is_closed_is_not_waited_for() {
+    let mut registry = with_peers(&["a", "b", "c", "d"]);
+    registry.claim(NOW, &peer("a"), claim(1, 0, &["a"])).unwrap();
+    let (since, found) = (NOW + millis(20), NOW + millis(40));
+    // Of another seat, and of one that was heard meanwhile, it says nothing.
+    assert!(!registry.note_closed_port(found, Epoch(2), since));
+    assert!(!registry.note_closed_port(found, Epoch(1), NOW));
+    let held = |answer| matches!(answer, Err(ClaimError::Held { .. }));
+    assert!(held(registry.claim(found, &peer("b"), claim(2, 1, &["b", "c"]))));
+    // Who renews lives, whatever its port seems to be.
+    assert!(registry.note_closed_port(found, Epoch(1), since));
+    registry.renew_seat(found, &peer("a"), Epoch(1)).unwrap();
+    assert!(held(registry.claim(found, &peer("b"), claim(2, 1, &["b", "c"]))));
+    // A majority is needed all the same; the seat that it takes is a new one.
+    let later = found + millis(20);
+    assert!(registry.note_closed_port(later, Epoch(1), later));
+    assert_eq!(registry.claim(later, &peer("b"), claim(2, 1, &["b"])), no_majority(1, 2));
+    registry.claim(later, &peer("b"), claim(2, 1, &["b", "c"])).unwrap();
+    assert_eq!(holder(&registry, later), Some((2, "b".into())));
+    assert!(held(registry.claim(later, &peer("c"), claim(3, 2, &["c", "d"]))));
+}
+
+#[test]
 fn peers_whose_leases_ran_out_neither_vote_nor_count() {
     let mut registry = with_peers(&["a", "b", "c", "d", "e"]);
     let later = NOW + DEFAULT_LEASE;

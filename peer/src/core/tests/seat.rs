@@ -49,7 +49,9 @@ fn one_grant_per_epoch_durable_before_the_answer_and_across_restarts() {
 #[test]
 fn who_hears_a_tracker_votes_only_by_force() {
     let mut voter = Harness::follower(&["a", "tracker"]);
-    let (reply, _) = voter.vote("a", 2, 1, false);
+    none!(voter.ask_for_vote("a", 2, 1, false), Action::Reply { .. });
+    let out = voter.pass(VOTE_HOLD);
+    let reply = picked!(out, Action::Reply { reply: Reply::Vote(reply), .. } => reply);
     assert!(!reply.granted);
     assert_eq!(reply.seat, held("tracker", 1));
     assert!(voter.vote("a", 2, 1, true).0.granted);
@@ -119,8 +121,9 @@ fn who_overslept_mistrusts_itself_first() {
     picked!(out, Action::SendHeartbeat { call, .. } => call);
     peer.event(Event::ConnectionLost { peer: id("tracker") });
     assert_eq!(peer.core.role(), Role::Follower);
-    assert!(!peer.vote("a", 2, 1, false).0.granted);
-    peer.pass(SUSPICION);
+    none!(peer.ask_for_vote("a", 2, 1, false), Action::Reply { .. });
+    let out = peer.pass(SUSPICION);
+    assert!(!picked!(out, Action::Reply { reply: Reply::Vote(reply), .. } => reply).granted);
     assert_eq!(peer.core.role(), Role::Suspect);
 }
 

@@ -13,6 +13,7 @@ mod faults;
 mod impair;
 mod lab;
 mod ledger;
+mod listing;
 mod plan;
 mod relay;
 mod report;

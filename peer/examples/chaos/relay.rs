@@ -39,7 +39,7 @@ pub struct Traffic {
     pub lost: u64,
     /// Datagrams that were sent on twice.
     pub doubled: u64,
-    /// Datagrams for which there was no room.
+    /// Datagrams for which there was no room or no way.
     pub overflown: u64,
 }
 
@@ -129,8 +129,9 @@ impl Relay {
     }
 
     fn send(self: &Rc<Self>, sender: &Rc<UdpSocket>, to: SocketAddrV4, datagram: &[u8], delay: Duration) {
-        if delay.is_zero() {
-            return self.send_now(sender, to, datagram);
+        // A socket that was made a moment ago is not known to be writable yet: it has to be waited for.
+        if delay.is_zero() && sender.try_send_to(datagram, to.into()).is_ok() {
+            return self.count(|traffic| traffic.passed += 1);
         }
         if self.under_way.get() >= MAX_UNDER_WAY {
             return self.count(|traffic| traffic.overflown += 1);
@@ -139,17 +140,14 @@ impl Relay {
         let (relay, sender, datagram) = (Rc::clone(self), Rc::clone(sender), datagram.to_vec());
         tokio::task::spawn_local(async move {
             tokio::time::sleep(delay).await;
+            let sent = sender.send_to(&datagram, to).await;
             relay.under_way.set(relay.under_way.get() - 1);
-            relay.send_now(&sender, to, &datagram);
+            relay.count(|traffic| match sent {
+                Ok(_) => traffic.passed += 1,
+                // There is nothing it could go to any more.
+                Err(_) => traffic.overflown += 1,
+            });
         });
-    }
-
-    fn send_now(&self, sender: &UdpSocket, to: SocketAddrV4, datagram: &[u8]) {
-        match sender.try_send_to(datagram, to.into()) {
-            Ok(_) => self.count(|traffic| traffic.passed += 1),
-            // Its queue is full, or the machine is not there any more.
-            Err(_) => self.count(|traffic| traffic.overflown += 1),
-        }
     }
 
     fn count(&self, change: impl FnOnce(&mut Traffic)) {

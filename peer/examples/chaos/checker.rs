@@ -23,6 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const AT_A_TIME: usize = 4;
 /// Files that are downloaded to see that they can be.
 const SAMPLES: usize = 8;
+
 /// Waits until all peers name one tracker; how long that took from `since` on.
 pub async fn one_tracker(world: &Shared, since: Timestamp) {
     loop {

@@ -194,6 +194,11 @@ async fn download(world: &Shared, number: usize, peer: Peer, draw: u64, into_sha
         }
     }
     count(world, number, "download", &answer);
+    // It may be out of reach at the time; how often that is shows how good the index is under faults.
+    if matches!(&answer, Answer::Failed(code, _) if code == "no_such_file") {
+        let is_there = world.ledger().is_held(&name);
+        world.tally().count("no such file", if is_there { "a peer has it" } else { "no peer has it" });
+    }
     if into_share {
         world.ledger().end(peer, &name, change);
     } else if fs::metadata(&elsewhere).await.is_ok() {

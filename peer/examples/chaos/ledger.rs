@@ -64,6 +64,11 @@ impl Ledger {
         !self.shares.get(&peer).is_some_and(|share| share.contains_key(name))
     }
 
+    /// Whether some share holds something of this name, for sure.
+    pub fn is_held(&self, name: &str) -> bool {
+        self.shares.values().any(|share| matches!(share.get(name), Some(Held::Exactly(_))))
+    }
+
     /// Takes a name of a share for one change; `false` when another is under way.
     pub fn begin(&mut self, peer: Peer, name: &str) -> bool {
         self.busy.insert((peer, name.to_owned()))

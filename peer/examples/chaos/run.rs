@@ -15,7 +15,7 @@ use tokio::{
 use crate::{
     checker, deeds, faults,
     lab::Lab,
-    plan::{Act, Bounds, Plan, content, draw_write, peer_name},
+    plan::{Act, Bounds, Plan, Way, content, draw_write, peer_name},
     report::{Elections, Report},
     world::{Answer, STEP, Shared, World},
 };
@@ -95,13 +95,11 @@ pub async fn run(settings: &Settings, folder: &Path) -> Result<Report, String> {
 
 async fn begin(world: &Shared, random: &mut fastrand::Rng) -> Result<(), String> {
     world.start_nameserver().await?;
-    if world.has_network() {
-        world.make_token().await?;
-    }
+    world.make_token().await?;
     for peer in world.peers() {
         for file in 0..FIRST_FILES {
             let Act::Write { name, content: drawn, size, .. } = draw_write(random) else { continue };
-            deeds::write(world, file, peer, &name, content(drawn, size), crate::plan::Way::Folder).await?;
+            deeds::write(world, file, peer, &name, content(drawn, size), Way::Folder).await?;
         }
     }
     let start = |peer| world.start_peer(peer);

@@ -210,7 +210,7 @@ impl World {
         Ok(())
     }
 
-    /// Gets the token that peers on other machines join with.
+    /// Gets the token that peers join with: none of them has the nameserver's state.
     ///
     /// # Errors
     /// When the nameserver gives none.

@@ -17,14 +17,17 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{net::UdpSocket, sync::mpsc, task::LocalSet};
+use tokio::{net::UdpSocket, sync::mpsc, task::LocalSet, time::timeout};
 
-use crate::impair::{Fate, Host, Impairments};
+use crate::impair::{Fate, Host, Impairments, NAMESERVER};
 
 /// Datagrams that are on their way at a time; more are lost, as in a router whose queue is full.
 const MAX_UNDER_WAY: usize = 20_000;
-/// Addresses with a socket. A peer takes a new port when it starts again; a long run has some thousand starts.
+/// Addresses with a socket, at most.
 const MAX_ADDRESSES: usize = 8_192;
+/// A socket to which nothing was sent for so long is given up. Peers look with sockets of their own whether somebody is there, many
+/// times a second; the ports that others know hear something more often, however long a fault lasts.
+const GIVE_UP: Duration = Duration::from_secs(60);
 /// The largest datagram there is, bytes.
 const MAX_DATAGRAM_BYTES: usize = 65_536;
 
@@ -107,8 +110,16 @@ impl Relay {
     async fn receive(self: Rc<Self>, to: SocketAddrV4, socket: Rc<UdpSocket>) {
         let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
         loop {
+            let received = match timeout(GIVE_UP, socket.recv_from(&mut buffer)).await {
+                Err(_) if host(to) == NAMESERVER => continue,
+                Err(_) => {
+                    self.sockets.borrow_mut().remove(&to);
+                    return;
+                }
+                Ok(received) => received,
+            };
             // An error is about one datagram that was sent before.
-            let Ok((length, SocketAddr::V4(from))) = socket.recv_from(&mut buffer).await else { continue };
+            let Ok((length, SocketAddr::V4(from))) = received else { continue };
             let Ok(sender) = self.socket(from) else {
                 self.count(|traffic| traffic.overflown += 1);
                 continue;

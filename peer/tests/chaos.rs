@@ -10,6 +10,8 @@ mod impair;
 mod ledger;
 #[path = "../examples/chaos/listing.rs"]
 mod listing;
+#[path = "../examples/chaos/patience.rs"]
+mod patience;
 #[path = "../examples/chaos/plan.rs"]
 mod plan;
 #[path = "../examples/chaos/relay.rs"]

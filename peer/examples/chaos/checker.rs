@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use crate::{
     deeds::verify,
     listing::{Listing, Version, differences, listing, scan},
+    patience::within,
     plan::{Peer, peer_name},
     world::{Answer, Shared},
 };
@@ -26,20 +27,23 @@ const SAMPLES: usize = 8;
 
 /// Waits until all peers name one tracker; how long that took from `since` on.
 pub async fn one_tracker(world: &Shared, since: Timestamp) {
-    loop {
-        let said = ask_all(world, &["tracker"]).await;
-        let first = said.first().map(|(_, answer)| answer);
-        let agree = said.iter().all(|(_, answer)| answer.is_ok() && Some(answer) == first);
-        let took = world.clock().now().since(since);
-        if agree {
-            world.note(&format!("one tracker after {:.1} s: {first:?}", took.as_secs_f64()));
-            return world.tally().one_tracker.push(took);
+    let mut said = Vec::new();
+    let agreed = within(AGREEMENT, async {
+        loop {
+            said = ask_all(world, &["tracker"]).await;
+            let first = said.first().map(|(_, answer)| answer);
+            if said.iter().all(|(_, answer)| answer.is_ok() && Some(answer) == first) {
+                return;
+            }
+            sleep(LOOK_EVERY).await;
         }
-        if took > AGREEMENT {
-            return world.violation(&format!("no tracker known to all {AGREEMENT:?} after all was mended: {said:?}"));
-        }
-        sleep(LOOK_EVERY).await;
+    });
+    if agreed.await.is_none() {
+        return world.violation(&format!("no tracker known to all {AGREEMENT:?} after all was mended: {said:?}"));
     }
+    let took = world.clock().now().since(since);
+    world.note(&format!("one tracker after {:.1} s: {:?}", took.as_secs_f64(), said.first()));
+    world.tally().one_tracker.push(took);
 }
 
 /// Compares the disks with the ledger and all listings with the disks, then downloads some of the files.
@@ -71,32 +75,33 @@ pub async fn index_and_files(world: &Shared, random: &mut fastrand::Rng) -> Resu
 }
 
 async fn listings(world: &Shared, since: Timestamp, expected: &Listing) {
-    loop {
-        let said = ask_all(world, &["listAll"]).await;
-        let mut wrong = Vec::new();
-        for (peer, answer) in &said {
-            match answer {
-                Ok(document) => {
-                    let differences = differences(&listing(document), expected);
-                    if !differences.is_empty() {
-                        wrong.push(format!("{}: {}", peer_name(*peer), differences.join("; ")));
-                    }
-                }
-                Err(why) => wrong.push(format!("{}: {why}", peer_name(*peer))),
+    let mut wrong = Vec::new();
+    let complete = within(AGREEMENT, async {
+        loop {
+            let said = ask_all(world, &["listAll"]).await;
+            wrong = said.iter().filter_map(|(peer, answer)| wrong_with(*peer, answer, expected)).collect();
+            if wrong.is_empty() {
+                return;
             }
+            sleep(LOOK_EVERY).await;
         }
-        let took = world.clock().now().since(since);
-        if wrong.is_empty() {
-            world.note(&format!("all list {} files after {:.1} s", expected.len(), took.as_secs_f64()));
-            return world.tally().full_index.push(took);
-        }
-        if took > AGREEMENT {
-            let all = wrong.join("\n    ");
-            return world
-                .violation(&format!("not all list what is there, {AGREEMENT:?} after the last change:\n    {all}"));
-        }
-        sleep(LOOK_EVERY).await;
+    });
+    if complete.await.is_none() {
+        let all = wrong.join("\n    ");
+        return world
+            .violation(&format!("not all list what is there, {AGREEMENT:?} after the last change:\n    {all}"));
     }
+    let took = world.clock().now().since(since);
+    world.note(&format!("all list {} files after {:.1} s", expected.len(), took.as_secs_f64()));
+    world.tally().full_index.push(took);
+}
+
+fn wrong_with(peer: Peer, answer: &Result<Value, String>, expected: &Listing) -> Option<String> {
+    let wrong = match answer {
+        Ok(document) => differences(&listing(document), expected).join("; "),
+        Err(why) => why.clone(),
+    };
+    (!wrong.is_empty()).then(|| format!("{}: {wrong}", peer_name(peer)))
 }
 
 async fn samples(world: &Shared, expected: &Listing, random: &mut fastrand::Rng) {

@@ -9,11 +9,11 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::Mutex,
-    time::timeout,
 };
 
 use crate::{
     impair::{Host, Impairments, NAMESERVER},
+    patience::within,
     relay::{Traffic, address},
     world::STEP,
 };
@@ -117,7 +117,7 @@ impl Lab {
             let answer = relay.output.next_line().await?;
             Ok::<Traffic, std::io::Error>(serde_json::from_str(&answer.unwrap_or_default())?)
         };
-        let answer = timeout(STEP, told).await.map_err(|_| "the relay does not answer in time".to_owned())?;
+        let answer = within(STEP, told).await.ok_or("the relay does not answer in time")?;
         answer.map_err(|error| format!("the relay fails: {error}"))
     }
 

@@ -14,6 +14,7 @@ mod impair;
 mod lab;
 mod ledger;
 mod listing;
+mod patience;
 mod plan;
 mod relay;
 mod report;

@@ -15,6 +15,7 @@ use tokio::{
 use crate::{
     checker, deeds, faults,
     lab::Lab,
+    patience::within,
     plan::{Act, Bounds, Plan, Way, content, draw_write, peer_name},
     report::{Elections, Report},
     world::{Answer, STEP, Shared, World},
@@ -69,13 +70,16 @@ pub async fn run(settings: &Settings, folder: &Path) -> Result<Report, String> {
     let began = world.clock().now();
     let mut rounds = 0;
     let mut left = settings.time;
-    while !left.is_zero() {
+    let mut is_at_rest = true;
+    while is_at_rest && !left.is_zero() {
         // No round that is too short for anything to happen.
         let time = if left < ROUND * 3 / 2 { left } else { ROUND };
         let bounds = Bounds { peers: settings.peers, time, network: world.has_network() };
         world.note(&format!("round {rounds}"));
-        round(&world, rounds, Plan::new(random.u64(..), bounds), time).await?;
-        checker::index_and_files(&world, &mut random).await?;
+        is_at_rest = round(&world, rounds, Plan::new(random.u64(..), bounds), time).await?;
+        if is_at_rest {
+            checker::index_and_files(&world, &mut random).await?;
+        }
         left -= time;
         rounds += 1;
     }
@@ -107,8 +111,8 @@ async fn begin(world: &Shared, random: &mut fastrand::Rng) -> Result<(), String>
     Ok(())
 }
 
-/// Lets a plan happen, mends everything, and waits until all is at rest.
-async fn round(world: &Shared, number: usize, plan: Plan, time: Duration) -> Result<(), String> {
+/// Lets a plan happen, mends everything, and waits until all is at rest; `false` when it does not come to rest.
+async fn round(world: &Shared, number: usize, plan: Plan, time: Duration) -> Result<bool, String> {
     world.set_calm(false);
     let first = number * NUMBERS_A_ROUND;
     let (mut harm, mut work) = (JoinSet::new(), JoinSet::new());
@@ -123,7 +127,9 @@ async fn round(world: &Shared, number: usize, plan: Plan, time: Duration) -> Res
     // All faults end by then; only who must start again may still be at it, and now has no excuse.
     world.mend_network().await?;
     world.set_calm(true);
-    finish(world, harm, STEP * 2, "what was harmed is not back").await?;
+    if !finish(world, harm, STEP * 2, "what was harmed is not back").await? {
+        return Ok(false);
+    }
     for peer in world.peers() {
         if !world.is_up(peer) {
             world.start_peer(peer).await?;
@@ -132,17 +138,16 @@ async fn round(world: &Shared, number: usize, plan: Plan, time: Duration) -> Res
     let mended = world.clock().now();
     world.note("all is mended");
     checker::one_tracker(world, mended).await;
-    finish(world, work, REST, "what users began does not end").await?;
-    Ok(())
+    finish(world, work, REST, "what users began does not end").await
 }
 
-/// Waits until tasks are over. One that fails has met something that must not be.
+/// Waits until tasks are over; `false` when they are not in time. One that fails has met something that must not be.
 async fn finish(
     world: &Shared,
     mut tasks: JoinSet<Result<(), String>>,
     wait: Duration,
     late: &str,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let all = async {
         while let Some(ended) = tasks.join_next().await {
             match ended {
@@ -151,12 +156,12 @@ async fn finish(
                 Err(error) => return Err(format!("a task of the run itself failed: {error}")),
             }
         }
-        Ok(())
+        Ok(true)
     };
-    let Ok(result) = timeout(wait, all).await else {
+    let Some(result) = within(wait, all).await else {
         let busy: Vec<_> = world.ledger().busy().map(|(peer, name)| format!("{} {name}", peer_name(*peer))).collect();
         world.violation(&format!("{late} after {wait:?}: {} tasks; changes under way: {busy:?}", tasks.len()));
-        return Err(late.to_owned());
+        return Ok(false);
     };
     result
 }

@@ -19,13 +19,14 @@ use shared::time::Clock;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout, Command},
-    time::{sleep, timeout},
+    time::sleep,
 };
 
 use crate::{
     impair::{Host, Impairment, Impairments, NAMESERVER},
     lab::{Lab, NAMESERVER_PORT},
     ledger::Ledger,
+    patience::within,
     plan::{Peer, host_of, peer_name},
     relay::{Traffic, address},
     report::Tally,
@@ -35,6 +36,8 @@ use crate::{
 pub const STEP: Duration = Duration::from_secs(30);
 /// How long after it was refused a peer tries to start again.
 const AGAIN_AFTER: Duration = Duration::from_millis(300);
+/// How often a peer may be refused when nothing is wrong any more. To be told that there is no nameserver takes it 3 s.
+const CALM_TRIES: u32 = 10;
 /// Lines of a log that are shown when its process ended by itself.
 const SHOWN_LINES: usize = 12;
 /// Exit status of a program that finds no nameserver.
@@ -198,7 +201,7 @@ impl World {
         let mut command = self.program(NAMESERVER, "nameserver");
         command.args(["-n", &host, "-p", &port, "--state-dir"]).arg(self.folder.join("nameserver"));
         let mut lines = spawn(&mut command, &log, &self.nameserver)?;
-        let line = timeout(STEP, lines.next_line()).await.map_err(|_| "the nameserver does not start".to_owned())?;
+        let line = within(STEP, lines.next_line()).await.ok_or("the nameserver does not start")?;
         let line = line.ok().flatten().unwrap_or_default();
         let Some(address) = line.strip_prefix("NS running on ") else {
             return Err(format!("the nameserver said {line:?}: {}", tail(&log)));
@@ -222,7 +225,7 @@ impl World {
         let mut nsc = self.program(NAMESERVER, "nsc");
         nsc.env("BRASA_STATE_DIR", self.folder.join("nameserver")).stderr(Stdio::piped());
         nsc.args(["-n", host, "-p", port, "token", "--uses", "1000"]);
-        let output = timeout(STEP, nsc.output()).await.map_err(|_| "nsc token does not end".to_owned())?;
+        let output = within(STEP, nsc.output()).await.ok_or("nsc token does not end")?;
         let output = output.map_err(|error| format!("nsc: {error}"))?;
         if !output.status.success() {
             return Err(format!("nsc token: {}", String::from_utf8_lossy(&output.stderr)));
@@ -242,24 +245,22 @@ impl World {
     /// or a command is still this peer.
     ///
     /// # Errors
-    /// When it ends for another reason, or does not start within [`STEP`] after all became calm.
+    /// When it ends for another reason, or is refused more than [`CALM_TRIES`] times after all became calm.
     pub async fn start_peer(&self, peer: Peer) -> Result<(), String> {
         let (id, log) = (peer_name(peer), self.log_file(peer));
-        let mut calm_since = None;
+        let mut calm_tries = 0;
         loop {
             let was_calm = self.is_calm();
-            if was_calm && calm_since.is_none() {
-                calm_since = Some(self.clock.now());
-            }
-            let is_late = calm_since.is_some_and(|since| self.clock.now().since(since) > STEP);
+            calm_tries += u32::from(was_calm);
+            let is_late = calm_tries > CALM_TRIES;
             let mut command = self.peer_command(peer);
             command.arg("--headless");
             if let Some(token) = &*lock(&self.token) {
                 command.env("BRASA_JOIN", token);
             }
             let mut lines = spawn(&mut command, &log, &self.peers[peer])?;
-            let line = timeout(STEP, lines.next_line()).await;
-            let line = line.map_err(|_| format!("{id} neither starts nor ends: {}", tail(&log)))?;
+            let line = within(STEP, lines.next_line()).await;
+            let line = line.ok_or_else(|| format!("{id} neither starts nor ends: {}", tail(&log)))?;
             if line.ok().flatten().is_some_and(|line| line.starts_with(&format!("[{id}] ready at "))) {
                 let mut slot = lock(&self.peers[peer]);
                 (slot.is_ready, slot.is_held) = (true, false);
@@ -283,7 +284,7 @@ impl World {
     async fn end(&self, slot: &Mutex<Slot>) -> Result<Option<ExitStatus>, String> {
         let child = lock(slot).child.take();
         let Some(mut child) = child else { return Ok(None) };
-        let ended = timeout(STEP, child.wait()).await.map_err(|_| "a process does not end".to_owned())?;
+        let ended = within(STEP, child.wait()).await.ok_or("a process does not end")?;
         ended.map(Some).map_err(|error| error.to_string())
     }
 
@@ -324,7 +325,7 @@ impl World {
             slot.child.take()
         };
         let Some(mut child) = child else { return Ok(()) };
-        let ended = timeout(STEP, child.kill()).await.map_err(|_| "a killed process does not end".to_owned())?;
+        let ended = within(STEP, child.kill()).await.ok_or("a killed process does not end")?;
         ended.map_err(|error| error.to_string())
     }
 

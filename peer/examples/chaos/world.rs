@@ -273,6 +273,8 @@ impl World {
                 Some(NO_NAMESERVER) if !was_calm || !is_late => "nameserver unreachable",
                 Some(1) if why.contains("is running already") && !is_late => "a command is this peer",
                 Some(1) if why.contains("in time") && !was_calm => "an answer did not come in time",
+                // The nameserver was killed and started again while the peer was talking to it.
+                Some(1) if why.contains("reset by peer") && !was_calm => "the connection was reset",
                 _ => return Err(format!("{id} did not start ({status:?}): {}", tail(&log))),
             };
             self.tally().count("peer started again later", excuse);

@@ -87,7 +87,8 @@ async fn add(
     let answer = world.command(peer, &["add", &file.to_string_lossy()]).await;
     let change = match &answer {
         Answer::Done(_) => Change::Now(hash.to_owned()),
-        Answer::Failed(..) if world.kills(peer) != kills => Change::Unsure,
+        // One that was given up may be carried out yet.
+        Answer::Failed(code, _) if code == "timeout" || world.kills(peer) != kills => Change::Unsure,
         Answer::Failed(..) => Change::None,
     };
     count(world, number, "add", &answer);
@@ -141,7 +142,8 @@ async fn remove(world: &Shared, number: usize, peer: Peer, draw: u64, way: Way) 
         let answer = world.command(peer, &["remove", &name]).await;
         let change = match &answer {
             Answer::Done(_) => Change::Gone,
-            Answer::Failed(..) if world.kills(peer) != kills => Change::Unsure,
+            // One that was given up may be carried out yet.
+            Answer::Failed(code, _) if code == "timeout" || world.kills(peer) != kills => Change::Unsure,
             Answer::Failed(..) => Change::None,
         };
         count(world, number, "remove", &answer);
@@ -179,7 +181,8 @@ async fn download(world: &Shared, number: usize, peer: Peer, draw: u64, into_sha
     let words: &[&str] = if into_share { &["download", &name] } else { &["download", &name, "--to", &to] };
     let answer = world.command(peer, words).await;
     let mut change = match &answer {
-        Answer::Failed(..) if world.kills(peer) != kills => Change::Unsure,
+        // One that was given up may be carried out yet.
+        Answer::Failed(code, _) if code == "timeout" || world.kills(peer) != kills => Change::Unsure,
         _ => Change::None,
     };
     if let Answer::Done(document) = &answer {

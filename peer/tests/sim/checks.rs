@@ -15,7 +15,7 @@ use shared::{
     name::Name,
     rpc::{
         nameserver::{Claim, Seat},
-        tracker::{AnnouncementKind, TrackerError},
+        tracker::{Addressee, AnnouncementKind, TrackerError},
     },
     time::Timestamp,
 };
@@ -41,6 +41,8 @@ pub(crate) struct Checks {
     /// Highest epoch of a claimed seat that each run was told of.
     told: BTreeMap<(PeerId, Incarnation), Epoch>,
     persisted: BTreeMap<PeerId, DurableState>,
+    /// Announcements that each tracker had taken when its index was complete.
+    settled: BTreeMap<(PeerId, Epoch), usize>,
     /// How often each interesting thing happened.
     pub(crate) sometimes: BTreeMap<&'static str, u64>,
 }
@@ -109,9 +111,11 @@ impl Checks {
                         let told = self.told.get(&(peer.clone(), run)).copied().unwrap_or_default();
                         let epoch = announcement.epoch;
                         assert!(epoch >= told, "S6: {peer} took a write of epoch {epoch} and knows of {told}");
-                        self.sometimes(match announcement.kind {
-                            AnnouncementKind::Delta => "delta taken",
-                            AnnouncementKind::Snapshot { .. } => "snapshot taken",
+                        self.sometimes(match (announcement.kind, announcement.to) {
+                            (AnnouncementKind::Delta, Addressee::Tracker) => "delta taken",
+                            (AnnouncementKind::Delta, Addressee::Standby) => "delta taken by a standby",
+                            (AnnouncementKind::Snapshot { .. }, Addressee::Tracker) => "snapshot taken",
+                            (AnnouncementKind::Snapshot { .. }, Addressee::Standby) => "snapshot taken by a standby",
                         });
                     }
                     Err(TrackerError::SnapshotNeeded) => self.sometimes("snapshot asked for"),
@@ -124,6 +128,12 @@ impl Checks {
                 self.sometimes("stale epoch refused");
             }
             Action::Reply { reply: Reply::Elected(Ok(_)), .. } => self.sometimes("forced election won"),
+            Action::Report(Report::Settled { epoch, missing, members, announcements }) => {
+                self.settled.insert((peer.clone(), *epoch), *announcements);
+                if *missing == 0 && *members > 0 && *announcements == 0 {
+                    self.sometimes("failover that announced nothing again");
+                }
+            }
             Action::Report(report) => self.report(report),
             _ => {}
         }
@@ -145,6 +155,14 @@ impl Checks {
             Report::PeerGone { why: peer::core::Departure::Silent, .. } => self.sometimes("silent peer forgotten"),
             Report::Superseded => self.sometimes("superseded run stopped"),
             _ => {}
+        }
+    }
+
+    /// `tracker` of `epoch` had, as a standby, all that the others have.
+    pub(crate) fn nothing_again(&mut self, tracker: &PeerId, epoch: Epoch) {
+        if let Some(announcements) = self.settled.get(&(tracker.clone(), epoch)) {
+            assert_eq!(*announcements, 0, "L5: {tracker} had everything, and was told it again");
+            self.sometimes("failover to a standby that had everything");
         }
     }
 

@@ -216,7 +216,7 @@ fn compare(index: &Index, model: &Model, prefix: &str, skip: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn it_answers_as_a_naive_index_does(

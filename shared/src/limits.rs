@@ -126,7 +126,7 @@ pub const STANDBY_HEAD_START: Duration = Duration::from_millis(60);
 /// Snapshots of several pages that a tracker takes at a time.
 pub const MAX_SNAPSHOTS: usize = 16;
 /// What a file of a snapshot costs the tracker (`peer/benches/index` measures less) ...
-pub const SNAPSHOT_FILE_COST: Duration = Duration::from_micros(5);
+pub const SNAPSHOT_FILE_COST: Duration = Duration::from_micros(8);
 /// ... and a page besides its files: who comes with a small one is not let in for nothing.
 pub const SNAPSHOT_PAGE_COST: Duration = Duration::from_micros(50);
 /// Work on snapshots that is let in ahead of its time: half a heartbeat's interval, so that heartbeats do not wait long.

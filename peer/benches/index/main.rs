@@ -99,8 +99,8 @@ fn measure(shares: &Shares, questions: usize, report: &mut Report) {
     // The two texts of the process's own beside the index are its questions and answers: a few hundred KiB.
     let before = report::resident_bytes();
     let mut taken = Vec::new();
-    for page in 0..shares.pages() {
-        for peer in 0..shares.peers {
+    for peer in 0..shares.peers {
+        for page in 0..shares.pages() {
             let announcement = shares.page(peer, page);
             let id = Shares::id(peer);
             tracker.pace(&announcement);

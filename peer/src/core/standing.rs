@@ -25,7 +25,7 @@ pub(super) enum Standing {
     /// Has no tracker that it trusts.
     Seeking(Seeking),
     /// Follows a tracker.
-    Following(Following),
+    Following(Box<Following>),
     /// Is the tracker.
     Tracking(Box<Term>),
     /// Was the tracker and is about to end.
@@ -185,8 +185,8 @@ impl Core {
         if let Some(standby) = &mut self.standby {
             standby.forgive(now);
         }
-        self.standing =
-            Standing::Following(Following { seat, suspect_at, first_call, pace, next_beat: now, publisher, mirrors });
+        let following = Following { seat, suspect_at, first_call, pace, next_beat: now, publisher, mirrors };
+        self.standing = Standing::Following(Box::new(following));
     }
 
     /// The followed tracker seems to be gone.

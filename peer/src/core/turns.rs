@@ -38,11 +38,12 @@ impl Turns {
         let AnnouncementKind::Snapshot { page, last } = announcement.kind else { return Ok(()) };
         let files = u32::try_from(announcement.upserts.len()).unwrap_or(u32::MAX);
         let work = SNAPSHOT_PAGE_COST + SNAPSHOT_FILE_COST.saturating_mul(files);
-        if page > 0 {
+        match page {
+            // Who has a second page is known to bring it.
+            0 => self.begin(now, peer, if last { work } else { work * 2 }, last)?,
+            1 => {}
             // One at a time of each of those that were let in.
-            self.busy_until = self.busy_until.max(now) + work;
-        } else {
-            self.begin(now, peer, work, last)?;
+            _ => self.busy_until = self.busy_until.max(now) + work,
         }
         if last {
             self.begun.remove(peer);
@@ -52,6 +53,7 @@ impl Turns {
         Ok(())
     }
 
+    /// Lets a snapshot begin that costs `work` at least.
     fn begin(&mut self, now: Timestamp, peer: &PeerId, work: Duration, last: bool) -> Result<(), TrackerError> {
         match self.promised.get(peer) {
             Some(turn) if now < *turn => return Err(TrackerError::Later { wait: turn.since(now) }),

@@ -83,13 +83,16 @@ impl Known {
     }
 }
 
+/// Who says so of a content.
+type Owners<'a> = Vec<(&'a PeerId, &'a WireFile)>;
+
 #[derive(Debug, Default)]
 struct Model(BTreeMap<PeerId, Known>);
 
 impl Model {
     /// Each name's contents: of equal hashes the size that most owners say, then the newest say.
     fn listed(&self) -> Vec<IndexedFile> {
-        let mut contents: BTreeMap<(String, ContentHash), BTreeMap<u64, Vec<(&PeerId, &WireFile)>>> = BTreeMap::new();
+        let mut contents: BTreeMap<(String, ContentHash), BTreeMap<u64, Owners<'_>>> = BTreeMap::new();
         for (peer, known) in &self.0 {
             for file in known.files.values() {
                 let sizes = contents.entry((file.name.clone(), file.hash)).or_default();

@@ -362,6 +362,7 @@ async fn a_peer_speaks_for_itself_only() {
             executable: false,
         };
         let announcement = Announcement {
+            to: shared::rpc::tracker::Addressee::Tracker,
             epoch: seat.epoch,
             incarnation: shared::id::Incarnation(1),
             seq: 1,

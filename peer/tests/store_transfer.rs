@@ -148,7 +148,9 @@ async fn what_is_written_along_with_hashing_is_the_same() {
             let heard = Arc::new(AtomicU64::new(0));
             let progress = {
                 let heard = heard.clone();
-                move |bytes| drop(heard.fetch_add(bytes, Ordering::Relaxed))
+                move |bytes| {
+                    heard.fetch_add(bytes, Ordering::Relaxed);
+                }
             };
             let result = fetch_from(&mut source, ranges, &partial, DEADLINE, Writing::Along, progress).await;
             (result, heard.load(Ordering::Relaxed))

@@ -11,6 +11,7 @@
 //! | [`telemetry`] | logs |
 
 pub mod content;
+pub mod digest;
 pub mod electors;
 pub mod epoch;
 pub mod error;

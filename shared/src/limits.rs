@@ -129,6 +129,24 @@ pub const PEER_SILENCE: Duration = Duration::from_millis(1500);
 pub const INDEX_SETTLE: Duration = Duration::from_millis(1000);
 /// Voters and members that one core keeps track of.
 pub const MAX_PEERS: usize = 10_000;
+/// Peers that follow what is announced as the tracker does, so that one of them can take its place with the index at hand.
+/// Each costs every peer another stream of announcements.
+pub const MAX_STANDBYS: usize = 2;
+/// How much longer than the standbys the other peers wait before they stand for election: about what the peers' suspicions
+/// of one dead tracker lie apart.
+pub const STANDBY_HEAD_START: Duration = Duration::from_millis(60);
+/// Snapshots of several pages that a tracker takes at a time.
+pub const MAX_SNAPSHOTS: usize = 16;
+/// What a file of a snapshot costs the tracker (`peer/benches/index` measures less) ...
+pub const SNAPSHOT_FILE_COST: Duration = Duration::from_micros(8);
+/// ... and a page besides its files: who comes with a small one is not let in for nothing.
+pub const SNAPSHOT_PAGE_COST: Duration = Duration::from_micros(50);
+/// Work on snapshots that is let in ahead of its time: half a heartbeat's interval, so that heartbeats do not wait long.
+pub const SNAPSHOT_BURST: Duration = Duration::from_millis(50);
+/// When to ask again for a snapshot of several pages while [`MAX_SNAPSHOTS`] are under way.
+pub const SNAPSHOT_RETRY: Duration = Duration::from_millis(250);
+/// Longest wait for a snapshot's turn that is believed: what [`MAX_PEERS`] first pages take.
+pub const MAX_SNAPSHOT_WAIT: Duration = Duration::from_secs(30);
 /// Versions in a tracker's index.
 pub const MAX_INDEX_ENTRIES: usize = 4_000_000;
 /// Files in one peer's share.

@@ -13,6 +13,7 @@ use data_encoding::HEXLOWER;
 use serde::{Serialize, de::DeserializeOwned};
 use shared::{
     content::{ContentHash, FileMeta, HashPrefix},
+    digest::ShareDigest,
     epoch::Epoch,
     file_name::InvalidFileName,
     id::{Incarnation, PeerId, Role},
@@ -35,8 +36,8 @@ use shared::{
             UploadReport, VoteReply, VoteRequest,
         },
         tracker::{
-            Announcement, AnnouncementKind, Heartbeat, HeartbeatAck, IndexPage, IndexedFile, ListAll, Owner,
-            TrackerError, TrackerServiceRequest, TrackerServiceResponse, Version, WhoHas, WireFile,
+            Addressee, Announcement, AnnouncementKind, Heartbeat, HeartbeatAck, IndexPage, IndexedFile, ListAll, Owner,
+            StandbyContact, TrackerError, TrackerServiceRequest, TrackerServiceResponse, Version, WhoHas, WireFile,
         },
     },
 };
@@ -273,8 +274,12 @@ fn the_tracker_service() {
     use {TrackerServiceRequest as Q, TrackerServiceResponse as A};
     let mut golden = Golden::default();
     let (epoch, incarnation) = (Epoch(4), Incarnation(7));
-    let beat = Heartbeat { epoch, incarnation, seq: 300, endpoint: endpoint() };
+    let mut digest = ShareDigest::default();
+    digest.add(&meta());
+    let beat = Heartbeat { to: Addressee::Tracker, epoch, incarnation, seq: 300, digest, endpoint: endpoint() };
+    let to_standby = Heartbeat { to: Addressee::Standby, ..beat.clone() };
     let delta = Announcement {
+        to: Addressee::Tracker,
         epoch,
         incarnation,
         seq: 300,
@@ -286,6 +291,7 @@ fn the_tracker_service() {
     let after = || ("a.txt".to_owned(), ContentHash([0xab; 32]));
     all_variants!(golden, "request", TrackerServiceRequest { Heartbeat, Announce, WhoHas, ListAll, Leave }, [
         "heartbeat" => Q::Heartbeat { beat },
+        "heartbeat.standby" => Q::Heartbeat { beat: to_standby },
         "announce.delta" => Q::Announce { announcement: delta },
         "announce.snapshot" => Q::Announce { announcement: snapshot },
         "who_has" => Q::WhoHas { query: WhoHas { epoch, name: "a.txt".to_owned(), version: Some(prefix()) } },
@@ -293,10 +299,11 @@ fn the_tracker_service() {
         "leave" => Q::Leave { epoch, incarnation },
     ]);
     let version = Version { file: meta(), owners: vec![Owner { peer: peer_id(), endpoint: endpoint() }] };
+    let (ms, standbys) = (Duration::from_millis, vec![StandbyContact { peer: peer_id(), endpoint: endpoint() }]);
     let files = vec![IndexedFile { file: meta(), owners: vec![peer_id()] }];
     all_variants!(golden, "response", TrackerServiceResponse { Heartbeat, Announce, WhoHas, ListAll, Leave }, [
-        "heartbeat" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: Some(299), next_beat: Duration::from_millis(100) })),
-        "heartbeat.unknown" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: None, next_beat: Duration::from_secs(1) })),
+        "heartbeat" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: Some(299), next_beat: ms(100), standbys })),
+        "heartbeat.unknown" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: None, next_beat: ms(1000), standbys: vec![] })),
         "announce" => A::Announce(Ok(())),
         "announce.error" => A::Announce(Err(TrackerError::SnapshotNeeded)),
         "who_has" => A::WhoHas(Ok(vec![version])),
@@ -306,6 +313,7 @@ fn the_tracker_service() {
     let why = || "why".to_owned();
     all_variants!(golden, "error", TrackerError {
         NotTracker, StaleEpoch, SnapshotNeeded, InvalidFileName, Superseded, Settling, LimitReached, Unavailable,
+        Later,
     }, [
         "not_tracker" => TrackerError::NotTracker(view()),
         "stale_epoch" => TrackerError::StaleEpoch(view()),
@@ -315,6 +323,7 @@ fn the_tracker_service() {
         "settling" => TrackerError::Settling,
         "limit_reached" => TrackerError::LimitReached { what: why(), limit: 300 },
         "unavailable" => TrackerError::Unavailable(why()),
+        "later" => TrackerError::Later { wait: ms(300) },
     ]);
     golden.check("tracker.txt");
 }

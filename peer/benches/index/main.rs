@@ -10,11 +10,13 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`tracker`] | a core that is tracker, and what peers say to it |
+//! | [`failover`] | a thousand cores whose tracker dies, with and without its standbys |
 //! | [`report`] | the table, the demands, JSON |
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 #![expect(unreachable_pub, reason = "a program of rooms: everything is reachable from here and nothing from outside")]
 
+mod failover;
 mod report;
 mod tracker;
 
@@ -23,6 +25,7 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 use clap::Parser;
 use shared::time::Clock;
 
+use failover::{Cost, Network};
 use report::{Demand, Report};
 use tracker::{Shares, Tracker};
 
@@ -33,6 +36,8 @@ const WHO_HAS: Duration = Duration::from_micros(100);
 const DELTA: Duration = Duration::from_micros(100);
 /// 1000 files of one peer that is gone: a tenth of a heartbeat's interval.
 const REMOVAL: Duration = Duration::from_millis(10);
+/// How long a heartbeat may wait while all announce themselves: a quarter of what makes a tracker suspicious.
+const HEARTBEAT_WAIT: Duration = Duration::from_millis(100);
 /// Files that every peer has, beside its own.
 const POPULAR: usize = 4;
 
@@ -50,6 +55,10 @@ struct Args {
     /// Questions and changes of each kind
     #[arg(long, default_value_t = 100_000)]
     questions: usize,
+
+    /// Files of each peer in the failovers
+    #[arg(long, default_value_t = 1000)]
+    files_at_failover: usize,
 
     /// Write the results here as JSON as well
     #[arg(long, value_name = "PATH")]
@@ -69,6 +78,7 @@ fn main() -> ExitCode {
     let shares = Shares { peers: args.peers, files_per_peer: args.files / args.peers };
     let mut report = Report::new(shares.peers, shares.peers * shares.files_per_peer);
     measure(&shares, args.questions, &mut report);
+    fail_over(&Shares { peers: args.peers.min(1000), files_per_peer: args.files_at_failover }, &mut report);
     print!("{}", report.table());
     if let Some(path) = args.json {
         fs::write(&path, report.json()).expect("the results can be written");
@@ -89,10 +99,11 @@ fn measure(shares: &Shares, questions: usize, report: &mut Report) {
     // The two texts of the process's own beside the index are its questions and answers: a few hundred KiB.
     let before = report::resident_bytes();
     let mut taken = Vec::new();
-    for page in 0..shares.pages() {
-        for peer in 0..shares.peers {
+    for peer in 0..shares.peers {
+        for page in 0..shares.pages() {
             let announcement = shares.page(peer, page);
             let id = Shares::id(peer);
+            tracker.pace(&announcement);
             let begun = clock.now();
             tracker.announce(&id, announcement);
             taken.push(clock.now().since(begun));
@@ -173,4 +184,28 @@ fn measure(shares: &Shares, questions: usize, report: &mut Report) {
         taken.push(clock.now().since(begun));
     }
     report.latency("removal of a peer and its files", taken, Some(REMOVAL));
+}
+
+/// The tracker dies: first alone, then together with its standbys.
+fn fail_over(shares: &Shares, report: &mut Report) {
+    let mut network = Network::start(shares);
+    for (how, with_standbys) in [("with standbys", false), ("without", true)] {
+        network.warm_up(shares);
+        let cost = network.kill(with_standbys);
+        let Cost { seated, settled, complete, .. } = cost;
+        let mut figure = |what: &str, unit, value: f64, demanded| {
+            report.figure(&format!("failover {how}: {what}"), unit, value, demanded);
+        };
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        figure("a tracker", "ms", ms(seated), None);
+        figure("its index is open", "ms", ms(settled), None);
+        figure("it has everything", "ms", ms(complete), None);
+        let nothing = (!with_standbys).then_some(Demand::AtMost(0.0));
+        figure("announcements", "", cost.announcements as f64, nothing);
+        figure("announcements", "bytes", cost.announcement_bytes as f64, None);
+        figure("heartbeats until then", "", cost.heartbeats as f64, None);
+        figure("heartbeats until then", "bytes", cost.heartbeat_bytes as f64, None);
+        figure("snapshots postponed", "", cost.postponed as f64, None);
+        figure("longest wait of a heartbeat", "ms", ms(cost.longest_wait), Some(Demand::AtMost(ms(HEARTBEAT_WAIT))));
+    }
 }

@@ -1,15 +1,18 @@
 //! A core that is tracker, and the shares that peers announce to it.
 
+use std::time::Duration;
+
 use peer::core::{Action, Contact, Core, CoreConfig, DurableState, Event, Reply, Role, Token};
 use shared::{
     content::ContentHash,
+    digest::ShareDigest,
     epoch::Epoch,
     id::{Incarnation, PeerId},
-    limits::{FILES_PER_PAGE, SEAT_LEASE},
+    limits::{FILES_PER_PAGE, PEER_SILENCE, SEAT_LEASE, SNAPSHOT_FILE_COST, SNAPSHOT_PAGE_COST},
     name::Endpoint,
     rpc::{
         nameserver::{SeatGrant, SeatView},
-        tracker::{Announcement, AnnouncementKind, Heartbeat, IndexPage, ListAll, WhoHas, WireFile},
+        tracker::{Addressee, Announcement, AnnouncementKind, Heartbeat, IndexPage, ListAll, WhoHas, WireFile},
     },
     time::Timestamp,
 };
@@ -17,12 +20,14 @@ use shared::{
 const INCARNATION: Incarnation = Incarnation(1);
 const SNAPSHOT: u64 = 1;
 
-/// A tracker whose clock stands still: nothing is due, so that only what is asked of it is timed.
+/// A tracker whose clock stands still unless it is told to move: nothing is due, so that only what is asked of it is timed.
 pub struct Tracker {
     core: Core,
     now: Timestamp,
     epoch: Epoch,
     actions: Vec<Action>,
+    members: Vec<PeerId>,
+    beaten: Timestamp,
 }
 
 fn endpoint(host: &str) -> Endpoint {
@@ -42,7 +47,7 @@ impl Tracker {
         };
         let now = Timestamp::ZERO;
         let core = Core::new(config, now);
-        let mut tracker = Self { core, now, epoch: Epoch::NONE, actions: Vec::new() };
+        let mut tracker = Self { core, now, epoch: Epoch::NONE, actions: Vec::new(), members: Vec::new(), beaten: now };
         let mut events = vec![Event::Tick];
         while let Some(event) = events.pop() {
             for action in tracker.handle(event) {
@@ -72,13 +77,48 @@ impl Tracker {
         std::mem::take(&mut self.actions)
     }
 
+    /// Lets time pass, in which the seat is kept and all members are heard.
+    pub fn pass(&mut self, wait: Duration) {
+        self.now += wait;
+        for action in self.handle(Event::Tick) {
+            if let Action::RenewSeat { call, epoch } = action {
+                let grant = SeatGrant { epoch, lease: SEAT_LEASE };
+                self.handle(Event::RenewalAnswered { call, result: Ok(grant) });
+            }
+        }
+        if self.now.since(self.beaten) > PEER_SILENCE / 3 {
+            self.beaten = self.now;
+            let members = std::mem::take(&mut self.members);
+            members.iter().for_each(|peer| self.beat(peer));
+            self.members = members;
+        }
+    }
+
     /// A peer's first heartbeat.
     pub fn join(&mut self, peer: &PeerId) {
-        let beat =
-            Heartbeat { epoch: self.epoch, incarnation: INCARNATION, seq: SNAPSHOT, endpoint: endpoint(peer.as_str()) };
+        self.beat(peer);
+        self.members.push(peer.clone());
+    }
+
+    fn beat(&mut self, peer: &PeerId) {
+        // A number above all that follow, so that the digest is compared with nothing.
+        let beat = Heartbeat {
+            to: Addressee::Tracker,
+            epoch: self.epoch,
+            incarnation: INCARNATION,
+            seq: u64::MAX,
+            digest: ShareDigest::default(),
+            endpoint: endpoint(peer.as_str()),
+        };
         let actions = self.handle(Event::HeartbeatReceived { token: Token(1), from: peer.clone(), beat });
         let taken = |action: &Action| matches!(action, Action::Reply { reply: Reply::Heartbeat(Ok(_)), .. });
         assert!(actions.iter().any(taken), "a member is taken in");
+    }
+
+    /// Lets the time pass that a page of a snapshot is expected to cost at most: more would be told to come later.
+    pub fn pace(&mut self, announcement: &Announcement) {
+        let files = u32::try_from(announcement.upserts.len()).expect("a page");
+        self.pass(SNAPSHOT_PAGE_COST + SNAPSHOT_FILE_COST * files);
     }
 
     /// Takes an announcement in.
@@ -110,6 +150,7 @@ impl Tracker {
         let actions = self.handle(event);
         let gone = |action: &Action| matches!(action, Action::Reply { reply: Reply::Leave(Ok(())), .. });
         assert!(actions.iter().any(gone), "a member may go");
+        self.members.retain(|member| member != peer);
     }
 
     /// Members and versions.
@@ -142,7 +183,7 @@ impl Shares {
         format!("fotos/{:02x}/{scattered:016x}{more}", scattered >> 56)
     }
 
-    fn file(&self, peer: usize, file: usize, version: usize) -> WireFile {
+    pub fn file(&self, peer: usize, file: usize, version: usize) -> WireFile {
         let text = [peer, file, version].map(usize::to_le_bytes).concat();
         WireFile {
             name: self.name(peer, file),
@@ -154,7 +195,8 @@ impl Shares {
     }
 
     fn announcement(seq: u64, kind: AnnouncementKind, upserts: Vec<WireFile>) -> Announcement {
-        Announcement { epoch: Epoch::NONE, incarnation: INCARNATION, seq, kind, upserts, removals: Vec::new() }
+        let to = Addressee::Tracker;
+        Announcement { to, epoch: Epoch::NONE, incarnation: INCARNATION, seq, kind, upserts, removals: Vec::new() }
     }
 
     /// A page of a peer's snapshot, in the order of names as a share tells it.

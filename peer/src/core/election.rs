@@ -8,7 +8,7 @@ use shared::{
     id::PeerId,
     limits::{
         CANDIDATE_PLACES, CANDIDATE_STAGGER, CLAIM_WAIT, ELECTION_BACKOFF, MAX_ELECTION_WAITERS, SEAT_LEASE, SEAT_POLL,
-        VOTE_WAIT,
+        STANDBY_HEAD_START, VOTE_WAIT,
     },
     rpc::{
         nameserver::{Claim, ClaimError, Seat, SeatGrant},
@@ -358,8 +358,14 @@ impl Core {
         }
     }
 
-    /// How long this peer lets better-placed ones go first.
+    /// How long this peer lets better-placed ones go first: above all the standbys of the tracker that it followed last.
     pub(super) fn stagger(&mut self, incumbent: Option<&PeerId>) -> Duration {
+        let mut heirs = self.heirs.iter().filter(|heir| Some(*heir) != incumbent);
+        if let Some(before) = heirs.clone().position(|heir| *heir == self.id) {
+            let place = u32::try_from(before).unwrap_or(CANDIDATE_PLACES);
+            return CANDIDATE_STAGGER * place + self.jitter(CANDIDATE_STAGGER / 2);
+        }
+        let head_start = if heirs.next().is_some() { STANDBY_HEAD_START } else { Duration::ZERO };
         let key = self.next_epoch(false).0.to_le_bytes();
         let own = rendezvous(&key, &self.id);
         let others = self.members.keys().filter(|peer| Some(*peer) != incumbent);
@@ -369,7 +375,7 @@ impl Core {
         let jitter = if place == 0 { Duration::ZERO } else { self.jitter(CANDIDATE_STAGGER / 2) };
         // Those behind the last place do not all come at once.
         let crowd = if place == CANDIDATE_PLACES { self.jitter(ELECTION_BACKOFF) } else { Duration::ZERO };
-        CANDIDATE_STAGGER * place + jitter + crowd
+        head_start + CANDIDATE_STAGGER * place + jitter + crowd
     }
 
     /// A random time below `bound`.

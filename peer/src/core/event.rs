@@ -468,6 +468,10 @@ pub enum Report {
         epoch: Epoch,
         /// Peers that had not announced everything when the time was over.
         missing: usize,
+        /// Members of the index besides this peer.
+        members: usize,
+        /// Announcements that were taken until then; without any, all that the peers have was known from before.
+        announcements: usize,
     },
     /// The tracker has a new member.
     PeerJoined {

@@ -6,10 +6,10 @@ use shared::{
     content::FileMeta,
     file_name::FileName,
     id::PeerId,
-    limits::{ANNOUNCE_RETRY, HEARTBEAT, RESTING_HEARTBEAT, SUSPICION},
+    limits::{ANNOUNCE_RETRY, HEARTBEAT, MAX_SNAPSHOT_WAIT, RESTING_HEARTBEAT, SUSPICION},
     rpc::{
         nameserver::Seat,
-        tracker::{Heartbeat, HeartbeatAck, TrackerError},
+        tracker::{Addressee, Heartbeat, HeartbeatAck, TrackerError},
     },
     time::Timestamp,
 };
@@ -17,6 +17,7 @@ use shared::{
 use super::{
     Action, CallError, CallFailure, CallId, Contact, Core, Report, Suspicion,
     knocking::Knocking,
+    mirrors::Mirrors,
     publisher::Publisher,
     share::Share,
     standing::{Seeking, Standing},
@@ -35,6 +36,7 @@ pub(super) struct Following {
     pub(super) next_beat: Timestamp,
     pub(super) knocking: Knocking,
     pub(super) publisher: Publisher,
+    pub(super) mirrors: Mirrors,
 }
 
 impl Following {
@@ -45,7 +47,8 @@ impl Following {
     pub(super) fn deadline(&self, share: &Share) -> Timestamp {
         let own = self.next_beat.min(self.suspect_at);
         let own = self.knocking.next.map_or(own, |knock| knock.min(own));
-        self.publisher.deadline(share).map_or(own, |publish| publish.min(own))
+        let mirrors = self.mirrors.deadline(share, self.publisher.is_up_to_date(share));
+        [self.publisher.deadline(share), mirrors].into_iter().flatten().fold(own, Timestamp::min)
     }
 }
 
@@ -64,18 +67,26 @@ impl Core {
         }
         self.knock(now, out);
         self.publish(now, out);
+        self.run_mirrors(now, out);
+        self.run_standby_timers(now);
     }
 
     /// "I am here", to the holder of `seat`. The epoch is the highest known: who holds a lower one learns it.
     pub(super) fn send_heartbeat(&mut self, seat: &Seat, out: &mut Vec<Action>) {
         let call = self.call();
-        let beat = Heartbeat {
+        let beat = self.beat(Addressee::Tracker);
+        out.push(Action::SendHeartbeat { call, to: Self::contact_of(seat), beat });
+    }
+
+    pub(super) fn beat(&self, to: Addressee) -> Heartbeat {
+        Heartbeat {
+            to,
             epoch: self.durable.epoch_high,
             incarnation: self.incarnation,
             seq: self.share.seq(),
+            digest: self.share.digest(),
             endpoint: self.endpoint.clone(),
-        };
-        out.push(Action::SendHeartbeat { call, to: Self::contact_of(seat), beat });
+        }
     }
 
     fn publish(&mut self, now: Timestamp, out: &mut Vec<Action>) {
@@ -97,6 +108,11 @@ impl Core {
         result: Result<HeartbeatAck, CallError<TrackerError>>,
         out: &mut Vec<Action>,
     ) {
+        if self.on_mirror_answered(now, call, from, result.as_ref().ok())
+            && !matches!(result, Err(CallError::Refused(_)))
+        {
+            return;
+        }
         match result {
             Ok(ack) => self.on_sign_of_life(now, call, from, Some(&ack), out),
             Err(CallError::Refused(refusal)) => self.on_refused(now, call, from, refusal, out),
@@ -129,6 +145,9 @@ impl Core {
                 following.knocking.pace(now, following.pace);
                 let patience = SUSPICION + following.pace.saturating_sub(HEARTBEAT);
                 following.suspect_at = following.suspect_at.max(now + patience);
+                if let Some(ack) = ack {
+                    self.on_standbys_named(now, call, &ack.standbys);
+                }
             }
             Standing::Seeking(Seeking { suspected: Some(seat), .. }) if current(seat) => self.lift_suspicion(now, out),
             _ => {}
@@ -162,7 +181,8 @@ impl Core {
             | TrackerError::InvalidFileName(_)
             | TrackerError::Settling
             | TrackerError::LimitReached { .. }
-            | TrackerError::Unavailable(_) => self.on_sign_of_life(now, call, from, None, out),
+            | TrackerError::Unavailable(_)
+            | TrackerError::Later { .. } => self.on_sign_of_life(now, call, from, None, out),
         }
     }
 
@@ -191,13 +211,20 @@ impl Core {
         out: &mut Vec<Action>,
     ) {
         let next_call = CallId(self.last_call + 1);
+        let jitter = self.jitter(HEARTBEAT);
         let Standing::Following(following) = &mut self.standing else { return };
-        if !following.publisher.is_in_flight(call) {
-            return;
-        }
-        let publisher = &mut following.publisher;
+        let publisher = if following.publisher.is_in_flight(call) {
+            &mut following.publisher
+        } else {
+            let Some(publisher) = following.mirrors.in_flight(call) else { return };
+            publisher
+        };
         match result {
             Ok(()) => publisher.taken(next_call),
+            // Who comes at its turn is let in; the jitter is for those whose clocks were set by one message.
+            Err(CallError::Refused(TrackerError::Later { wait })) => {
+                publisher.again(now + wait.min(MAX_SNAPSHOT_WAIT) + jitter);
+            }
             Err(CallError::Failed(_)) | Err(CallError::Refused(TrackerError::Unavailable(_))) => {
                 publisher.again(now + HEARTBEAT);
             }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use shared::{
     content::{ContentHash, FileMeta},
+    digest::ShareDigest,
     electors::rendezvous,
     file_name::FileName,
     id::{Incarnation, PeerId},
@@ -16,7 +17,9 @@ use shared::{
         PAGE_BYTES,
     },
     name::Endpoint,
-    rpc::tracker::{Announcement, AnnouncementKind, IndexedFile, ListAll, Owner, TrackerError, Version, WhoHas},
+    rpc::tracker::{
+        Announcement, AnnouncementKind, Heartbeat, IndexedFile, ListAll, Owner, TrackerError, Version, WhoHas,
+    },
 };
 
 use files::{Content, Files, OwnerEntry, Slot};
@@ -42,6 +45,10 @@ struct Member {
     progress: Progress,
     /// The numbers of its files.
     files: SortedIds,
+    /// What of it is in the index.
+    digest: ShareDigest,
+    /// How far it said to be, itself, to the tracker that this index belongs to.
+    said: Option<u64>,
     /// Its place among owners, before it is known who asks.
     draw: u64,
 }
@@ -57,6 +64,36 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// `peer` says that it is there, and what it has. How far its announcements are known; `None`: a snapshot is
+    /// needed. Where the index has what it has, by the digest, a later run of it need not announce anything.
+    ///
+    /// # Errors
+    /// As [`Self::admit`] has them.
+    pub(crate) fn meet(&mut self, peer: &PeerId, beat: &Heartbeat) -> Result<Option<u64>, TrackerError> {
+        if let Some(slot) = self.slots.get(peer).copied() {
+            let member = self.member(slot);
+            let known = matches!(member.progress, Progress::Complete { .. }) && member.digest == beat.digest;
+            if known && member.incarnation < beat.incarnation {
+                member.incarnation = beat.incarnation;
+                member.said = None;
+                member.progress = Progress::Complete { seq: beat.seq };
+            }
+            // The same number and another content: whatever went wrong, what the peer says is right.
+            if member.progress == (Progress::Complete { seq: beat.seq })
+                && member.incarnation == beat.incarnation
+                && !known
+            {
+                self.clear(slot);
+            }
+        }
+        let known = self.admit(peer, beat.incarnation, &beat.endpoint)?;
+        if let Some(slot) = self.slots.get(peer).copied() {
+            let said = &mut self.member(slot).said;
+            *said = Some(beat.seq).max(*said);
+        }
+        Ok(known)
+    }
+
     /// `peer` is there, in this run, at this endpoint. How far its announcements are known; `None`: a
     /// snapshot is needed.
     ///
@@ -83,6 +120,8 @@ impl Index {
                 incarnation,
                 progress: Progress::Nothing,
                 files: SortedIds::default(),
+                digest: ShareDigest::default(),
+                said: None,
                 draw: rendezvous(OWNERS_KEY, peer),
             });
             return Ok(None);
@@ -93,6 +132,7 @@ impl Index {
         }
         if incarnation > member.incarnation {
             member.incarnation = incarnation;
+            member.said = None;
             self.clear(slot);
         }
         let member = self.member(slot);
@@ -111,7 +151,7 @@ impl Index {
     /// `SnapshotNeeded` when it does not follow what is known, `Superseded` from an earlier run,
     /// `InvalidFileName`, `LimitReached`.
     pub(crate) fn announce(&mut self, peer: &PeerId, announcement: Announcement) -> Result<(), TrackerError> {
-        let Announcement { epoch: _, incarnation, seq, kind, upserts, removals } = announcement;
+        let Announcement { to: _, epoch: _, incarnation, seq, kind, upserts, removals } = announcement;
         if upserts.len() + removals.len() > FILES_PER_PAGE {
             return Err(limit("files in one announcement", FILES_PER_PAGE));
         }
@@ -183,6 +223,16 @@ impl Index {
         }
     }
 
+    /// What is known of the members is no longer of their own word.
+    pub(crate) fn doubt(&mut self) {
+        self.members.iter_mut().flatten().for_each(|member| member.said = None);
+    }
+
+    /// All members, in order.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &PeerId> {
+        self.slots.keys()
+    }
+
     /// The run of a member.
     pub(crate) fn incarnation(&self, peer: &PeerId) -> Option<Incarnation> {
         Some(self.known(peer)?.incarnation)
@@ -193,9 +243,12 @@ impl Index {
         Some(&self.known(peer)?.endpoint)
     }
 
-    /// Whether all that this peer has is known.
+    /// Whether all that this peer has is known, by what it said itself of how much that is.
     pub(crate) fn is_complete(&self, peer: &PeerId) -> bool {
-        self.known(peer).is_some_and(|member| matches!(member.progress, Progress::Complete { .. }))
+        self.known(peer).is_some_and(|member| match (member.progress, member.said) {
+            (Progress::Complete { seq }, Some(said)) => seq >= said,
+            _ => false,
+        })
     }
 
     /// The versions of a name: most owners first, then newest, then by hash. An answer is bounded; which of
@@ -278,26 +331,29 @@ impl Index {
     fn clear(&mut self, slot: Slot) {
         let member = self.member(slot);
         member.progress = Progress::Nothing;
+        member.digest = ShareDigest::default();
         for id in std::mem::take(&mut member.files).iter() {
             self.files.forget(slot, id);
         }
     }
 
     fn disown(&mut self, slot: Slot, name: &str) {
-        let Some(id) = self.files.disown(slot, name) else { return };
-        let files = &mut self.member(slot).files;
-        if let Ok((_, place)) = files.find(|other| other.cmp(&id)) {
-            files.remove(place);
+        let Some(before) = self.files.disown(slot, name) else { return };
+        let member = self.member(slot);
+        before.leave(name, &mut member.digest);
+        if let Ok((_, place)) = member.files.find(|id| id.cmp(&before.id)) {
+            member.files.remove(place);
         }
     }
 
     fn own(&mut self, slot: Slot, file: &FileMeta) {
-        let (id, had) = self.files.own(slot, file);
-        if !had {
-            let files = &mut self.member(slot).files;
-            if let Err(place) = files.find(|other| other.cmp(&id)) {
-                files.insert(place, id);
-            }
+        let (id, before) = self.files.own(slot, file);
+        let member = self.member(slot);
+        member.digest.add(file);
+        if let Some(before) = before {
+            before.leave(file.name.as_str(), &mut member.digest);
+        } else if let Err(place) = member.files.find(|other| other.cmp(&id)) {
+            member.files.insert(place, id);
         }
     }
 }

@@ -90,6 +90,11 @@ impl Liveness {
         times.get(needed - 1).copied()
     }
 
+    /// Whether `peer` is a member.
+    pub(crate) fn hears(&self, peer: &PeerId) -> bool {
+        self.heard.contains_key(peer)
+    }
+
     /// Members, in order.
     pub(crate) fn peers(&self) -> impl Iterator<Item = &PeerId> {
         self.heard.keys()

@@ -24,14 +24,17 @@ mod following;
 mod index;
 mod knocking;
 mod liveness;
+mod mirrors;
 pub(crate) mod packs;
 mod publisher;
 pub mod recent_rate;
 mod seeking;
 mod share;
+mod standby;
 mod standing;
 pub mod swarm;
 mod tracking;
+mod turns;
 mod voting;
 
 use std::{
@@ -52,7 +55,7 @@ use shared::{
     name::Endpoint,
     rpc::{
         nameserver::{Seat, SeatView},
-        tracker::{IndexPage, ListAll, TrackerError, Version, WhoHas},
+        tracker::{Addressee, IndexPage, ListAll, TrackerError, Version, WhoHas},
     },
     time::Timestamp,
 };
@@ -65,6 +68,7 @@ pub use event::{
 use campaign::Campaign;
 use knocking::HeldVote;
 use share::Share;
+use standby::Standby;
 use standing::{Seeking, Standing};
 
 /// What a core is made of.
@@ -146,6 +150,10 @@ pub struct Core {
     /// Who elects, this peer included if it does, as last known.
     electors: BTreeSet<PeerId>,
     standing: Standing,
+    /// What this peer knows of the index as a standby: kept while there is no tracker, until one says that it is none.
+    standby: Option<Box<Standby>>,
+    /// The standbys of the tracker that was followed last, in their order: they stand for election before others.
+    heirs: Vec<PeerId>,
     campaign: Option<Campaign>,
     /// Who waits for a forced election.
     waiters: Vec<Token>,
@@ -182,6 +190,8 @@ impl Core {
             members: BTreeMap::new(),
             electors: BTreeSet::new(),
             standing: Standing::Seeking(Seeking::nobody(now)),
+            standby: None,
+            heirs: Vec::new(),
             campaign: None,
             waiters: Vec::new(),
             share: Share::default(),
@@ -310,6 +320,19 @@ impl Core {
         }
     }
 
+    /// The tracker's standbys, as the tracker names them or a follower was told last.
+    pub fn standbys(&self) -> &[PeerId] {
+        match &self.standing {
+            Standing::Tracking(term) => &term.standbys,
+            _ => &self.heirs,
+        }
+    }
+
+    /// Members and versions that this peer knows of as a standby; `None` when it is none.
+    pub fn standby_size(&self) -> Option<(usize, usize)> {
+        self.standby.as_ref().map(|standby| standby.index.size())
+    }
+
     /// Members and versions in the tracker's index; `None` when this peer is not tracker.
     pub fn index_size(&self) -> Option<(usize, usize)> {
         match &self.standing {
@@ -400,11 +423,17 @@ impl Core {
                 out.push(Action::Reply { token, reply: Reply::Notice(self.seat_view()) });
             }
             Event::HeartbeatReceived { token, from, beat } => {
-                let reply = Reply::Heartbeat(self.on_heartbeat(now, &from, &beat, out));
+                let reply = Reply::Heartbeat(match beat.to {
+                    Addressee::Tracker => self.on_heartbeat(now, &from, &beat, out),
+                    Addressee::Standby => self.on_standby_heartbeat(now, &from, &beat, out),
+                });
                 out.push(Action::Reply { token, reply });
             }
             Event::AnnouncementReceived { token, from, announcement } => {
-                let reply = Reply::Announcement(self.on_announcement(now, &from, announcement, out));
+                let reply = Reply::Announcement(match announcement.to {
+                    Addressee::Tracker => self.on_announcement(now, &from, announcement, out),
+                    Addressee::Standby => self.on_standby_announcement(now, &from, announcement, out),
+                });
                 out.push(Action::Reply { token, reply });
             }
             Event::LeaveReceived { token, from, epoch, incarnation } => {

@@ -1,11 +1,11 @@
-//! Telling one tracker what this peer shares: a snapshot where it knows nothing, deltas where it is behind.
+//! Telling one tracker, or one standby, what this peer shares: a snapshot where it knows nothing, deltas where it is behind.
 
 use shared::{
     epoch::Epoch,
     file_name::FileName,
     id::Incarnation,
     limits::CALL_DEADLINE,
-    rpc::tracker::{Announcement, AnnouncementKind},
+    rpc::tracker::{Addressee, Announcement, AnnouncementKind},
     time::Timestamp,
 };
 
@@ -14,6 +14,7 @@ use super::{CallId, share::Share};
 /// Brings one tracker up to date. One announcement at a time: each depends on the one before having been taken.
 #[derive(Debug, Clone)]
 pub(super) struct Publisher {
+    to: Addressee,
     epoch: Epoch,
     incarnation: Incarnation,
     /// Answers to heartbeats before this call say nothing about what was announced since.
@@ -56,9 +57,15 @@ struct InFlight {
 }
 
 impl Publisher {
-    /// Tells the tracker of `epoch`; what it says in answer to calls before `first_call` does not count.
-    pub(super) fn new(epoch: Epoch, incarnation: Incarnation, first_call: CallId, now: Timestamp) -> Self {
-        Self { epoch, incarnation, valid_from: first_call, hold_until: now, state: State::Asking }
+    /// Tells the tracker of `epoch`, or a standby of it; what it says in answer to calls before `first_call` does not count.
+    pub(super) fn new(
+        epoch: Epoch,
+        incarnation: Incarnation,
+        to: Addressee,
+        first_call: CallId,
+        now: Timestamp,
+    ) -> Self {
+        Self { to, epoch, incarnation, valid_from: first_call, hold_until: now, state: State::Asking }
     }
 
     /// Whether the tracker has everything.
@@ -104,6 +111,7 @@ impl Publisher {
                     let upserts = delta.upserts.iter().cloned().map(Into::into).collect();
                     let removals = delta.removals.iter().cloned().map(Into::into).collect();
                     let announcement = Announcement {
+                        to: self.to,
                         epoch: self.epoch,
                         incarnation: self.incarnation,
                         seq: delta.seq,
@@ -121,6 +129,7 @@ impl Publisher {
             let after = files.last().map(|file| file.name.clone());
             let next = (!last).then_some(Cursor { seq: *seq, page: *page + 1, after });
             let announcement = Announcement {
+                to: self.to,
                 epoch: self.epoch,
                 incarnation: self.incarnation,
                 seq: *seq,

@@ -7,6 +7,7 @@ use std::{
 
 use shared::{
     content::FileMeta,
+    digest::ShareDigest,
     file_name::FileName,
     limits::{FILES_PER_PAGE, MAX_FILES_PER_PEER, MAX_LOGGED_FILES},
 };
@@ -45,6 +46,7 @@ pub(crate) struct Changed {
 pub(crate) struct Share {
     files: BTreeMap<FileName, FileMeta>,
     bytes: u64,
+    digest: ShareDigest,
     /// Number of the last announcement. The empty share of the start is number 1.
     seq: u64,
     /// The last changes, without gaps, up to `seq`.
@@ -54,7 +56,14 @@ pub(crate) struct Share {
 
 impl Default for Share {
     fn default() -> Self {
-        Self { files: BTreeMap::new(), bytes: 0, seq: 1, log: VecDeque::new(), logged_files: 0 }
+        Self {
+            files: BTreeMap::new(),
+            bytes: 0,
+            digest: ShareDigest::default(),
+            seq: 1,
+            log: VecDeque::new(),
+            logged_files: 0,
+        }
     }
 }
 
@@ -65,6 +74,7 @@ impl Share {
         for name in removals {
             if let Some(old) = self.files.remove(&name) {
                 self.bytes = self.bytes.saturating_sub(old.size);
+                self.digest.remove(&old);
                 changed.removals.push(name);
             }
         }
@@ -78,6 +88,8 @@ impl Share {
                 continue;
             }
             let old_size = old.map_or(0, |old| old.size);
+            old.into_iter().for_each(|old| self.digest.remove(old));
+            self.digest.add(&file);
             self.bytes = self.bytes.saturating_sub(old_size).saturating_add(file.size);
             self.files.insert(file.name.clone(), file.clone());
             changed.upserts.push(file);
@@ -118,6 +130,11 @@ impl Share {
     /// Number of the last announcement.
     pub(crate) fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// What is shared as of that number.
+    pub(crate) fn digest(&self) -> ShareDigest {
+        self.digest
     }
 
     /// The change after number `seq`; `None` when there is none or it is forgotten.

@@ -9,6 +9,7 @@ use shared::{
     rpc::{
         nameserver::{Seat, SeatView},
         peer::SeatNotice,
+        tracker::Addressee,
     },
     time::Timestamp,
 };
@@ -18,7 +19,9 @@ use super::{
     campaign::Campaign,
     following::Following,
     knocking::{Knocking, Refusal},
+    mirrors::Mirrors,
     publisher::Publisher,
+    standby::Standby,
     tracking::Term,
 };
 
@@ -28,7 +31,7 @@ pub(super) enum Standing {
     /// Has no tracker that it trusts.
     Seeking(Seeking),
     /// Follows a tracker.
-    Following(Following),
+    Following(Box<Following>),
     /// Is the tracker.
     Tracking(Box<Term>),
     /// Was the tracker and is about to end.
@@ -183,13 +186,17 @@ impl Core {
         }
         out.push(Action::Report(Report::Following(seat.clone())));
         let first_call = self.call();
-        let publisher = Publisher::new(seat.epoch, self.incarnation, first_call, now);
+        let publisher = Publisher::new(seat.epoch, self.incarnation, Addressee::Tracker, first_call, now);
         let suspect_at = now + SUSPICION;
         let pace = HEARTBEAT;
         let knocking = Knocking::new(now, self.trusts_refusals_of(&Self::contact_of(&seat)));
+        let mirrors = Mirrors::default();
+        if let Some(standby) = &mut self.standby {
+            standby.forgive(now);
+        }
         let next_beat = now;
-        self.standing =
-            Standing::Following(Following { seat, suspect_at, first_call, pace, next_beat, knocking, publisher });
+        let following = Following { seat, suspect_at, first_call, pace, next_beat, knocking, publisher, mirrors };
+        self.standing = Standing::Following(Box::new(following));
     }
 
     /// The followed tracker seems to be gone.
@@ -226,9 +233,11 @@ impl Core {
 
     /// Stops being tracker. The seat is given up where the nameserver may still think that it is ours.
     pub(super) fn step_down(&mut self, now: Timestamp, why: StepDown, out: &mut Vec<Action>) {
-        let Standing::Tracking(term) = &self.standing else { return };
+        let Standing::Tracking(term) = &mut self.standing else { return };
         let epoch = term.seat.epoch;
         out.push(Action::Report(Report::SteppedDown { epoch, why }));
+        // What it knows is as good as a standby's, if it is to be one.
+        self.standby = Some(Box::new(Standby::of(std::mem::take(&mut term.index), &self.id)));
         self.claimed = None;
         self.end_campaign(now, ElectionFailure::Lost(self.seat_view()), out);
         let call = self.call();
@@ -245,7 +254,12 @@ impl Core {
         out: &mut Vec<Action>,
     ) {
         match &mut self.standing {
-            Standing::Following(following) => following.suspect_at += late,
+            Standing::Following(following) => {
+                following.suspect_at += late;
+                if let Some(standby) = &mut self.standby {
+                    standby.forgive(now);
+                }
+            }
             Standing::Seeking(_) => {
                 // What the nameserver said is old, and its answer may be waiting to be read.
                 let campaign_at = now + self.stagger(None);
@@ -274,7 +288,10 @@ impl Core {
     pub(super) fn standing_deadline(&self) -> Option<Timestamp> {
         match &self.standing {
             Standing::Seeking(seeking) => self.seeking_deadline(seeking),
-            Standing::Following(following) => Some(following.deadline(&self.share)),
+            Standing::Following(following) => {
+                let own = following.deadline(&self.share);
+                Some(self.standby_deadline().map_or(own, |standby| standby.min(own)))
+            }
             Standing::Tracking(term) => Some(term.deadline()),
             Standing::Leaving(leaving) => Some(leaving.until),
         }
@@ -302,7 +319,10 @@ impl Core {
             Standing::Leaving(_) => return,
             Standing::Tracking(term) => {
                 let epoch = term.seat.epoch;
-                let known = self.members.iter().map(|(peer, endpoint)| Self::contact(peer, endpoint));
+                // Standbys first: they are to take the seat.
+                let heirs = term.standbys.iter().filter_map(|peer| self.members.get_key_value(peer));
+                let rest = self.members.iter().filter(|(peer, _)| !term.standbys.contains(peer));
+                let known = heirs.chain(rest).map(|(peer, endpoint)| Self::contact(peer, endpoint));
                 let unlisted = term.liveness.peers().filter(|peer| !self.members.contains_key(*peer));
                 let unlisted = unlisted.filter_map(|peer| Some(Self::contact(peer, term.index.endpoint(peer)?)));
                 let followers = known.chain(unlisted).collect();
@@ -313,7 +333,14 @@ impl Core {
             }
             Standing::Following(following) => {
                 let to = following.contact();
-                out.push(Action::SendLeave { to, epoch: following.seat.epoch, incarnation: self.incarnation });
+                let (epoch, incarnation) = (following.seat.epoch, self.incarnation);
+                out.extend(
+                    std::iter::once(to).chain(following.mirrors.contacts().cloned()).map(|to| Action::SendLeave {
+                        to,
+                        epoch,
+                        incarnation,
+                    }),
+                );
             }
             Standing::Seeking(_) => {}
         }

@@ -2,6 +2,7 @@
 
 use shared::{
     content::{ContentHash, FileMeta},
+    digest::ShareDigest,
     limits::{
         DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, KNOCK, KNOCK_AGAIN, MAX_ELECTORS, MAX_EPOCH_STEP,
         PEER_SILENCE, RESTING_HEARTBEAT, SEAT_LEASE, SEAT_RENEWAL, VOTE_HOLD, VOTE_WAIT,
@@ -9,7 +10,7 @@ use shared::{
     rpc::{
         nameserver::{Claim, ClaimError, SeatGrant},
         peer::{SeatNotice, VoteReply, VoteRequest},
-        tracker::{Announcement, AnnouncementKind, Heartbeat, HeartbeatAck},
+        tracker::{Addressee, Announcement, AnnouncementKind, Heartbeat, HeartbeatAck, StandbyContact},
     },
 };
 
@@ -83,6 +84,7 @@ macro_rules! none {
 
 mod knocking;
 mod seat;
+mod standby;
 mod term;
 
 impl Harness {
@@ -166,7 +168,7 @@ impl Harness {
     fn ack(&mut self, out: &[Action], known_seq: Option<u64>) -> Vec<Action> {
         let (call, to) = picked!(out, Action::SendHeartbeat { call, to, .. } => (*call, to.clone()));
         let epoch = self.core.durable().epoch_high;
-        let result = Ok(HeartbeatAck { epoch, known_seq, next_beat: HEARTBEAT });
+        let result = Ok(HeartbeatAck { epoch, known_seq, next_beat: HEARTBEAT, standbys: Vec::new() });
         self.event(Event::HeartbeatAnswered { call, from: to.peer, result })
     }
 
@@ -182,13 +184,26 @@ impl Harness {
     }
 
     fn beat(&mut self, from: &str, epoch: u64) -> Result<HeartbeatAck, TrackerError> {
-        let beat = Heartbeat { epoch: Epoch(epoch), incarnation: Incarnation(1), seq: 1, endpoint: endpoint(from) };
+        self.beat_as(from, epoch, Addressee::Tracker, &[])
+    }
+
+    /// A heartbeat of a peer that has `names`, to this peer as what it is taken for.
+    fn beat_as(&mut self, from: &str, epoch: u64, to: Addressee, names: &[&str]) -> Result<HeartbeatAck, TrackerError> {
+        let mut digest = ShareDigest::default();
+        names.iter().for_each(|name| digest.add(&file(name)));
+        let (epoch, incarnation) = (Epoch(epoch), Incarnation(1));
+        let beat = Heartbeat { to, epoch, incarnation, seq: 1, digest, endpoint: endpoint(from) };
         let out = self.event(Event::HeartbeatReceived { token: Token(2), from: id(from), beat });
         picked!(out, Action::Reply { reply: Reply::Heartbeat(result), .. } => result)
     }
 
     fn announce(&mut self, from: &str, epoch: u64, name: &str) -> Result<(), TrackerError> {
+        self.announce_as(from, epoch, Addressee::Tracker, name)
+    }
+
+    fn announce_as(&mut self, from: &str, epoch: u64, to: Addressee, name: &str) -> Result<(), TrackerError> {
         let announcement = Announcement {
+            to,
             epoch: Epoch(epoch),
             incarnation: Incarnation(1),
             seq: 1,

@@ -6,22 +6,29 @@ use std::{
 };
 
 use shared::{
-    electors::majority,
+    electors::{majority, rendezvous},
     epoch::Epoch,
     id::{Incarnation, PeerId},
-    limits::{DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, MAX_ELECTORS, RESTING_HEARTBEAT, SEAT_RENEWAL},
+    limits::{
+        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, MAX_ELECTORS, MAX_STANDBYS, PEER_SILENCE,
+        RESTING_HEARTBEAT, SEAT_RENEWAL,
+    },
     name::Endpoint,
     rpc::{
         nameserver::{ClaimError, Seat, SeatGrant},
         peer::SeatNotice,
-        tracker::{Announcement, Heartbeat, HeartbeatAck, TrackerError},
+        tracker::{Announcement, Heartbeat, HeartbeatAck, StandbyContact, TrackerError},
     },
     time::Timestamp,
 };
 
 use super::{
     Action, CallError, CallId, Core, Departure, Report, StepDown, index::Index, liveness::Liveness, standing::Standing,
+    turns::Turns,
 };
+
+/// What standbys are drawn with: the same at all times, so that trackers that know the same peers choose alike.
+const STANDBYS_KEY: &[u8] = b"standbys";
 
 /// A tracker's time in the seat.
 #[derive(Debug, Clone)]
@@ -41,6 +48,11 @@ pub(super) struct Term {
     unconfirmed: bool,
     pub(super) index: Index,
     pub(super) liveness: Liveness,
+    turns: Turns,
+    /// Who follows what is announced besides this peer, first heirs first.
+    pub(super) standbys: Vec<PeerId>,
+    /// When those go that were known before this term and were not heard in it.
+    inherited_until: Option<Timestamp>,
     settling: Option<Settling>,
 }
 
@@ -63,6 +75,8 @@ struct Settling {
     /// Not waited for: it is why there is a new tracker.
     former: Option<PeerId>,
     until: Timestamp,
+    /// Announcements taken.
+    announcements: usize,
 }
 
 impl Term {
@@ -80,7 +94,7 @@ impl Term {
     pub(super) fn deadline(&self) -> Timestamp {
         let renewal = self.renewing.map_or(self.next_renewal, |(_, sent)| sent + HEARTBEAT_DEADLINE);
         let settled = self.settling.as_ref().map(|settling| settling.until);
-        let others = [settled, self.liveness.deadline()].into_iter().flatten();
+        let others = [settled, self.liveness.deadline(), self.inherited_until].into_iter().flatten();
         others.fold(renewal.min(self.check_at), Timestamp::min)
     }
 }
@@ -123,8 +137,15 @@ impl Core {
             };
             let awaiting = self.members.keys().filter(|peer| Some(*peer) != former.as_ref()).cloned().collect();
             // Without the nameserver there is no other list than the one known.
-            let settling = Settling { awaiting, listed: provisional, former, until: now + INDEX_SETTLE };
-            let mut index = Index::default();
+            let mut index = self.standby.take().map(|standby| standby.index).unwrap_or_default();
+            // What was known of a peer counts when it says that it is still so.
+            index.doubt();
+            former.iter().for_each(|former| index.remove(former));
+            let inherits = |heir: &&PeerId| **heir != self.id && Some(*heir) != former.as_ref();
+            let standbys = self.heirs.iter().filter(inherits).cloned().collect();
+            let inherited_until = (index.size().0 > 0).then(|| now + PEER_SILENCE);
+            let until = now + INDEX_SETTLE;
+            let settling = Settling { awaiting, listed: provisional, former, until, announcements: 0 };
             if index.admit(&self.id, self.incarnation, &self.endpoint).is_ok() {
                 let own: Vec<_> = self.share.files().values().cloned().collect();
                 index.apply_own(&self.id, &own, &[]);
@@ -140,6 +161,9 @@ impl Core {
                 unconfirmed: false,
                 index,
                 liveness: Liveness::default(),
+                turns: Turns::default(),
+                standbys,
+                inherited_until,
                 settling: Some(settling),
             };
             self.standing = Standing::Tracking(Box::new(term));
@@ -177,6 +201,7 @@ impl Core {
             settling.awaiting = self.members.keys().filter(waited_for).cloned().collect();
             settling.listed = true;
         }
+        self.choose_standbys();
         self.settle(now, out);
     }
 
@@ -186,18 +211,47 @@ impl Core {
         let Some(settling) = &term.settling else { return };
         if (settling.listed && settling.awaiting.is_empty()) || settling.until <= now {
             let missing = settling.awaiting.len();
-            out.push(Action::Report(Report::Settled { epoch: term.seat.epoch, missing }));
+            let announcements = settling.announcements;
+            let (epoch, members) = (term.seat.epoch, term.index.size().0.saturating_sub(1));
+            out.push(Action::Report(Report::Settled { epoch, missing, members, announcements }));
             term.settling = None;
+            self.choose_standbys();
         }
+    }
+
+    /// Names the standbys: electors that are heard. Those that are it already stay, since they have the index; the others
+    /// in an order that is the same for every tracker. Not before all had the time to be heard.
+    fn choose_standbys(&mut self) {
+        let Standing::Tracking(term) = &mut self.standing else { return };
+        if term.settling.is_some() {
+            return;
+        }
+        let heard = |peer: &&PeerId| **peer != self.id && term.liveness.hears(peer);
+        let mut eligible: Vec<&PeerId> = self.electors.iter().filter(heard).collect();
+        let place = |peer: &PeerId| term.standbys.iter().position(|other| other == peer).unwrap_or(MAX_STANDBYS);
+        eligible.sort_by_cached_key(|peer| (place(peer), rendezvous(STANDBYS_KEY, peer)));
+        eligible.truncate(MAX_STANDBYS);
+        term.standbys = eligible.into_iter().cloned().collect();
     }
 
     pub(super) fn run_tracking_timers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         self.settle(now, out);
         let Standing::Tracking(term) = &mut self.standing else { return };
-        for peer in term.liveness.sweep(now) {
+        let mut silent = term.liveness.sweep(now);
+        if term.inherited_until.take_if(|until| *until <= now).is_some() {
+            let never_heard = |peer: &&PeerId| **peer != self.id && !term.liveness.hears(peer);
+            silent.extend(term.index.peers().filter(never_heard).cloned());
+        }
+        let changed = !silent.is_empty();
+        for peer in silent {
             term.index.remove(&peer);
+            term.turns.remove(&peer);
             out.push(Action::Report(Report::PeerGone { peer, why: Departure::Silent }));
         }
+        if changed {
+            self.choose_standbys();
+        }
+        let Standing::Tracking(term) = &mut self.standing else { return };
         if term.check_at <= now {
             // A tracker alone is its own majority; else more than half of the electors, itself included if it is one.
             let others = self.electors.iter().filter(|elector| **elector != self.id);
@@ -286,11 +340,32 @@ impl Core {
         let resting = self.electors.len() >= MAX_ELECTORS && !self.electors.contains(from);
         let next_beat = if resting { RESTING_HEARTBEAT } else { HEARTBEAT };
         let term = self.fence(now, beat.epoch, out)?;
-        let known_seq = term.index.admit(from, beat.incarnation, &beat.endpoint)?;
-        if term.liveness.heard(from, next_beat, now) {
+        let known_seq = term.index.meet(from, beat)?;
+        let joined = term.liveness.heard(from, next_beat, now);
+        if joined {
             out.push(Action::Report(Report::PeerJoined { peer: from.clone() }));
         }
-        Ok(HeartbeatAck { epoch: term.seat.epoch, known_seq, next_beat })
+        // Who has nothing new to say need not announce it.
+        let is_known = term.index.is_complete(from);
+        if let Some(settling) = &mut term.settling
+            && is_known
+            && settling.awaiting.remove(from)
+        {
+            self.settle(now, out);
+        }
+        if joined {
+            self.choose_standbys();
+        }
+        let Standing::Tracking(term) = &self.standing else { return Err(TrackerError::NotTracker(self.seat_view())) };
+        let contact =
+            |peer: &PeerId| Some(StandbyContact { peer: peer.clone(), endpoint: self.endpoint_of(term, peer)? });
+        let standbys = term.standbys.iter().filter_map(contact).collect();
+        Ok(HeartbeatAck { epoch: term.seat.epoch, known_seq, next_beat, standbys })
+    }
+
+    /// Where a peer answers: by its own word if it was heard.
+    fn endpoint_of(&self, term: &Term, peer: &PeerId) -> Option<Endpoint> {
+        term.index.endpoint(peer).or_else(|| self.members.get(peer)).cloned()
     }
 
     pub(super) fn on_announcement(
@@ -304,11 +379,15 @@ impl Core {
         if term.unconfirmed {
             return Err(TrackerError::Unavailable("the tracker slept and asks whether it still is one".to_owned()));
         }
+        if term.index.incarnation(from).is_some() {
+            term.turns.take(now, from, &announcement)?;
+        }
         term.index.announce(from, announcement)?;
-        if let Some(settling) = &mut term.settling
-            && term.index.is_complete(from)
-        {
-            settling.awaiting.remove(from);
+        if let Some(settling) = &mut term.settling {
+            settling.announcements += 1;
+            if term.index.is_complete(from) {
+                settling.awaiting.remove(from);
+            }
         }
         self.settle(now, out);
         Ok(())
@@ -322,11 +401,15 @@ impl Core {
         incarnation: Incarnation,
         out: &mut Vec<Action>,
     ) -> Result<(), TrackerError> {
+        if self.standby.is_some() && matches!(self.standing, Standing::Following(_)) {
+            return self.on_standby_leave(now, from, epoch, incarnation, out);
+        }
         let term = self.fence(now, epoch, out)?;
         if term.index.incarnation(from).is_some_and(|known| incarnation < known) {
             return Err(TrackerError::Superseded);
         }
         term.index.remove(from);
+        term.turns.remove(from);
         if term.liveness.remove(from) {
             out.push(Action::Report(Report::PeerGone { peer: from.clone(), why: Departure::Left }));
         }
@@ -334,6 +417,7 @@ impl Core {
             settling.awaiting.remove(from);
         }
         self.settle(now, out);
+        self.choose_standbys();
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use shared::{
+    digest::ShareDigest,
     id::{Incarnation, Role},
     limits::{CALL_DEADLINE, DEFAULT_LEASE, FILES_PER_PAGE},
     name::{Endpoint, Name},
@@ -15,7 +16,7 @@ use shared::{
     },
     rpc::{
         nameserver::{Condition, LeaseRequest, NameServiceClient, Register, Seat},
-        tracker::{Announcement, AnnouncementKind, Heartbeat, TrackerServiceClient, WireFile},
+        tracker::{Addressee, Announcement, AnnouncementKind, Heartbeat, TrackerServiceClient, WireFile},
     },
 };
 use tokio::{task::JoinHandle, time::sleep};
@@ -58,8 +59,12 @@ pub(crate) async fn start(network: &Network, id: &str, handler: impl Handler, fi
 
     let Seat { epoch, peer, endpoint: at } = seat;
     let tracker = Target { role: Role::Peer(peer), endpoint: at };
-    let beat = move |seq| Heartbeat { epoch, incarnation: Incarnation(1), seq, endpoint: endpoint.clone() };
+    let mut digest = ShareDigest::default();
+    files.iter().for_each(|file| digest.add(&file.clone().try_into().unwrap()));
+    let (to, incarnation) = (Addressee::Tracker, Incarnation(1));
+    let beat = move |seq| Heartbeat { to, epoch, incarnation, seq, digest, endpoint: endpoint.clone() };
     let announcement = Announcement {
+        to,
         epoch,
         incarnation: Incarnation(1),
         seq: 1,

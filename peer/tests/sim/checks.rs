@@ -16,7 +16,7 @@ use shared::{
     rpc::{
         nameserver::{Claim, Seat},
         peer::VoteRequest,
-        tracker::{AnnouncementKind, TrackerError},
+        tracker::{Addressee, AnnouncementKind, TrackerError},
     },
     time::Timestamp,
 };
@@ -44,6 +44,8 @@ pub(crate) struct Checks {
     /// Highest epoch of a claimed seat that each run was told of.
     told: BTreeMap<(PeerId, Incarnation), Epoch>,
     persisted: BTreeMap<PeerId, DurableState>,
+    /// Announcements that each tracker had taken when its index was complete.
+    settled: BTreeMap<(PeerId, Epoch), usize>,
     /// How often each interesting thing happened.
     pub(crate) sometimes: BTreeMap<&'static str, u64>,
 }
@@ -121,9 +123,11 @@ impl Checks {
                         let told = self.told.get(&(peer.clone(), run)).copied().unwrap_or_default();
                         let epoch = announcement.epoch;
                         assert!(epoch >= told, "S6: {peer} took a write of epoch {epoch} and knows of {told}");
-                        self.sometimes(match announcement.kind {
-                            AnnouncementKind::Delta => "delta taken",
-                            AnnouncementKind::Snapshot { .. } => "snapshot taken",
+                        self.sometimes(match (announcement.kind, announcement.to) {
+                            (AnnouncementKind::Delta, Addressee::Tracker) => "delta taken",
+                            (AnnouncementKind::Delta, Addressee::Standby) => "delta taken by a standby",
+                            (AnnouncementKind::Snapshot { .. }, Addressee::Tracker) => "snapshot taken",
+                            (AnnouncementKind::Snapshot { .. }, Addressee::Standby) => "snapshot taken by a standby",
                         });
                     }
                     Err(TrackerError::SnapshotNeeded) => self.sometimes("snapshot asked for"),
@@ -136,6 +140,12 @@ impl Checks {
                 self.sometimes("stale epoch refused");
             }
             Action::Reply { reply: Reply::Elected(Ok(_)), .. } => self.sometimes("forced election won"),
+            Action::Report(Report::Settled { epoch, missing, members, announcements }) => {
+                self.settled.insert((peer.clone(), *epoch), *announcements);
+                if *missing == 0 && *members > 0 && *announcements == 0 {
+                    self.sometimes("failover that announced nothing again");
+                }
+            }
             Action::Report(report) => self.report(report),
             _ => {}
         }
@@ -157,6 +167,14 @@ impl Checks {
             Report::PeerGone { why: peer::core::Departure::Silent, .. } => self.sometimes("silent peer forgotten"),
             Report::Superseded => self.sometimes("superseded run stopped"),
             _ => {}
+        }
+    }
+
+    /// `tracker` of `epoch` had, as a standby, all that the others have.
+    pub(crate) fn nothing_again(&mut self, tracker: &PeerId, epoch: Epoch) {
+        if let Some(announcements) = self.settled.get(&(tracker.clone(), epoch)) {
+            assert_eq!(*announcements, 0, "L6: {tracker} had everything, and was told it again");
+            self.sometimes("failover to a standby that had everything");
         }
     }
 

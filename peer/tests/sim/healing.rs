@@ -1,6 +1,9 @@
 //! What must become true when nothing goes wrong any more, and what single faults may cost then.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use peer::core::{Core, Role};
 use shared::{
@@ -124,12 +127,31 @@ impl World {
 
     fn kill_the_tracker(&mut self) {
         if self.alive() > 1 {
-            self.crash(self.tracker().expect("there is one"));
+            let tracker = self.tracker().expect("there is one");
+            let named = self.nodes[tracker].core.as_ref().expect("it runs").standbys().to_vec();
+            let warm: Vec<PeerId> = named.into_iter().filter(|standby| self.is_warm(standby, tracker)).collect();
+            self.crash(tracker);
             self.run_for(FAILOVER_BOUND);
             self.check_one_tracker();
             self.run_for(L1_BOUND - FAILOVER_BOUND);
             self.check_index();
+            let seat = self.registry.seat(self.now).seat.expect("checked before");
+            if warm.contains(&seat.peer) {
+                self.checks.nothing_again(&seat.peer, seat.epoch);
+            } else {
+                self.checks.sometimes("failover to a peer that had nothing");
+            }
         }
+    }
+
+    /// Whether a standby has what all others but the tracker have.
+    fn is_warm(&self, standby: &PeerId, tracker: usize) -> bool {
+        let others = self.nodes.iter().enumerate().filter(|(number, node)| *number != tracker && node.id != *standby);
+        let others: Vec<&Node> = others.map(|(_, node)| node).filter(|node| node.core.is_some()).collect();
+        let files: BTreeSet<_> =
+            others.iter().flat_map(|node| node.files.values()).map(|f| (&f.name, f.hash, f.size)).collect();
+        let core = self.nodes.iter().find(|node| node.id == *standby).and_then(|node| node.core.as_ref());
+        core.and_then(Core::standby_size) == Some((others.len(), files.len()))
     }
 
     /// The nameserver is away and the tracker dies: a majority has a provisional one soon, and keeps it when the

@@ -2,7 +2,7 @@
 //!
 //! One seed is one run: a few seconds of crashes, freezes, partitions, loss, duplication, reordering, drifting clocks,
 //! slow disks and nameserver outages while shares change, then healing. The invariants of `docs/election.md` are checked
-//! after every step, the liveness properties L1 to L5 after healing.
+//! after every step, the liveness properties L1 to L6 after healing.
 //!
 //! | variable | does |
 //! |---|---|
@@ -51,8 +51,11 @@ const SOMETIMES: &[&str] = &[
     "connection lost",
     "crashed while the disk was written",
     "delta taken",
+    "delta taken by a standby",
     "disagreed after a look",
     "election without a majority",
+    "failover that announced nothing again",
+    "failover to a standby that had everything",
     "forced election won",
     "isolated peer came back",
     "knock refused",
@@ -68,6 +71,7 @@ const SOMETIMES: &[&str] = &[
     "silent peer forgotten",
     "snapshot asked for",
     "snapshot taken",
+    "snapshot taken by a standby",
     "stale epoch refused",
     "stepped down after a sleep",
     "stepped down alone",

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     content::{ContentHash, FileMeta, HashPrefix},
+    digest::ShareDigest,
     epoch::Epoch,
     file_name::InvalidFileName,
     id::{Incarnation, PeerId},
@@ -29,15 +30,28 @@ pub trait TrackerService {
     async fn leave(epoch: Epoch, incarnation: Incarnation) -> Result<(), TrackerError>;
 }
 
+/// As what a peer is told something: a standby that is taken for the tracker, or the other way round, must not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Addressee {
+    /// As the tracker.
+    Tracker,
+    /// As one of its standbys, which follow what is announced in order to take its place.
+    Standby,
+}
+
 /// A peer's sign of life. The peer is the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
+    /// As what the callee is told.
+    pub to: Addressee,
     /// The epoch the peer follows.
     pub epoch: Epoch,
     /// Which run of it.
     pub incarnation: Incarnation,
     /// Number of its last announcement.
     pub seq: u64,
+    /// What it shares as of that number.
+    pub digest: ShareDigest,
     /// Where it answers.
     pub endpoint: Endpoint,
 }
@@ -52,11 +66,25 @@ pub struct HeartbeatAck {
     /// How long to wait before the next heartbeat: electors `limits::HEARTBEAT`, others up to
     /// `limits::RESTING_HEARTBEAT`.
     pub next_beat: Duration,
+    /// Who follows what is announced besides the tracker: the peer tells them too. At most `limits::MAX_STANDBYS`, none
+    /// in a standby's own answer.
+    pub standbys: Vec<StandbyContact>,
+}
+
+/// A standby and where it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyContact {
+    /// Who.
+    pub peer: PeerId,
+    /// Where it answers.
+    pub endpoint: Endpoint,
 }
 
 /// A change of what a peer has. The peer is the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
+    /// As what the callee is told.
+    pub to: Addressee,
     /// The epoch the peer follows.
     pub epoch: Epoch,
     /// Which run of it.
@@ -207,4 +235,10 @@ pub enum TrackerError {
     /// The peer is shutting down or overloaded; try again elsewhere.
     #[error("not possible at the moment: {0}")]
     Unavailable(String),
+    /// Too many announce all that they have at once; the same again after this time, not before.
+    #[error("its turn to announce what it has is in {} ms", .wait.as_millis())]
+    Later {
+        /// How long to wait.
+        wait: Duration,
+    },
 }

@@ -3,7 +3,10 @@
 //! A file of one content and one owner, as nearly all are, costs 72 bytes in its row, its name and the name's
 //! allocation, some 5 bytes in the order of names and as many in its owner's list.
 
-use shared::content::{ContentHash, FileMeta};
+use shared::{
+    content::{ContentHash, FileMeta},
+    digest::ShareDigest,
+};
 
 use super::{
     few::Few,
@@ -49,6 +52,22 @@ struct File {
     contents: Few<Content>,
 }
 
+/// What [`Files::disown`] took away.
+pub(super) struct Disowned {
+    /// The file's number; it is free when the file has no owner any more.
+    pub(super) id: FileId,
+    hash: ContentHash,
+    size: u64,
+    owner: OwnerEntry,
+}
+
+impl Disowned {
+    /// The file, by this name, is no part of what `digest` stands for any more.
+    pub(super) fn leave(&self, name: &str, digest: &mut ShareDigest) {
+        digest.remove_described(name, self.hash, self.size, self.owner.mtime_micros, self.owner.executable);
+    }
+}
+
 /// All files.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Files {
@@ -85,15 +104,15 @@ impl Files {
         files.map(|file| (&*file.name, file.contents.as_slice()))
     }
 
-    /// `slot` has `file`, instead of what it had by that name. The file's number, and whether it had it.
-    pub(super) fn own(&mut self, slot: Slot, file: &FileMeta) -> (FileId, bool) {
+    /// `slot` has `file`, instead of what it had by that name. The file's number, and what it had.
+    pub(super) fn own(&mut self, slot: Slot, file: &FileMeta) -> (FileId, Option<Disowned>) {
         let owner = OwnerEntry { slot, executable: file.executable, mtime_micros: file.mtime_micros };
         let content = || Content { hash: file.hash, size: file.size, owners: Few::One(owner) };
         let name = file.name.as_str();
         match self.place(name) {
             Ok((id, _)) => {
-                let had = self.take_owner(slot, id).is_some();
-                let Some(File { contents, .. }) = self.file_mut(id) else { return (id, had) };
+                let before = self.take_owner(slot, id);
+                let Some(File { contents, .. }) = self.file_mut(id) else { return (id, before) };
                 let key = (file.hash, file.size);
                 match contents.as_slice().binary_search_by_key(&key, |content| (content.hash, content.size)) {
                     Ok(at) => {
@@ -106,25 +125,25 @@ impl Files {
                         self.contents += 1;
                     }
                 }
-                (id, had)
+                (id, before)
             }
             Err(place) => {
                 let id = self.insert(File { name: name.into(), contents: Few::One(content()) });
                 self.order.insert(place, id);
                 self.contents += 1;
-                (id, false)
+                (id, None)
             }
         }
     }
 
-    /// `slot` has the file of this name no more; its number, if it had it.
-    pub(super) fn disown(&mut self, slot: Slot, name: &str) -> Option<FileId> {
+    /// `slot` has the file of this name no more; what it had.
+    pub(super) fn disown(&mut self, slot: Slot, name: &str) -> Option<Disowned> {
         let (id, place) = self.place(name).ok()?;
-        self.take_owner(slot, id)?;
+        let before = self.take_owner(slot, id)?;
         if self.file(id).is_some_and(|file| file.contents.as_slice().is_empty()) {
             self.free_row(id, place);
         }
-        Some(id)
+        Some(before)
     }
 
     /// `slot` has this file no more.
@@ -139,16 +158,17 @@ impl Files {
     }
 
     /// Takes the owner out; the file may have no content then.
-    fn take_owner(&mut self, slot: Slot, id: FileId) -> Option<OwnerEntry> {
+    fn take_owner(&mut self, slot: Slot, id: FileId) -> Option<Disowned> {
         let contents = &mut self.file_mut(id)?.contents;
         let (at, owner_at) = owner_place(contents.as_slice(), slot)?;
         let content = contents.get_mut(at)?;
+        let (hash, size) = (content.hash, content.size);
         let owner = content.owners.remove(owner_at)?;
         if content.owners().is_empty() {
             contents.remove(at);
             self.contents -= 1;
         }
-        Some(owner)
+        Some(Disowned { id, hash, size, owner })
     }
 
     /// Where a name is in the order, or would be.

@@ -1,6 +1,9 @@
 use std::collections::BTreeSet;
 
-use shared::{epoch::Epoch, rpc::tracker::WireFile};
+use shared::{
+    epoch::Epoch,
+    rpc::tracker::{Addressee, WireFile},
+};
 
 use super::*;
 
@@ -22,8 +25,8 @@ fn file(name: &str, n: u8, mtime_micros: i64) -> WireFile {
 
 fn delta(seq: u64, upserts: Vec<WireFile>, removals: &[&str]) -> Announcement {
     let removals = removals.iter().map(|name| (*name).to_owned()).collect();
-    let kind = AnnouncementKind::Delta;
-    Announcement { epoch: Epoch(1), incarnation: Incarnation(1), seq, kind, upserts, removals }
+    let (to, kind) = (Addressee::Tracker, AnnouncementKind::Delta);
+    Announcement { to, epoch: Epoch(1), incarnation: Incarnation(1), seq, kind, upserts, removals }
 }
 
 fn page(seq: u64, page: u32, last: bool, upserts: Vec<WireFile>) -> Announcement {

@@ -430,7 +430,7 @@ fn a_resting_peer_waits_longer_before_it_suspects() {
     let mut peer = Harness::follower(&["a", "tracker"]);
     let out = peer.pass(HEARTBEAT);
     let (call, to) = picked!(out, Action::SendHeartbeat { call, to, .. } => (*call, to.clone()));
-    let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: RESTING_HEARTBEAT };
+    let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: RESTING_HEARTBEAT, standbys: Vec::new() };
     peer.event(Event::HeartbeatAnswered { call, from: to.peer, result: Ok(ack) });
     peer.pass(SUSPICION + RESTING_HEARTBEAT - HEARTBEAT - ms(1));
     assert_eq!(peer.core.role(), Role::Follower);

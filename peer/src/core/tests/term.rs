@@ -140,7 +140,7 @@ fn a_silent_peers_files_go_and_come_back_with_it() {
     }
     assert_eq!(tracker.list(1), Ok(vec![]));
     assert_eq!(tracker.announce("a", 1, "x"), Err(TrackerError::SnapshotNeeded));
-    assert_eq!(tracker.beat("a", 1), Ok(HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: HEARTBEAT }));
+    assert_eq!(tracker.beat("a", 1).map(|ack| ack.known_seq), Ok(None));
     tracker.announce("a", 1, "x").unwrap();
     assert_eq!(tracker.list(1), Ok(vec!["x".to_owned()]));
 }

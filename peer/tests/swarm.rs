@@ -61,9 +61,7 @@ fn what_the_owner_had_sent_before_it_died_is_enough_when_the_receivers_have_it_t
         thread::spawn(move || finish(command.stdin(Stdio::null()), ""))
     });
     // Both have got different parts by the time that the owner has sent all of it about once.
-    network.json_until("owner", &["status"], |status| {
-        status["bytes_up"].as_u64().unwrap() as usize > content.len() + content.len() / 10
-    });
+    network.json_until("owner", &["status"], |status| status["bytes_up"].as_u64().unwrap() as usize > content.len());
     drop(owner);
     let ended = downloads.map(|download| download.join().unwrap());
     let held = |peer| network.json(peer, &["status"])["bytes_down"].as_u64().unwrap();

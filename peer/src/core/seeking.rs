@@ -68,6 +68,12 @@ impl Core {
         out: &mut Vec<Action>,
     ) {
         if !self.seat_poll.answered(call) {
+            // Late, but epochs only rise: what is above all that is known is news.
+            if let Ok(view) = result
+                && view.epoch_high > self.durable.epoch_high
+            {
+                self.on_seat_view(now, &view, out);
+            }
             return;
         }
         self.seat_poll.at = now + SEAT_POLL + self.jitter(SEAT_POLL / 4);

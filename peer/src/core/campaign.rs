@@ -106,7 +106,7 @@ impl Campaign {
         }
     }
 
-    /// Another voter's view of who elects; what cannot be one is not looked at.
+    /// Another view of who elects, a voter's or this peer's own of today; what cannot be one is not looked at.
     pub(super) fn note_view(&mut self, electors: Vec<PeerId>) {
         if self.kind == Kind::Provisional && electors.len() <= MAX_ELECTORS {
             self.electorate.others_views.insert(electors.into_iter().collect());

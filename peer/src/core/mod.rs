@@ -519,6 +519,10 @@ impl Core {
         let members: BTreeMap<PeerId, Endpoint> = others.map(|contact| (contact.peer, contact.endpoint)).collect();
         let before = std::mem::replace(&mut self.members, members);
         self.electors = electors(self.members.keys().chain([&self.id]));
+        if let Some(campaign) = &mut self.campaign {
+            // Who is elected without the nameserver has a majority of those who elect now, too.
+            campaign.note_view(self.electors.iter().cloned().collect());
+        }
         self.greet_newcomers(now, &before, out);
     }
 

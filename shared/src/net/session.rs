@@ -350,6 +350,13 @@ pub(super) fn unreachable(error: Option<NetError>) -> Failure {
             error,
             "start `nameserver`, or say where it is with -n HOST -p PORT",
         ),
+        // It restarts, or has too many at its door: no word against this program.
+        Some(error @ NetError::Closed { .. }) => Failure::new(
+            FailureCode::NameserverUnreachable,
+            "the nameserver ended the connection",
+            error,
+            "try again; if that does not help, look at what the nameserver says",
+        ),
         Some(error) => error.into_failure("the nameserver does not let this program in"),
         None => Failure::new(FailureCode::Internal, "no nameserver address is known", "none was given", "use -n HOST"),
     }
@@ -401,4 +408,18 @@ pub(super) async fn any_address(addresses: &[Endpoint]) -> SocketAddr {
     };
     let ip: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     SocketAddr::new(ip, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nameserver_that_restarts_is_unreachable_and_one_that_refuses_is_not() {
+        let address = "nameserver (127.0.0.1:9090)".to_owned();
+        let reset = NetError::from_connection(&address, &quinn::ConnectionError::Reset);
+        assert_eq!(unreachable(Some(reset)).code, FailureCode::NameserverUnreachable);
+        let refused = NetError::NotAuthorised { address, why: "not trusted".to_owned() };
+        assert_eq!(unreachable(Some(refused)).code, FailureCode::NotAuthorised);
+    }
 }

@@ -71,6 +71,8 @@ fn op() -> impl Strategy<Value = Op> {
 #[derive(Debug, Default)]
 struct Known {
     run: u64,
+    /// The highest number that it said; no run ever says a lower one.
+    number: u64,
     seq: Option<u64>,
     files: BTreeMap<String, WireFile>,
 }
@@ -131,9 +133,10 @@ fn apply(index: &mut Index, model: &mut Model, op: Op) {
                 known.run += 1;
                 known.seq = known.seq.map(|seq| seq + 10);
             }
-            let seq = known.seq.unwrap_or(1);
+            let seq = known.seq.unwrap_or(known.number.max(1));
+            known.number = seq;
             if !same {
-                *known = Known { run: known.run, ..Known::default() };
+                *known = Known { run: known.run, number: seq, ..Known::default() };
             }
             let (to, epoch, incarnation) = (Addressee::Tracker, Epoch(1), Incarnation(known.run));
             let beat = Heartbeat { to, epoch, incarnation, seq, digest, endpoint: endpoint(peer) };
@@ -142,7 +145,8 @@ fn apply(index: &mut Index, model: &mut Model, op: Op) {
         }
         Op::Snapshot { peer, files, page } => {
             let Some(known) = model.0.get_mut(&id(peer)) else { return };
-            let seq = known.seq.unwrap_or(0) + 3;
+            let seq = known.number + 3;
+            known.number = seq;
             let pages: Vec<&[Said]> = if files.is_empty() { vec![&[]] } else { files.chunks(page).collect() };
             for (number, files) in pages.iter().enumerate() {
                 let kind = AnnouncementKind::Snapshot {
@@ -159,6 +163,7 @@ fn apply(index: &mut Index, model: &mut Model, op: Op) {
             let Some(known) = model.0.get_mut(&id(peer)) else { return };
             let Some(seq) = &mut known.seq else { return };
             *seq += 1;
+            known.number = *seq;
             let removals: Vec<String> = removals.into_iter().map(name).collect();
             let files: Vec<WireFile> = upserts.iter().map(Said::wire).collect();
             say(index, peer, known.run, *seq, AnnouncementKind::Delta, files.clone(), removals.clone());

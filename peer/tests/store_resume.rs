@@ -290,3 +290,21 @@ async fn a_disk_that_fills_up_stops_a_download_which_goes_on_when_there_is_room(
     assert_eq!(partial.verified(), claimed);
     download.complete(partial).await;
 }
+
+/// In whatever order the folder is read: what is too small to be gone on with goes with its pairs.
+#[tokio::test]
+async fn what_is_too_small_to_go_on_with_is_swept_with_its_pairs() {
+    let fixture = Fixture::with(|folder| {
+        let partial = folder.join(".brasa/partial");
+        fs::create_dir_all(&partial).unwrap();
+        for n in 0..40 {
+            let data = blake3::hash(&[n]).to_hex().to_string();
+            fs::write(partial.join(format!("{data}.outboard")), [0; 64]).unwrap();
+            fs::write(partial.join(data), [0; 100]).unwrap();
+        }
+    })
+    .await;
+    fixture.share.settled().await.unwrap();
+    let left = fs::read_dir(fixture.path(".brasa/partial")).unwrap().count();
+    assert_eq!(left, 0);
+}

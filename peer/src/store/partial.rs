@@ -318,9 +318,12 @@ const OPEN: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK
 /// What the user's umask leaves of it: the file keeps this mode where it goes.
 const MODE: Mode = Mode::from_raw_mode(0o666);
 
+/// What the name of a partial file's pairs ends with.
+pub(super) const OUTBOARD: &str = ".outboard";
+
 pub(super) fn outboard_name(name: &OsStr) -> OsString {
     let mut name = name.to_owned();
-    name.push(".outboard");
+    name.push(OUTBOARD);
     name
 }
 

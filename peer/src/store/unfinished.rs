@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     failure::io_failure,
-    partial::{PartialError, PartialPlace, lock, outboard_name},
+    partial::{OUTBOARD, PartialError, PartialPlace, lock, outboard_name},
     recorder::NEW,
     recovery::{HAVE, Have, boot_id, have_name, is_have},
     resume::{Goal, Recovered, parse},
@@ -206,14 +206,16 @@ pub(super) fn discard(shared: &Shared, name: &str, version: Option<&HashPrefix>)
 /// At the start: removes what nobody can go on with, and what is in the share by now.
 pub(super) fn sweep(shared: &Shared) {
     let dir = partials(&shared.root);
-    let names = names(&shared.root);
+    let mut names = names(&shared.root);
+    // Pairs last: they go when what they belong to has gone.
+    names.sort_by_key(|name| name.to_string_lossy().ends_with(OUTBOARD));
     for name in &names {
         let text = name.to_string_lossy();
         let is_obsolete = if text.contains(&format!("{HAVE}{NEW}")) {
             true
         } else if is_have(name) {
             sweep_have(shared, name)
-        } else if let Some(data) = text.strip_suffix(".outboard") {
+        } else if let Some(data) = text.strip_suffix(OUTBOARD) {
             !dir.join(data).exists()
         } else {
             // Too small to be gone on with, or its resume file is lost.

@@ -3,17 +3,19 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc,
+    process::Command,
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use shared::time::Clock;
 
-use crate::{How, lab::Lab};
+use crate::{
+    How,
+    lab::Lab,
+    process::{Running, pause},
+};
 
 /// How long anything may take that is waited for: starting with a large share takes longest.
 const STEP: Duration = Duration::from_secs(120);
@@ -23,14 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const NAMESERVER: &str = "ns";
 /// Files in one folder: what a person's file system would hold too.
 const FILES_A_FOLDER: usize = 1000;
-
-/// A process whose lines are read; killed when dropped.
-struct Running {
-    child: Child,
-    input: Option<ChildStdin>,
-    lines: mpsc::Receiver<String>,
-    errors: PathBuf,
-}
 
 /// A nameserver, peers and an observer; all end when dropped, before their machines go.
 pub struct Cluster {
@@ -66,13 +60,13 @@ impl Cluster {
         let host = lab.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |lab| lab.address(NAMESERVER));
         let mut command = command(lab.as_ref(), NAMESERVER, &program, folder);
         let nameserver = Running::spawn(command.args(["-n", &host, "-p", "0"]), &folder.join("nameserver.log"));
-        let line = nameserver.line();
+        let line = nameserver.line_within(STEP);
         let address = line.strip_prefix("NS running on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
         let token = lab.as_ref().map(|lab| make_token(lab, folder, &address));
         let own = std::env::current_exe().expect("a program has a file");
         let mut command = self::command(lab.as_ref(), NAMESERVER, &own, folder);
         let observer = Running::spawn(command.arg("observe").arg(folder.join("state")), &folder.join("observer.log"));
-        assert_eq!(observer.line(), "ready");
+        assert_eq!(observer.line_within(STEP), "ready");
         let (folder, _nameserver) = (folder.to_owned(), nameserver);
         let mut cluster = Self { folder, address, token, peers: BTreeMap::new(), observer, _nameserver, lab };
         for (number, id) in ids.iter().enumerate() {
@@ -103,7 +97,7 @@ impl Cluster {
         let took = clock.now().since_origin().saturating_sub(after.since);
         match how {
             How::Killed | How::Left => {
-                tracker.end();
+                wait_for_end(tracker);
                 self.start_peer(&before.peer, share);
                 return took;
             }
@@ -143,7 +137,7 @@ impl Cluster {
             command.env("BRASA_JOIN", token);
         }
         let running = Running::spawn(&mut command, &self.folder.join(format!("{id}.log")));
-        let line = running.line();
+        let line = running.line_within(STEP);
         assert!(line.starts_with(&format!("[{id}] ready at ")), "{line:?}");
         self.peers.insert(id.to_owned(), (running, files));
     }
@@ -151,63 +145,11 @@ impl Cluster {
     /// Waits for a tracker above `epoch` that lists `files` files.
     fn wait_for_tracker(&mut self, epoch: u64, files: usize) -> Tracker {
         self.observer.say(&format!("{epoch} {files}"));
-        let line = self.observer.line();
+        let line = self.observer.line_within(STEP);
         let words: Vec<&str> = line.split(' ').collect();
         let [peer, epoch, micros] = words[..] else { panic!("{line:?}") };
         let number = |word: &str| word.parse().unwrap_or_else(|error| panic!("{line:?}: {error}"));
         Tracker { peer: peer.to_owned(), epoch: number(epoch), since: Duration::from_micros(number(micros)) }
-    }
-}
-
-impl Running {
-    /// Starts a process. What it says on standard error goes to the file `errors`.
-    fn spawn(command: &mut Command, errors: &Path) -> Self {
-        let log = File::options().create(true).append(true).open(errors).expect("a file for errors can be made");
-        let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn();
-        let mut child = spawned.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let output = child.stdout.take().expect("it is piped");
-        let (tell, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if tell.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { input: child.stdin.take(), child, lines, errors: errors.to_owned() }
-    }
-
-    fn line(&self) -> String {
-        self.lines.recv_timeout(STEP).unwrap_or_else(|why| {
-            let said = fs::read_to_string(&self.errors).unwrap_or_default();
-            panic!("no line ({why}); standard error: {said}")
-        })
-    }
-
-    fn say(&mut self, line: &str) {
-        let input = self.input.as_mut().expect("standard input is open");
-        writeln!(input, "{line}").and_then(|()| input.flush()).expect("it reads");
-    }
-
-    /// Waits until it has ended by itself.
-    fn end(mut self) {
-        let clock = Clock::start();
-        while self.child.try_wait().expect("it is ours").is_none() {
-            assert!(clock.now().since_origin() < STEP, "it was told to end, and did not");
-            pause(LOOK_EVERY);
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -230,12 +172,11 @@ fn make_token(lab: &Lab, folder: &Path, address: &str) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// Lets time pass.
-fn pause(time: Duration) {
+/// Waits until a process has ended by itself.
+fn wait_for_end(mut running: Running) {
     let clock = Clock::start();
-    let end = clock.now() + time;
-    // It may return early.
-    while clock.now() < end {
-        std::thread::park_timeout(end.since(clock.now()));
+    while running.child.try_wait().expect("it is ours").is_none() {
+        assert!(clock.now().since_origin() < STEP, "it was told to end, and did not");
+        pause(LOOK_EVERY);
     }
 }

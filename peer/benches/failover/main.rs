@@ -22,6 +22,9 @@ mod cluster;
 #[path = "../transfer/lab.rs"]
 mod lab;
 mod observer;
+#[path = "../transfer/process.rs"]
+#[expect(dead_code, reason = "what the processes cost is not measured here")]
+mod process;
 mod report;
 
 use std::{path::PathBuf, process::ExitCode};

@@ -21,7 +21,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A running process, killed when dropped.
 pub struct Running {
-    child: Child,
+    pub child: Child,
     input: Option<ChildStdin>,
     lines: mpsc::Receiver<String>,
     errors: PathBuf,
@@ -56,7 +56,12 @@ impl Running {
 
     /// The next line of its standard output.
     pub fn line(&self) -> String {
-        self.lines.recv_timeout(STEP).unwrap_or_else(|why| {
+        self.line_within(STEP)
+    }
+
+    /// The next line of its standard output, which must come within `wait`.
+    pub fn line_within(&self, wait: Duration) -> String {
+        self.lines.recv_timeout(wait).unwrap_or_else(|why| {
             let said = fs::read_to_string(&self.errors).unwrap_or_default();
             panic!("no line ({why}); standard error: {said}")
         })

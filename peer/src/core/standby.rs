@@ -69,10 +69,7 @@ impl Core {
         epoch: Epoch,
         out: &mut Vec<Action>,
     ) -> Result<&mut Standby, TrackerError> {
-        if !matches!(self.standing, Standing::Leaving(_)) {
-            self.raise_hearsay(now, epoch, out);
-        }
-        let view = self.seat_view();
+        let view = self.hear_caller(now, epoch, out);
         if epoch < self.durable.epoch_high {
             return Err(TrackerError::StaleEpoch(view));
         }

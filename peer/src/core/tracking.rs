@@ -15,7 +15,7 @@ use shared::{
     },
     name::Endpoint,
     rpc::{
-        nameserver::{ClaimError, Seat, SeatGrant},
+        nameserver::{ClaimError, Seat, SeatGrant, SeatView},
         peer::SeatNotice,
         tracker::{Announcement, Heartbeat, HeartbeatAck, StandbyContact, TrackerError},
     },
@@ -310,6 +310,14 @@ impl Core {
         }
     }
 
+    /// Takes note of the epoch that a caller names; what this peer knows of the seat then, to refuse the call with.
+    pub(super) fn hear_caller(&mut self, now: Timestamp, epoch: Epoch, out: &mut Vec<Action>) -> SeatView {
+        if !matches!(self.standing, Standing::Leaving(_)) {
+            self.raise_hearsay(now, epoch, out);
+        }
+        self.seat_view()
+    }
+
     /// Lets a call of `epoch` through to the tracker's term, if this peer is the tracker of that epoch.
     pub(super) fn fence(
         &mut self,
@@ -317,10 +325,7 @@ impl Core {
         epoch: Epoch,
         out: &mut Vec<Action>,
     ) -> Result<&mut Term, TrackerError> {
-        if !matches!(self.standing, Standing::Leaving(_)) {
-            self.raise_hearsay(now, epoch, out);
-        }
-        let view = self.seat_view();
+        let view = self.hear_caller(now, epoch, out);
         let Standing::Tracking(term) = &mut self.standing else { return Err(TrackerError::NotTracker(view)) };
         match epoch.cmp(&term.seat.epoch) {
             Ordering::Less => Err(TrackerError::StaleEpoch(view)),

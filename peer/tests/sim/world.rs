@@ -171,7 +171,8 @@ pub(crate) enum Item {
 pub(crate) struct World {
     pub(crate) now: Timestamp,
     pub(crate) rng: fastrand::Rng,
-    queue: BTreeMap<(Timestamp, u64), Item>,
+    /// Boxed: the tree moves its entries about.
+    queue: BTreeMap<(Timestamp, u64), Box<Item>>,
     pub(crate) last_item: u64,
     pub(crate) nodes: Vec<Node>,
     pub(crate) registry: Registry,
@@ -260,7 +261,7 @@ impl World {
 
     pub(crate) fn push(&mut self, wait: Duration, item: Item) {
         self.last_item += 1;
-        self.queue.insert((self.now + wait, self.last_item), item);
+        self.queue.insert((self.now + wait, self.last_item), Box::new(item));
     }
 
     pub(crate) fn random(&mut self, below: Duration) -> Duration {
@@ -275,7 +276,7 @@ impl World {
             }
             let ((at, _), item) = entry.remove_entry();
             self.now = self.now.max(at);
-            self.step(item);
+            self.step(*item);
             self.wake_watchers();
         }
         self.now = end;

@@ -194,6 +194,65 @@ fn empty_directories_arrive_too() {
     assert_eq!(fs::read(network.shared("peer2", "tree/0/empty")).unwrap(), b"mine");
 }
 
+/// Modification time in seconds since 1970 and permission bits of directories.
+fn described(folder: &Path, directories: &[&str]) -> Vec<(u64, u32)> {
+    let of = |name: &&str| {
+        let metadata = folder.join(name).symlink_metadata().unwrap();
+        let modified = metadata.modified().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        (modified, metadata.permissions().mode() & 0o777)
+    };
+    directories.iter().map(of).collect()
+}
+
+#[test]
+fn directories_keep_their_times_and_are_no_more_open_than_with_their_owner() {
+    let network = Network::start();
+    plant(&network, "peer1", 60);
+    let directories = ["tree", "tree/0", "tree/0/ação 0", "tree/0/empty"];
+    fs::create_dir(network.shared("peer1", "tree/0/empty")).unwrap();
+    let describe = |folder: &Path| {
+        for (number, name) in directories.iter().enumerate() {
+            let directory = File::open(folder.join(name)).unwrap();
+            directory.set_permissions(Permissions::from_mode([0o755, 0o700, 0o750, 0o711][number])).unwrap();
+            directory.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(900_000_000 + number as u64)).unwrap();
+        }
+    };
+    describe(&network.shared("peer1", ""));
+    // The umask of who runs this takes its part too.
+    fs::create_dir(network.folder().join("new")).unwrap();
+    let new = described(network.folder(), &["new"])[0].1;
+    let original = described(&network.shared("peer1", ""), &directories);
+    let original: Vec<_> = original.into_iter().map(|(modified, mode)| (modified, mode & new)).collect();
+    let _owner = network.headless("peer1");
+    let _receiver = network.headless("peer2");
+    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 62);
+    network.json("peer2", &["download", "tree/"]);
+    assert_eq!(described(&network.shared("peer2", ""), &directories), original);
+
+    // Elsewhere, with one that is there already: its mode is its user's own.
+    let outside = network.folder().join("outside");
+    fs::create_dir_all(outside.join("tree/0")).unwrap();
+    fs::set_permissions(outside.join("tree/0"), Permissions::from_mode(0o755)).unwrap();
+    network.json("peer2", &["download", "tree", "--to", outside.to_str().unwrap()]);
+    let mut expected = original.clone();
+    expected[1].1 = 0o755;
+    assert_eq!(described(&outside, &directories), expected);
+
+    // A tree that is added is copied with them, so others get them too.
+    fs::rename(outside.join("tree"), network.folder().join("copied")).unwrap();
+    let copied = ["copied", "copied/0", "copied/0/ação 0", "copied/0/empty"];
+    network.json("peer2", &["add", network.folder().join("copied").to_str().unwrap()]);
+    assert_eq!(described(&network.shared("peer2", ""), &copied), expected);
+    network.json_until("peer1", &["listAll"], |listing| listing.to_string().contains("copied/0/empty"));
+    network.json("peer1", &["download", "copied"]);
+    assert_eq!(described(&network.shared("peer1", ""), &copied), expected);
+    // A file alone says nothing of the directory it lies in.
+    fs::remove_dir_all(network.shared("peer1", "copied")).unwrap();
+    network.json_until("peer1", &["list"], |listing| !listing.to_string().contains("copied"));
+    network.json("peer1", &["download", "copied/large"]);
+    assert_ne!(described(&network.shared("peer1", ""), &copied[..1]), expected[..1]);
+}
+
 #[test]
 fn what_is_in_the_way_stays_and_does_not_keep_the_others() {
     let network = Network::start();

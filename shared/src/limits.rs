@@ -434,6 +434,10 @@ pub const RESUME_COMPACT_BYTES: usize = 256 << 10;
 pub const RESUME_SLACK: Duration = Duration::from_secs(1);
 /// Unfinished downloads that are listed; further ones can be continued all the same.
 pub const MAX_UNFINISHED: usize = 1000;
+/// Owners of a directory that a download asks for its times and modes ...
+pub const DIRECTORY_OWNERS_ASKED: usize = 4;
+/// ... and how long they may take together: they are asked while the files come, and the files are what somebody waits for.
+pub const DIRECTORIES_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a download waits for an earlier one of the same content that was just stopped to let go of it.
 pub const PARTIAL_WAIT: Duration = Duration::from_secs(1);
 /// How often it looks.

@@ -7,6 +7,7 @@
 //!
 //! Small files, when there are several, go another way: see `small`.
 
+mod directories;
 mod engine;
 mod explain;
 mod request;
@@ -48,6 +49,7 @@ use crate::{
     store::{Partial, destination::Standing},
     transfer::{FetchError, fetch, serve},
 };
+use directories::DirectoriesOf;
 use engine::Engine;
 use explain::RunMeter;
 use select::{Wish, common_prefix, listed_prefix, select};
@@ -78,6 +80,12 @@ struct Job {
     to: Option<PathBuf>,
     /// Whether others than the owners may be asked: those that receive it at the same time.
     sociable: bool,
+}
+
+/// What a request means.
+struct Plan {
+    jobs: Vec<Job>,
+    directories: DirectoriesOf,
 }
 
 /// What all files of one download have in common.
@@ -120,7 +128,7 @@ impl Peer {
     /// The first failure; files that are complete by then stay.
     pub(crate) async fn fetch_all(&self, request: DownloadRequest, sink: ProgressSink) -> Result<Fetched, Failure> {
         let _active = Counted::on(&self.downloads.active);
-        let jobs = self.plan(&request).await?;
+        let Plan { jobs, directories: described } = self.plan(&request).await?;
         let contents = jobs.iter().map(|job| (job.file.size, job.file.hash)).collect();
         let run = Arc::new(Run {
             pattern: request.pattern.clone(),
@@ -136,6 +144,7 @@ impl Peer {
         let _running = self.downloads.begins(&run);
         let numbered = jobs.into_iter().enumerate();
         let (directories, files): (Numbered, _) = numbered.partition(|(_, job)| job.file.is_directory());
+        let asked = described.owners(files.iter().chain(&directories).map(|(_, job)| job), &self.id);
         let directories = self.make_directories(directories, &run).await?;
         let (small, large) = split(files);
         let (places, small): (Vec<_>, Vec<_>) = small.into_iter().unzip();
@@ -149,7 +158,7 @@ impl Peer {
             .try_collect::<Vec<_>>();
         let small =
             async { if small.is_empty() { Vec::new() } else { self.fetch_small(small, outside, run.clone()).await } };
-        let (large, small) = tokio::join!(large, small);
+        let (large, small, described) = tokio::join!(large, small, self.look_at_directories(described, asked));
         let (mut done, mut failures) = match large {
             Ok(done) => (done, Vec::new()),
             Err(failure) => (Vec::new(), vec![failure]),
@@ -163,6 +172,8 @@ impl Peer {
         if let Some(failure) = first_of(failures) {
             return Err(failure);
         }
+        // After the last that came into one of them.
+        self.share.describe_directories(described).await?;
         done.sort_by_key(|(place, _)| *place);
         let files = done.into_iter().map(|(_, file)| file).collect();
         let explained = if request.explain { Some(self.explain(&request.pattern, &run).await) } else { None };
@@ -170,7 +181,7 @@ impl Peer {
     }
 
     /// Finds out which versions are meant, where they go, and who has them.
-    async fn plan(&self, request: &DownloadRequest) -> Result<Vec<Job>, Failure> {
+    async fn plan(&self, request: &DownloadRequest) -> Result<Plan, Failure> {
         let request = &self.literally(request).await;
         let DownloadRequest { pattern, version, from, to, .. } = request;
         let unfinished: Vec<_> = self.share.unfinished().await?.into_iter().map(|one| one.file.hash).collect();
@@ -201,7 +212,10 @@ impl Peer {
             ));
         }
         let endpoints = if known.is_empty() { self.lookup.endpoints().await } else { known };
-        chosen
+        // Before any of them is made.
+        let directories =
+            DirectoriesOf::download(pattern, chosen.iter().map(|found| &found.file), to.as_deref(), self.share.path());
+        let jobs = chosen
             .into_iter()
             .map(|IndexedFile { file, owners }| {
                 let to = match (one, to) {
@@ -212,7 +226,8 @@ impl Peer {
                 let owners = order(owners, from.as_ref(), &endpoints, &self.id);
                 Ok(Job { file, owners, to, sociable: from.is_none() })
             })
-            .collect()
+            .collect::<Result<_, Failure>>()?;
+        Ok(Plan { jobs, directories })
     }
 
     /// `name@hash` may be the whole name of a file: then it is taken as such.
@@ -260,29 +275,6 @@ impl Peer {
                 self.lookup.ask_around(prefix).await
             }
         }
-    }
-
-    /// Makes directories with nothing in them: they need no owner.
-    async fn make_directories(
-        &self,
-        jobs: Numbered,
-        run: &Run,
-    ) -> Result<Vec<(usize, Result<Downloaded, Failure>)>, Failure> {
-        if jobs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let clock = Clock::start();
-        let wanted = jobs.iter().map(|(_, job)| (job.file.name.clone(), job.to.clone())).collect();
-        let made = self.share.make_directories(wanted).await?;
-        let done = jobs.into_iter().zip(made).map(|((place, Job { file, .. }), made)| {
-            let made = made.map(|path| {
-                run.files_done.fetch_add(1, Ordering::Relaxed);
-                run.tell(&file);
-                Downloaded { path, seconds: clock.now().since_origin().as_secs_f64(), sources: Vec::new(), file }
-            });
-            (place, made)
-        });
-        Ok(done.collect())
     }
 
     async fn fetch_one(&self, job: Job, run: Arc<Run>) -> Result<Downloaded, Failure> {

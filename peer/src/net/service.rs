@@ -13,7 +13,7 @@ use shared::{
     name::Endpoint,
     rpc::{
         nameserver::SeatView,
-        peer::{FilePage, PeerInfo, PeerService, SeatNotice, UploadReport, VoteReply, VoteRequest},
+        peer::{DirectoryMeta, FilePage, PeerInfo, PeerService, SeatNotice, UploadReport, VoteReply, VoteRequest},
         tracker::{
             Announcement, Heartbeat, HeartbeatAck, IndexPage, ListAll, TrackerError, TrackerService, Version, WhoHas,
         },
@@ -185,5 +185,14 @@ impl PeerService for PeerApi {
 
     async fn upload_report(self, _: Context, hash: ContentHash) -> Option<UploadReport> {
         self.0.inner.uploads.report(self.0.caller.peer()?, &hash)
+    }
+
+    async fn directories(self, _: Context, mut names: Vec<String>) -> Vec<Option<DirectoryMeta>> {
+        names.truncate(limits::FILES_PER_PAGE);
+        let names = names.into_iter().map(|name| name.parse().ok()).collect();
+        self.0.inner.share.directories(names).await.unwrap_or_else(|failure| {
+            tracing::warn!(%failure, "what is known of directories cannot be told");
+            Vec::new()
+        })
     }
 }

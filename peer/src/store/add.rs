@@ -24,7 +24,7 @@ use shared::{
 use tempfile::NamedTempFile;
 
 use super::{
-    directories::make_in,
+    directories::{Copied, make_in},
     failure::io_failure,
     index::Known,
     partial::describe,
@@ -55,14 +55,15 @@ pub(super) fn copy(shared: &Arc<Shared>, source: &Path) -> Result<Arrived, Failu
         (from, files)
     } else if metadata.is_file() {
         let from = Root::open(found.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
-        (from, vec![(PathBuf::from(found.file_name().unwrap_or_default()), base)])
+        (from, vec![(PathBuf::from(found.file_name().unwrap_or_default()), base.clone())])
     } else {
         let hint = "give a file or a folder";
         let what = format!("cannot add {}", source.display().to_string().escape_debug());
         return Err(Failure::new(FailureCode::Io, what, "it is neither a file nor a directory", hint));
     };
+    let copied = Copied::of(shared, &base, files.iter().map(|(_, name)| name), &directories);
     let staged = stage(shared, &from, &files)?;
-    put_in_place(shared, staged, directories)
+    put_in_place(shared, staged, directories, || copied.describe(shared, &from))
 }
 
 /// Makes the small text file that the original makes for a name that is nowhere.
@@ -216,11 +217,13 @@ fn changed() -> io::Error {
     io::Error::new(io::ErrorKind::ResourceBusy, "it is being written to")
 }
 
-/// Renames the copies to where they belong, and makes the directories with nothing in them.
+/// Renames the copies to where they belong, and makes the directories with nothing in them; `describe` gives all directories their times
+/// and modes.
 fn put_in_place(
     shared: &Arc<Shared>,
     (stage, staged): (Stage, Vec<Staged>),
     directories: Vec<FileName>,
+    describe: impl FnOnce(),
 ) -> Result<Arrived, Failure> {
     // A directory in the way is found before the first file is in.
     for Staged { name, .. } in &staged {
@@ -258,12 +261,16 @@ fn put_in_place(
             return Err(failed(changed()));
         }
     }
-    for name in directories {
+    for name in &directories {
         let failed = |error: io::Error| io_failure("add", Path::new(name.as_str()), &error);
-        let parent = shared.root.create_parent(&name).map_err(failed)?;
+        let parent = shared.root.create_parent(name).map_err(failed)?;
         make_in(&parent, Path::new(name.base_name())).map_err(failed)?;
         parents.insert(Path::new(name.as_str()).parent().map(Path::to_path_buf).unwrap_or_default());
-        if let Hashed::Done(known) = shared.look_at(&name) {
+    }
+    // After the last that comes into one of them, and before their times are looked at.
+    describe();
+    for name in &directories {
+        if let Hashed::Done(known) = shared.look_at(name) {
             added.push(known);
         }
     }

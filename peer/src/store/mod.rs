@@ -15,7 +15,7 @@
 //! | `hash_cache`, `outboards` | what a restart need not hash again |
 //! | `add` | copies into the share |
 //! | `stage` | hidden directories in which many files lie until they are complete |
-//! | `directories` | making directories with nothing in them |
+//! | `directories` | making directories with nothing in them; times and modes of all |
 //! | `many` | downloads of many small files, made durable in groups |
 //! | [`partial`], [`destination`] | downloads: until they are complete, and where they go |
 //! | [`resume`] | what is proven of a download, whatever ends the process (pure) |
@@ -49,6 +49,7 @@ mod watch;
 
 pub use changes::{Changes, diff};
 pub use destination::Destination;
+pub(crate) use directories::Described;
 pub(crate) use index::Known;
 pub(crate) use many::{Looked, Many, Staged};
 pub use partial::Partial;

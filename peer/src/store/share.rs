@@ -27,7 +27,6 @@ use super::{
     add,
     changes::Changes,
     destination::{Destination, Standing},
-    directories,
     failure::{io_failure, thread_failure},
     index::Known,
     indexer::{Command, Indexer},
@@ -53,7 +52,7 @@ pub(crate) const PARTIAL: &str = "partial";
 /// empties `events`.
 #[derive(Debug, Clone)]
 pub struct Share {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -388,22 +387,6 @@ impl Share {
     /// is on the same disk, until they are complete.
     pub(crate) fn many(&self, outside: Option<&Path>, force: bool) -> Many {
         Many::new(Arc::clone(&self.shared), outside, force)
-    }
-
-    /// Makes directories with nothing in them, each in the share or, when it says where, there; durably. One that is there already
-    /// stays, whatever is in it. Returns where each lies or why not.
-    ///
-    /// # Errors
-    /// When no thread can be started or the disk fails to make them durable.
-    pub(crate) async fn make_directories(
-        &self,
-        wanted: Vec<(FileName, Option<PathBuf>)>,
-    ) -> Result<Vec<Result<PathBuf, Failure>>, Failure> {
-        let shared = Arc::clone(&self.shared);
-        let made = task::spawn_blocking(move || directories::make(&shared, &wanted));
-        let (places, arrived) = made.await.map_err(|error| thread_failure(&error))??;
-        self.know(arrived).await?;
-        Ok(places)
     }
 
     /// Has files known that [`Many`] put in place or found in place.

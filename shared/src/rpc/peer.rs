@@ -28,6 +28,17 @@ pub trait PeerService {
     async fn seat_notice(notice: SeatNotice) -> SeatView;
     /// Where the time went when it lately sent this content to the caller; `None` when it did not.
     async fn upload_report(hash: ContentHash) -> Option<UploadReport>;
+    /// What is known of the first `limits::FILES_PER_PAGE` of these directories, in their order; `None` for what it does not share.
+    async fn directories(names: Vec<String>) -> Vec<Option<DirectoryMeta>>;
+}
+
+/// A directory as the one who shares it describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryMeta {
+    /// Last modification, microseconds since 1970 (negative before).
+    pub mtime_micros: i64,
+    /// Who may read, write and search it: the nine permission bits.
+    pub mode: u16,
 }
 
 /// Who a peer is and how it is.

@@ -26,7 +26,10 @@ use shared::{
     rpc::{
         ALPN,
         nameserver::SeatView,
-        peer::{FilePage, PeerInfo, PeerService, PeerServiceClient, SeatNotice, UploadReport, VoteReply, VoteRequest},
+        peer::{
+            DirectoryMeta, FilePage, PeerInfo, PeerService, PeerServiceClient, SeatNotice, UploadReport, VoteReply,
+            VoteRequest,
+        },
     },
 };
 use tarpc::context::Context;
@@ -132,6 +135,10 @@ impl PeerService for Sample {
 
     async fn upload_report(self, _: Context, _: ContentHash) -> Option<UploadReport> {
         None
+    }
+
+    async fn directories(self, _: Context, _: Vec<String>) -> Vec<Option<DirectoryMeta>> {
+        Vec::new()
     }
 }
 

@@ -69,6 +69,31 @@ fn the_owners_cap_is_named_with_its_figure() {
 }
 
 #[test]
+fn the_owners_cap_is_named_for_small_files_too_which_come_in_packs() {
+    let network = Network::start();
+    for number in 0..100 {
+        network.put("owner", &format!("tree/f{number}"), &noise(MIB / 25, number));
+    }
+    let _owner = network.headless_with("owner", &["--limit-up", "1MiB"]);
+    let _receiver = network.headless("receiver");
+    wait_for_files(&network, "receiver", 100);
+    let mut command = network.command("receiver", &["download", "tree/", "--explain", "--json"]);
+    let download = thread::spawn(move || finish(command.stdin(Stdio::null()), ""));
+    // Both sides show it while it runs.
+    network.json_until("receiver", &["status"], |status| {
+        let finding = &status["running"][0]["findings"][0];
+        finding["cause"] == "owner_limit" && finding["peers"][0] == "owner"
+    });
+    let status = network.json("owner", &["status"]);
+    assert!(status["uploads"].as_u64().unwrap() > 0, "{status}");
+    let ended = download.join().unwrap();
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    let document: Value = serde_json::from_str(&ended.out).unwrap();
+    let found = first(&document);
+    assert_eq!((&found["cause"], &found["figure"]), (&"owner_limit".into(), &"1.0 MiB/s".into()), "{document}");
+}
+
+#[test]
 fn the_receivers_own_cap_is_named_and_status_shows_the_download_meanwhile() {
     let network = Network::start();
     network.put("owner", "a.bin", &noise(16 * MIB, 3));

@@ -13,6 +13,7 @@ use shared::{
     content::ContentHash,
     id::PeerId,
     limits,
+    net::pack::PACKS_HASH,
     rpc::peer::{PeerServiceClient, UploadReport},
     time::{Clock, Timestamp},
 };
@@ -34,7 +35,7 @@ use crate::{
 pub(super) struct RunMeter {
     download: Arc<DownloadMeter>,
     machine: Arc<Machine>,
-    /// Of the largest files, for asking their sources.
+    /// Of the largest files that have one to themselves, and of packs if there are any: what sources have reports on.
     hashes: Vec<ContentHash>,
     sources: Mutex<BTreeMap<PeerId, (Contact, Arc<SourceMeter>)>>,
     begun: Mark,
@@ -53,10 +54,12 @@ struct Mark {
 }
 
 impl RunMeter {
-    /// A download that begins now; `contents` are its files, with their sizes.
-    pub(super) fn new(machine: Arc<Machine>, mut contents: Vec<(u64, ContentHash)>) -> Self {
+    /// A download that begins now; `contents` are its files, with their sizes, and `packed` says whether the small ones come in packs.
+    pub(super) fn new(machine: Arc<Machine>, mut contents: Vec<(u64, ContentHash)>, packed: bool) -> Self {
+        contents.retain(|(size, _)| !packed || *size > limits::MAX_PACKED_FILE_BYTES);
         contents.sort_unstable_by(|a, b| b.cmp(a));
-        let hashes = contents.into_iter().take(limits::REPORTS_ASKED).map(|(_, hash)| hash).collect();
+        let large = contents.into_iter().take(limits::REPORTS_ASKED).map(|(_, hash)| hash);
+        let hashes = large.chain(packed.then_some(PACKS_HASH)).collect();
         let begun = Mark { machine: machine.sample(), ..Mark::default() };
         let lately = Mutex::new([begun.clone(), begun.clone()]);
         let download = DownloadMeter::new(Clock::start());

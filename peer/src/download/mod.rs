@@ -129,24 +129,25 @@ impl Peer {
     pub(crate) async fn fetch_all(&self, request: DownloadRequest, sink: ProgressSink) -> Result<Fetched, Failure> {
         let _active = Counted::on(&self.downloads.active);
         let Plan { jobs, directories: described } = self.plan(&request).await?;
-        let contents = jobs.iter().map(|job| (job.file.size, job.file.hash)).collect();
+        let (bytes_total, files_total) = (jobs.iter().map(|job| job.file.size).sum(), jobs.len() as u64);
+        let (directories, files): (Numbered, _) =
+            jobs.into_iter().enumerate().partition(|(_, job)| job.file.is_directory());
+        let asked = described.owners(files.iter().chain(&directories).map(|(_, job)| job), &self.id);
+        let contents = files.iter().map(|(_, job)| (job.file.size, job.file.hash)).collect();
+        let (small, large) = split(files);
         let run = Arc::new(Run {
             pattern: request.pattern.clone(),
-            meter: RunMeter::new(self.downloads.machine.clone(), contents),
+            meter: RunMeter::new(self.downloads.machine.clone(), contents, !small.is_empty()),
             force: request.force,
             sink,
-            bytes_total: jobs.iter().map(|job| job.file.size).sum(),
-            files_total: jobs.len() as u64,
+            bytes_total,
+            files_total,
             bytes_done: AtomicU64::new(0),
             files_done: AtomicU64::new(0),
             sources: AtomicU64::new(0),
         });
         let _running = self.downloads.begins(&run);
-        let numbered = jobs.into_iter().enumerate();
-        let (directories, files): (Numbered, _) = numbered.partition(|(_, job)| job.file.is_directory());
-        let asked = described.owners(files.iter().chain(&directories).map(|(_, job)| job), &self.id);
         let directories = self.make_directories(directories, &run).await?;
-        let (small, large) = split(files);
         let (places, small): (Vec<_>, Vec<_>) = small.into_iter().unzip();
         let outside = request.to.as_deref().filter(|to| to.is_dir());
         let large = stream::iter(large)

@@ -67,7 +67,7 @@ impl Handler for Front {
                     let Role::Peer(peer) = role else { return };
                     match kind {
                         StreamKind::Bulk => self.uploads.serve(peer, &remote.connection, send, recv).await,
-                        StreamKind::Pack => self.uploads.serve_pack(peer, send, recv).await,
+                        StreamKind::Pack => self.uploads.serve_pack(peer, &remote.connection, send, recv).await,
                         _ => self.swarms.accept(peer.clone(), send, recv).await,
                     }
                 }

@@ -7,7 +7,7 @@ use shared::{
     limits,
     net::{
         bulk::{BulkAbort, BulkRefusal, read_header, write_header},
-        pack::{ItemRefusal, PackAccepted, PackRequest},
+        pack::{ItemRefusal, PACKS_HASH, PackAccepted, PackRequest},
     },
 };
 use tokio::time::timeout;
@@ -19,12 +19,22 @@ use super::{
 use crate::{
     counted::Counted,
     store::OpenError,
-    transfer::{ServeError, serve_pack},
+    transfer::{
+        ServeError,
+        meter::{Sent, ToNetwork},
+        serve_pack,
+    },
 };
 
 impl Uploads {
     /// Serves one stream of `peer`: reads the request, answers it, and sends what it asks for.
-    pub async fn serve_pack(&self, peer: &PeerId, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+    pub async fn serve_pack(
+        &self,
+        peer: &PeerId,
+        connection: &quinn::Connection,
+        mut send: quinn::SendStream,
+        mut recv: quinn::RecvStream,
+    ) {
         let request: PackRequest = match timeout(limits::STREAM_HEADER_DEADLINE, read_header(&mut recv)).await {
             Ok(Ok(request)) => request,
             Ok(Err(error)) => return tracing::debug!(%error, "an unreadable request for a pack"),
@@ -43,9 +53,14 @@ impl Uploads {
         if let Err(error) = write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await {
             return tracing::debug!(%error, "an asker went away");
         }
+        let clock = self.reports.clock();
+        let asked = clock.now();
         if let Err(error) = wait_for(turn, &mut send).await {
             return tracing::debug!(%error, "an asker went away while it waited");
         }
+        let reported = self.reports.begin(peer, PACKS_HASH, connection);
+        let meter = &reported.meter;
+        meter.slot_wait.add(clock.now().since(asked));
         let _running = Counted::on(&self.active);
         let (share, suspected) = (self.share.clone(), self.share.clone());
         let open = move |hash: &_| {
@@ -61,12 +76,14 @@ impl Uploads {
             tracing::warn!(?hash, "a shared file is not what it was");
             suspected.suspect(hash);
         };
-        let mut sink = Paced { sink: send, pace: self.pace.clone() };
+        let network = ToNetwork { sink: send, meter: meter.clone(), clock };
+        let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
         let sent = serve_pack(contents, open, changed, &mut sink, |bytes| {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         })
         .await;
-        let mut send = sink.sink;
+        let mut send = sink.into_inner().sink.sink;
+        drop(reported);
         match sent {
             Ok(_) => {
                 // Fails only when the asker stopped the stream, having all it wants.

@@ -57,7 +57,7 @@ pub struct Uploads {
     pub(super) pace: Pace,
     /// As long as an upload runs.
     pool: Mutex<Weak<Pool>>,
-    reports: Arc<Reports>,
+    pub(super) reports: Arc<Reports>,
     pub(super) active: AtomicU64,
     pub(super) bytes: AtomicU64,
     /// Uploads of files so far.

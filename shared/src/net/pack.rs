@@ -22,6 +22,17 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackRequest(Vec<(ContentHash, u64)>);
 
+/// What stands in place of a content's hash where an owner is asked for its report on packs (`PeerService::upload_report`): all packs
+/// to one peer are one report. As [`crate::content::DIRECTORY_HASH`] it is derived in a mode of BLAKE3 of its own, from
+/// [`PACKS_CONTEXT`], so no bytes have it; an owner that does not know it has no report.
+pub const PACKS_HASH: ContentHash = ContentHash([
+    0x1c, 0xd6, 0x38, 0x73, 0x09, 0x14, 0xf4, 0x62, 0x53, 0xa1, 0xf3, 0xdf, 0xf5, 0x5d, 0x24, 0x47, 0x96, 0x1e, 0x0e,
+    0xd5, 0xaa, 0x6a, 0xca, 0x80, 0xf6, 0xa9, 0xfe, 0xfb, 0xde, 0xdf, 0x62, 0xa8,
+]);
+
+/// See [`PACKS_HASH`].
+pub const PACKS_CONTEXT: &str = "Brasa 2026-11-22 packs to one peer";
+
 /// The owner begins to send.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackAccepted;
@@ -123,6 +134,11 @@ mod tests {
 
     fn contents(count: usize, size: u64) -> Vec<(ContentHash, u64)> {
         vec![(ContentHash([7; 32]), size); count]
+    }
+
+    #[test]
+    fn no_bytes_have_the_hash_of_packs() {
+        assert_eq!(PACKS_HASH.to_hex(), ContentHash(blake3::derive_key(PACKS_CONTEXT, &[])).to_hex());
     }
 
     #[test]

@@ -156,6 +156,39 @@ impl Lookup {
         versions.into_values().collect()
     }
 
+    /// The files whose names begin with `prefix` that the known peers receive, with nobody as their owner: those have to be asked what
+    /// they have. For when nobody shares such a file.
+    pub async fn received(&self, prefix: &str) -> Vec<IndexedFile> {
+        let received = self.receivers(prefix).await;
+        let versions: BTreeMap<_, FileMeta> =
+            received.into_iter().map(|(_, file)| ((file.name.clone(), file.hash), file)).collect();
+        versions.into_values().map(|file| IndexedFile { file, owners: Vec::new() }).collect()
+    }
+
+    /// Who receives files whose names begin with `prefix`. Asks at most [`limits::MAX_FAN_OUT`] of the known peers, which ones is left to
+    /// chance, and waits no longer than [`limits::RECEIVERS_DEADLINE`] for them.
+    pub async fn receivers(&self, prefix: &str) -> Vec<(Contact, FileMeta)> {
+        let mut others = self.known_peers().await;
+        others.retain(|contact| contact.peer != self.me);
+        fastrand::shuffle(&mut others);
+        let asked = others.into_iter().take(limits::MAX_FAN_OUT).map(|contact| async move {
+            let prefix = prefix.to_owned();
+            let ask = |peer: PeerServiceClient, cx| async move { peer.receiving(cx, prefix).await };
+            let asked = target(&contact);
+            let call = self.connections.call(&asked, limits::RECEIVERS_DEADLINE, ask);
+            match timeout(limits::RECEIVERS_DEADLINE, call).await {
+                Ok(Ok(files)) => files.into_iter().map(|file| (contact.clone(), file)).collect(),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, peer = %contact.peer, "a peer does not say what it receives");
+                    Vec::new()
+                }
+                Err(_) => Vec::new(),
+            }
+        });
+        let found: Vec<Vec<_>> = futures::future::join_all(asked).await;
+        found.into_iter().flatten().filter(|(_, file)| file.name.as_str().starts_with(prefix)).collect()
+    }
+
     /// All registered peers; those this peer knows of when the nameserver does not answer.
     pub async fn known_peers(&self) -> Vec<Contact> {
         match self.calls.peers().await {

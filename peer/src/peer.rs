@@ -140,6 +140,7 @@ impl Peer {
                 handle.clone(),
                 share.clone(),
                 uploads.clone(),
+                swarms.clone(),
             ),
             uploads: uploads.clone(),
             swarms: swarms.clone(),

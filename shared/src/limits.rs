@@ -289,6 +289,8 @@ pub const MAX_SWARM_MEMBERS: usize = 256;
 pub const SWARM_DIAL_LAST: Duration = Duration::from_millis(500);
 /// How long a download waits for the other receivers when nobody has what it misses.
 pub const SWARM_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the known peers may take to say whether they receive a file that nobody shares: somebody waits to hear that it is nowhere.
+pub const RECEIVERS_DEADLINE: Duration = Duration::from_secs(1);
 /// Owners of one version that one download knows.
 pub const MAX_SWARM_OWNERS: usize = 256;
 /// Owners asked at a time: enough to fill any downlink, few enough that requests do not pin down all pieces.

@@ -334,7 +334,7 @@ fn the_peer_service() {
     let mut golden = Golden::default();
     let request =
         VoteRequest { epoch: Epoch(5), expected_epoch: Epoch(4), force: true, probe: false, provisional: true };
-    all_variants!(golden, "request", PeerServiceRequest { Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories }, [
+    all_variants!(golden, "request", PeerServiceRequest { Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories, Receiving }, [
         "info" => Q::Info {},
         "list" => Q::List { after: Some("a.txt".parse().unwrap()) },
         "list.first" => Q::List { after: None },
@@ -343,6 +343,7 @@ fn the_peer_service() {
         "seat_notice.taken" => Q::SeatNotice { notice: SeatNotice::Taken(seat()) },
         "seat_notice.vacated" => Q::SeatNotice { notice: SeatNotice::Vacated(Epoch(4)) },
         "upload_report" => Q::UploadReport { hash: ContentHash([0xab; 32]) },
+        "receiving" => Q::Receiving { prefix: "docs/".to_owned() },
         "directories" => Q::Directories { names: vec!["docs".to_owned(), "docs/deep".to_owned()] },
     ]);
     let info = PeerInfo {
@@ -376,7 +377,7 @@ fn the_peer_service() {
         machine: Some(MachineReport { idle_permille: 900, own_permille: 50 }),
     };
     let directory = DirectoryMeta { mtime_micros: 1_700_000_000_000_000, mode: 0o755 };
-    all_variants!(golden, "response", PeerServiceResponse { Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories }, [
+    all_variants!(golden, "response", PeerServiceResponse { Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories, Receiving }, [
         "info" => A::Info(info),
         "list" => A::List(FilePage { files: vec![meta()], next: Some("docs/a.txt".parse().unwrap()) }),
         "have" => A::Have(Some(meta())),
@@ -385,6 +386,7 @@ fn the_peer_service() {
         "seat_notice" => A::SeatNotice(view()),
         "upload_report" => A::UploadReport(Some(report)),
         "upload_report.not" => A::UploadReport(None),
+        "receiving" => A::Receiving(vec![meta()]),
         "directories" => A::Directories(vec![Some(directory), None]),
     ]);
     golden.check("peer.txt");

@@ -20,7 +20,7 @@ use std::{
 
 use shared::{
     content::FileMeta,
-    error::Failure,
+    error::{Failure, FailureCode},
     id::PeerId,
     limits,
     net::Connections,
@@ -152,9 +152,26 @@ impl Owners {
         Some(Event::OwnerAdded { owner, has: Has::All, rtt: None })
     }
 
+    /// Whether somebody is there who receives the content too.
+    fn has_members(&self) -> bool {
+        self.list.iter().any(|owner| owner.is_here && !owner.lied)
+    }
+
+    fn has_lied(&self, peer: &PeerId) -> bool {
+        self.by_peer.get(peer).and_then(|owner| self.list.get(owner.0 as usize)).is_some_and(|owner| owner.lied)
+    }
+
     fn get_mut(&mut self, owner: OwnerId) -> Option<&mut Owner> {
         self.list.get_mut(owner.0 as usize)
     }
+}
+
+/// Who else was found.
+struct Others {
+    /// Those that the tracker names, if it was asked.
+    owners: Option<Vec<Contact>>,
+    /// Those that receive the content, as they say.
+    receivers: Vec<Contact>,
 }
 
 /// What to do when nobody who is left has what is missing.
@@ -162,7 +179,7 @@ impl Owners {
 /// | state | leaves it for |
 /// |---|---|
 /// | not stuck | asking: the core says that it is stuck |
-/// | asking (the tracker, for other owners) | not stuck: it named one; waiting: it named none, and others still receive the content; given up: nobody does |
+/// | asking (the tracker for other owners; if this one is alone, the known peers whether they receive the content) | not stuck: an owner was named; waiting: none was, and others receive the content; given up: nobody does |
 /// | waiting | not stuck: a group was proven; given up: too long |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stuck {
@@ -208,6 +225,8 @@ impl Engine {
         let mut running: HashMap<RequestId, Running> = HashMap::new();
         let mut stuck = Stuck::No;
         let (found, mut newly_found) = mpsc::channel(1);
+        // An owner that the tracker still names and that has gone introduces nobody.
+        let mut unheard = membership.is_some().then(|| clock.now() + limits::OWNER_SILENCE);
         loop {
             for action in actions.drain(..) {
                 match action {
@@ -238,7 +257,8 @@ impl Engine {
                     }
                     Action::Stuck { .. } => {
                         stuck = Stuck::Asking;
-                        tasks.spawn(self.look_for_owners(found.clone()));
+                        let is_alone = membership.is_some() && !owners.has_members();
+                        tasks.spawn(self.look_for_others(true, is_alone, found.clone()));
                     }
                     Action::Finished => {
                         let sources = owners.list.into_iter().map(|owner| {
@@ -255,7 +275,8 @@ impl Engine {
                 Stuck::WaitingSince(since) => Some(since + limits::SWARM_PATIENCE),
                 Stuck::No | Stuck::Asking => None,
             };
-            let deadline = swarm.next_deadline().into_iter().chain(patience).min().map(|at| clock.instant(at));
+            let deadline =
+                swarm.next_deadline().into_iter().chain(patience).chain(unheard).min().map(|at| clock.instant(at));
             let events = tokio::select! {
                 Some(told) = told.recv() => match told {
                     Told::Event(event) => vec![event],
@@ -268,10 +289,17 @@ impl Engine {
                     Told::Fatal(error) => return Err(error.to_failure(self.file.name.as_str())),
                 },
                 Some(event) = next_of(&mut members) => member_event(&mut owners, event).into_iter().collect(),
-                Some(contacts) = newly_found.recv() => {
-                    let events: Vec<_> = contacts.iter().filter_map(|contact| owners.found(contact)).collect();
-                    if stuck == Stuck::Asking && events.is_empty() {
-                        if !owners.list.iter().any(|owner| owner.is_here && !owner.lied) {
+                Some(Others { owners: named, receivers }) = newly_found.recv() => {
+                    let receivers: Vec<_> = receivers.into_iter().filter(|one| !owners.has_lied(&one.peer)).collect();
+                    let is_alone = receivers.is_empty() && !owners.has_members();
+                    if let Some(membership) = &membership {
+                        // What they have, they say themselves.
+                        receivers.into_iter().for_each(|receiver| membership.talk_to(receiver));
+                    }
+                    let events: Vec<_> =
+                        named.iter().flatten().filter_map(|contact| owners.found(contact)).collect();
+                    if stuck == Stuck::Asking && named.is_some() && events.is_empty() {
+                        if is_alone {
                             return Err(self.failure(&owners.list));
                         }
                         stuck = Stuck::WaitingSince(clock.now());
@@ -281,6 +309,9 @@ impl Engine {
                 () = crate::node::sleep_until(deadline) => {
                     if patience.is_some_and(|at| at <= clock.now()) {
                         return Err(self.failure(&owners.list));
+                    }
+                    if unheard.take_if(|at| *at <= clock.now()).is_some() && !owners.has_members() {
+                        tasks.spawn(self.look_for_others(false, true, found.clone()));
                     }
                     vec![Event::Tick]
                 }
@@ -292,6 +323,7 @@ impl Engine {
                         running.remove(request);
                     }
                     Event::Verified { groups, .. } => {
+                        unheard = None;
                         if let Some(membership) = &membership {
                             membership.proven(groups.clone());
                         }
@@ -303,21 +335,25 @@ impl Engine {
         }
     }
 
-    /// Asks the tracker who has the version now; says nobody when there is no tracker.
-    fn look_for_owners(&self, found: mpsc::Sender<Vec<Contact>>) -> impl Future<Output = ()> + Send + 'static {
+    /// Asks the tracker who has the version now, if `owners` says so; when it names nobody, or is not asked, and `receivers` says so,
+    /// the known peers who of them receives it.
+    fn look_for_others(
+        &self,
+        owners: bool,
+        receivers: bool,
+        found: mpsc::Sender<Others>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let (lookup, file) = (self.lookup.clone(), self.file.clone());
         async move {
-            let version = file.hash.to_hex().parse().ok();
-            let answer = lookup.who_has(&file.name, version.as_ref(), limits::TRACKER_WAIT_BEFORE_FAN_OUT).await;
-            let versions = answer.unwrap_or_else(|failure| {
-                tracing::info!(%failure, "other owners cannot be looked for");
+            let owners = if owners { Some(owners_of(&lookup, &file).await) } else { None };
+            let receivers = if receivers && owners.iter().flatten().next().is_none() {
+                let received = lookup.receivers(file.name.as_str()).await.into_iter();
+                received.filter(|(_, received)| received.hash == file.hash).map(|(contact, _)| contact).collect()
+            } else {
                 Vec::new()
-            });
-            let owners = versions.into_iter().filter(|version| version.file.hash == file.hash);
-            let mut owners: Vec<_> = owners.flat_map(|version| contacts(version.owners)).collect();
-            owners.retain(|owner| owner.peer != lookup.me);
+            };
             // The engine is gone when nobody listens.
-            let _ = found.send(owners).await;
+            let _ = found.send(Others { owners, receivers }).await;
         }
     }
 
@@ -393,12 +429,33 @@ impl Engine {
     }
 
     fn failure(&self, owners: &[Owner]) -> Failure {
+        let receivers = owners.iter().filter(|owner| owner.is_member && !owner.lied).count();
+        if receivers > 0 {
+            let why =
+                format!("no owner is there, and none of {receivers} who were receiving it too has what is missing");
+            let hint = "what came is kept; try again when an owner is back";
+            return Failure::new(FailureCode::NoOwner, format!("cannot download {}", self.file.name), why, hint);
+        }
         let reasons: Vec<_> = owners
             .iter()
             .filter_map(|owner| Some(format!("{}: {}", owner.contact.peer, owner.problem.as_ref()?)))
             .collect();
         undelivered(&self.file.name, &reasons, owners.iter().all(|owner| owner.lied))
     }
+}
+
+/// The owners that the tracker names; nobody when there is no tracker.
+async fn owners_of(lookup: &Lookup, file: &FileMeta) -> Vec<Contact> {
+    let version = file.hash.to_hex().parse().ok();
+    let answer = lookup.who_has(&file.name, version.as_ref(), limits::TRACKER_WAIT_BEFORE_FAN_OUT).await;
+    let versions = answer.unwrap_or_else(|failure| {
+        tracing::info!(%failure, "other owners cannot be looked for");
+        Vec::new()
+    });
+    let owners = versions.into_iter().filter(|version| version.file.hash == file.hash);
+    let mut owners: Vec<_> = owners.flat_map(|version| contacts(version.owners)).collect();
+    owners.retain(|owner| owner.peer != lookup.me);
+    owners
 }
 
 /// What another member's news are to the core.

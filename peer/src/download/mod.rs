@@ -197,7 +197,14 @@ impl Peer {
             // What cannot be a name at all deserves to be told so.
             parse_name(pattern.trim_end_matches('/'))?;
         }
-        let chosen = select(wish, found)?;
+        let chosen = match select(wish, found) {
+            Err(failure) if failure.code == FailureCode::NoSuchFile && from.is_none() => {
+                // Its owners may have gone while others were receiving it.
+                let received = self.lookup.received(listed_prefix(pattern)).await;
+                select(wish, received).map_err(|_| failure)?
+            }
+            chosen => chosen?,
+        };
         let one =
             matches!(chosen.as_slice(), [only] if only.file.name.as_str() == pattern && !only.file.is_directory());
         if let (false, Some(to)) = (one, to)
@@ -299,7 +306,7 @@ impl Peer {
                 None if partial.missing().is_empty() => Vec::new(),
                 None => {
                     let swarm = (sociable && file.size >= limits::MIN_SWARM_BYTES).then(|| {
-                        let (joined, events) = self.swarms.join(file.hash, file.size, &partial.verified());
+                        let (joined, events) = self.swarms.join(file.clone(), &partial.verified());
                         (membership.insert(Arc::new(joined)).clone(), events)
                     });
                     let engine = Engine {

@@ -7,7 +7,13 @@ use std::{
     time::Duration,
 };
 
-use shared::{content::ContentHash, id::PeerId, limits, net::swarm::SwarmNews, rpc::tracker::Owner};
+use shared::{
+    content::{ContentHash, FileMeta},
+    id::PeerId,
+    limits,
+    net::swarm::SwarmNews,
+    rpc::tracker::Owner,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +55,8 @@ enum Holds {
 
 /// A download of the content that runs here.
 pub(super) struct Download {
+    /// What it receives, as it was announced.
+    pub(super) file: FileMeta,
     pub(super) tell: mpsc::Sender<MemberEvent>,
     /// Ends with it.
     pub(super) stop: CancellationToken,
@@ -104,6 +112,11 @@ impl Room {
         drop(state);
         self.wake();
         met
+    }
+
+    /// What the download that runs here receives.
+    pub(super) fn received(&self) -> Option<FileMeta> {
+        self.state().download.as_ref().map(|download| download.file.clone())
     }
 
     pub(super) fn end_download(&self) {

@@ -21,7 +21,7 @@ use shared::{
 };
 use tarpc::context::Context;
 
-use super::uploads::Uploads;
+use super::{swarms::Swarms, uploads::Uploads};
 use crate::{
     core::{Event, Reply, Token},
     node::{NodeHandle, Stopped},
@@ -39,6 +39,7 @@ struct Inner {
     node: NodeHandle,
     share: Share,
     uploads: Arc<Uploads>,
+    swarms: Swarms,
 }
 
 /// The services as one caller sees them.
@@ -65,8 +66,9 @@ impl Service {
         node: NodeHandle,
         share: Share,
         uploads: Arc<Uploads>,
+        swarms: Swarms,
     ) -> Self {
-        Self(Arc::new(Inner { me, incarnation, endpoint, node, share, uploads }))
+        Self(Arc::new(Inner { me, incarnation, endpoint, node, share, uploads, swarms }))
     }
 
     /// The services as `caller` sees them.
@@ -194,5 +196,9 @@ impl PeerService for PeerApi {
             tracing::warn!(%failure, "what is known of directories cannot be told");
             Vec::new()
         })
+    }
+
+    async fn receiving(self, _: Context, prefix: String) -> Vec<FileMeta> {
+        self.0.inner.swarms.receiving(&prefix, limits::FILES_PER_PAGE)
     }
 }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use shared::{
-    content::ContentHash,
+    content::{ContentHash, FileMeta},
     id::PeerId,
     limits,
     net::{
@@ -88,19 +88,24 @@ impl Swarms {
     }
 
     /// A download begins to take part: others are told what is proven of it, now and by and by.
-    pub fn join(
-        &self,
-        hash: ContentHash,
-        size: u64,
-        proven: &GroupRanges,
-    ) -> (Membership, mpsc::Receiver<MemberEvent>) {
-        let room = self.room(hash, size);
+    pub fn join(&self, file: FileMeta, proven: &GroupRanges) -> (Membership, mpsc::Receiver<MemberEvent>) {
+        let room = self.room(file.hash, file.size);
         let (tell, events) = mpsc::channel(MAX_QUEUED_MEMBER_EVENTS);
         let stop = CancellationToken::new();
-        let met = room.begin_download(proven, Download { tell, stop: stop.clone() });
+        let met = room.begin_download(proven, Download { file, tell, stop: stop.clone() });
         let membership = Membership { swarms: self.clone(), room, stop };
         met.into_iter().for_each(|member| membership.talk_to(member));
         (membership, events)
+    }
+
+    /// The files whose names begin with `prefix` that are received here in company, by name; at most `limit`.
+    pub fn receiving(&self, prefix: &str, limit: usize) -> Vec<FileMeta> {
+        let rooms: Vec<Arc<Room>> = self.rooms().values().filter_map(Weak::upgrade).collect();
+        let mut files: Vec<FileMeta> = rooms.iter().filter_map(|room| room.received()).collect();
+        files.retain(|file| file.name.as_str().starts_with(prefix));
+        files.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        files.truncate(limit);
+        files
     }
 
     /// Answers a member that opened a swarm stream.

@@ -30,6 +30,9 @@ pub trait PeerService {
     async fn upload_report(hash: ContentHash) -> Option<UploadReport>;
     /// What is known of the first `limits::FILES_PER_PAGE` of these directories, in their order; `None` for what it does not share.
     async fn directories(names: Vec<String>) -> Vec<Option<DirectoryMeta>>;
+    /// Files whose names begin with `prefix` that it receives at the moment and passes on meanwhile, by name; at most
+    /// `limits::FILES_PER_PAGE`. The index knows nothing of them.
+    async fn receiving(prefix: String) -> Vec<FileMeta>;
 }
 
 /// A directory as the one who shares it describes it.

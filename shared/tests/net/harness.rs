@@ -140,6 +140,10 @@ impl PeerService for Sample {
     async fn directories(self, _: Context, _: Vec<String>) -> Vec<Option<DirectoryMeta>> {
         Vec::new()
     }
+
+    async fn receiving(self, _: Context, _: String) -> Vec<FileMeta> {
+        Vec::new()
+    }
 }
 
 fn file(name: &str) -> FileMeta {

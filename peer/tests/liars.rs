@@ -1,75 +1,32 @@
 //! Owners that are not what they say: one that sends other bytes, one that accepts and stalls, one that lies about the
 //! size. Each is a member with a proper certificate; the download must be right all the same, or fail and keep nothing.
 
-use std::{fs, sync::Arc, time::Duration};
+#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
 
-use futures::future::BoxFuture;
-use shared::{
-    content::ContentHash,
-    net::{
-        StreamKind,
-        bulk::{BULK_BEGINS, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
-        serve::{Handler, Remote},
-    },
-    rpc::tracker::WireFile,
+use std::{collections::BTreeMap, fs, num::NonZeroU64, path::Path};
+
+use peer::{
+    net::pace::Pace,
+    store::{Share, ShareOptions},
 };
-use tokio::time::sleep;
+use rustix::process::Signal;
+use shared::{content::ContentHash, rpc::tracker::WireFile, time::Clock};
+use tokio::sync::mpsc;
 
 mod common;
 use common::{
     Network,
     impostor::{self, Running},
+    liar::{Liar, Lie},
 };
 
 const NAME: &str = "a.bin";
 
-#[derive(Clone, Copy)]
-enum Lie {
-    /// Every byte is another.
-    Bytes,
-    /// Accepts, then says nothing.
-    Stall,
-    /// Another size than announced.
-    Size,
-}
-
-struct Liar {
-    lie: Lie,
-    size: u64,
-}
-
-impl Handler for Liar {
-    fn stream(
-        self: Arc<Self>,
-        _: Arc<Remote>,
-        kind: StreamKind,
-        mut send: quinn::SendStream,
-        mut recv: quinn::RecvStream,
-    ) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            if kind != StreamKind::Bulk {
-                return;
-            }
-            let Ok(BulkRequest { .. }) = read_header(&mut recv).await else { return };
-            let size = if let Lie::Size = self.lie { self.size / 2 } else { self.size };
-            let accepted: Result<BulkAccepted, BulkRefusal> = Ok(BulkAccepted { size });
-            if write_header(&mut send, &accepted).await.is_err() || send.write_all(&[BULK_BEGINS]).await.is_err() {
-                return;
-            }
-            match self.lie {
-                Lie::Stall => sleep(Duration::from_secs(60)).await,
-                Lie::Bytes | Lie::Size => {
-                    // Ends when the asker has seen enough.
-                    while send.write_all(&[0x55; 64 << 10]).await.is_ok() {}
-                }
-            }
-        })
-    }
-}
-
-async fn start(network: &Network, id: &str, lie: Lie, size: u64, hash: ContentHash) -> Running {
+async fn start(network: &Network, id: &str, lie: Lie, content: &[u8], hash: ContentHash) -> Running {
+    let size = content.len() as u64;
     let file = WireFile { name: NAME.to_owned(), size, hash, mtime_micros: 0, executable: false };
-    impostor::start(network, id, Liar { lie, size }, vec![file]).await
+    let contents = BTreeMap::from([(hash, content.to_vec())]);
+    impostor::start(network, id, Liar { lie, contents }, vec![file]).await
 }
 
 fn content() -> (Vec<u8>, ContentHash) {
@@ -86,11 +43,10 @@ async fn the_bytes_are_right_although_three_of_four_owners_are_not() {
     network.put("peer1", NAME, &content);
     let _honest = network.headless("peer1");
     let _receiver = network.headless("peer2");
-    let size = content.len() as u64;
     let _liars = [
-        start(&network, "bytes", Lie::Bytes, size, hash).await,
-        start(&network, "stall", Lie::Stall, size, hash).await,
-        start(&network, "size", Lie::Size, size, hash).await,
+        start(&network, "bytes", Lie::Bytes, &content, hash).await,
+        start(&network, "stall", Lie::Stall, &content, hash).await,
+        start(&network, "size", Lie::Size, &content, hash).await,
     ];
     network.json_until("peer2", &["listAll"], |listing| {
         listing["files"][0]["owners"].as_array().is_some_and(|owners| owners.len() == 4)
@@ -106,7 +62,7 @@ async fn a_liar_alone_is_named_and_nothing_is_kept() {
     let network = Network::start();
     let (content, hash) = content();
     let _tracker = network.headless("peer1");
-    let _liar = start(&network, "bytes", Lie::Bytes, content.len() as u64, hash).await;
+    let _liar = start(&network, "bytes", Lie::Bytes, &content, hash).await;
     network.json_until("peer1", &["listAll"], |listing| listing["files"][0]["name"] == NAME);
     let ended = network.run("peer1", &["download", NAME, "--json"]);
     assert_eq!(ended.status, Some(1), "{ended:?}");
@@ -115,4 +71,61 @@ async fn a_liar_alone_is_named_and_nothing_is_kept() {
     assert!(error["error"]["message"].as_str().unwrap().contains("bytes: wrong bytes at offset 0"), "{error}");
     assert!(!network.shared("peer1", NAME).exists());
     assert_eq!(network.json("peer1", &["list"])["files"].as_array().unwrap().len(), 0);
+}
+
+/// A share outside of the network that has the content.
+async fn share_with(folder: &Path, content: &[u8]) -> Share {
+    let share = folder.join("share");
+    fs::create_dir_all(&share).unwrap();
+    fs::write(share.join(NAME), content).unwrap();
+    let (events, mut changes) = mpsc::channel(64);
+    let share = Share::open(&share, &folder.join("state"), ShareOptions::default(), events).await.unwrap();
+    share.settled().await.unwrap();
+    tokio::spawn(async move { while changes.recv().await.is_some() {} });
+    share
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_liars_among_four_owners_are_named_and_cost_little_time() {
+    const RATE: u64 = 1 << 20;
+    let network = Network::start();
+    let (content, hash) = content();
+    let honest = ["honest1", "honest2"];
+    honest.iter().for_each(|owner| network.put(owner, NAME, &content));
+    let _honest = honest.map(|owner| network.headless_with(owner, &["--limit-up", "1MiB"]));
+    let receiver = network.headless("receiver");
+    let owners = |count: usize| {
+        network.json_until("receiver", &["listAll"], |listing| {
+            listing["files"][0]["owners"].as_array().is_some_and(|owners| owners.len() == count)
+        });
+    };
+    // To places outside of the share, so that each time all of it is to be fetched. The owners' caps, not the machine, say how
+    // long that takes.
+    let timed = |place: &str| {
+        let to = network.folder().join(place);
+        let clock = Clock::start();
+        let done = network.json("receiver", &["download", NAME, "--to", to.to_str().unwrap()]);
+        let seconds = clock.now().since_origin().as_secs_f64();
+        assert!(fs::read(&to).unwrap() == content, "{done}");
+        seconds
+    };
+    owners(2);
+    let alone = timed("from-two");
+    assert!((2.0..6.0).contains(&alone), "6 MiB at 2 MiB/s took {alone:.2} s");
+
+    let share = share_with(&network.folder().join("liars"), &content).await;
+    let lie = || Lie::BitInEachPiece(share.clone(), Pace::new(NonZeroU64::new(RATE)));
+    let _liars =
+        [start(&network, "liar1", lie(), &content, hash).await, start(&network, "liar2", lie(), &content, hash).await];
+    owners(4);
+    let with_liars = timed("from-four");
+    assert!(with_liars < 1.5 * alone, "{with_liars:.2} s with two liars, {alone:.2} s without");
+    eprintln!("6 MiB of 2 honest owners at 1 MiB/s each: {alone:.2} s; with 2 liars more: {with_liars:.2} s");
+    receiver.signal(Signal::TERM);
+    let log = receiver.wait().err;
+    for liar in ["liar1", "liar2"] {
+        let dropped = |line: &str| line.contains("asked for no more") && line.contains(&format!("owner={liar} "));
+        assert_eq!(log.lines().filter(|line| dropped(line) && line.contains("Lied")).count(), 1, "{liar}: {log}");
+    }
+    assert!(!log.contains("owner=honest"), "{log}");
 }

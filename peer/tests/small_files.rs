@@ -7,26 +7,18 @@ use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
     path::Path,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use futures::future::BoxFuture;
 use rustix::process::Signal;
-use shared::{
-    content::ContentHash,
-    limits::MAX_PACKED_FILE_BYTES,
-    net::{
-        StreamKind,
-        bulk::{BULK_BEGINS, BulkRefusal, read_header, write_header},
-        pack::{ITEM_FOLLOWS, PackAccepted, PackRequest},
-        serve::{Handler, Remote},
-    },
-    rpc::tracker::WireFile,
-};
+use shared::{content::ContentHash, limits::MAX_PACKED_FILE_BYTES, rpc::tracker::WireFile};
 
 mod common;
-use common::{Deadline, Network, impostor, process::WAIT};
+use common::{
+    Deadline, Network, impostor,
+    liar::{Liar, Lie},
+    process::WAIT,
+};
 
 /// What a file is to others: content, modification time in seconds since 1970, whether it can be executed.
 type Seen = (Vec<u8>, u64, bool);
@@ -296,43 +288,6 @@ fn two_owners_share_the_work() {
     assert!(tree(&network.shared("peer3", "tree")) == tree(&network.shared("peer1", "tree")));
 }
 
-/// Sends packs as they are asked for, but one content with a wrong byte.
-struct Liar {
-    contents: BTreeMap<ContentHash, Vec<u8>>,
-    lie: ContentHash,
-}
-
-impl Handler for Liar {
-    fn stream(
-        self: Arc<Self>,
-        _: Arc<Remote>,
-        kind: StreamKind,
-        mut send: quinn::SendStream,
-        mut recv: quinn::RecvStream,
-    ) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            if kind != StreamKind::Pack {
-                return;
-            }
-            let Ok(request) = read_header::<PackRequest>(&mut recv).await else { return };
-            write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await.unwrap();
-            send.write_all(&[BULK_BEGINS]).await.unwrap();
-            for (hash, _) in request.contents().unwrap() {
-                let mut content = self.contents[hash].clone();
-                if *hash == self.lie {
-                    content[0] ^= 1;
-                }
-                // Ends when the asker has seen enough.
-                if send.write_all(&[&[ITEM_FOLLOWS], content.as_slice()].concat()).await.is_err() {
-                    return;
-                }
-            }
-            let _ = send.finish();
-            let _ = send.stopped().await;
-        })
-    }
-}
-
 /// The files `tree/0` to `tree/39`, as an impostor announces them.
 fn forty() -> (BTreeMap<ContentHash, Vec<u8>>, Vec<WireFile>) {
     let files = (0..40_u32).map(|number| {
@@ -359,7 +314,7 @@ async fn an_owner_that_lies_in_one_file_is_dropped_and_the_tree_is_right() {
     }
     let _honest = network.headless("peer1");
     let mut receiver = network.headless("peer2");
-    let _liar = impostor::start(&network, "liar", Liar { lie: files[20].hash, contents }, files).await;
+    let _liar = impostor::start(&network, "liar", Liar { lie: Lie::Content(files[20].hash), contents }, files).await;
     network.json_until("peer2", &["listAll"], |listing| {
         let files = listing["files"].as_array().unwrap();
         files.len() == 40 && files.iter().all(|file| file["owners"].as_array().unwrap().len() == 2)

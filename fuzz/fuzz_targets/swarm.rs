@@ -55,6 +55,14 @@ enum Step {
         owner: u8,
         rtt_millis: Option<u16>,
     },
+    /// Of a request under way, the first bytes.
+    Begin {
+        which: u8,
+    },
+    /// Of a request that was cancelled, the first bytes.
+    BeginLate {
+        which: u8,
+    },
     /// Of a request under way, the next groups.
     Bring {
         which: u8,
@@ -190,11 +198,22 @@ impl Bed {
             Step::Heard { owner, rtt_millis } => {
                 self.tell(Event::Heard { owner: id(owner), rtt: rtt_millis.map(millis) });
             }
+            Step::Begin { which } => {
+                if let Some(request) = self.pick(which) {
+                    self.tell(Event::Begun { request });
+                }
+            }
+            Step::BeginLate { which } => {
+                if let Some(&(request, _)) = self.over.get(usize::from(which) % self.over.len().max(1)) {
+                    self.tell(Event::Begun { request });
+                }
+            }
             Step::Bring { which, count } => self.bring(which, count.into()),
             Step::BringLate { which, count } => self.bring_late(which, count.into()),
             Step::Invent { owner, serial, run } => {
                 let request = RequestId { owner: id(owner), serial: u64::from(serial) + (1 << 40) };
                 let groups = range(run, self.groups);
+                self.tell(Event::Begun { request });
                 self.proven.extend(groups.clone());
                 self.tell(Event::Verified { request, groups });
                 // Beyond the end: nothing is proven by it.

@@ -429,17 +429,17 @@ impl Engine {
     }
 
     fn failure(&self, owners: &[Owner]) -> Failure {
-        let receivers = owners.iter().filter(|owner| owner.is_member && !owner.lied).count();
-        if receivers > 0 {
-            let why =
-                format!("no owner is there, and none of {receivers} who were receiving it too has what is missing");
-            let hint = "what came is kept; try again when an owner is back";
-            return Failure::new(FailureCode::NoOwner, format!("cannot download {}", self.file.name), why, hint);
-        }
         let reasons: Vec<_> = owners
             .iter()
             .filter_map(|owner| Some(format!("{}: {}", owner.contact.peer, owner.problem.as_ref()?)))
             .collect();
+        let receivers = owners.iter().filter(|owner| owner.is_member && !owner.lied).count();
+        if receivers > 0 {
+            let others = if reasons.is_empty() { "no owner is there".to_owned() } else { reasons.join(", ") };
+            let why = format!("{others}, and none of {receivers} who were receiving it too has what is missing");
+            let hint = "what came is kept; try again when an owner is back";
+            return Failure::new(FailureCode::NoOwner, format!("cannot download {}", self.file.name), why, hint);
+        }
         undelivered(&self.file.name, &reasons, owners.iter().all(|owner| owner.lied))
     }
 }

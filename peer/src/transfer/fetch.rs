@@ -446,7 +446,7 @@ impl<P: FnMut(u64)> Writer<P> {
             if let Some(outboard) = partial.outboard() {
                 pairs.iter().try_for_each(|(at, run)| outboard.write_all_at(run, *at))?;
             }
-            partial.file().write_all_at(&data[..len], offset)?;
+            partial.write_at(&data[..len], offset)?;
             partial.mark(&std::iter::once(groups).collect())
         })?;
         (self.progress)(len as u64);

@@ -4,13 +4,14 @@ use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
 use quinn::{
-    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt,
+    AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime, TokioRuntime, TransportConfig,
+    VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::NetError;
+use super::{NetError, socket::Batching};
 use crate::limits;
 
 /// A socket that is bound and speaks QUIC, and what the kernel did not grant it.
@@ -103,7 +104,10 @@ fn bind_with(
     config.max_udp_payload_size(limits::MAX_DATAGRAM_BYTES).map_err(|error| local(&error))?;
     let server = server.map(server_config).transpose()?;
     let runtime = Arc::new(TokioRuntime);
-    let mut endpoint = quinn::Endpoint::new(config, server, socket, runtime).map_err(|error| local(&error))?;
+    let socket = runtime.wrap_udp_socket(socket).map_err(|error| local(&error))?;
+    let socket = Arc::new(Batching::new(socket));
+    let mut endpoint =
+        quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime).map_err(|error| local(&error))?;
     endpoint.set_default_client_config(client_config(client)?);
     Ok(Bound { endpoint, buffer_warning, clamped_buffer })
 }

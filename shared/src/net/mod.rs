@@ -9,6 +9,7 @@
 //!  rpc_transport · bulk · pack · swarm ── what runs on a stream, told by its first byte (StreamKind)
 //!
 //!      knock ── whether anybody listens on a port
+//!      socket ── hands the kernel batches that it takes
 //!      session ── all of it put together for a program: identity, the nameserver; enrolment for newcomers
 //! ```
 
@@ -22,6 +23,7 @@ pub mod pack;
 pub mod rpc_transport;
 pub mod serve;
 pub mod session;
+mod socket;
 pub mod swarm;
 
 pub use connection::{Connections, Target};

@@ -361,6 +361,36 @@ fn a_majority_without_the_nameserver_makes_a_provisional_tracker_that_registers_
 }
 
 #[test]
+fn a_provisional_tracker_has_no_votes_against_a_seat_that_its_voters_did_not_know() {
+    let (mut peer, out) = orphan(&["a", "tracker", "me", "b"]);
+    let out = peer.promise(&out, &["a", "b"]);
+    let out = peer.promise(&out, &["a", "b"]);
+    assert!(peer.core.is_provisional());
+
+    // A claim of `a` had been accepted before the nameserver went, and nobody has heard of it. Not even this peer's own
+    // vote was given for replacing that one: among two peers it alone would be a majority.
+    let call = picked!(out, Action::RenewSeat { call, epoch: Epoch(64) } => call);
+    let moved = Err(CallError::Refused(ClaimError::Moved(held("a", 2))));
+    let out = peer.event(Event::RenewalAnswered { call, result: moved });
+    let (call, claim) = picked!(out, Action::Claim { call, claim } => (*call, claim.clone()));
+    assert_eq!((claim.epoch, claim.expected_epoch, claim.votes), (Epoch(64), Epoch(2), vec![]));
+    // Its holder is told, and gives it up or lets its lease end.
+    let told = picked!(out, Action::SendHeartbeat { to, beat, .. } => (to.peer.clone(), beat.epoch));
+    assert_eq!(told, (id("a"), Epoch(64)));
+
+    let refused = ClaimError::NoMajority { votes: 0, needed: 1 };
+    let out = peer.event(Event::ClaimAnswered { call, result: Err(CallError::Refused(refused)) });
+    let out = [out, peer.pass(SEAT_RENEWAL)].concat();
+    let call = picked!(out, Action::RenewSeat { call, epoch: Epoch(64) } => call);
+    let moved = Err(CallError::Refused(ClaimError::Moved(vacant(2))));
+    let out = peer.event(Event::RenewalAnswered { call, result: moved });
+    let call = picked!(out, Action::Claim { call, claim } if claim.expected_epoch == Epoch(2) => call);
+    peer.grant(call, 64);
+    assert!(!peer.core.is_provisional());
+    assert_eq!(peer.core.tracker(), Some(&seat("me", 64)));
+}
+
+#[test]
 fn a_voter_with_another_view_of_the_network_counts_by_that_too() {
     let (mut peer, out) = orphan(&["a", "b", "tracker", "me"]);
     let out = peer.promise(&out, &["a", "b"]);

@@ -57,8 +57,9 @@ impl Core {
         }
     }
 
-    /// A provisional tracker asks the nameserver for its own epoch. The votes count only for what they were given for:
-    /// to replace the seat of `mandate.expected`.
+    /// A provisional tracker asks the nameserver for its own epoch. The votes, its own too, count only for what they were
+    /// given for: to replace the seat of `mandate.expected` (invariant S4). The seat may be another by now, since a claim
+    /// that nobody heard of was accepted after all; then it has to become vacant first.
     pub(super) fn register_provisional(
         &mut self,
         now: Timestamp,
@@ -68,8 +69,9 @@ impl Core {
     ) {
         let electorate = Electorate::new(std::iter::once(&self.id), None);
         let mut campaign = Campaign::new(Kind::Registering, epoch, self.expected, electorate, now);
-        let counts = mandate.expected == self.expected;
-        campaign.votes = if counts { mandate.votes } else { BTreeSet::from([self.id.clone()]) };
+        if mandate.expected == self.expected {
+            campaign.votes = mandate.votes;
+        }
         self.campaign = Some(campaign);
         self.claim(now, out);
     }

@@ -82,6 +82,7 @@ macro_rules! none {
     };
 }
 
+mod alone;
 mod knocking;
 mod seat;
 mod standby;
@@ -151,7 +152,11 @@ impl Harness {
 
     /// A follower of `tracker` in epoch 1 that was just answered.
     fn follower(peers: &[&str]) -> Self {
-        let mut peer = Self::new("me");
+        Self::follower_as("me", peers)
+    }
+
+    fn follower_as(peer: &str, peers: &[&str]) -> Self {
+        let mut peer = Self::new(peer);
         let first = peer.event(Event::Tick);
         peer.know_peers(peers);
         peer.out = first;

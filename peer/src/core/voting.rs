@@ -1,6 +1,9 @@
 //! Voting on others who stand for the seat.
 
+use std::cmp::Reverse;
+
 use shared::{
+    electors::rendezvous,
     epoch::Epoch,
     id::PeerId,
     limits::{ELECTION_BACKOFF, VOTE_WAIT},
@@ -10,7 +13,7 @@ use shared::{
 
 use super::{
     Action, Core, ElectionFailure, Vote,
-    campaign::Campaign,
+    campaign::{Campaign, Kind},
     standing::{Seeking, Standing, Word},
 };
 
@@ -27,7 +30,11 @@ impl Core {
         if request.expected_epoch < request.epoch && !matches!(self.standing, Standing::Leaving(_)) {
             self.raise_hearsay(now, request.expected_epoch, out);
         }
-        let granted = self.grants(now, from, request);
+        let rival = self.is_rival(request);
+        let granted = self.grants(now, from, request) && !(rival && self.goes_before(from, request));
+        if granted && rival {
+            self.end_campaign(now, ElectionFailure::Lost(self.seat_view()), out);
+        }
         if granted && !request.probe {
             self.vote(request.epoch, from.clone(), out);
             let again = now + VOTE_WAIT + self.jitter(ELECTION_BACKOFF);
@@ -73,6 +80,29 @@ impl Core {
             && (request.force || !self.hears_a_tracker(now))
             && (!request.provisional || self.misses_the_nameserver())
             && !matches!(self.standing, Standing::Leaving(_))
+    }
+
+    /// Whether the candidate only asks whether it would be elected, as this peer does for the same kind of seat. If both
+    /// heard "yes", both would vote for themselves and take from each other what each of them may need to win: where
+    /// only so many electors are left as make a majority, every time that two are under way at once. So one of them lets
+    /// the other go first, as long as nothing is promised.
+    fn is_rival(&self, request: &VoteRequest) -> bool {
+        let rivals = |own: &Campaign| own.is_probing() && (own.kind == Kind::Provisional) == request.provisional;
+        request.probe && self.campaign.as_ref().is_some_and(rivals)
+    }
+
+    /// Which of two rivals goes first; both come to the same answer unless the tracker named them different standbys, which
+    /// costs no more than a lost election. Who stands for the higher epoch may have heard that the lower one is lost; then
+    /// come standbys; then it is another's turn in each epoch, so that one whom not all electors hear does not stand in
+    /// the way for long.
+    fn goes_before(&self, rival: &PeerId, request: &VoteRequest) -> bool {
+        let Some(own) = &self.campaign else { return false };
+        let key = request.epoch.0.to_le_bytes();
+        let place = |epoch: Epoch, peer: &PeerId| {
+            let heir = self.heirs.iter().position(|heir| heir == peer).unwrap_or(self.heirs.len());
+            (Reverse(epoch), heir, rendezvous(&key, peer))
+        };
+        place(own.epoch, &self.id) < place(request.epoch, rival)
     }
 
     /// Whether there is, to this peer's knowledge, no need for another tracker.

@@ -36,6 +36,8 @@ pub(crate) struct Checks {
     grants: BTreeSet<(PeerId, PeerId, Epoch, Epoch)>,
     /// Who was elected without the nameserver, and by whom it could have been, as it saw it.
     provisional: BTreeMap<Epoch, (PeerId, BTreeSet<PeerId>)>,
+    /// Epochs that each run claimed, or won without the nameserver.
+    tried: BTreeSet<(PeerId, Incarnation, Epoch)>,
     /// Epochs with two provisional trackers: possible where two parts knew too little of each other.
     rivals: BTreeSet<Epoch>,
     followed: BTreeMap<PeerId, Epoch>,
@@ -98,6 +100,8 @@ impl Checks {
                 if !claim.epoch.is_provisional() {
                     self.grants.insert((peer.clone(), peer.clone(), claim.epoch, claim.expected_epoch));
                 }
+                self.votes_fit(peer, claim);
+                self.tried.insert((peer.clone(), run, claim.epoch));
             }
             Action::Reply { token, reply: Reply::Vote(reply) } => {
                 let (from, request) = self.asked.remove(&(peer.clone(), *token)).expect("a vote was asked for");
@@ -179,7 +183,14 @@ impl Checks {
     }
 
     /// `winner` became tracker without the nameserver; `electors` as it sees them.
-    pub(crate) fn elected_alone(&mut self, winner: &PeerId, epoch: Epoch, electors: &BTreeSet<PeerId>) {
+    pub(crate) fn elected_alone(
+        &mut self,
+        winner: &PeerId,
+        run: Incarnation,
+        epoch: Epoch,
+        electors: &BTreeSet<PeerId>,
+    ) {
+        self.tried.insert((winner.clone(), run, epoch));
         let voters: BTreeSet<&PeerId> =
             self.grants.iter().filter(|grant| grant.1 == *winner && grant.2 == epoch).map(|grant| &grant.0).collect();
         let votes = electors.iter().filter(|elector| voters.contains(elector)).count();
@@ -198,6 +209,18 @@ impl Checks {
         self.sometimes("provisional tracker");
     }
 
+    /// Whether or not it will be accepted: a claim names the seat that its votes were given for replacing.
+    fn votes_fit(&self, claimant: &PeerId, claim: &Claim) {
+        for voter in &claim.votes {
+            let grant = (voter.clone(), claimant.clone(), claim.epoch, claim.expected_epoch);
+            assert!(
+                self.grants.contains(&grant),
+                "S4: {claimant} would replace {} with a vote of {voter} that was not given for that",
+                claim.expected_epoch
+            );
+        }
+    }
+
     /// A claim is about to be put to the registry, and was answered so.
     pub(crate) fn claim(&mut self, claimant: &PeerId, claim: &Claim, held: Option<&Seat>, accepted: bool) {
         if !accepted {
@@ -213,14 +236,6 @@ impl Checks {
         }
         if let Some(held) = held {
             assert_eq!(held.epoch, claim.expected_epoch, "S4: {claimant} replaced a seat that it did not know");
-            for voter in &claim.votes {
-                let grant = (voter.clone(), claimant.clone(), epoch, claim.expected_epoch);
-                assert!(
-                    self.grants.contains(&grant),
-                    "S4: {claimant} replaced {} with a vote of {voter} that was not given for that",
-                    claim.expected_epoch
-                );
-            }
             self.sometimes("claim accepted with a majority");
         } else {
             self.sometimes("claim accepted over a vacant seat");
@@ -249,6 +264,10 @@ impl Checks {
             assert!(self.accepted_anyhow.contains(&seat.epoch), "S5: {peer} follows an epoch that was never accepted");
             let persisted = self.persisted.get(peer).map_or(Epoch::NONE, |durable| durable.epoch_high);
             assert!(persisted >= seat.epoch, "S5: {peer} follows {} and would forget it", seat.epoch);
+            // What an earlier run was given is not this one's: others know that one's endpoint, and what they told it.
+            let tried = (peer.clone(), node.incarnation, seat.epoch);
+            let its_own = core.role() != Role::Tracker || self.tried.contains(&tried);
+            assert!(its_own, "S1: {peer} took up the seat of an earlier run, {}", seat.epoch);
         }
         // A tracker never believes in its lease for longer than the nameserver gave it, but for its clock's drift.
         if let (Some(until), Some(seat)) = (core.lease_until(), core.tracker())

@@ -11,7 +11,7 @@ use shared::{
     electors::majority_alone,
     epoch::Epoch,
     id::PeerId,
-    limits::{HEARTBEAT, INDEX_SETTLE, PEER_SILENCE},
+    limits::{HEARTBEAT, INDEX_SETTLE, PEER_SILENCE, RESTING_HEARTBEAT},
     rpc::tracker::ListAll,
 };
 
@@ -117,12 +117,30 @@ impl World {
         self.nodes.iter().map(of).collect()
     }
 
+    /// Its files go when it was silent for too long: which is later if the tracker waved it to rest, since it elects not,
+    /// and at the standbys, which all peers tell of themselves at a resting peer's pace.
     fn kill_a_follower(&mut self) {
-        if let Some(follower) = self.follower() {
-            self.crash(follower);
-            self.run_for(PEER_SILENCE + HEARTBEAT * 2);
+        let resting = self.resting_follower();
+        let Some(follower) = resting.or_else(|| self.follower()) else { return };
+        self.crash(follower);
+        self.run_for(PEER_SILENCE + HEARTBEAT * 2);
+        if resting.is_none() {
             self.check_index();
         }
+        self.run_for(RESTING_HEARTBEAT - HEARTBEAT);
+        self.check_index();
+        if resting.is_some() {
+            self.checks.sometimes("resting peer forgotten");
+        }
+    }
+
+    /// A follower that is no elector.
+    fn resting_follower(&self) -> Option<usize> {
+        let electors = self.nodes[self.tracker()?].core.as_ref()?.electors();
+        let rests = |node: &Node| {
+            node.core.as_ref().is_some_and(|core| core.role() == Role::Follower) && !electors.contains(&node.id)
+        };
+        self.nodes.iter().position(rests)
     }
 
     fn kill_the_tracker(&mut self) {

@@ -67,6 +67,7 @@ const SOMETIMES: &[&str] = &[
     "provisional tracker registered",
     "refused by mistake",
     "replaced without the nameserver",
+    "resting peer forgotten",
     "run restarted",
     "silent peer forgotten",
     "snapshot asked for",

@@ -420,7 +420,7 @@ impl World {
             self.checks.action(&id, run.1, &action, &event);
             if let (Action::Report(Report::BecameProvisional { epoch }), Some(core)) = (&action, self.running(run)) {
                 let electors = core.electors().clone();
-                self.checks.elected_alone(&id, *epoch, &electors);
+                self.checks.elected_alone(&id, run.1, *epoch, &electors);
             }
             self.execute(number, action);
         }

@@ -51,6 +51,11 @@ enum Step {
     Lose {
         owner: u8,
     },
+    /// Sense or not.
+    Place {
+        place: u8,
+        receivers: u8,
+    },
     Heard {
         owner: u8,
         rtt_millis: Option<u16>,
@@ -235,6 +240,9 @@ impl Bed {
                 if let Some((request, _)) = self.over.get(usize::from(which) % self.over.len().max(1)).cloned() {
                     self.fail(request, why(number, None));
                 }
+            }
+            Step::Place { place, receivers } => {
+                self.tell(Event::Placed { place: place.into(), receivers: receivers.into() });
             }
             Step::Wait { millis } => self.wait(Duration::from_millis(millis.into())),
             Step::Tick => self.tell(Event::Tick),

@@ -223,6 +223,8 @@ impl Sim {
                 let event = Event::OwnerAdded { owner: id(other), has, rtt: Some(sim.latency[&(at, other)] * 2) };
                 sim.after(delay, What::Tell(at, event));
             }
+            let place = Event::Placed { place: (at - owners) as u32, receivers: setup.receivers.len() as u32 };
+            sim.after(Duration::from_micros(rng.u64(0..30_000)), What::Tell(at, place));
             sim.after(Duration::from_micros(rng.u64(0..50_000)), What::News(at));
         }
         for at in 0..count {

@@ -87,6 +87,8 @@ struct Owner {
     is_member: bool,
     /// A member that has not left.
     is_here: bool,
+    /// One that does not have everything yet.
+    is_receiving: bool,
     /// How often it was asked again although it had failed, because the tracker says that it is there.
     chances: u32,
 }
@@ -132,6 +134,7 @@ impl Owners {
             lied: false,
             is_member,
             is_here: is_member,
+            is_receiving: false,
             chances: 0,
         });
         Some((number, true))
@@ -159,6 +162,17 @@ impl Owners {
 
     fn has_lied(&self, peer: &PeerId) -> bool {
         self.by_peer.get(peer).and_then(|owner| self.list.get(owner.0 as usize)).is_some_and(|owner| owner.lied)
+    }
+
+    /// Where `me` stands among those who receive the content, by their names.
+    fn place_of(&self, me: &PeerId) -> (u32, u32) {
+        let others = self.list.iter().filter(|owner| owner.is_here && owner.is_receiving && !owner.lied);
+        let (mut place, mut receivers) = (0, 1);
+        for other in others {
+            place += u32::from(other.contact.peer < *me);
+            receivers += 1;
+        }
+        (place, receivers)
     }
 
     fn get_mut(&mut self, owner: OwnerId) -> Option<&mut Owner> {
@@ -225,6 +239,7 @@ impl Engine {
         let mut running: HashMap<RequestId, Running> = HashMap::new();
         let mut stuck = Stuck::No;
         let (found, mut newly_found) = mpsc::channel(1);
+        let mut placed = owners.place_of(&self.lookup.me);
         // An owner that the tracker still names and that has gone introduces nobody.
         let mut unheard = membership.is_some().then(|| clock.now() + limits::OWNER_SILENCE);
         loop {
@@ -331,6 +346,11 @@ impl Engine {
                     _ => {}
                 }
                 swarm.handle(clock.now(), event, &mut actions);
+            }
+            let now_placed = owners.place_of(&self.lookup.me);
+            if std::mem::replace(&mut placed, now_placed) != now_placed {
+                let (place, receivers) = now_placed;
+                swarm.handle(clock.now(), Event::Placed { place, receivers }, &mut actions);
             }
         }
     }
@@ -476,6 +496,7 @@ fn member_event(owners: &mut Owners, event: MemberEvent) -> Option<Event> {
     // What is known of an owner from the tracker needs no news.
     let known = owners.get_mut(owner).filter(|owner| owner.is_member)?;
     let is_back = !std::mem::replace(&mut known.is_here, true);
+    known.is_receiving = matches!(has, Has::Groups(_));
     match has {
         Has::Groups(gained) if !is_new && !is_back => Some(Event::OwnerHas { owner, gained }),
         has => Some(Event::OwnerAdded { owner, has, rtt: None }),

@@ -98,7 +98,8 @@ impl Swarm {
         let owner = self.owners.get(&id)?;
         let bytes = self.request_bytes(owner);
         let wanted = bytes.div_ceil(self.layout.piece_bytes());
-        let choice = Choice { pieces: &self.pieces, owner, is_alone: self.owners.len() == 1, wanted };
+        let choice =
+            Choice { pieces: &self.pieces, owner, home: self.home.clone(), is_alone: self.owners.len() == 1, wanted };
         match self.picker.pick(&choice, &mut self.rng) {
             Some(first) => Some(self.run_from(first, bytes, &choice)),
             None => self.fragment(owner),

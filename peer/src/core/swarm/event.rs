@@ -81,6 +81,14 @@ pub enum Event {
         /// Who.
         owner: OwnerId,
     },
+    /// This peer is at `place` (from 0) of `receivers` that fetch the content now, in an order in which all of them see
+    /// themselves. What only one owner has they divide among themselves by it, so that its uplink carries it once.
+    Placed {
+        /// Less than `receivers`.
+        place: u32,
+        /// This one included.
+        receivers: u32,
+    },
     /// Bytes come from an owner though no group is proven yet: it is not silent, whatever this peer's disk does.
     Heard {
         /// Who.

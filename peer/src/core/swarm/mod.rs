@@ -75,6 +75,8 @@ pub struct Swarm {
     owners: BTreeMap<OwnerId, Owner>,
     liars: BTreeSet<OwnerId>,
     picker: Box<dyn Picker>,
+    /// This peer's part of what receivers divide among themselves.
+    home: Range<u32>,
     rng: fastrand::Rng,
     last_serial: u64,
     standing: Standing,
@@ -120,6 +122,7 @@ impl Swarm {
             layout,
             pieces,
             have,
+            home: 0..layout.pieces(),
             owners: BTreeMap::new(),
             liars: BTreeSet::new(),
             picker: config.picker.build(),
@@ -186,6 +189,7 @@ impl Swarm {
             Event::OwnerLost { owner } => {
                 self.remove_owner(owner);
             }
+            Event::Placed { place, receivers } => self.home = self.layout.part(place, receivers),
             Event::Heard { owner, rtt } => {
                 if let Some(known) = self.owners.get_mut(&owner) {
                     known.heard(now, rtt);

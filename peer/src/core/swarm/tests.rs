@@ -434,6 +434,61 @@ fn receivers_that_start_together_ask_for_different_pieces() {
 }
 
 #[test]
+fn receivers_that_know_each_other_divide_what_one_owner_has() {
+    // Each has nearly all of its own part before it asks for anything of another's.
+    let (size, receivers) = (32 << 20, 4);
+    for place in 0..receivers {
+        let mut bed = Bed::new(size, &[], PickerKind::RarestFirst, u64::from(place));
+        bed.tell(Event::Pause);
+        bed.tell(Event::Placed { place, receivers });
+        bed.add(1, Has::All);
+        bed.add(2, Has::Groups(set(&[])));
+        bed.tell(Event::Resume);
+        let part = pieces(u64::from(place) * 32..u64::from(place + 1) * 32);
+        let mut brought = BTreeSet::new();
+        while brought.len() < 31 * PIECE as usize {
+            let (request, groups) = bed.of(1)[0].clone();
+            assert!(part.start <= groups.start && groups.end <= part.end, "{groups:?} is not of {part:?}");
+            brought.extend(groups.clone());
+            bed.bring(request, groups.end - groups.start, MILLISECOND);
+        }
+        // And then does not rest.
+        let (mut others, due) = (BTreeSet::new(), bed.now + Duration::from_secs(10));
+        while bed.finished == 0 {
+            let (request, groups) = bed.of(1).first().cloned().expect("something is missing");
+            others.extend(groups.clone());
+            bed.bring(request, groups.end - groups.start, MILLISECOND);
+            assert!(bed.now < due, "it does not end");
+        }
+        assert!(others.len() as u64 >= 96 * PIECE);
+    }
+}
+
+#[test]
+fn a_part_matters_less_than_what_is_rare() {
+    let mut bed = Bed::rarest(4 << 20);
+    bed.tell(Event::Pause);
+    bed.tell(Event::Placed { place: 0, receivers: 2 });
+    bed.add(1, Has::All);
+    bed.add(2, Has::Groups(set(&[pieces(0..12), pieces(13..16)])));
+    bed.tell(Event::Resume);
+    assert_eq!(bed.of(1)[0].1, pieces(12..13), "only one has it, though it is in another's part");
+    assert!(bed.of(1)[1].1.end <= 8 * PIECE, "of those alike, its own");
+}
+
+#[test]
+fn parts_are_all_of_the_file_and_each_is_somebodys() {
+    for (size, receivers) in [(1, 1), (1, 7), (4 << 20, 3), (128 << 20, 8), (5 << 30, 200)] {
+        let layout = Layout::new(size);
+        let parts: Vec<_> = (0..receivers).map(|place| layout.part(place, receivers)).collect();
+        assert_eq!((parts[0].start, parts.last().unwrap().end), (0, layout.pieces()));
+        assert!(parts.windows(2).all(|two| two[0].end == two[1].start), "{parts:?}");
+    }
+    let layout = Layout::new(4 << 20);
+    assert_eq!((layout.part(0, 0), layout.part(3, 3)), (0..16, 0..16), "nonsense divides nothing");
+}
+
+#[test]
 fn receivers_make_way_for_each_other() {
     let mut bed = Bed::rarest(128 << 20);
     bed.tell(Event::Pause);
@@ -556,6 +611,7 @@ enum Step {
     Bring(prop::sample::Index, u64),
     Fail(prop::sample::Index, Failure),
     Wait(u64),
+    Place(u32, u32),
     PauseAndResume,
 }
 
@@ -581,6 +637,7 @@ fn step(groups: u64) -> impl Strategy<Value = Step> {
         12 => (any::<prop::sample::Index>(), 1u64..20).prop_map(|(which, count)| Step::Bring(which, count)),
         1 => (any::<prop::sample::Index>(), failure).prop_map(|(which, why)| Step::Fail(which, why)),
         3 => (1u64..3000).prop_map(Step::Wait),
+        1 => (0u32..5, 0u32..5).prop_map(|(place, receivers)| Step::Place(place, receivers)),
         1 => Just(Step::PauseAndResume),
     ]
 }
@@ -627,6 +684,7 @@ proptest! {
                 }
                 Step::Bring(..) | Step::Fail(..) => Vec::new(),
                 Step::Wait(millis) => bed.wait(Duration::from_millis(millis)),
+                Step::Place(place, receivers) => bed.tell(Event::Placed { place, receivers }),
                 Step::PauseAndResume => {
                     bed.tell(Event::Pause);
                     prop_assert!(bed.under_way.is_empty());

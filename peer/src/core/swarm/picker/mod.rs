@@ -6,7 +6,7 @@
 mod rarest;
 mod sequential;
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use super::{
     owner::Owner,
@@ -46,6 +46,8 @@ pub(super) trait Picker: fmt::Debug + Send {
 pub(super) struct Choice<'a> {
     pub(super) pieces: &'a Pieces,
     pub(super) owner: &'a Owner,
+    /// This peer's part of what receivers divide among themselves; all, as long as it knows of no others.
+    pub(super) home: Range<u32>,
     /// Whether it is the only owner.
     pub(super) is_alone: bool,
     /// About how many pieces the request will have.
@@ -56,6 +58,11 @@ impl Choice<'_> {
     /// Whether nobody is asked for the piece and this owner has it.
     pub(super) fn is_open(&self, piece: u32) -> bool {
         self.pieces.state(piece) == PieceState::Missing && self.owner.has_piece(piece)
+    }
+
+    /// Whether the piece is in a part that is this peer's own.
+    pub(super) fn is_home(&self, piece: u32) -> bool {
+        self.home.len() < self.pieces.count() as usize && self.home.contains(&piece)
     }
 
     /// The open pieces, ascending.

@@ -93,8 +93,8 @@ impl Core {
 
     /// Which of two rivals goes first; both come to the same answer unless the tracker named them different standbys, which
     /// costs no more than a lost election. Who stands for the higher epoch may have heard that the lower one is lost; then
-    /// come standbys; then it is another's turn in each epoch, so that one whom not all electors hear does not stand in
-    /// the way for long.
+    /// come standbys; then it is another's turn in each epoch. Within an epoch it stays the same one's, so one whom not all
+    /// electors hear is in the others' way until it backs off for longer than a probe takes, which is drawn.
     fn goes_before(&self, rival: &PeerId, request: &VoteRequest) -> bool {
         let Some(own) = &self.campaign else { return false };
         let key = request.epoch.0.to_le_bytes();

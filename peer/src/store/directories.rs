@@ -221,7 +221,7 @@ fn describe(dir: &File, meta: &DirectoryMeta, is_new: bool) -> io::Result<()> {
     partial::describe(dir, meta.mtime_micros, false)
 }
 
-/// The directories of a tree that is copied into the share, for [`describe_copies`].
+/// The directories of a tree that is copied into the share, to describe the copies when all is in them.
 #[derive(Debug)]
 pub(super) struct Copied(Vec<(FileName, PathBuf, bool)>);
 

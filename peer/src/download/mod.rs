@@ -201,7 +201,10 @@ impl Peer {
             Err(failure) if failure.code == FailureCode::NoSuchFile && from.is_none() => {
                 // Its owners may have gone while others were receiving it.
                 let received = self.lookup.received(listed_prefix(pattern)).await;
-                select(wish, received).map_err(|_| failure)?
+                let mut chosen = select(wish, received).map_err(|_| failure)?;
+                // So far they have parts at most: the engine finds them, and they say what they have.
+                chosen.iter_mut().for_each(|found| found.owners.clear());
+                chosen
             }
             chosen => chosen?,
         };

@@ -288,8 +288,10 @@ pub const MEMBERS_PER_NEWS: usize = 64;
 pub const MAX_SWARM_MEMBERS: usize = 256;
 /// How long a receiver leaves it to another one to dial before it dials itself.
 pub const SWARM_DIAL_LAST: Duration = Duration::from_millis(500);
-/// How long a download waits for the other receivers when nobody has what it misses.
+/// How long a download waits for the other receivers when nobody has what it misses, whatever they promise meanwhile.
 pub const SWARM_PATIENCE: Duration = Duration::from_secs(10);
+/// How often one download asks the known peers who receives the content: each time up to [`MAX_FAN_OUT`] of them are called.
+pub const MAX_SWARM_FAN_OUTS: u32 = 4;
 /// How long the known peers may take to say whether they receive a file that nobody shares: somebody waits to hear that it is nowhere.
 pub const RECEIVERS_DEADLINE: Duration = Duration::from_secs(1);
 /// Owners of one version that one download knows.

@@ -10,6 +10,7 @@
 mod directories;
 mod engine;
 mod explain;
+mod owners;
 mod request;
 mod select;
 mod small;

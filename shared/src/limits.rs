@@ -443,6 +443,8 @@ pub const MAX_UNFINISHED: usize = 1000;
 pub const DIRECTORY_OWNERS_ASKED: usize = 4;
 /// ... and how long they may take together: they are asked while the files come, and the files are what somebody waits for.
 pub const DIRECTORIES_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a download whose files are all there still waits for them.
+pub const DIRECTORIES_GRACE: Duration = Duration::from_millis(500);
 /// How long a download waits for an earlier one of the same content that was just stopped to let go of it.
 pub const PARTIAL_WAIT: Duration = Duration::from_secs(1);
 /// How often it looks.

@@ -16,7 +16,7 @@ mod select;
 mod small;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
         Arc, PoisonError, Weak,
@@ -39,18 +39,21 @@ use shared::{
     rpc::tracker::IndexedFile,
     time::Clock,
 };
+use tokio::task;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     backend::parse_name,
     cli::backend::{DownloadRequest, Downloaded, Fetched, Progress, ProgressSink},
     core::Contact,
     counted::Counted,
-    lookup::contacts,
+    lookup::{contacts, stopping},
+    node::Stopped,
     peer::{Downloads, Peer},
     store::{Partial, destination::Standing},
     transfer::{FetchError, fetch, serve},
 };
-use directories::DirectoriesOf;
+use directories::{Describing, DirectoriesOf};
 use engine::Engine;
 use explain::RunMeter;
 use select::{Wish, common_prefix, listed_prefix, select};
@@ -87,6 +90,8 @@ struct Job {
 struct Plan {
     jobs: Vec<Job>,
     directories: DirectoriesOf,
+    /// Folders outside of the share that are to be there before anything comes.
+    folders: BTreeSet<PathBuf>,
 }
 
 /// What all files of one download have in common.
@@ -129,11 +134,12 @@ impl Peer {
     /// The first failure; files that are complete by then stay.
     pub(crate) async fn fetch_all(&self, request: DownloadRequest, sink: ProgressSink) -> Result<Fetched, Failure> {
         let _active = Counted::on(&self.downloads.active);
-        let Plan { jobs, directories: described } = self.plan(&request).await?;
+        let Plan { jobs, directories: described, folders } = self.plan(&request).await?;
         let (bytes_total, files_total) = (jobs.iter().map(|job| job.file.size).sum(), jobs.len() as u64);
         let (directories, files): (Numbered, _) =
             jobs.into_iter().enumerate().partition(|(_, job)| job.file.is_directory());
         let asked = described.owners(files.iter().chain(&directories).map(|(_, job)| job), &self.id);
+        let describing = Describing::new(self.share.clone(), described);
         let contents = files.iter().map(|(_, job)| (job.file.size, job.file.hash)).collect();
         let (small, large) = split(files);
         let run = Arc::new(Run {
@@ -148,9 +154,37 @@ impl Peer {
             sources: AtomicU64::new(0),
         });
         let _running = self.downloads.begins(&run);
-        let directories = self.make_directories(directories, &run).await?;
+        let arrived = CancellationToken::new();
+        let all = async {
+            let _arrived = arrived.clone().drop_guard();
+            make_folders(folders).await?;
+            let directories = self.make_directories(directories, &run).await?;
+            self.fetch_files(small, large, directories, request.to.as_deref(), &run).await
+        };
+        let (done, ()) = tokio::join!(all, self.look_at_directories(&describing, asked, &arrived));
+        let files = match done {
+            Ok(files) => files,
+            Err(failure) => {
+                describing.not_all_came().await;
+                return Err(failure);
+            }
+        };
+        describing.all_came().await?;
+        let explained = if request.explain { Some(self.explain(&request.pattern, &run).await) } else { None };
+        Ok(Fetched { files, explained })
+    }
+
+    /// Fetches the files; all that came, with the `directories` that were made, in the order in which they were asked for.
+    async fn fetch_files(
+        &self,
+        small: Numbered,
+        large: Numbered,
+        directories: Vec<(usize, Result<Downloaded, Failure>)>,
+        to: Option<&Path>,
+        run: &Arc<Run>,
+    ) -> Result<Vec<Downloaded>, Failure> {
         let (places, small): (Vec<_>, Vec<_>) = small.into_iter().unzip();
-        let outside = request.to.as_deref().filter(|to| to.is_dir());
+        let outside = to.filter(|to| to.is_dir());
         let large = stream::iter(large)
             .map(|(place, job)| {
                 let fetched = self.fetch_one(job, run.clone());
@@ -160,7 +194,7 @@ impl Peer {
             .try_collect::<Vec<_>>();
         let small =
             async { if small.is_empty() { Vec::new() } else { self.fetch_small(small, outside, run.clone()).await } };
-        let (large, small, described) = tokio::join!(large, small, self.look_at_directories(described, asked));
+        let (large, small) = tokio::join!(large, small);
         let (mut done, mut failures) = match large {
             Ok(done) => (done, Vec::new()),
             Err(failure) => (Vec::new(), vec![failure]),
@@ -174,12 +208,8 @@ impl Peer {
         if let Some(failure) = first_of(failures) {
             return Err(failure);
         }
-        // After the last that came into one of them.
-        self.share.describe_directories(described).await?;
         done.sort_by_key(|(place, _)| *place);
-        let files = done.into_iter().map(|(_, file)| file).collect();
-        let explained = if request.explain { Some(self.explain(&request.pattern, &run).await) } else { None };
-        Ok(Fetched { files, explained })
+        Ok(done.into_iter().map(|(_, file)| file).collect())
     }
 
     /// Finds out which versions are meant, where they go, and who has them.
@@ -225,21 +255,26 @@ impl Peer {
         }
         let endpoints = if known.is_empty() { self.lookup.endpoints().await } else { known };
         // Before any of them is made.
-        let directories =
-            DirectoriesOf::download(pattern, chosen.iter().map(|found| &found.file), to.as_deref(), self.share.path());
+        let files = chosen.iter().map(|found| &found.file);
+        let directories = DirectoriesOf::download(pattern, files, to.as_deref(), self.share.path()).await?;
+        let mut folders = BTreeSet::new();
         let jobs = chosen
             .into_iter()
             .map(|IndexedFile { file, owners }| {
                 let to = match (one, to) {
                     (true, to) => to.clone(),
-                    (false, Some(to)) => Some(folder_for(to, &file)?),
+                    (false, Some(to)) => {
+                        let path = file.name.below(to);
+                        folders.insert(path.parent().unwrap_or(to).to_path_buf());
+                        Some(path)
+                    }
                     (false, None) => None,
                 };
                 let owners = order(owners, from.as_ref(), &endpoints, &self.id);
-                Ok(Job { file, owners, to, sociable: from.is_none() })
+                Job { file, owners, to, sociable: from.is_none() }
             })
-            .collect::<Result<_, Failure>>()?;
-        Ok(Plan { jobs, directories })
+            .collect();
+        Ok(Plan { jobs, directories, folders })
     }
 
     /// `name@hash` may be the whole name of a file: then it is taken as such.
@@ -443,19 +478,17 @@ fn order(
     contacts
 }
 
-/// The file's place below the folder that the user named, its folders made.
-fn folder_for(to: &Path, file: &FileMeta) -> Result<PathBuf, Failure> {
-    let path = file.name.below(to);
-    let folder = path.parent().unwrap_or(to);
-    std::fs::create_dir_all(folder).map_err(|error| {
-        Failure::new(
-            FailureCode::Io,
-            format!("cannot make {}", folder.display()),
-            error,
-            "choose another folder with --to",
-        )
-    })?;
-    Ok(path)
+/// Makes folders that the user named, or that are to be below them.
+async fn make_folders(folders: BTreeSet<PathBuf>) -> Result<(), Failure> {
+    let make = move || {
+        folders.iter().try_for_each(|folder| {
+            std::fs::create_dir_all(folder).map_err(|error| {
+                let what = format!("cannot make {}", folder.display());
+                Failure::new(FailureCode::Io, what, error, "choose another folder with --to")
+            })
+        })
+    };
+    task::spawn_blocking(make).await.map_err(|_| stopping(Stopped))?
 }
 
 #[cfg(test)]

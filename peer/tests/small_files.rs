@@ -7,6 +7,7 @@ use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
     path::Path,
+    process::Stdio,
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +18,7 @@ mod common;
 use common::{
     Deadline, Network, impostor,
     liar::{Liar, Lie},
-    process::WAIT,
+    process::{Program, WAIT},
 };
 
 /// What a file is to others: content, modification time in seconds since 1970, whether it can be executed.
@@ -273,6 +274,29 @@ fn directories_of_a_download_that_failed_are_no_more_open_either() {
         let times =
             |folder: &Path| described(folder, &directories).into_iter().map(|(time, _)| time).collect::<Vec<_>>();
         assert_eq!(times(&place), times(&network.shared("peer1", "")), "the times are set in the end");
+    }
+}
+
+#[test]
+fn directories_of_a_download_that_is_interrupted_are_no_more_open_either() {
+    let network = Network::start();
+    plant(&network, "peer1", 60);
+    network.put("peer1", "tree/larger", &vec![7; 8 << 20]);
+    fs::set_permissions(network.shared("peer1", "tree/0"), Permissions::from_mode(0o700)).unwrap();
+    let _owner = network.headless_with("peer1", &["--limit-up", "1MiB"]);
+    let _receiver = network.headless("peer2");
+    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 62);
+    let download = Program::spawn(network.command("peer2", &["download", "tree/"]).stdin(Stdio::null()));
+    let directory = network.shared("peer2", "tree/0");
+    let deadline = Deadline::after(WAIT);
+    while !directory.exists() {
+        deadline.pause("a directory");
+    }
+    download.signal(Signal::INT);
+    assert_ne!(download.wait().status, Some(0), "it was interrupted");
+    let deadline = Deadline::after(WAIT);
+    while described(&network.shared("peer2", ""), &["tree/0"])[0].1 != 0o700 {
+        deadline.pause("its mode");
     }
 }
 

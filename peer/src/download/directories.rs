@@ -9,7 +9,7 @@ use std::{
 use futures::{StreamExt, stream::FuturesUnordered};
 use shared::{
     content::FileMeta,
-    error::Failure,
+    error::{Failure, FailureCode},
     file_name::FileName,
     id::PeerId,
     limits,
@@ -172,6 +172,19 @@ async fn narrow(share: Share, described: Vec<Described>) {
     if let Err(failure) = share.narrow_directories(described).await {
         tracing::warn!(%failure, "directories do not get their modes");
     }
+}
+
+/// Makes folders that the user named, or that are to be below them.
+pub(super) async fn make_folders(folders: BTreeSet<PathBuf>) -> Result<(), Failure> {
+    let make = move || {
+        folders.iter().try_for_each(|folder| {
+            std::fs::create_dir_all(folder).map_err(|error| {
+                let what = format!("cannot make {}", folder.display());
+                Failure::new(FailureCode::Io, what, error, "choose another folder with --to")
+            })
+        })
+    };
+    task::spawn_blocking(make).await.map_err(|_| stopping(Stopped))?
 }
 
 impl Peer {

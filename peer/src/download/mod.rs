@@ -39,7 +39,6 @@ use shared::{
     rpc::tracker::IndexedFile,
     time::Clock,
 };
-use tokio::task;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -47,13 +46,12 @@ use crate::{
     cli::backend::{DownloadRequest, Downloaded, Fetched, Progress, ProgressSink},
     core::Contact,
     counted::Counted,
-    lookup::{contacts, stopping},
-    node::Stopped,
+    lookup::contacts,
     peer::{Downloads, Peer},
     store::{Partial, destination::Standing},
     transfer::{FetchError, fetch, serve},
 };
-use directories::{Describing, DirectoriesOf};
+use directories::{Describing, DirectoriesOf, make_folders};
 use engine::Engine;
 use explain::RunMeter;
 use select::{Wish, common_prefix, listed_prefix, select};
@@ -476,19 +474,6 @@ fn order(
     fastrand::shuffle(&mut contacts);
     contacts.sort_by_key(|contact| contact.peer == *me);
     contacts
-}
-
-/// Makes folders that the user named, or that are to be below them.
-async fn make_folders(folders: BTreeSet<PathBuf>) -> Result<(), Failure> {
-    let make = move || {
-        folders.iter().try_for_each(|folder| {
-            std::fs::create_dir_all(folder).map_err(|error| {
-                let what = format!("cannot make {}", folder.display());
-                Failure::new(FailureCode::Io, what, error, "choose another folder with --to")
-            })
-        })
-    };
-    task::spawn_blocking(make).await.map_err(|_| stopping(Stopped))?
 }
 
 #[cfg(test)]

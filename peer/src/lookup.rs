@@ -1,20 +1,20 @@
 //! Finding things: files by the tracker, peers by the nameserver, and both by asking around when those are away.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use shared::{
-    content::{FileMeta, HashPrefix},
+    content::{DIRECTORY_HASH, FileMeta, HashPrefix},
     error::{Failure, FailureCode},
     file_name::FileName,
     id::PeerId,
     limits,
     name::Endpoint,
-    net::{Connections, NetError},
+    net::{Connections, NetError, pack::PACKS_HASH},
     rpc::{
         nameserver::Seat,
         peer::{FilePage, PeerServiceClient},
@@ -156,13 +156,10 @@ impl Lookup {
         versions.into_values().collect()
     }
 
-    /// The files whose names begin with `prefix` that the known peers receive, with nobody as their owner: those have to be asked what
-    /// they have. For when nobody shares such a file.
+    /// The files whose names begin with `prefix` that the known peers receive, with those who do in place of owners: how many they are
+    /// says which version is meant, but none of them has it, and what they have is to be asked of them. For when nobody shares such a file.
     pub async fn received(&self, prefix: &str) -> Vec<IndexedFile> {
-        let received = self.receivers(prefix).await;
-        let versions: BTreeMap<_, FileMeta> =
-            received.into_iter().map(|(_, file)| ((file.name.clone(), file.hash), file)).collect();
-        versions.into_values().map(|file| IndexedFile { file, owners: Vec::new() }).collect()
+        by_receivers(self.receivers(prefix).await)
     }
 
     /// Who receives files whose names begin with `prefix`. Asks at most [`limits::MAX_FAN_OUT`] of the known peers, which ones is left to
@@ -304,6 +301,23 @@ fn no_tracker(why: &dyn std::fmt::Display) -> Failure {
     )
 }
 
+/// Versions with those who receive them. What cannot be received in company is left out, and of what several say of one version the
+/// oldest time counts, so that nobody can make it newer alone. Pure.
+fn by_receivers(received: Vec<(Contact, FileMeta)>) -> Vec<IndexedFile> {
+    let can_be = |file: &FileMeta| {
+        file.size >= limits::MIN_SWARM_BYTES && file.hash != PACKS_HASH && file.hash != DIRECTORY_HASH
+    };
+    let mut versions: BTreeMap<_, (FileMeta, BTreeSet<PeerId>)> = BTreeMap::new();
+    for (contact, file) in received.into_iter().filter(|(_, file)| can_be(file)) {
+        let version = (file.name.clone(), file.hash, file.size);
+        let (known, receivers) = versions.entry(version).or_insert_with(|| (file.clone(), BTreeSet::new()));
+        known.mtime_micros = known.mtime_micros.min(file.mtime_micros);
+        receivers.insert(contact.peer);
+    }
+    let versions = versions.into_values();
+    versions.map(|(file, receivers)| IndexedFile { file, owners: receivers.into_iter().collect() }).collect()
+}
+
 /// What a user is told when the peer stops while a command runs.
 pub fn stopping(stopped: Stopped) -> Failure {
     Failure::new(FailureCode::Interrupted, "the command was not finished", stopped, "start the peer again")
@@ -312,4 +326,36 @@ pub fn stopping(stopped: Stopped) -> Failure {
 /// The owners of a version as contacts.
 pub fn contacts(owners: Vec<Owner>) -> Vec<Contact> {
     owners.into_iter().map(|Owner { peer, endpoint }| Contact { peer, endpoint }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::content::ContentHash;
+
+    use super::*;
+
+    fn said(peer: &str, hash: ContentHash, size: u64, mtime_micros: i64) -> (Contact, FileMeta) {
+        let contact = Contact { peer: peer.parse().unwrap(), endpoint: "quic://127.0.0.1:1".parse().unwrap() };
+        (contact, FileMeta { name: "a.bin".parse().unwrap(), size, hash, mtime_micros, executable: false })
+    }
+
+    #[test]
+    fn a_version_counts_each_of_its_receivers_once_and_what_nobody_can_receive_is_none() {
+        let (real, phantom) = (ContentHash([1; 32]), ContentHash([2; 32]));
+        let size = limits::MIN_SWARM_BYTES;
+        let versions = by_receivers(vec![
+            said("p1", real, size, 5),
+            said("liar", phantom, size, i64::MAX),
+            said("liar", phantom, size, i64::MAX),
+            said("p2", real, size, 5),
+            said("liar", real, size, i64::MAX),
+            said("liar", real, size - 1, i64::MAX),
+            said("liar", DIRECTORY_HASH, size, i64::MAX),
+            said("liar", DIRECTORY_HASH, 0, i64::MAX),
+            said("liar", PACKS_HASH, size, i64::MAX),
+        ]);
+        let counted: Vec<_> =
+            versions.iter().map(|found| (found.file.hash, found.file.mtime_micros, found.owners.len())).collect();
+        assert_eq!(counted, [(real, 5, 3), (phantom, i64::MAX, 1)]);
+    }
 }

@@ -3,19 +3,25 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
 
-use std::{collections::BTreeMap, fs, num::NonZeroU64, path::Path};
+use std::{collections::BTreeMap, fs, num::NonZeroU64, path::Path, sync::atomic::Ordering};
 
 use peer::{
     net::pace::Pace,
     store::{Share, ShareOptions},
 };
 use rustix::process::Signal;
-use shared::{content::ContentHash, rpc::tracker::WireFile, time::Clock};
+use shared::{
+    content::{ContentHash, FileMeta},
+    limits::{MAX_SWARM_FAN_OUTS, SWARM_PATIENCE},
+    rpc::tracker::WireFile,
+    time::Clock,
+};
 use tokio::sync::mpsc;
 
 mod common;
 use common::{
     Network,
+    flapper::Flapper,
     impostor::{self, Running},
     liar::{Liar, Lie},
 };
@@ -71,6 +77,28 @@ async fn a_liar_alone_is_named_and_nothing_is_kept() {
     assert!(error["error"]["message"].as_str().unwrap().contains("bytes: wrong bytes at offset 0"), "{error}");
     assert!(!network.shared("peer1", NAME).exists());
     assert_eq!(network.json("peer1", &["list"])["files"].as_array().unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_comes_and_goes_keeps_nobody_busy_for_ever() {
+    let network = Network::start();
+    let _receiver = network.headless("peer1");
+    let hash = ContentHash([7; 32]);
+    let file = FileMeta { name: NAME.parse().unwrap(), size: 2 << 20, hash, mtime_micros: 0, executable: false };
+    let flapper = Flapper::of(file);
+    let _flapper = impostor::start(&network, "flapper", flapper.clone(), Vec::new()).await;
+    let clock = Clock::start();
+    let ended = network.run("peer1", &["download", NAME, "--json"]);
+    let seconds = clock.now().since_origin().as_secs_f64();
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.err.contains("no_owner") && ended.err.contains("none of 1 who were receiving it too"), "{ended:?}");
+    // Before it begins the tracker and the known peers are asked for the name.
+    assert!(seconds < SWARM_PATIENCE.as_secs_f64() + 5.0, "{seconds:.1} s");
+    let (asked, talks) = (flapper.asked.load(Ordering::Relaxed), flapper.talks.load(Ordering::Relaxed));
+    assert!(
+        talks > 0 && asked <= 1 + MAX_SWARM_FAN_OUTS && talks <= 10,
+        "asked {asked} times, talked to {talks} times"
+    );
 }
 
 /// A share outside of the network that has the content.

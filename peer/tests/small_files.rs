@@ -7,6 +7,7 @@ use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
     path::Path,
+    process::Stdio,
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +18,7 @@ mod common;
 use common::{
     Deadline, Network, impostor,
     liar::{Liar, Lie},
-    process::WAIT,
+    process::{Program, WAIT},
 };
 
 /// What a file is to others: content, modification time in seconds since 1970, whether it can be executed.
@@ -243,6 +244,80 @@ fn directories_keep_their_times_and_are_no_more_open_than_with_their_owner() {
     network.json_until("peer1", &["list"], |listing| !listing.to_string().contains("copied"));
     network.json("peer1", &["download", "copied/large"]);
     assert_ne!(described(&network.shared("peer1", ""), &copied[..1]), expected[..1]);
+}
+
+#[test]
+fn directories_of_a_download_that_failed_are_no_more_open_either() {
+    let network = Network::start();
+    plant(&network, "peer1", 60);
+    let directories = ["tree", "tree/0", "tree/0/ação 0"];
+    for name in directories {
+        fs::set_permissions(network.shared("peer1", name), Permissions::from_mode(0o700)).unwrap();
+    }
+    let _owner = network.headless("peer1");
+    let _receiver = network.headless("peer2");
+    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 61);
+    let outside = network.folder().join("outside");
+    for (place, to) in [(network.shared("peer2", ""), None), (outside.clone(), outside.to_str())] {
+        let in_the_way = place.join("tree/1/ação 1/f1");
+        fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();
+        fs::write(&in_the_way, b"mine").unwrap();
+        fs::set_permissions(place.join("tree"), Permissions::from_mode(0o755)).unwrap();
+        let words: Vec<&str> = ["download", "tree/"].into_iter().chain(to.map(|_| "--to")).chain(to).collect();
+        let ended = network.run("peer2", &words);
+        assert_eq!(ended.status, Some(1), "{ended:?}");
+        let modes = || described(&place, &directories).into_iter().map(|(_, mode)| mode).collect::<Vec<_>>();
+        assert_eq!(modes(), [0o755, 0o700, 0o700], "only those that are new, though a file is missing");
+        fs::remove_file(&in_the_way).unwrap();
+        network.json("peer2", &words);
+        assert_eq!(modes(), [0o755, 0o700, 0o700]);
+        let times =
+            |folder: &Path| described(folder, &directories).into_iter().map(|(time, _)| time).collect::<Vec<_>>();
+        assert_eq!(times(&place), times(&network.shared("peer1", "")), "the times are set in the end");
+    }
+}
+
+#[test]
+fn directories_of_a_download_that_is_interrupted_are_no_more_open_either() {
+    let network = Network::start();
+    plant(&network, "peer1", 60);
+    network.put("peer1", "tree/larger", &vec![7; 8 << 20]);
+    fs::set_permissions(network.shared("peer1", "tree/0"), Permissions::from_mode(0o700)).unwrap();
+    let _owner = network.headless_with("peer1", &["--limit-up", "1MiB"]);
+    let _receiver = network.headless("peer2");
+    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 62);
+    let download = Program::spawn(network.command("peer2", &["download", "tree/"]).stdin(Stdio::null()));
+    let directory = network.shared("peer2", "tree/0");
+    let deadline = Deadline::after(WAIT);
+    while !directory.exists() {
+        deadline.pause("a directory");
+    }
+    download.signal(Signal::INT);
+    assert_ne!(download.wait().status, Some(0), "it was interrupted");
+    let deadline = Deadline::after(WAIT);
+    while described(&network.shared("peer2", ""), &["tree/0"])[0].1 != 0o700 {
+        deadline.pause("its mode");
+    }
+}
+
+#[test]
+fn a_silent_owner_does_not_keep_directories_from_being_described() {
+    let network = Network::start();
+    // The first that is asked: all have as many of the files, and it is the first by name.
+    let owners = ["a", "b"];
+    owners.iter().for_each(|owner| plant(&network, owner, 60));
+    for owner in owners {
+        fs::set_permissions(network.shared(owner, "tree/0"), Permissions::from_mode(0o700)).unwrap();
+    }
+    let _receiver = network.headless("receiver");
+    let running = owners.map(|owner| network.headless(owner));
+    network.json_until("receiver", &["listAll"], |listing| {
+        let files = listing["files"].as_array().unwrap();
+        files.len() == 61 && files.iter().all(|file| file["owners"].as_array().unwrap().len() == 2)
+    });
+    running[0].signal(Signal::STOP);
+    network.json("receiver", &["download", "tree/"]);
+    assert_eq!(described(&network.shared("receiver", ""), &["tree/0"])[0].1, 0o700);
 }
 
 #[test]

@@ -289,8 +289,10 @@ pub const MEMBERS_PER_NEWS: usize = 64;
 pub const MAX_SWARM_MEMBERS: usize = 256;
 /// How long a receiver leaves it to another one to dial before it dials itself.
 pub const SWARM_DIAL_LAST: Duration = Duration::from_millis(500);
-/// How long a download waits for the other receivers when nobody has what it misses.
+/// How long a download waits for the other receivers when nobody has what it misses, whatever they promise meanwhile.
 pub const SWARM_PATIENCE: Duration = Duration::from_secs(10);
+/// How often one download asks the known peers who receives the content: each time up to [`MAX_FAN_OUT`] of them are called.
+pub const MAX_SWARM_FAN_OUTS: u32 = 4;
 /// How long the known peers may take to say whether they receive a file that nobody shares: somebody waits to hear that it is nowhere.
 pub const RECEIVERS_DEADLINE: Duration = Duration::from_secs(1);
 /// Owners of one version that one download knows.
@@ -442,6 +444,8 @@ pub const MAX_UNFINISHED: usize = 1000;
 pub const DIRECTORY_OWNERS_ASKED: usize = 4;
 /// ... and how long they may take together: they are asked while the files come, and the files are what somebody waits for.
 pub const DIRECTORIES_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a download whose files are all there still waits for them.
+pub const DIRECTORIES_GRACE: Duration = Duration::from_millis(500);
 /// How long a download waits for an earlier one of the same content that was just stopped to let go of it.
 pub const PARTIAL_WAIT: Duration = Duration::from_secs(1);
 /// How often it looks.

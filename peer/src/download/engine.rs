@@ -10,7 +10,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     ops::Range,
     sync::{
         Arc,
@@ -31,13 +31,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     OwnerError, Run,
+    owners::{Owner, Owners},
     request::{Stream, why},
     undelivered,
 };
 use crate::{
     core::{
         Contact,
-        swarm::{Action, Dropped, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig},
+        swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig},
     },
     lookup::{Lookup, contacts},
     net::{
@@ -50,9 +51,6 @@ use crate::{
 
 /// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its owner.
 const MAX_QUEUED_REPORTS: usize = 64;
-
-/// How often an owner that failed is asked again because the tracker still names it.
-const MAX_CHANCES: u32 = 2;
 
 /// One download of one version.
 pub(super) struct Engine {
@@ -75,24 +73,6 @@ pub(super) struct Engine {
     pub(super) swarm: Option<(Arc<Membership>, mpsc::Receiver<MemberEvent>)>,
 }
 
-/// An owner, numbered by its place.
-struct Owner {
-    contact: Contact,
-    /// Bytes proven of it.
-    bytes: Arc<AtomicU64>,
-    /// What it did wrong last.
-    problem: Option<String>,
-    lied: bool,
-    /// It receives the content itself, and is known only from what it tells.
-    is_member: bool,
-    /// A member that has not left.
-    is_here: bool,
-    /// One that does not have everything yet.
-    is_receiving: bool,
-    /// How often it was asked again although it had failed, because the tracker says that it is there.
-    chances: u32,
-}
-
 /// A request under way.
 struct Running {
     stop: CancellationToken,
@@ -108,98 +88,28 @@ pub(super) enum Told {
     Fatal(FetchError),
 }
 
-/// The owners of a download: those that the tracker named, and those that turned up since.
-#[derive(Default)]
-struct Owners {
-    list: Vec<Owner>,
-    by_peer: BTreeMap<PeerId, OwnerId>,
-}
-
-impl Owners {
-    /// The number of a peer, and whether it is new.
-    fn number(&mut self, contact: &Contact, is_member: bool) -> Option<(OwnerId, bool)> {
-        if let Some(&number) = self.by_peer.get(&contact.peer) {
-            return Some((number, false));
-        }
-        if self.list.len() >= limits::MAX_SWARM_OWNERS {
-            return None;
-        }
-        let number = OwnerId(u32::try_from(self.list.len()).ok()?);
-        let contact = contact.clone();
-        self.by_peer.insert(contact.peer.clone(), number);
-        self.list.push(Owner {
-            contact,
-            bytes: Arc::default(),
-            problem: None,
-            lied: false,
-            is_member,
-            is_here: is_member,
-            is_receiving: false,
-            chances: 0,
-        });
-        Some((number, true))
-    }
-
-    /// The tracker names it although nobody was left to ask: it is new, has come back, or deserves another chance.
-    fn found(&mut self, contact: &Contact) -> Option<Event> {
-        let (owner, is_new) = self.number(contact, false)?;
-        let known = self.get_mut(owner)?;
-        if !is_new {
-            if known.lied || known.chances >= MAX_CHANCES {
-                return None;
-            }
-            known.chances += 1;
-            known.contact = contact.clone();
-        }
-        known.is_member = false;
-        Some(Event::OwnerAdded { owner, has: Has::All, rtt: None })
-    }
-
-    /// Whether somebody is there who receives the content too.
-    fn has_members(&self) -> bool {
-        self.list.iter().any(|owner| owner.is_here && !owner.lied)
-    }
-
-    fn has_lied(&self, peer: &PeerId) -> bool {
-        self.by_peer.get(peer).and_then(|owner| self.list.get(owner.0 as usize)).is_some_and(|owner| owner.lied)
-    }
-
-    /// Where `me` stands among those who receive the content, by their names.
-    fn place_of(&self, me: &PeerId) -> (u32, u32) {
-        let others = self.list.iter().filter(|owner| owner.is_here && owner.is_receiving && !owner.lied);
-        let (mut place, mut receivers) = (0, 1);
-        for other in others {
-            place += u32::from(other.contact.peer < *me);
-            receivers += 1;
-        }
-        (place, receivers)
-    }
-
-    fn get_mut(&mut self, owner: OwnerId) -> Option<&mut Owner> {
-        self.list.get_mut(owner.0 as usize)
-    }
-}
-
 /// Who else was found.
-struct Others {
-    /// Those that the tracker names, if it was asked.
-    owners: Option<Vec<Contact>>,
-    /// Those that receive the content, as they say.
-    receivers: Vec<Contact>,
+enum Others {
+    /// Who has the content, as the tracker says.
+    Owners(Vec<Contact>),
+    /// Who receives it, as they say.
+    Receivers(Vec<Contact>),
 }
 
 /// What to do when nobody who is left has what is missing.
 ///
 /// | state | leaves it for |
 /// |---|---|
-/// | not stuck | asking: the core says that it is stuck |
-/// | asking (the tracker for other owners; if this one is alone, the known peers whether they receive the content) | not stuck: an owner was named; waiting: none was, and others receive the content; given up: nobody does |
-/// | waiting | not stuck: a group was proven; given up: too long |
+/// | not stuck | asking the tracker: the core says that it is stuck |
+/// | asking the tracker for other owners | not stuck: one was named; waiting: none was, and others receive the content; asking the known peers: nobody does as far as this one knows |
+/// | asking the known peers who receives it | waiting: some do; given up: nobody does |
+/// | waiting | not stuck: a member has more; given up: too long |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stuck {
     No,
-    Asking,
-    WaitingSince(Timestamp),
+    AskingTracker,
+    AskingPeers,
+    Waiting,
 }
 
 impl Engine {
@@ -239,6 +149,10 @@ impl Engine {
         let mut running: HashMap<RequestId, Running> = HashMap::new();
         let mut stuck = Stuck::No;
         let (found, mut newly_found) = mpsc::channel(1);
+        // Since when nobody who is asked has brought anything after nobody was left to ask. What members promise does not end it.
+        let mut dry_since: Option<Timestamp> = None;
+        // How often the known peers may still be asked who receives the content.
+        let mut fan_outs = if membership.is_some() { limits::MAX_SWARM_FAN_OUTS } else { 0 };
         let mut placed = owners.place_of(&self.lookup.me);
         // An owner that the tracker still names and that has gone introduces nobody.
         let mut unheard = membership.is_some().then(|| clock.now() + limits::OWNER_SILENCE);
@@ -265,15 +179,15 @@ impl Engine {
                     }
                     Action::Drop { owner, why } => {
                         if let Some(owner) = owners.get_mut(owner) {
-                            owner.lied = why == Dropped::Lied;
+                            owner.dropped(why);
                             tracing::warn!(owner = %owner.contact.peer, file = %self.file.name, ?why,
                                 problem = owner.problem.as_deref().unwrap_or_default(), "an owner is asked for no more");
                         }
                     }
                     Action::Stuck { .. } => {
-                        stuck = Stuck::Asking;
-                        let is_alone = membership.is_some() && !owners.has_members();
-                        tasks.spawn(self.look_for_others(true, is_alone, found.clone()));
+                        stuck = Stuck::AskingTracker;
+                        dry_since.get_or_insert(clock.now());
+                        tasks.spawn(self.look_for_owners(found.clone()));
                     }
                     Action::Finished => {
                         let sources = owners.list.into_iter().map(|owner| {
@@ -286,10 +200,7 @@ impl Engine {
             }
             let senders = running.keys().map(|request| request.owner).collect::<std::collections::BTreeSet<_>>();
             self.run.sources.store(senders.len() as u64, Ordering::Relaxed);
-            let patience = match stuck {
-                Stuck::WaitingSince(since) => Some(since + limits::SWARM_PATIENCE),
-                Stuck::No | Stuck::Asking => None,
-            };
+            let patience = dry_since.map(|since| since + limits::SWARM_PATIENCE);
             let deadline =
                 swarm.next_deadline().into_iter().chain(patience).chain(unheard).min().map(|at| clock.instant(at));
             let events = tokio::select! {
@@ -303,30 +214,48 @@ impl Engine {
                     }
                     Told::Fatal(error) => return Err(error.to_failure(self.file.name.as_str())),
                 },
-                Some(event) = next_of(&mut members) => member_event(&mut owners, event).into_iter().collect(),
-                Some(Others { owners: named, receivers }) = newly_found.recv() => {
-                    let receivers: Vec<_> = receivers.into_iter().filter(|one| !owners.has_lied(&one.peer)).collect();
-                    let is_alone = receivers.is_empty() && !owners.has_members();
-                    if let Some(membership) = &membership {
-                        // What they have, they say themselves.
-                        receivers.into_iter().for_each(|receiver| membership.talk_to(receiver));
-                    }
-                    let events: Vec<_> =
-                        named.iter().flatten().filter_map(|contact| owners.found(contact)).collect();
-                    if stuck == Stuck::Asking && named.is_some() && events.is_empty() {
-                        if is_alone {
-                            return Err(self.failure(&owners.list));
+                Some(event) = next_of(&mut members) => owners.member_event(event).into_iter().collect(),
+                Some(others) = newly_found.recv() => match others {
+                    Others::Owners(named) => {
+                        let events: Vec<_> = named.iter().filter_map(|contact| owners.found(contact)).collect();
+                        if !events.is_empty() {
+                            // Somebody can complete it: what holds is how long an owner may be silent.
+                            dry_since = None;
+                        } else if stuck == Stuck::AskingTracker && owners.has_members() {
+                            stuck = Stuck::Waiting;
+                        } else if stuck == Stuck::AskingTracker {
+                            // Judged now, not when the tracker was asked: the last member may have left in between.
+                            if fan_outs == 0 {
+                                return Err(self.failure(&owners.list));
+                            }
+                            fan_outs -= 1;
+                            stuck = Stuck::AskingPeers;
+                            tasks.spawn(self.look_for_receivers(found.clone()));
                         }
-                        stuck = Stuck::WaitingSince(clock.now());
+                        events
                     }
-                    events
-                }
+                    Others::Receivers(mut receivers) => {
+                        receivers.retain(|one| owners.may_help(&one.peer));
+                        if stuck == Stuck::AskingPeers {
+                            if receivers.is_empty() && !owners.has_members() {
+                                return Err(self.failure(&owners.list));
+                            }
+                            stuck = Stuck::Waiting;
+                        }
+                        if let Some(membership) = &membership {
+                            // What they have, they say themselves.
+                            receivers.into_iter().for_each(|receiver| membership.talk_to(receiver));
+                        }
+                        Vec::new()
+                    }
+                },
                 () = crate::node::sleep_until(deadline) => {
                     if patience.is_some_and(|at| at <= clock.now()) {
                         return Err(self.failure(&owners.list));
                     }
-                    if unheard.take_if(|at| *at <= clock.now()).is_some() && !owners.has_members() {
-                        tasks.spawn(self.look_for_others(false, true, found.clone()));
+                    if unheard.take_if(|at| *at <= clock.now()).is_some() && !owners.has_members() && fan_outs > 0 {
+                        fan_outs -= 1;
+                        tasks.spawn(self.look_for_receivers(found.clone()));
                     }
                     vec![Event::Tick]
                 }
@@ -338,7 +267,7 @@ impl Engine {
                         running.remove(request);
                     }
                     Event::Verified { groups, .. } => {
-                        unheard = None;
+                        (unheard, dry_since) = (None, None);
                         if let Some(membership) = &membership {
                             membership.proven(groups.clone());
                         }
@@ -355,25 +284,25 @@ impl Engine {
         }
     }
 
-    /// Asks the tracker who has the version now, if `owners` says so; when it names nobody, or is not asked, and `receivers` says so,
-    /// the known peers who of them receives it.
-    fn look_for_others(
-        &self,
-        owners: bool,
-        receivers: bool,
-        found: mpsc::Sender<Others>,
-    ) -> impl Future<Output = ()> + Send + 'static {
+    /// Asks the tracker who has the version now.
+    fn look_for_owners(&self, found: mpsc::Sender<Others>) -> impl Future<Output = ()> + Send + 'static {
         let (lookup, file) = (self.lookup.clone(), self.file.clone());
         async move {
-            let owners = if owners { Some(owners_of(&lookup, &file).await) } else { None };
-            let receivers = if receivers && owners.iter().flatten().next().is_none() {
-                let received = lookup.receivers(file.name.as_str()).await.into_iter();
-                received.filter(|(_, received)| received.hash == file.hash).map(|(contact, _)| contact).collect()
-            } else {
-                Vec::new()
-            };
+            let owners = owners_of(&lookup, &file).await;
             // The engine is gone when nobody listens.
-            let _ = found.send(Others { owners, receivers }).await;
+            let _ = found.send(Others::Owners(owners)).await;
+        }
+    }
+
+    /// Asks the known peers who of them receives the version. They are asked by name: one that receives the same content under a name that
+    /// does not begin like this one is missed.
+    fn look_for_receivers(&self, found: mpsc::Sender<Others>) -> impl Future<Output = ()> + Send + 'static {
+        let (lookup, file) = (self.lookup.clone(), self.file.clone());
+        async move {
+            let received = lookup.receivers(file.name.as_str()).await.into_iter();
+            let of_this = received.filter(|(_, received)| received.hash == file.hash);
+            // As above.
+            let _ = found.send(Others::Receivers(of_this.map(|(contact, _)| contact).collect())).await;
         }
     }
 
@@ -476,31 +405,6 @@ async fn owners_of(lookup: &Lookup, file: &FileMeta) -> Vec<Contact> {
     let mut owners: Vec<_> = owners.flat_map(|version| contacts(version.owners)).collect();
     owners.retain(|owner| owner.peer != lookup.me);
     owners
-}
-
-/// What another member's news are to the core.
-fn member_event(owners: &mut Owners, event: MemberEvent) -> Option<Event> {
-    let (owner, has, is_new) = match event {
-        MemberEvent::Has(contact, gained) => {
-            let (owner, is_new) = owners.number(&contact, true)?;
-            (owner, Has::Groups(gained), is_new)
-        }
-        MemberEvent::HasAll(contact) => (owners.number(&contact, true)?.0, Has::All, true),
-        MemberEvent::Left(peer) => {
-            let owner = *owners.by_peer.get(&peer)?;
-            let known = owners.get_mut(owner)?;
-            known.is_here = false;
-            return known.is_member.then_some(Event::OwnerLost { owner });
-        }
-    };
-    // What is known of an owner from the tracker needs no news.
-    let known = owners.get_mut(owner).filter(|owner| owner.is_member)?;
-    let is_back = !std::mem::replace(&mut known.is_here, true);
-    known.is_receiving = matches!(has, Has::Groups(_));
-    match has {
-        Has::Groups(gained) if !is_new && !is_back => Some(Event::OwnerHas { owner, gained }),
-        has => Some(Event::OwnerAdded { owner, has, rtt: None }),
-    }
 }
 
 /// Pends for ever where there are no others.

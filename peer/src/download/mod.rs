@@ -10,12 +10,13 @@
 mod directories;
 mod engine;
 mod explain;
+mod owners;
 mod request;
 mod select;
 mod small;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
         Arc, PoisonError, Weak,
@@ -38,6 +39,7 @@ use shared::{
     rpc::tracker::IndexedFile,
     time::Clock,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     backend::parse_name,
@@ -49,7 +51,7 @@ use crate::{
     store::{Partial, destination::Standing},
     transfer::{FetchError, fetch, serve},
 };
-use directories::DirectoriesOf;
+use directories::{Describing, DirectoriesOf, make_folders};
 use engine::Engine;
 use explain::RunMeter;
 use select::{Wish, common_prefix, listed_prefix, select};
@@ -86,6 +88,8 @@ struct Job {
 struct Plan {
     jobs: Vec<Job>,
     directories: DirectoriesOf,
+    /// Folders outside of the share that are to be there before anything comes.
+    folders: BTreeSet<PathBuf>,
 }
 
 /// What all files of one download have in common.
@@ -128,11 +132,12 @@ impl Peer {
     /// The first failure; files that are complete by then stay.
     pub(crate) async fn fetch_all(&self, request: DownloadRequest, sink: ProgressSink) -> Result<Fetched, Failure> {
         let _active = Counted::on(&self.downloads.active);
-        let Plan { jobs, directories: described } = self.plan(&request).await?;
+        let Plan { jobs, directories: described, folders } = self.plan(&request).await?;
         let (bytes_total, files_total) = (jobs.iter().map(|job| job.file.size).sum(), jobs.len() as u64);
         let (directories, files): (Numbered, _) =
             jobs.into_iter().enumerate().partition(|(_, job)| job.file.is_directory());
         let asked = described.owners(files.iter().chain(&directories).map(|(_, job)| job), &self.id);
+        let describing = Describing::new(self.share.clone(), described);
         let contents = files.iter().map(|(_, job)| (job.file.size, job.file.hash)).collect();
         let (small, large) = split(files);
         let run = Arc::new(Run {
@@ -147,9 +152,37 @@ impl Peer {
             sources: AtomicU64::new(0),
         });
         let _running = self.downloads.begins(&run);
-        let directories = self.make_directories(directories, &run).await?;
+        let arrived = CancellationToken::new();
+        let all = async {
+            let _arrived = arrived.clone().drop_guard();
+            make_folders(folders).await?;
+            let directories = self.make_directories(directories, &run).await?;
+            self.fetch_files(small, large, directories, request.to.as_deref(), &run).await
+        };
+        let (done, ()) = tokio::join!(all, self.look_at_directories(&describing, asked, &arrived));
+        let files = match done {
+            Ok(files) => files,
+            Err(failure) => {
+                describing.not_all_came().await;
+                return Err(failure);
+            }
+        };
+        describing.all_came().await?;
+        let explained = if request.explain { Some(self.explain(&request.pattern, &run).await) } else { None };
+        Ok(Fetched { files, explained })
+    }
+
+    /// Fetches the files; all that came, with the `directories` that were made, in the order in which they were asked for.
+    async fn fetch_files(
+        &self,
+        small: Numbered,
+        large: Numbered,
+        directories: Vec<(usize, Result<Downloaded, Failure>)>,
+        to: Option<&Path>,
+        run: &Arc<Run>,
+    ) -> Result<Vec<Downloaded>, Failure> {
         let (places, small): (Vec<_>, Vec<_>) = small.into_iter().unzip();
-        let outside = request.to.as_deref().filter(|to| to.is_dir());
+        let outside = to.filter(|to| to.is_dir());
         let large = stream::iter(large)
             .map(|(place, job)| {
                 let fetched = self.fetch_one(job, run.clone());
@@ -159,7 +192,7 @@ impl Peer {
             .try_collect::<Vec<_>>();
         let small =
             async { if small.is_empty() { Vec::new() } else { self.fetch_small(small, outside, run.clone()).await } };
-        let (large, small, described) = tokio::join!(large, small, self.look_at_directories(described, asked));
+        let (large, small) = tokio::join!(large, small);
         let (mut done, mut failures) = match large {
             Ok(done) => (done, Vec::new()),
             Err(failure) => (Vec::new(), vec![failure]),
@@ -173,12 +206,8 @@ impl Peer {
         if let Some(failure) = first_of(failures) {
             return Err(failure);
         }
-        // After the last that came into one of them.
-        self.share.describe_directories(described).await?;
         done.sort_by_key(|(place, _)| *place);
-        let files = done.into_iter().map(|(_, file)| file).collect();
-        let explained = if request.explain { Some(self.explain(&request.pattern, &run).await) } else { None };
-        Ok(Fetched { files, explained })
+        Ok(done.into_iter().map(|(_, file)| file).collect())
     }
 
     /// Finds out which versions are meant, where they go, and who has them.
@@ -201,7 +230,10 @@ impl Peer {
             Err(failure) if failure.code == FailureCode::NoSuchFile && from.is_none() => {
                 // Its owners may have gone while others were receiving it.
                 let received = self.lookup.received(listed_prefix(pattern)).await;
-                select(wish, received).map_err(|_| failure)?
+                let mut chosen = select(wish, received).map_err(|_| failure)?;
+                // So far they have parts at most: the engine finds them, and they say what they have.
+                chosen.iter_mut().for_each(|found| found.owners.clear());
+                chosen
             }
             chosen => chosen?,
         };
@@ -221,21 +253,26 @@ impl Peer {
         }
         let endpoints = if known.is_empty() { self.lookup.endpoints().await } else { known };
         // Before any of them is made.
-        let directories =
-            DirectoriesOf::download(pattern, chosen.iter().map(|found| &found.file), to.as_deref(), self.share.path());
+        let files = chosen.iter().map(|found| &found.file);
+        let directories = DirectoriesOf::download(pattern, files, to.as_deref(), self.share.path()).await?;
+        let mut folders = BTreeSet::new();
         let jobs = chosen
             .into_iter()
             .map(|IndexedFile { file, owners }| {
                 let to = match (one, to) {
                     (true, to) => to.clone(),
-                    (false, Some(to)) => Some(folder_for(to, &file)?),
+                    (false, Some(to)) => {
+                        let path = file.name.below(to);
+                        folders.insert(path.parent().unwrap_or(to).to_path_buf());
+                        Some(path)
+                    }
                     (false, None) => None,
                 };
                 let owners = order(owners, from.as_ref(), &endpoints, &self.id);
-                Ok(Job { file, owners, to, sociable: from.is_none() })
+                Job { file, owners, to, sociable: from.is_none() }
             })
-            .collect::<Result<_, Failure>>()?;
-        Ok(Plan { jobs, directories })
+            .collect();
+        Ok(Plan { jobs, directories, folders })
     }
 
     /// `name@hash` may be the whole name of a file: then it is taken as such.
@@ -437,21 +474,6 @@ fn order(
     fastrand::shuffle(&mut contacts);
     contacts.sort_by_key(|contact| contact.peer == *me);
     contacts
-}
-
-/// The file's place below the folder that the user named, its folders made.
-fn folder_for(to: &Path, file: &FileMeta) -> Result<PathBuf, Failure> {
-    let path = file.name.below(to);
-    let folder = path.parent().unwrap_or(to);
-    std::fs::create_dir_all(folder).map_err(|error| {
-        Failure::new(
-            FailureCode::Io,
-            format!("cannot make {}", folder.display()),
-            error,
-            "choose another folder with --to",
-        )
-    })?;
-    Ok(path)
 }
 
 #[cfg(test)]

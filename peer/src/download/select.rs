@@ -190,6 +190,9 @@ mod tests {
         let begun = [ContentHash([1; 32])];
         let wish = Wish { pattern: "a.txt", version: None, from: None, unfinished: &begun };
         assert_eq!(select(wish, network()).unwrap()[0].file.hash, begun[0], "what was begun is continued");
+        let of_receivers = vec![file("a.txt", 1, 5, &["r1", "r2"]), file("a.txt", 2, i64::MAX, &["liar"])];
+        let wish = Wish { pattern: "a.txt", version: None, from: None, unfinished: &[] };
+        assert_eq!(select(wish, of_receivers).unwrap()[0].file.hash.0[0], 1, "no time outweighs a number");
         assert_eq!(pick(Some("ffff"), None).unwrap_err().code, FailureCode::NoSuchFile);
         assert_eq!(pick(None, Some("p9")).unwrap_err().code, FailureCode::NoSuchFile);
     }

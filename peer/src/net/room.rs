@@ -39,6 +39,8 @@ struct State {
     known: BTreeSet<PeerId>,
     talks: BTreeMap<PeerId, Talk>,
     download: Option<Download>,
+    /// Whom a task of the download that runs here dials, one task for each.
+    dialled: BTreeSet<PeerId>,
 }
 
 /// What this peer has of the content.
@@ -108,6 +110,7 @@ impl Room {
         let mut state = self.state();
         state.holds = Holds::Part(proven);
         state.download = Some(download);
+        state.dialled.clear();
         let met = state.met.iter().flatten().cloned().collect();
         drop(state);
         self.wake();
@@ -161,6 +164,21 @@ impl Room {
         drop(state);
         self.wake();
         stop
+    }
+
+    /// A task is about to dial `peer` until `stop`, which ends with the download; whether it is the only one.
+    pub(super) fn begin_dialling(&self, peer: &PeerId, stop: &CancellationToken) -> bool {
+        let mut state = self.state();
+        !stop.is_cancelled() && state.dialled.len() < limits::MAX_SWARM_MEMBERS && state.dialled.insert(peer.clone())
+    }
+
+    /// The task ends.
+    pub(super) fn end_dialling(&self, peer: &PeerId, stop: &CancellationToken) {
+        let mut state = self.state();
+        // Otherwise it is the next download's list already.
+        if !stop.is_cancelled() {
+            state.dialled.remove(peer);
+        }
     }
 
     pub(super) fn is_talking_to(&self, peer: &PeerId) -> bool {
@@ -252,5 +270,40 @@ impl Room {
         // Two that both have it all have nothing more to tell each other.
         let is_over = told.all && state.talks.get(to).is_some_and(|talk| talk.has_all);
         (news, is_over)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_dialled_by_one_task_at_a_time_and_by_the_next_download_anew() {
+        let room = Room::new(ContentHash([1; 32]), 1 << 20);
+        let begin = || {
+            let stop = CancellationToken::new();
+            let file = FileMeta {
+                name: "a.bin".parse().unwrap(),
+                size: room.size,
+                hash: room.hash,
+                mtime_micros: 0,
+                executable: false,
+            };
+            let (tell, _) = mpsc::channel(1);
+            room.begin_download(&GroupRanges::default(), Download { file, tell, stop: stop.clone() });
+            stop
+        };
+        let member: PeerId = "a".parse().unwrap();
+        let first = begin();
+        assert!(room.begin_dialling(&member, &first) && !room.begin_dialling(&member, &first));
+        room.end_dialling(&member, &first);
+        assert!(room.begin_dialling(&member, &first));
+        first.cancel();
+        room.end_download();
+        let second = begin();
+        assert!(!room.begin_dialling(&member, &first), "what it belongs to is over");
+        assert!(room.begin_dialling(&member, &second));
+        room.end_dialling(&member, &first);
+        assert!(!room.begin_dialling(&member, &second), "the end of an earlier one's task is not its end");
     }
 }

@@ -160,8 +160,11 @@ impl Swarms {
         }
     }
 
-    /// Talks to a member, from `wait` on, again when the stream breaks, until `stop`.
+    /// Talks to a member, from `wait` on, again when the stream breaks, until `stop`; nothing new where that is being done already.
     fn keep_talking(&self, room: Arc<Room>, member: Contact, wait: Duration, stop: CancellationToken) {
+        if !room.begin_dialling(&member.peer, &stop) {
+            return;
+        }
         let this = self.clone();
         self.0.tasks.spawn(async move {
             sleep(wait).await;
@@ -178,6 +181,7 @@ impl Swarms {
                     () = stop.cancelled() => {}
                 }
             }
+            room.end_dialling(&member.peer, &stop);
         });
     }
 

@@ -91,15 +91,33 @@ impl Share {
     /// # Errors
     /// When no thread can be started.
     pub(crate) async fn describe_directories(&self, wanted: Vec<Described>) -> Result<(), Failure> {
+        self.each_directory(wanted, describe_one).await
+    }
+
+    /// Gives those of them that are new and there their modes only: for a download that ends before all is there. When it is repeated
+    /// they are not new any more.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(crate) async fn narrow_directories(&self, mut wanted: Vec<Described>) -> Result<(), Failure> {
+        wanted.retain(|directory| directory.is_new);
+        self.each_directory(wanted, narrow_one).await
+    }
+
+    async fn each_directory(
+        &self,
+        wanted: Vec<Described>,
+        act: fn(&Shared, &Described) -> io::Result<()>,
+    ) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
-        let describe = move || {
+        let act_on_all = move || {
             for directory in &wanted {
-                if let Err(error) = describe_one(&shared, directory) {
-                    warn!(%error, name = %directory.name, "a directory does not get its time");
+                if let Err(error) = act(&shared, directory) {
+                    warn!(%error, name = %directory.name, "a directory does not get its time or mode");
                 }
             }
         };
-        task::spawn_blocking(describe).await.map_err(|error| thread_failure(&error))
+        task::spawn_blocking(act_on_all).await.map_err(|error| thread_failure(&error))
     }
 }
 
@@ -143,7 +161,12 @@ fn make_one(
     let base = destination.base();
     let made = parents.open(destination, shared).and_then(|dir| {
         if make_in(dir, Path::new(&base))? {
-            partial::describe(&open_in(dir, Path::new(&base))?, meta.mtime_micros, false)?;
+            let described =
+                open_in(dir, Path::new(&base)).and_then(|made| partial::describe(&made, meta.mtime_micros, false));
+            if let Err(error) = described {
+                // It is there, which is what was asked for.
+                warn!(%error, name = %meta.name, "a directory does not get its time");
+            }
         }
         Ok(())
     });
@@ -207,18 +230,37 @@ fn describe_one(shared: &Shared, directory: &Described) -> io::Result<()> {
     describe(&open_in(&parent, Path::new(&base))?, meta, *is_new)
 }
 
-/// Sets the time; with `is_new` the mode, as far as it takes rights of others away: what the umask leaves is never widened.
+fn narrow_one(shared: &Shared, directory: &Described) -> io::Result<()> {
+    let Described { name, to, meta, .. } = directory;
+    let path = to.clone().unwrap_or_else(|| name.below(shared.root.path()));
+    if path.symlink_metadata().is_err() {
+        // Nothing has come into it yet; opening it would make those above it.
+        return Ok(());
+    }
+    let destination = Destination::of_directory(&shared.root, name, to.as_deref())
+        .map_err(|failure| io::Error::other(failure.to_string()))?;
+    let (parent, base) = destination.open_dir(&shared.root)?;
+    let dir = open_in(&parent, Path::new(&base))?;
+    narrow(&dir, dir.metadata()?.mode(), meta)
+}
+
+/// Sets the time; with `is_new` the mode too.
 fn describe(dir: &File, meta: &DirectoryMeta, is_new: bool) -> io::Result<()> {
     let now = dir.metadata()?;
-    let mode = now.mode() & (u32::from(meta.mode) | KEPT_MODE);
-    if is_new && mode & 0o7777 != now.mode() & 0o7777 {
-        dir.set_permissions(Permissions::from_mode(mode & 0o7777))?;
+    if is_new {
+        narrow(dir, now.mode(), meta)?;
     }
     // Set to what it is, it would look changed to who watches it.
     if Stamp::of(&now).mtime_micros() == meta.mtime_micros {
         return Ok(());
     }
     partial::describe(dir, meta.mtime_micros, false)
+}
+
+/// Sets the mode, which is `now`, as far as it takes rights of others away: what the umask leaves is never widened.
+fn narrow(dir: &File, now: u32, meta: &DirectoryMeta) -> io::Result<()> {
+    let mode = now & (u32::from(meta.mode) | KEPT_MODE) & 0o7777;
+    if mode == now & 0o7777 { Ok(()) } else { dir.set_permissions(Permissions::from_mode(mode)) }
 }
 
 /// The directories of a tree that is copied into the share, to describe the copies when all is in them.

@@ -3,6 +3,7 @@
 
 #![expect(dead_code, reason = "each test program compiles this for itself and uses another part of it")]
 
+pub(crate) mod flapper;
 pub(crate) mod impostor;
 pub(crate) mod liar;
 pub(crate) mod process;

@@ -223,11 +223,7 @@ fn read(root: &Root, relative: &Path) -> io::Result<DirectoryMeta> {
 }
 
 fn describe_one(shared: &Shared, directory: &Described) -> io::Result<()> {
-    let Described { name, to, is_new, meta } = directory;
-    let destination = Destination::of_directory(&shared.root, name, to.as_deref())
-        .map_err(|failure| io::Error::other(failure.to_string()))?;
-    let (parent, base) = destination.open_dir(&shared.root)?;
-    describe(&open_in(&parent, Path::new(&base))?, meta, *is_new)
+    describe(&open_described(shared, directory)?, &directory.meta, directory.is_new)
 }
 
 fn narrow_one(shared: &Shared, directory: &Described) -> io::Result<()> {
@@ -237,11 +233,15 @@ fn narrow_one(shared: &Shared, directory: &Described) -> io::Result<()> {
         // Nothing has come into it yet; opening it would make those above it.
         return Ok(());
     }
+    let dir = open_described(shared, directory)?;
+    narrow(&dir, dir.metadata()?.mode(), meta)
+}
+
+fn open_described(shared: &Shared, Described { name, to, .. }: &Described) -> io::Result<File> {
     let destination = Destination::of_directory(&shared.root, name, to.as_deref())
         .map_err(|failure| io::Error::other(failure.to_string()))?;
     let (parent, base) = destination.open_dir(&shared.root)?;
-    let dir = open_in(&parent, Path::new(&base))?;
-    narrow(&dir, dir.metadata()?.mode(), meta)
+    open_in(&parent, Path::new(&base))
 }
 
 /// Sets the time; with `is_new` the mode too.

@@ -234,7 +234,7 @@ impl Partial {
     }
 
     /// Writes to the file. The kernel lets in one writer of a file at a time, and has the others wait at work (8 % of all
-    /// time on ext4, with requests to two owners): here they sleep.
+    /// time on ext4, with two requests under way): here they sleep.
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let _alone = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.inner.file.write_all_at(data, offset)

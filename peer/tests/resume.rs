@@ -38,8 +38,12 @@ fn share(network: &Network, peer: &str) -> PathBuf {
 
 /// Begins a download and waits until so many bytes of it are noted.
 fn downloading(network: &Network, words: &[&str], bytes: u64) -> Program {
+    downloading_within(Duration::from_secs(60), network, words, bytes)
+}
+
+fn downloading_within(wait: Duration, network: &Network, words: &[&str], bytes: u64) -> Program {
     let program = Program::spawn(network.command("peer2", words).stdin(Stdio::null()));
-    let deadline = Deadline::after(Duration::from_secs(60));
+    let deadline = Deadline::after(wait);
     while claimed(&share(network, "peer2")) < bytes {
         assert!(!network.shared("peer2", "big.bin").exists(), "it was complete before it could be stopped");
         deadline.pause(&format!("{bytes} bytes of the download"));
@@ -121,4 +125,51 @@ fn a_download_that_is_stopped_is_shown_continued_and_given_up() {
     let again = network.run("peer2", &["download", "--discard", "big.bin"]);
     assert_eq!(again.status, Some(1), "{again:?}");
     assert!(again.err.starts_with("error: no unfinished download of \"big.bin\""), "{again:?}");
+}
+
+/// Half of the time after which a connection is idle for too long.
+const SOON: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_receiver_that_was_killed_does_not_wait_for_its_former_self() {
+    let network = Network::start();
+    let content = noise(SIZE, 3);
+    network.put("peer1", "big.bin", &content);
+    let _owner = network.headless_with("peer1", &["--limit-up", "40MiB"]);
+    network.json_until("peer1", &["list"], |list| list["files"].as_array().is_some_and(|files| files.len() == 1));
+
+    let mut receiver = downloading(&network, &["download", "big.bin"], 8 << 20);
+    for _ in 0..3 {
+        receiver.signal(Signal::KILL);
+        assert_eq!(receiver.wait().status, None);
+        let kept = claimed(&share(&network, "peer2"));
+        receiver = downloading_within(SOON, &network, &["download", "big.bin"], kept + (8 << 20));
+    }
+    assert_eq!(receiver.wait().status, Some(0));
+    assert!(fs::read(network.shared("peer2", "big.bin")).unwrap() == content);
+}
+
+#[test]
+fn a_frozen_receiver_does_not_keep_its_place_from_others() {
+    let network = Network::start();
+    let (big, small) = (noise(SIZE, 4), noise(16 << 20, 5));
+    network.put("peer1", "big.bin", &big);
+    network.put("peer1", "small.bin", &small);
+    let _owner = network.headless_with("peer1", &["--limit-up", "40MiB", "--max-uploads", "1"]);
+    network.json_until("peer1", &["list"], |list| list["files"].as_array().is_some_and(|files| files.len() == 2));
+
+    let frozen = downloading(&network, &["download", "big.bin"], 8 << 20);
+    frozen.signal(Signal::STOP);
+    let other = Program::spawn(network.command("peer3", &["download", "small.bin"]).stdin(Stdio::null()));
+    let deadline = Deadline::after(SOON);
+    while !network.shared("peer3", "small.bin").exists() {
+        deadline.pause("the other receiver's file");
+    }
+    assert_eq!(other.wait().status, Some(0));
+    assert!(fs::read(network.shared("peer3", "small.bin")).unwrap() == small);
+    // It connects anew and goes on.
+    frozen.signal(Signal::CONT);
+    let ended = frozen.wait();
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    assert!(fs::read(network.shared("peer2", "big.bin")).unwrap() == big);
 }

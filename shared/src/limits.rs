@@ -245,6 +245,11 @@ pub const DATAGRAMS_PER_ACK: u32 = 9;
 /// Bulk streams a peer serves at a time; more wait.
 /// More at a time make every receiver's first piece come late, and nothing faster (docs/swarm.md).
 pub const MAX_UPLOADS: usize = 8;
+/// How often a peer that uploads looks whether the receiver is still heard.
+pub const LOOK: Duration = Duration::from_millis(250);
+/// Looks in turn without an answer to what was sent, after which a receiver's slots go to those who wait: 1.5 s, longer than
+/// a path is silent that works, shorter than a user waits.
+pub const LOOKS_UNHEARD: u32 = 6;
 /// How often an asker whose request waits for its turn is told that it does: well within [`OWNER_SILENCE`].
 pub const QUEUE_NEWS: Duration = Duration::from_millis(500);
 /// Smallest rate that `--limit-up` and `--limit-down` take, bytes a second: with less, a peer that shares its rate among

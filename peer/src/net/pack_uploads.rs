@@ -78,10 +78,10 @@ impl Uploads {
         };
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
-        let sent = serve_pack(contents, open, changed, &mut sink, |bytes| {
+        let upload = serve_pack(contents, open, changed, &mut sink, |bytes| {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        })
-        .await;
+        });
+        let Some(sent) = self.while_heard(connection, upload).await else { return };
         let mut send = sink.into_inner().sink.sink;
         drop(reported);
         match sent {

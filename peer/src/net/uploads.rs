@@ -20,8 +20,9 @@ use shared::{
     content::ContentHash,
     id::PeerId,
     limits,
-    net::bulk::{
-        BULK_BEGINS, BULK_WAITS, BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header,
+    net::{
+        CloseCode,
+        bulk::{BULK_BEGINS, BULK_WAITS, BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
     },
     rpc::peer::UploadReport,
 };
@@ -39,6 +40,7 @@ use super::{
 use crate::{
     core::swarm::{
         UploadSlots,
+        hearing::Hearing,
         uploads::{Asked, UploadId, UploadLimits},
     },
     counted::Counted,
@@ -141,10 +143,10 @@ impl Uploads {
         let _running = Counted::on(&self.active);
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
-        let sent = serve_to(source, ranges.clone(), self.pool(), &mut sink, |bytes| {
+        let upload = serve_to(source, ranges.clone(), self.pool(), &mut sink, |bytes| {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        })
-        .await;
+        });
+        let Some(sent) = self.while_heard(connection, upload).await else { return };
         let mut send = sink.into_inner().sink.sink;
         drop(reported);
         match sent {
@@ -202,6 +204,37 @@ impl Uploads {
                 Some((Slot { uploads: self, id }, Some(turn)))
             }
             Asked::Busy => None,
+        }
+    }
+
+    /// An upload, unless its receiver is not heard while others wait for a slot: then the connection is closed, so that
+    /// whatever else came over it gives up its place too. A receiver that was killed and runs again does not wait for its
+    /// former self, and one that was only frozen connects anew.
+    pub(super) async fn while_heard<T>(
+        &self,
+        connection: &quinn::Connection,
+        upload: impl Future<Output = T>,
+    ) -> Option<T> {
+        let unheard = async {
+            let mut hearing = Hearing::default();
+            loop {
+                let counted = connection.stats();
+                let sent = counted.frame_tx.stream + counted.frame_tx.ping;
+                let is_silent = hearing.look(sent, counted.frame_rx.acks);
+                if is_silent && self.waiting() > 0 {
+                    return;
+                }
+                sleep(limits::LOOK).await;
+            }
+        };
+        tokio::select! {
+            ended = upload => Some(ended),
+            () = unheard => {
+                let to = connection.remote_address();
+                tracing::info!(%to, "a receiver is not heard any more; its place goes to those who wait");
+                connection.close(CloseCode::Overloaded.to_varint(), b"not heard while others wait");
+                None
+            }
         }
     }
 

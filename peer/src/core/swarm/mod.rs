@@ -14,13 +14,14 @@
 //! | `assign` | filling the owners' pipelines |
 //! | `status` | what `status` and `--explain` show |
 //! | `balance` | moving work from slow owners to idle ones, and the endgame |
-//! | [`uploads`], [`rate_limit`] | the other side: whose request is served next, and how fast |
+//! | [`uploads`], [`rate_limit`], [`hearing`] | the other side: whose request is served next, how fast, and until when |
 //!
 //! `docs/swarm.md` has the rules, the timings and what was measured in simulation.
 
 mod assign;
 mod balance;
 pub mod event;
+pub mod hearing;
 mod holdings;
 mod owner;
 mod picker;

@@ -290,10 +290,12 @@ impl Checks {
         assert!(lies_ahead || ended, "S7: {} in {:?}: {deadline:?}", core.id(), core.role());
     }
 
-    /// No epoch has two trackers.
+    /// No epoch has two trackers. (One whose disk is being written to does nothing until that is done, and says then what it
+    /// has become.)
     pub(crate) fn trackers(&mut self, nodes: &[Node]) {
         let mut epochs = BTreeSet::new();
-        for core in nodes.iter().filter_map(|node| node.core.as_ref()).filter(|core| core.role() == Role::Tracker) {
+        let awake = nodes.iter().filter(|node| node.syncing.is_none());
+        for core in awake.filter_map(|node| node.core.as_ref()).filter(|core| core.role() == Role::Tracker) {
             let epoch = core.tracker().expect("a tracker has a seat").epoch;
             assert!(epochs.insert(epoch) || self.rivals.contains(&epoch), "S1: two trackers of epoch {epoch}");
         }

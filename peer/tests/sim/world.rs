@@ -389,7 +389,6 @@ impl World {
         let deadline = core.next_deadline().map(|deadline| node.clock.world(deadline));
         let run = (number, node.incarnation);
         self.carry_out(number, actions.into(), event);
-        self.checks.trackers(&self.nodes);
         if let Some(deadline) = deadline {
             self.push(deadline.since(self.now), Item::Tick(run));
         }
@@ -461,6 +460,7 @@ impl World {
         if let Some(core) = &node.core {
             self.checks.core(self.now, node, core, &self.registry);
         }
+        self.checks.trackers(&self.nodes);
     }
 
     /// What a reader of a replayed run wants to see: not every heartbeat.

@@ -9,7 +9,7 @@ use rustls::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature},
+    crypto::{CryptoProvider, aws_lc_rs, ring, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
     server::{
         NoServerSessionStorage, WebPkiClientVerifier,
@@ -111,7 +111,24 @@ pub fn caller(chain: &[CertificateDer<'_>]) -> Result<Caller, TrustError> {
 
 fn provider() -> Arc<CryptoProvider> {
     // X25519MLKEM768 stands first in it (crate feature `prefer-post-quantum`); a test holds that fast.
-    Arc::new(aws_lc_rs::default_provider())
+    let mut provider = aws_lc_rs::default_provider();
+    if has_wide_aes_only() {
+        provider.cipher_suites = ring::DEFAULT_CIPHER_SUITES.to_vec();
+    }
+    Arc::new(provider)
+}
+
+/// Whether this processor does two blocks of AES at once and not four (VAES and AVX2, without AVX-512): there ring takes half
+/// the time of aws-lc for AES-GCM (0.15 instead of 0.27 s a GiB, a tenth of all that a transfer costs), everywhere else not
+/// less. Key exchange and signatures are aws-lc's in any case.
+fn has_wide_aes_only() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("vaes")
+        && is_x86_feature_detected!("vpclmulqdq")
+        && is_x86_feature_detected!("avx2")
+        && !is_x86_feature_detected!("avx512f");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 fn roots(authority: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, TrustError> {
@@ -264,5 +281,13 @@ mod tests {
     #[test]
     fn the_post_quantum_key_exchange_is_preferred() {
         assert_eq!(provider().kx_groups[0].name(), NamedGroup::X25519MLKEM768);
+    }
+
+    #[test]
+    fn the_ciphers_of_both_libraries_are_the_same_in_the_same_order() {
+        let names =
+            |suites: &[rustls::SupportedCipherSuite]| suites.iter().map(|suite| suite.suite()).collect::<Vec<_>>();
+        assert_eq!(names(ring::DEFAULT_CIPHER_SUITES), names(aws_lc_rs::DEFAULT_CIPHER_SUITES));
+        assert!(!ring::DEFAULT_CIPHER_SUITES.is_empty());
     }
 }

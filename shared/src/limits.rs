@@ -240,6 +240,9 @@ pub const SOCKET_BUFFER_BYTES: usize = 7 << 20;
 /// fits one call of the kernel. 1 GiB over loopback takes a tenth less time than with 6500. An endpoint's receive buffer
 /// has address space for 2048 of them (66 MB), of which it touches 2 MB.
 pub const MAX_DATAGRAM_BYTES: u16 = 32_000;
+/// How long datagrams stay small after several losses in turn of large ones only. A receiver that does not come to read loses them like
+/// a path that does not take them; with a minute, quinn's default, every transfer of that minute costs twice the time.
+pub const MTU_SEARCH_PAUSE: Duration = Duration::from_secs(1);
 /// Datagrams that the other side may leave unacknowledged for a moment (its acknowledgement delay, 25 ms).
 pub const DATAGRAMS_PER_ACK: u32 = 9;
 /// Bulk streams a peer serves at a time; more wait.

@@ -373,6 +373,7 @@ fn the_peer_service() {
             sent_packets: 300,
             lost_packets: 2,
             congestion_events: 1,
+            datagram_bytes: 1452,
         },
         machine: Some(MachineReport { idle_permille: 900, own_permille: 50 }),
     };

@@ -8,6 +8,8 @@ use std::{
 };
 
 const BLOCK_BYTES: usize = 1 << 20;
+/// The smallest page of any machine.
+const PAGE_BYTES: usize = 4096;
 
 /// Makes a file of `bytes` random bytes; the same `seed` makes the same file.
 pub fn make(path: &Path, bytes: u64, seed: u64) {
@@ -57,6 +59,16 @@ fn read_full(file: &mut File, block: &mut [u8]) -> io::Result<usize> {
 pub fn settle(folder: &Path) {
     let folder = File::open(folder).expect("the folder is there");
     rustix::fs::syncfs(&folder).expect("its file system can be synced");
+}
+
+/// Touches so much memory and gives it back, so that the pages which come next are there. A virtual machine's host may have
+/// taken back those that were free for some seconds: the first touch of each is then a fault at the host.
+pub fn touch_memory(bytes: u64) {
+    let mut memory = vec![0_u8; usize::try_from(bytes).expect("memory that this machine can address")];
+    for page in memory.chunks_mut(PAGE_BYTES) {
+        page[0] = 1;
+    }
+    std::hint::black_box(memory);
 }
 
 /// The type of the file system that `folder` is on, as `stat -f` calls it.

@@ -128,6 +128,7 @@ impl Reports {
                 sent_packets: sent_packets + path.sent_packets.saturating_sub(before.sent_packets),
                 lost_packets: lost_packets + path.lost_packets.saturating_sub(before.lost_packets),
                 congestion_events: congestion_events + path.congestion_events.saturating_sub(before.congestion_events),
+                datagram_bytes: path.current_mtu,
             };
         }
     }

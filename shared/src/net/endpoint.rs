@@ -140,6 +140,7 @@ fn server_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, NetEr
 fn transport() -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(limits::MAX_DATAGRAM_BYTES);
+    mtu.black_hole_cooldown(limits::MTU_SEARCH_PAUSE);
     // An acknowledgement for every other datagram, as RFC 9000 section 13.2.2 has it, is a tenth of the work of a fast
     // transfer (draft-ietf-quic-ack-frequency).
     let mut acks = AckFrequencyConfig::default();

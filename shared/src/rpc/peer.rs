@@ -150,6 +150,8 @@ pub struct PathReport {
     pub lost_packets: u64,
     /// How often the congestion control slowed down.
     pub congestion_events: u64,
+    /// Size of a full datagram at the last look, bytes; 0 when it is not known.
+    pub datagram_bytes: u16,
 }
 
 /// What a machine's processors did, thousandths of their time.

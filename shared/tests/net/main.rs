@@ -4,5 +4,6 @@
 
 mod abuse;
 mod calls;
+mod datagrams;
 mod harness;
 mod trust;

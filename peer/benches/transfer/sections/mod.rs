@@ -14,7 +14,7 @@ use std::{
 use clap::ValueEnum;
 use tempfile::TempDir;
 
-use crate::report::Report;
+use crate::{files, report::Report};
 
 /// How it is measured.
 pub struct Plan {
@@ -24,6 +24,8 @@ pub struct Plan {
     pub quick: bool,
     /// Where files lie; absolute.
     pub dir: PathBuf,
+    /// Memory to touch before each contestant, bytes.
+    pub touch: u64,
 }
 
 impl Plan {
@@ -34,6 +36,12 @@ impl Plan {
         // Programs are started in it and find their control sockets below it.
         fs::create_dir(folder.path().join("state")).expect("an empty folder");
         folder
+    }
+
+    /// Right before a contestant: none pays for what another left, nor for memory that nobody has touched for long.
+    pub fn settle(&self, folder: &Path) {
+        files::settle(folder);
+        files::touch_memory(self.touch);
     }
 
     /// One of two sizes.

@@ -73,7 +73,7 @@ pub fn run(plan: &Plan, report: &mut Report) {
     let mut by_quic = Contestant::new("bare QUIC");
     let mut unsynced = Vec::new();
     for run in 0..plan.runs {
-        files::settle(folder);
+        plan.settle(folder);
         let peers = [cluster.peer("owner"), cluster.peer("receiver")];
         let before = begin(peers);
         let ((), seconds) = timed(|| {
@@ -87,13 +87,13 @@ pub fn run(plan: &Plan, report: &mut Report) {
         cluster.run("receiver", &["remove", FILE]);
         cluster.wait_for_owners("receiver", FILE, &["owner"]);
 
-        files::settle(folder);
+        plan.settle(folder);
         let (trial, took) = fetch(&mut tls);
         by_tls.trials.push(trial);
         unsynced.push(took.received);
         check_and_remove(&source, &tls_target, run == 0);
 
-        files::settle(folder);
+        plan.settle(folder);
         by_quic.trials.push(fetch(&mut quic).0);
     }
 

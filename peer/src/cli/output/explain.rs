@@ -154,6 +154,9 @@ fn figure_words(figure: &Figure) -> String {
                 let lost = path.lost_packets as f64 * 100.0 / path.sent_packets as f64;
                 text += &format!(", {lost:.2} % of the packets lost, window {}", bytes(path.window_bytes));
             }
+            if path.datagram_bytes > 0 {
+                text += &format!(", datagrams of {} bytes", path.datagram_bytes);
+            }
             text
         }
         Figure::Requests { count, rtt } => {

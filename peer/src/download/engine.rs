@@ -184,7 +184,7 @@ impl Engine {
                                 problem = owner.problem.as_deref().unwrap_or_default(), "an owner is asked for no more");
                         }
                     }
-                    Action::Stuck { .. } => {
+                    Action::Stuck => {
                         stuck = Stuck::AskingTracker;
                         dry_since.get_or_insert(clock.now());
                         tasks.spawn(self.look_for_owners(found.clone()));

@@ -223,7 +223,8 @@ fn read(root: &Root, relative: &Path) -> io::Result<DirectoryMeta> {
 }
 
 fn describe_one(shared: &Shared, directory: &Described) -> io::Result<()> {
-    describe(&open_described(shared, directory)?, &directory.meta, directory.is_new)
+    let Described { name, to, is_new, meta } = directory;
+    describe(&open_directory(shared, name, to.as_deref())?, meta, *is_new)
 }
 
 fn narrow_one(shared: &Shared, directory: &Described) -> io::Result<()> {
@@ -233,12 +234,13 @@ fn narrow_one(shared: &Shared, directory: &Described) -> io::Result<()> {
         // Nothing has come into it yet; opening it would make those above it.
         return Ok(());
     }
-    let dir = open_described(shared, directory)?;
+    let dir = open_directory(shared, name, to.as_deref())?;
     narrow(&dir, dir.metadata()?.mode(), meta)
 }
 
-fn open_described(shared: &Shared, Described { name, to, .. }: &Described) -> io::Result<File> {
-    let destination = Destination::of_directory(&shared.root, name, to.as_deref())
+/// Opens the directory `name` of the share, or that at `to`. Those above it in the share are made.
+fn open_directory(shared: &Shared, name: &FileName, to: Option<&Path>) -> io::Result<File> {
+    let destination = Destination::of_directory(&shared.root, name, to)
         .map_err(|failure| io::Error::other(failure.to_string()))?;
     let (parent, base) = destination.open_dir(&shared.root)?;
     open_in(&parent, Path::new(&base))
@@ -292,8 +294,7 @@ impl Copied {
     pub(super) fn describe(&self, shared: &Shared, from: &Root) {
         for (name, below, is_new) in &self.0 {
             let described = || -> io::Result<()> {
-                let parent = shared.root.create_parent(name)?;
-                describe(&open_in(&parent, Path::new(name.base_name()))?, &read(from, below)?, *is_new)
+                describe(&open_directory(shared, name, None)?, &read(from, below)?, *is_new)
             };
             if let Err(error) = described() {
                 warn!(%error, %name, "a directory does not get its time");

@@ -11,6 +11,7 @@ mod directories;
 mod engine;
 mod explain;
 mod owners;
+mod patience;
 mod request;
 mod select;
 mod small;

@@ -13,13 +13,16 @@ use shared::{
 };
 use tarpc::context::Context;
 
+/// What it says of directories, in the order of their names.
+type Described = BoxFuture<'static, Vec<Option<DirectoryMeta>>>;
+
 /// See the module. What no test needs is not answered, or with nothing.
 #[derive(Clone)]
 pub(crate) struct Answers {
     /// What it says that it receives.
     pub(crate) receiving: Arc<dyn Fn() -> Vec<FileMeta> + Send + Sync>,
     /// What it says of directories.
-    pub(crate) directories: Arc<dyn Fn(Vec<String>) -> BoxFuture<'static, Vec<Option<DirectoryMeta>>> + Send + Sync>,
+    pub(crate) directories: Arc<dyn Fn(Vec<String>) -> Described + Send + Sync>,
 }
 
 impl Default for Answers {

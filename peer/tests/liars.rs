@@ -142,7 +142,7 @@ async fn goes_on_without_the_last_receiver(is_frozen: bool) -> Duration {
                 frozen.lock().unwrap().signal(Signal::STOP);
             }
         }),
-        clock: clock.clone(),
+        clock,
         left: left.clone(),
         sent_groups: AtomicU64::new(0),
     };

@@ -352,8 +352,8 @@ impl Bed {
                     );
                     self.has.remove(&owner);
                 }
-                Action::Stuck { since } => {
-                    assert!(since <= self.now && self.under_way.is_empty());
+                Action::Stuck => {
+                    assert!(self.under_way.is_empty());
                     self.stuck = true;
                 }
                 Action::Finished => self.finished = true,

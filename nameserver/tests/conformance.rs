@@ -244,14 +244,10 @@ async fn auto_clean(house: House) {
         tokio::time::sleep(pause).await;
         peer.renew("peer.peer1", 1).await.unwrap();
     }
-    assert_eq!(admin.count().await, 3);
     // Dead, it vanishes within its lease and a second.
-    let vanished = async {
-        while admin.count().await == 3 {
-            tokio::time::sleep(pause / 10).await;
-        }
-    };
-    tokio::time::timeout(MIN_LEASE + Duration::from_secs(1), vanished).await.unwrap();
+    let before = admin.position().await;
+    assert_eq!(admin.count().await, 3);
+    admin.sees_gone("peer.peer1", before, MIN_LEASE + Duration::from_secs(1)).await;
     assert!(matches!(peer.renew("peer.peer1", 1).await, Err(NameError::UnknownName(_))));
     assert_eq!(admin.names(ListQuery::default()).await, ["nameserver", "stays"]);
 }
@@ -340,15 +336,12 @@ async fn the_seat(house: House) {
     assert!(a.call(|c, cx| async move { c.renew_seat(cx, Epoch(1)).await }).await.is_err());
     assert_eq!(a.names(prefix("tracker.")).await, ["tracker.2"]);
     b.call(|c, cx| async move { c.resign(cx, Epoch(2)).await }).await.unwrap();
+    let before = a.position().await;
     claim(&a, 3, 2, &["a"], false).await.unwrap();
-    let expired = async {
-        while seat().await.seat.is_some() {
-            tokio::time::sleep(SEAT_LEASE / 20).await;
-        }
-    };
-    tokio::time::timeout(SEAT_LEASE + Duration::from_secs(1), expired).await.unwrap();
+    a.sees_gone("tracker.3", before, SEAT_LEASE + Duration::from_secs(1)).await;
     assert_eq!(a.names(prefix("tracker.")).await, [""; 0]);
-    assert_eq!(seat().await.epoch_high, Epoch(3));
+    let view = seat().await;
+    assert_eq!((view.seat, view.epoch_high), (None, Epoch(3)));
 }
 
 async fn tokens(house: House) {

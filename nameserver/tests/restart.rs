@@ -3,11 +3,7 @@
 
 mod common;
 
-use std::{
-    process::Command,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{process::Command, time::Duration};
 
 use common::{Member, PATIENCE, Program, leased, permanent};
 use shared::{
@@ -16,6 +12,7 @@ use shared::{
     net::NetError,
     rpc::nameserver::{Claim, ClaimError, ListQuery, SeatView},
 };
+use tokio::sync::Notify;
 
 fn peer(id: &str) -> Role {
     Role::Peer(id.parse().unwrap())
@@ -31,7 +28,7 @@ fn claim(epoch: u64, expected: u64) -> Claim {
     }
 }
 
-/// Repeats a call until the nameserver is back.
+/// Repeats a call until the nameserver is back: a caller learns that only by calling.
 async fn back<T>(mut call: impl AsyncFnMut() -> Result<T, NetError>) -> T {
     let again = async {
         loop {
@@ -41,7 +38,7 @@ async fn back<T>(mut call: impl AsyncFnMut() -> Result<T, NetError>) -> T {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, again).await.unwrap()
+    tokio::time::timeout(PATIENCE, again).await.expect("the nameserver is back and answers")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,7 +51,7 @@ async fn acknowledged_names_and_the_highest_epoch_outlive_kill_9() {
     tracker.call(|c, cx| async move { c.claim(cx, claim(41, 0)).await }).await.unwrap();
 
     // Killed in the middle of writes, at a moment that nobody chose.
-    let acknowledged = AtomicU64::new(0);
+    let many_are_acknowledged = Notify::new();
     let writing = async {
         for number in 0u64.. {
             let request = permanent(&format!("n{number:06}"));
@@ -63,14 +60,14 @@ async fn acknowledged_names_and_the_highest_epoch_outlive_kill_9() {
                 Ok(answer) => drop(answer.unwrap()),
                 Err(_) => return number,
             }
-            acknowledged.store(number + 1, Ordering::Relaxed);
+            if number == 50 {
+                many_are_acknowledged.notify_one();
+            }
         }
         unreachable!("the numbers do not end")
     };
     let killing = async {
-        while acknowledged.load(Ordering::Relaxed) < 50 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        many_are_acknowledged.notified().await;
         program.kill();
     };
     let (written, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(writing, killing) }).await.unwrap();

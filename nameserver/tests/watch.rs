@@ -14,7 +14,7 @@ use common::{House, Member, PATIENCE, Program};
 use nameserver::config::StorageChoice;
 use shared::{
     id::Incarnation,
-    rpc::nameserver::{Changes, Condition, LeaseRequest, Position, Register, WatchQuery},
+    rpc::nameserver::{Changes, Condition, LeaseRequest, Position, Register},
 };
 
 fn request(name: &str) -> Register {
@@ -29,8 +29,7 @@ fn request(name: &str) -> Register {
 }
 
 async fn changes(member: &Member, since: Option<Position>, wait: Duration) -> Changes {
-    let query = WatchQuery { since, prefix: Some("a.".to_owned()), regex: None, wait };
-    member.call(|c, cx| async move { c.changes(cx, query).await }).await.unwrap()
+    member.changes(since, "a.", wait).await
 }
 
 #[tokio::test]

@@ -231,6 +231,12 @@ fn directories_keep_their_times_and_are_no_more_open_than_with_their_owner() {
     expected[1].1 = 0o755;
     assert_eq!(described(&outside, &directories), expected);
 
+    // A glob for all that is in it means the directory.
+    let all = network.folder().join("all");
+    fs::create_dir(&all).unwrap();
+    network.json("peer2", &["download", "tree/**", "--to", all.to_str().unwrap()]);
+    assert_eq!(described(&all, &directories), original);
+
     // A tree that is added is copied with them, so others get them too.
     fs::rename(outside.join("tree"), network.folder().join("copied")).unwrap();
     let copied = ["copied", "copied/0", "copied/0/ação 0", "copied/0/empty"];
@@ -277,27 +283,61 @@ fn directories_of_a_download_that_failed_are_no_more_open_either() {
     }
 }
 
+/// A tree of small files that `peer1` has, with two directories for itself alone, and in it one that only `slow` has, from which it takes half a
+/// minute; both run, and `peer2` waits until they are listed.
+fn begin_slow_tree(network: &Network) -> [Program; 3] {
+    plant(network, "peer1", 60);
+    network.put("slow", "tree/larger", &vec![7; 2 << 20]);
+    for name in ["tree/0", "tree/1"] {
+        fs::set_permissions(network.shared("peer1", name), Permissions::from_mode(0o700)).unwrap();
+    }
+    let running =
+        [network.headless("peer1"), network.headless_with("slow", &["--limit-up", "64KiB"]), network.headless("peer2")];
+    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 62);
+    running
+}
+
+/// Begins to download it, and waits for the first of its directories.
+fn begin_slow_download(network: &Network) -> Program {
+    let download = Program::spawn(network.command("peer2", &["download", "tree/"]).stdin(Stdio::null()));
+    let deadline = Deadline::after(WAIT);
+    while !network.shared("peer2", "tree/0").exists() {
+        deadline.pause("a directory");
+    }
+    download
+}
+
 #[test]
 fn directories_of_a_download_that_is_interrupted_are_no_more_open_either() {
     let network = Network::start();
-    plant(&network, "peer1", 60);
-    network.put("peer1", "tree/larger", &vec![7; 8 << 20]);
-    fs::set_permissions(network.shared("peer1", "tree/0"), Permissions::from_mode(0o700)).unwrap();
-    let _owner = network.headless_with("peer1", &["--limit-up", "1MiB"]);
-    let _receiver = network.headless("peer2");
-    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 62);
-    let download = Program::spawn(network.command("peer2", &["download", "tree/"]).stdin(Stdio::null()));
-    let directory = network.shared("peer2", "tree/0");
-    let deadline = Deadline::after(WAIT);
-    while !directory.exists() {
-        deadline.pause("a directory");
-    }
+    let _running = begin_slow_tree(&network);
+    let download = begin_slow_download(&network);
     download.signal(Signal::INT);
     assert_ne!(download.wait().status, Some(0), "it was interrupted");
     let deadline = Deadline::after(WAIT);
     while described(&network.shared("peer2", ""), &["tree/0"])[0].1 != 0o700 {
         deadline.pause("its mode");
     }
+}
+
+#[test]
+fn directories_of_a_download_that_is_killed_are_no_more_open_when_it_has_been_repeated() {
+    let network = Network::start();
+    let there_before = network.shared("peer2", "tree/1");
+    // Not shared, so that it is no empty directory either.
+    network.put("peer2", "tree/1/.mine", b"");
+    fs::set_permissions(&there_before, Permissions::from_mode(0o755)).unwrap();
+    let [_owner, slow, receiver] = begin_slow_tree(&network);
+    let download = begin_slow_download(&network);
+    receiver.signal(Signal::KILL);
+    assert_ne!(download.wait().status, Some(0), "it was killed");
+    drop((slow, receiver));
+    let _running = [network.headless("slow"), network.headless("peer2")];
+    network.json_until_done("peer2", &["download", "tree"]);
+    let modes: Vec<_> =
+        described(&network.shared("peer2", ""), &["tree/0", "tree/1"]).into_iter().map(|(_, mode)| mode).collect();
+    assert_eq!(modes, [0o700, 0o755], "only those that it made");
+    assert_eq!(fs::read_dir(network.shared("peer2", ".brasa/directories")).unwrap().count(), 0, "nothing is left over");
 }
 
 #[test]

@@ -122,12 +122,13 @@ async fn a_hash_that_may_be_stale_is_confirmed() {
     share.settled().await.unwrap();
     // Hashed at once, so that it can be shared at once; and once more when the time is over.
     assert_eq!((share.list().len(), share.stats().hashed_bytes), (1, 1));
+    // Nobody is told: nothing of the share changes by it.
     let confirmed = async {
         while share.stats().hashed_bytes < 2 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, confirmed).await.unwrap();
+    tokio::time::timeout(DEADLINE, confirmed).await.expect("it is hashed once more when the time is over");
     share.rescan_now().await.unwrap();
     assert_eq!(share.stats().hashed_bytes, 2, "twice is enough");
 }

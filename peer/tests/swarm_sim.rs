@@ -383,7 +383,7 @@ impl Sim {
             Action::Drop { owner, why } => {
                 self.nodes[at].dropped.insert(owner.0 as usize, why);
             }
-            Action::Stuck { .. } => {}
+            Action::Stuck => {}
             Action::Finished => {
                 assert!(self.nodes[at].finished.is_none(), "said once");
                 self.nodes[at].finished = Some(self.now.since_origin());

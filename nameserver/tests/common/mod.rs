@@ -22,8 +22,8 @@ use shared::{
         session::{Session, SessionConfig},
     },
     rpc::nameserver::{
-        Condition, LeaseRequest, ListQuery, NameError, NameServiceClient, Page, Record, Register, Registered, Revision,
-        Selector, TagQuery,
+        Changes, Condition, LeaseRequest, ListQuery, NameError, NameServiceClient, Page, Position, Record, Register,
+        Registered, Revision, Selector, TagQuery, WatchQuery,
     },
 };
 use tarpc::{client::RpcError, context::Context};
@@ -126,6 +126,36 @@ impl Member {
 
     pub(crate) async fn count(&self) -> u64 {
         self.call(|c, cx| async move { c.count(cx).await }).await
+    }
+
+    /// The changes of names that begin with `prefix` since then, or the next one if it comes within `wait`.
+    pub(crate) async fn changes(&self, since: Option<Position>, prefix: &str, wait: Duration) -> Changes {
+        let query = WatchQuery { since, prefix: Some(prefix.to_owned()), regex: None, wait };
+        self.call(|c, cx| async move { c.changes(cx, query).await }).await.unwrap()
+    }
+
+    /// How far the changes are that can be asked for from now on.
+    pub(crate) async fn position(&self) -> Position {
+        match self.changes(None, "", Duration::ZERO).await {
+            Changes::Resync { position } | Changes::News { position, .. } => position,
+        }
+    }
+
+    /// Waits until the nameserver tells that `name` is gone, which it was not by `since`; fails the test when that takes longer.
+    pub(crate) async fn sees_gone(&self, name: &str, mut since: Position, within: Duration) {
+        let told = async {
+            loop {
+                let Changes::News { position, changes } = self.changes(Some(since), name, within).await else {
+                    panic!("it has forgotten what changed")
+                };
+                since = position;
+                if changes.iter().any(|change| change.name.as_str() == name && change.record.is_none()) {
+                    return;
+                }
+            }
+        };
+        let told = tokio::time::timeout(within, told).await;
+        assert!(told.is_ok(), "{name} is still there after {within:?}");
     }
 
     /// The names of all pages.

@@ -19,7 +19,7 @@ use shared::{
 use tokio::{runtime::Handle, task, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, Numbered, Run};
+use super::{Job, Numbered, Run, select::common_prefix};
 use crate::{
     cli::backend::Downloaded,
     core::Contact,
@@ -32,7 +32,11 @@ use crate::{
 
 /// The directories that a download is of: the one that was named and those in it. None of a download of files.
 #[derive(Debug, Default)]
-pub(super) struct DirectoriesOf(Vec<Place>);
+pub(super) struct DirectoriesOf {
+    places: Vec<Place>,
+    /// What the new ones among them are noted under until it is over.
+    note: Option<String>,
+}
 
 /// One of them.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,13 +44,13 @@ struct Place {
     name: FileName,
     /// Where it goes, if not into the share.
     to: Option<PathBuf>,
-    /// It is not there yet.
+    /// This download makes it.
     is_new: bool,
 }
 
 impl DirectoriesOf {
-    /// The directories of a download of `files` that was asked for as `pattern`, to the folder `to` or the share at `share`. To be
-    /// called before any of them is made.
+    /// The directories of a download of `files` that was asked for as `pattern`, to the folder `to` or the share. To be called before any
+    /// of them is made. New are those that are not there yet, and those that the same download was making when it was killed.
     ///
     /// # Errors
     /// When this peer stops.
@@ -54,21 +58,27 @@ impl DirectoriesOf {
         pattern: &str,
         files: impl Iterator<Item = &'a FileMeta>,
         to: Option<&Path>,
-        share: &Path,
+        share: &Share,
     ) -> Result<Self, Failure> {
-        let names = named(pattern, files);
-        let (is_outside, base) = (to.is_some(), to.unwrap_or(share).to_path_buf());
-        let place = move |name: FileName| {
-            let path = name.below(&base);
-            Place { is_new: path.symlink_metadata().is_err(), to: is_outside.then_some(path), name }
+        let all = named(pattern, files);
+        if all.is_empty() {
+            return Ok(Self::default());
+        }
+        let base = to.unwrap_or(share.path()).to_path_buf();
+        let note = format!("{}\0{}", pattern.trim_end_matches('/'), base.display());
+        let look = {
+            let all = all.clone();
+            move || all.into_iter().filter(|name| name.below(&base).symlink_metadata().is_err()).collect()
         };
-        let look = move || names.into_iter().map(place).collect();
-        task::spawn_blocking(look).await.map(Self).map_err(|_| stopping(Stopped))
+        let missing = task::spawn_blocking(look).await.map_err(|_| stopping(Stopped))?;
+        let new = share.note_making(note.clone(), all.clone(), missing).await?;
+        let place = |name: FileName| Place { is_new: new.contains(&name), to: to.map(|to| name.below(to)), name };
+        Ok(Self { places: all.into_iter().map(place).collect(), note: (!new.is_empty()).then_some(note) })
     }
 
     /// Who is asked about them: those that have most of the files, but not this peer, whose directories they may be.
     pub(super) fn owners<'a>(&self, jobs: impl Iterator<Item = &'a Job>, me: &PeerId) -> Vec<Contact> {
-        if self.0.is_empty() {
+        if self.places.is_empty() {
             return Vec::new();
         }
         let mut files: BTreeMap<&PeerId, (usize, &Contact)> = BTreeMap::new();
@@ -81,14 +91,31 @@ impl DirectoriesOf {
     }
 }
 
-/// The directory `pattern` and those of `files` in it; none unless all of them lie in it. Pure.
+/// The directory `pattern` and those of `files` in it; none unless all of them lie in it. A glob for all that is in a directory
+/// (`docs/**`, or `**`) stands for that directory. Pure.
 fn named<'a>(pattern: &str, files: impl Iterator<Item = &'a FileMeta>) -> BTreeSet<FileName> {
-    let folder = pattern.trim_end_matches('/');
-    let is_in = |name: &str| name.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let files: Vec<_> = files.collect();
+    let named = pattern.trim_end_matches('/');
+    if files.iter().any(|file| file.name.as_str() == named && !file.is_directory()) {
+        return BTreeSet::new();
+    }
+    let all_in = if named == "**" { Some("") } else { named.strip_suffix("/**") };
+    let all_in = all_in.filter(|folder| common_prefix(folder).len() == folder.len());
+    // As for the files: what stands there letter for letter comes before the glob.
+    let mut found = [Some(named), all_in].into_iter().flatten().map(|folder| below(folder, &files));
+    found.find(|found| !found.is_empty()).unwrap_or_default()
+}
+
+/// The directory `folder`, the share if that is empty, and those of `files` in it; none unless all of them lie in it.
+fn below(folder: &str, files: &[&FileMeta]) -> BTreeSet<FileName> {
+    let is_in = |name: &str| {
+        let rest = name.strip_prefix(folder);
+        folder.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
     let mut found = BTreeSet::new();
     for file in files {
         let name = file.name.as_str();
-        if !is_in(name) || name == folder && !file.is_directory() {
+        if !is_in(name) {
             return BTreeSet::new();
         }
         let itself = file.is_directory().then_some(name);
@@ -99,18 +126,20 @@ fn named<'a>(pattern: &str, files: impl Iterator<Item = &'a FileMeta>) -> BTreeS
     found
 }
 
-/// The directories of a download that runs, and what is known of them so far. However it ends, those that it made get their modes: when it
-/// is repeated, nothing tells them from those that were there before.
+/// The directories of a download that runs, and what is known of them so far. However it ends, those that it made get their modes, as far as
+/// they are known; of the others the note stays, so that they are still new when it is repeated.
 pub(super) struct Describing {
     share: Share,
     places: Vec<Place>,
+    note: Option<String>,
     known: Mutex<BTreeMap<FileName, DirectoryMeta>>,
 }
 
 impl Describing {
     /// Nothing is known yet.
     pub(super) fn new(share: Share, directories: DirectoriesOf) -> Self {
-        Self { share, places: directories.0, known: Mutex::default() }
+        let DirectoriesOf { places, note } = directories;
+        Self { share, places, note, known: Mutex::default() }
     }
 
     /// After the last file that came into one of them: they get times and modes.
@@ -119,13 +148,26 @@ impl Describing {
     /// When this peer stops.
     pub(super) async fn all_came(mut self) -> Result<(), Failure> {
         let described = self.take();
-        self.share.describe_directories(described).await
+        self.share.describe_directories(described).await?;
+        match self.note.take() {
+            Some(note) => self.share.forget_making(note).await,
+            None => Ok(()),
+        }
     }
 
     /// Not all came: those that are new get their modes, as far as they are known.
     pub(super) async fn not_all_came(mut self) {
+        let note = self.superfluous_note();
         let described = self.take();
-        narrow(self.share.clone(), described).await;
+        narrow(self.share.clone(), described, note).await;
+    }
+
+    /// The note, if all that it says is known of.
+    fn superfluous_note(&mut self) -> Option<String> {
+        let known = self.known();
+        let is_known = self.places.iter().all(|place| !place.is_new || known.contains_key(&place.name));
+        drop(known);
+        self.note.take().filter(|_| is_known)
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<FileName, DirectoryMeta>> {
@@ -161,15 +203,24 @@ impl Describing {
 /// The download was interrupted: nobody waits for it any more.
 impl Drop for Describing {
     fn drop(&mut self) {
+        let note = self.superfluous_note();
         let described = self.take();
         if let (false, Ok(runtime)) = (described.is_empty(), Handle::try_current()) {
-            runtime.spawn(narrow(self.share.clone(), described));
+            runtime.spawn(narrow(self.share.clone(), described, note));
         }
     }
 }
 
-async fn narrow(share: Share, described: Vec<Described>) {
-    if let Err(failure) = share.narrow_directories(described).await {
+/// Gives directories their modes; then the note is not needed any more.
+async fn narrow(share: Share, described: Vec<Described>, note: Option<String>) {
+    let narrowed = async {
+        share.narrow_directories(described).await?;
+        match note {
+            Some(note) => share.forget_making(note).await,
+            None => Ok(()),
+        }
+    };
+    if let Err(failure) = narrowed.await {
         tracing::warn!(%failure, "directories do not get their modes");
     }
 }
@@ -284,6 +335,15 @@ mod tests {
         assert_eq!(names("docs/deep", &["docs/deep/er/b"]), ["docs/deep", "docs/deep/er"], "not what is above it");
         assert_eq!(names("docs/empty", &["docs/empty/"]), ["docs/empty"]);
         assert!(names("docs/a", &["docs/a"]).is_empty() && names("docs/*", &all).is_empty());
+        assert_eq!(names("docs/**", &all), ["docs", "docs/deep", "docs/deep/er", "docs/empty"], "all that is in it");
+        assert_eq!(names("**", &["docs/a", "top", "b/c/d"]), ["b", "b/c", "docs"]);
+        assert!(
+            names("d*/**", &all).is_empty()
+                && names("docs/**/b", &all).is_empty()
+                && names("**/er/**", &all).is_empty()
+        );
+        assert!(names("docs/**", &["docs/**"]).is_empty(), "a file of that name");
+        assert_eq!(names("docs/**", &["docs/**/a", "docs/**/b"]), ["docs/**"], "a directory of that name");
         assert!(names("doc", &["docs/a"]).is_empty());
     }
 }

@@ -24,7 +24,7 @@ use shared::{
     id::PeerId,
     limits,
     net::Connections,
-    time::{Clock, Timestamp},
+    time::Clock,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     OwnerError, Run,
     owners::{Owner, Owners},
+    patience::{Next, Patience},
     request::{Stream, why},
     undelivered,
 };
@@ -96,22 +97,6 @@ enum Others {
     Receivers(Vec<Contact>),
 }
 
-/// What to do when nobody who is left has what is missing.
-///
-/// | state | leaves it for |
-/// |---|---|
-/// | not stuck | asking the tracker: the core says that it is stuck |
-/// | asking the tracker for other owners | not stuck: one was named; waiting: none was, and others receive the content; asking the known peers: nobody does as far as this one knows |
-/// | asking the known peers who receives it | waiting: some do; given up: nobody does |
-/// | waiting | not stuck: a member has more; given up: too long |
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stuck {
-    No,
-    AskingTracker,
-    AskingPeers,
-    Waiting,
-}
-
 impl Engine {
     /// Fetches what is missing, from all `owners` at once and from whoever else turns up; who sent how much.
     ///
@@ -147,21 +132,17 @@ impl Engine {
         // Dropped with this future: a download that is cancelled ends its streams.
         let mut tasks = JoinSet::new();
         let mut running: HashMap<RequestId, Running> = HashMap::new();
-        let mut stuck = Stuck::No;
         let (found, mut newly_found) = mpsc::channel(1);
-        // Since when nobody who is asked has brought anything after nobody was left to ask. What members promise does not end it.
-        let mut dry_since: Option<Timestamp> = None;
-        // How often the known peers may still be asked who receives the content.
-        let mut fan_outs = if membership.is_some() { limits::MAX_SWARM_FAN_OUTS } else { 0 };
+        let mut patience = Patience::new(clock.now(), membership.is_some());
         let mut placed = owners.place_of(&self.lookup.me);
-        // An owner that the tracker still names and that has gone introduces nobody.
-        let mut unheard = membership.is_some().then(|| clock.now() + limits::OWNER_SILENCE);
+        // Members came, left or were dropped.
+        let mut members_changed = false;
         loop {
             for action in actions.drain(..) {
                 match action {
                     Action::Request { request, groups } => {
                         let Some(owner) = owners.list.get(request.owner.0 as usize) else { continue };
-                        stuck = Stuck::No;
+                        patience.asked();
                         let started =
                             Running { stop: CancellationToken::new(), end: Arc::new(AtomicU64::new(groups.end)) };
                         tasks.spawn(self.request(request, groups, owner, &started, tell.clone()));
@@ -180,13 +161,13 @@ impl Engine {
                     Action::Drop { owner, why } => {
                         if let Some(owner) = owners.get_mut(owner) {
                             owner.dropped(why);
+                            members_changed = true;
                             tracing::warn!(owner = %owner.contact.peer, file = %self.file.name, ?why,
                                 problem = owner.problem.as_deref().unwrap_or_default(), "an owner is asked for no more");
                         }
                     }
-                    Action::Stuck { .. } => {
-                        stuck = Stuck::AskingTracker;
-                        dry_since.get_or_insert(clock.now());
+                    Action::Stuck => {
+                        patience.stuck(clock.now());
                         tasks.spawn(self.look_for_owners(found.clone()));
                     }
                     Action::Finished => {
@@ -198,11 +179,22 @@ impl Engine {
                     }
                 }
             }
+            if std::mem::take(&mut members_changed) {
+                let now_placed = owners.place_of(&self.lookup.me);
+                if std::mem::replace(&mut placed, now_placed) != now_placed {
+                    let (place, receivers) = now_placed;
+                    swarm.handle(clock.now(), Event::Placed { place, receivers }, &mut actions);
+                }
+                self.act_on(patience.members_changed(owners.has_members()), &owners, &found, &mut tasks)?;
+                if !actions.is_empty() {
+                    continue;
+                }
+            }
             let senders = running.keys().map(|request| request.owner).collect::<std::collections::BTreeSet<_>>();
             self.run.sources.store(senders.len() as u64, Ordering::Relaxed);
-            let patience = dry_since.map(|since| since + limits::SWARM_PATIENCE);
-            let deadline =
-                swarm.next_deadline().into_iter().chain(patience).chain(unheard).min().map(|at| clock.instant(at));
+            let deadline = swarm.next_deadline().into_iter().chain(patience.deadline()).min();
+            let deadline = deadline.map(|at| clock.instant(at));
+            let mut next = Next::GoOn;
             let events = tokio::select! {
                 Some(told) = told.recv() => match told {
                     Told::Event(event) => vec![event],
@@ -214,34 +206,19 @@ impl Engine {
                     }
                     Told::Fatal(error) => return Err(error.to_failure(self.file.name.as_str())),
                 },
-                Some(event) = next_of(&mut members) => owners.member_event(event).into_iter().collect(),
+                Some(event) = next_of(&mut members) => {
+                    members_changed = true;
+                    owners.member_event(event).into_iter().collect()
+                }
                 Some(others) = newly_found.recv() => match others {
                     Others::Owners(named) => {
                         let events: Vec<_> = named.iter().filter_map(|contact| owners.found(contact)).collect();
-                        if !events.is_empty() {
-                            // Somebody can complete it: what holds is how long an owner may be silent.
-                            dry_since = None;
-                        } else if stuck == Stuck::AskingTracker && owners.has_members() {
-                            stuck = Stuck::Waiting;
-                        } else if stuck == Stuck::AskingTracker {
-                            // Judged now, not when the tracker was asked: the last member may have left in between.
-                            if fan_outs == 0 {
-                                return Err(self.failure(&owners.list));
-                            }
-                            fan_outs -= 1;
-                            stuck = Stuck::AskingPeers;
-                            tasks.spawn(self.look_for_receivers(found.clone()));
-                        }
+                        next = patience.named(!events.is_empty(), owners.has_members());
                         events
                     }
                     Others::Receivers(mut receivers) => {
                         receivers.retain(|one| owners.may_help(&one.peer));
-                        if stuck == Stuck::AskingPeers {
-                            if receivers.is_empty() && !owners.has_members() {
-                                return Err(self.failure(&owners.list));
-                            }
-                            stuck = Stuck::Waiting;
-                        }
+                        next = patience.received(!receivers.is_empty(), owners.has_members());
                         if let Some(membership) = &membership {
                             // What they have, they say themselves.
                             receivers.into_iter().for_each(|receiver| membership.talk_to(receiver));
@@ -250,24 +227,19 @@ impl Engine {
                     }
                 },
                 () = crate::node::sleep_until(deadline) => {
-                    if patience.is_some_and(|at| at <= clock.now()) {
-                        return Err(self.failure(&owners.list));
-                    }
-                    if unheard.take_if(|at| *at <= clock.now()).is_some() && !owners.has_members() && fan_outs > 0 {
-                        fan_outs -= 1;
-                        tasks.spawn(self.look_for_receivers(found.clone()));
-                    }
+                    next = patience.due(clock.now(), owners.has_members());
                     vec![Event::Tick]
                 }
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
             };
+            self.act_on(next, &owners, &found, &mut tasks)?;
             for event in events {
                 match &event {
                     Event::RequestDone { request } | Event::RequestFailed { request, .. } => {
                         running.remove(request);
                     }
                     Event::Verified { groups, .. } => {
-                        (unheard, dry_since) = (None, None);
+                        patience.proven();
                         if let Some(membership) = &membership {
                             membership.proven(groups.clone());
                         }
@@ -276,11 +248,27 @@ impl Engine {
                 }
                 swarm.handle(clock.now(), event, &mut actions);
             }
-            let now_placed = owners.place_of(&self.lookup.me);
-            if std::mem::replace(&mut placed, now_placed) != now_placed {
-                let (place, receivers) = now_placed;
-                swarm.handle(clock.now(), Event::Placed { place, receivers }, &mut actions);
+        }
+    }
+
+    /// Does what patience wants.
+    ///
+    /// # Errors
+    /// When it is over: what each owner did wrong.
+    fn act_on(
+        &self,
+        next: Next,
+        owners: &Owners,
+        found: &mpsc::Sender<Others>,
+        tasks: &mut JoinSet<()>,
+    ) -> Result<(), Failure> {
+        match next {
+            Next::GoOn => Ok(()),
+            Next::AskPeers => {
+                tasks.spawn(self.look_for_receivers(found.clone()));
+                Ok(())
             }
+            Next::GiveUp => Err(self.failure(&owners.list)),
         }
     }
 

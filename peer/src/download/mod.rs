@@ -11,6 +11,7 @@ mod directories;
 mod engine;
 mod explain;
 mod owners;
+mod patience;
 mod request;
 mod select;
 mod small;
@@ -254,7 +255,7 @@ impl Peer {
         let endpoints = if known.is_empty() { self.lookup.endpoints().await } else { known };
         // Before any of them is made.
         let files = chosen.iter().map(|found| &found.file);
-        let directories = DirectoriesOf::download(pattern, files, to.as_deref(), self.share.path()).await?;
+        let directories = DirectoriesOf::download(pattern, files, to.as_deref(), &self.share).await?;
         let mut folders = BTreeSet::new();
         let jobs = chosen
             .into_iter()

@@ -33,10 +33,12 @@ pub(super) struct Room {
 #[derive(Default)]
 struct State {
     holds: Holds,
-    /// Who receives the content, in the order in which they were met; `None` where one has gone. Never shrinks, so that
-    /// a talk remembers its place.
-    met: Vec<Option<Contact>>,
-    known: BTreeSet<PeerId>,
+    /// Who receives the content, by the number under which they were met. A number is never used again, so that a talk remembers its
+    /// place whoever has gone since.
+    met: BTreeMap<u64, Contact>,
+    /// The numbers of those.
+    known: BTreeMap<PeerId, u64>,
+    next_number: u64,
     talks: BTreeMap<PeerId, Talk>,
     download: Option<Download>,
     /// Whom a task of the download that runs here dials, one task for each.
@@ -83,7 +85,8 @@ struct Talk {
 #[derive(Default)]
 pub(super) struct Told {
     ranges: usize,
-    members: usize,
+    /// The number of the first member that it was not told of.
+    members: u64,
     all: bool,
 }
 
@@ -111,7 +114,7 @@ impl Room {
         state.holds = Holds::Part(proven);
         state.download = Some(download);
         state.dialled.clear();
-        let met = state.met.iter().flatten().cloned().collect();
+        let met = state.met.values().cloned().collect();
         drop(state);
         self.wake();
         met
@@ -156,10 +159,13 @@ impl Room {
     /// Somebody takes part. Returns, if it is new and a download runs here that should talk to it, when to stop that.
     pub(super) fn meet(&self, member: &Contact) -> Option<CancellationToken> {
         let mut state = self.state();
-        if state.known.len() >= limits::MAX_SWARM_MEMBERS || !state.known.insert(member.peer.clone()) {
+        if state.known.len() >= limits::MAX_SWARM_MEMBERS || state.known.contains_key(&member.peer) {
             return None;
         }
-        state.met.push(Some(member.clone()));
+        let number = state.next_number;
+        state.next_number += 1;
+        state.known.insert(member.peer.clone(), number);
+        state.met.insert(number, member.clone());
         let stop = state.download.as_ref().map(|download| download.stop.clone());
         drop(state);
         self.wake();
@@ -209,12 +215,8 @@ impl Room {
             return false;
         }
         state.talks.remove(peer);
-        if state.known.remove(peer) {
-            state
-                .met
-                .iter_mut()
-                .filter(|met| met.as_ref().is_some_and(|met| met.peer == *peer))
-                .for_each(|met| *met = None);
+        if let Some(number) = state.known.remove(peer) {
+            state.met.remove(&number);
         }
         true
     }
@@ -260,9 +262,9 @@ impl Room {
                 }
             }
         }
-        let members = state.met.iter().skip(told.members).flatten().filter(|member| member.peer != *to);
-        let members: Vec<_> = members.collect();
-        told.members = state.met.len();
+        let members = state.met.range(told.members..).map(|(_, member)| member);
+        let members: Vec<_> = members.filter(|member| member.peer != *to).collect();
+        told.members = state.next_number;
         news.extend(members.chunks(limits::MEMBERS_PER_NEWS).map(|members| {
             let owner = |member: &&Contact| Owner { peer: member.peer.clone(), endpoint: member.endpoint.clone() };
             SwarmNews::Members(members.iter().map(owner).collect())
@@ -276,6 +278,43 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_comes_and_goes_leaves_nothing_behind_and_each_who_stays_is_told_of_once() {
+        let room = Room::new(ContentHash([1; 32]), 1 << 20);
+        room.is_in_share();
+        let peer = |id: &str| -> PeerId { id.parse().unwrap() };
+        let meet = |id: &str| {
+            room.meet(&Contact { peer: peer(id), endpoint: "quic://127.0.0.1:1".parse().unwrap() });
+            room.begin_talk(&peer("me"), &peer(id), Dialler::Other).unwrap()
+        };
+        let mut told = Told::default();
+        let mut told_of = || {
+            let news = room.news(&peer("a"), &mut told).0.into_iter();
+            news.filter_map(|news| match news {
+                SwarmNews::Members(members) => Some(members),
+                _ => None,
+            })
+            .flatten()
+            .map(|member| member.peer)
+            .collect::<Vec<_>>()
+        };
+        meet("a");
+        assert_eq!(told_of(), []);
+        for _ in 0..1000 {
+            let flaps = meet("flaps");
+            assert_eq!(told_of(), [peer("flaps")]);
+            assert!(room.end_talk(&peer("flaps"), &flaps));
+        }
+        meet("b");
+        let gone = meet("gone");
+        assert!(room.end_talk(&peer("gone"), &gone));
+        meet("c");
+        assert_eq!(told_of(), [peer("b"), peer("c")], "those who are there still");
+        assert_eq!(told_of(), []);
+        let state = room.state();
+        assert_eq!((state.met.len(), state.known.len(), state.talks.len()), (3, 3, 3));
+    }
 
     #[test]
     fn a_member_is_dialled_by_one_task_at_a_time_and_by_the_next_download_anew() {

@@ -159,17 +159,8 @@ fn make_one(
     let in_the_way =
         |error: &io::Error| matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory);
     let base = destination.base();
-    let made = parents.open(destination, shared).and_then(|dir| {
-        if make_in(dir, Path::new(&base))? {
-            let described =
-                open_in(dir, Path::new(&base)).and_then(|made| partial::describe(&made, meta.mtime_micros, false));
-            if let Err(error) = described {
-                // It is there, which is what was asked for.
-                warn!(%error, name = %meta.name, "a directory does not get its time");
-            }
-        }
-        Ok(())
-    });
+    let set_time = |made: File| partial::describe(&made, meta.mtime_micros, false);
+    let made = parents.open(destination, shared).and_then(|dir| make_at_time(dir, Path::new(&base), set_time));
     made.map_err(|error| {
         if in_the_way(&error) {
             let what = format!("cannot make the directory {}", destination.path().display().to_string().escape_debug());
@@ -178,6 +169,19 @@ fn make_one(
         }
         destination.cannot_complete(&error)
     })
+}
+
+/// Makes the directory `base` in `dir`, and has `set_time` set its time if it was not there.
+///
+/// # Errors
+/// As [`make_in`]. That it does not get its time is none: it is there, which is what was asked for.
+fn make_at_time(dir: impl AsFd, base: &Path, set_time: impl FnOnce(File) -> io::Result<()>) -> io::Result<()> {
+    if make_in(&dir, base)?
+        && let Err(error) = open_in(&dir, base).and_then(set_time)
+    {
+        warn!(%error, name = %base.display(), "a directory does not get its time");
+    }
+    Ok(())
 }
 
 /// Makes the directory `base` in `dir`; whether it was not there.
@@ -223,7 +227,8 @@ fn read(root: &Root, relative: &Path) -> io::Result<DirectoryMeta> {
 }
 
 fn describe_one(shared: &Shared, directory: &Described) -> io::Result<()> {
-    describe(&open_described(shared, directory)?, &directory.meta, directory.is_new)
+    let Described { name, to, is_new, meta } = directory;
+    describe(&open_directory(shared, name, to.as_deref())?, meta, *is_new)
 }
 
 fn narrow_one(shared: &Shared, directory: &Described) -> io::Result<()> {
@@ -233,13 +238,14 @@ fn narrow_one(shared: &Shared, directory: &Described) -> io::Result<()> {
         // Nothing has come into it yet; opening it would make those above it.
         return Ok(());
     }
-    let dir = open_described(shared, directory)?;
+    let dir = open_directory(shared, name, to.as_deref())?;
     narrow(&dir, dir.metadata()?.mode(), meta)
 }
 
-fn open_described(shared: &Shared, Described { name, to, .. }: &Described) -> io::Result<File> {
-    let destination = Destination::of_directory(&shared.root, name, to.as_deref())
-        .map_err(|failure| io::Error::other(failure.to_string()))?;
+/// Opens the directory `name` of the share, or that at `to`. Those above it in the share are made.
+fn open_directory(shared: &Shared, name: &FileName, to: Option<&Path>) -> io::Result<File> {
+    let destination =
+        Destination::of_directory(&shared.root, name, to).map_err(|failure| io::Error::other(failure.to_string()))?;
     let (parent, base) = destination.open_dir(&shared.root)?;
     open_in(&parent, Path::new(&base))
 }
@@ -291,10 +297,8 @@ impl Copied {
     /// hindrance.
     pub(super) fn describe(&self, shared: &Shared, from: &Root) {
         for (name, below, is_new) in &self.0 {
-            let described = || -> io::Result<()> {
-                let parent = shared.root.create_parent(name)?;
-                describe(&open_in(&parent, Path::new(name.base_name()))?, &read(from, below)?, *is_new)
-            };
+            let described =
+                || -> io::Result<()> { describe(&open_directory(shared, name, None)?, &read(from, below)?, *is_new) };
             if let Err(error) = described() {
                 warn!(%error, %name, "a directory does not get its time");
             }
@@ -304,12 +308,31 @@ impl Copied {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Duration};
+    use std::{cell::Cell, fs, time::Duration};
 
     use super::*;
 
     fn mode(path: &Path) -> u32 {
         path.metadata().unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn an_empty_directory_whose_time_cannot_be_set_has_come_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let above = File::open(dir.path()).unwrap();
+        let tried = Cell::new(0);
+        let make = |base: &str| {
+            make_at_time(&above, Path::new(base), |_| {
+                tried.set(tried.get() + 1);
+                Err(io::ErrorKind::PermissionDenied.into())
+            })
+        };
+        make("d").unwrap();
+        assert!(dir.path().join("d").is_dir() && tried.get() == 1);
+        make("d").unwrap();
+        assert_eq!(tried.get(), 1, "one that is there already keeps its time");
+        fs::write(dir.path().join("f"), "mine").unwrap();
+        assert_eq!(make("f").unwrap_err().kind(), io::ErrorKind::AlreadyExists, "no directory is there");
     }
 
     #[test]

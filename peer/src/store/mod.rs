@@ -16,6 +16,7 @@
 //! | `add` | copies into the share |
 //! | `stage` | hidden directories in which many files lie until they are complete |
 //! | `directories` | making directories with nothing in them; times and modes of all |
+//! | `making` | which directories a download is making, for when its process is killed |
 //! | `many` | downloads of many small files, made durable in groups |
 //! | [`partial`], [`destination`] | downloads: until they are complete, and where they go |
 //! | [`resume`] | what is proven of a download, whatever ends the process (pure) |
@@ -31,6 +32,7 @@ pub mod failure;
 mod hash_cache;
 mod index;
 mod indexer;
+mod making;
 mod many;
 mod outboards;
 pub mod partial;

@@ -2,18 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
 
-use std::{
-    future::pending,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
 };
 
 use futures::future::BoxFuture;
 use shared::{
-    content::{ContentHash, FileMeta, HashPrefix},
-    file_name::FileName,
+    content::FileMeta,
     net::{
         StreamKind,
         bulk::{read_header, write_header},
@@ -21,17 +17,15 @@ use shared::{
         serve::{Handler, Remote},
         swarm::{SwarmHello, SwarmNews},
     },
-    rpc::{
-        nameserver::SeatView,
-        peer::{DirectoryMeta, FilePage, PeerInfo, PeerService, SeatNotice, UploadReport, VoteReply, VoteRequest},
-    },
+    rpc::peer::PeerService as _,
 };
-use tarpc::context::Context;
+
+use super::answers::Answers;
 
 /// See the module. What was asked of it.
 #[derive(Clone)]
 pub(crate) struct Flapper {
-    file: FileMeta,
+    answers: Answers,
     /// How often somebody asked what it receives.
     pub(crate) asked: Arc<AtomicU32>,
     /// How often somebody talked to it about the content.
@@ -41,7 +35,13 @@ pub(crate) struct Flapper {
 impl Flapper {
     /// Says that it receives `file`.
     pub(crate) fn of(file: FileMeta) -> Self {
-        Self { file, asked: Arc::default(), talks: Arc::default() }
+        let asked = Arc::<AtomicU32>::default();
+        let count = asked.clone();
+        let receiving = Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            vec![file.clone()]
+        });
+        Self { answers: Answers { receiving, ..Answers::default() }, asked, talks: Arc::default() }
     }
 }
 
@@ -55,7 +55,7 @@ impl Handler for Flapper {
     ) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             match kind {
-                StreamKind::Peer => serve_calls(send, recv, Self::clone(&self).serve()).await,
+                StreamKind::Peer => serve_calls(send, recv, self.answers.clone().serve()).await,
                 StreamKind::Swarm => {
                     read_header::<SwarmHello>(&mut recv).await.unwrap();
                     self.talks.fetch_add(1, Ordering::Relaxed);
@@ -67,41 +67,5 @@ impl Handler for Flapper {
                 _ => {}
             }
         })
-    }
-}
-
-/// What is not needed is not answered.
-impl PeerService for Flapper {
-    async fn info(self, _: Context) -> PeerInfo {
-        pending().await
-    }
-
-    async fn list(self, _: Context, _: Option<FileName>) -> FilePage {
-        FilePage { files: Vec::new(), next: None }
-    }
-
-    async fn have(self, _: Context, _: String, _: Option<HashPrefix>) -> Option<FileMeta> {
-        None
-    }
-
-    async fn request_vote(self, _: Context, _: VoteRequest) -> VoteReply {
-        pending().await
-    }
-
-    async fn seat_notice(self, _: Context, _: SeatNotice) -> SeatView {
-        pending().await
-    }
-
-    async fn upload_report(self, _: Context, _: ContentHash) -> Option<UploadReport> {
-        None
-    }
-
-    async fn directories(self, _: Context, names: Vec<String>) -> Vec<Option<DirectoryMeta>> {
-        vec![None; names.len()]
-    }
-
-    async fn receiving(self, _: Context, _: String) -> Vec<FileMeta> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        vec![self.file]
     }
 }

@@ -33,14 +33,24 @@ impl Drop for Running {
     }
 }
 
-/// Joins as `id`, announces `files` and has `handler` answer for them. There must be a tracker.
-pub(crate) async fn start(network: &Network, id: &str, handler: impl Handler, files: Vec<WireFile>) -> Running {
-    assert!(files.len() <= FILES_PER_PAGE, "one announcement takes them all");
+/// The session of a member that is nothing but its certificate.
+pub(crate) async fn session(network: &Network, id: &str) -> Session {
     let nameserver = Endpoint::from_host_port(&network.address).unwrap();
     let role = Role::Peer(id.parse().unwrap());
     let state_dir = network.folder().join("state");
-    let session =
-        Session::open(&SessionConfig { role, state_dir, nameserver: Some(nameserver), join: None }).await.unwrap();
+    Session::open(&SessionConfig { role, state_dir, nameserver: Some(nameserver), join: None }).await.unwrap()
+}
+
+/// Who is the tracker, and where. There must be one.
+pub(crate) async fn tracker(session: &Session) -> Seat {
+    let seat = |names: NameServiceClient, cx| async move { names.seat(cx).await };
+    session.connections.call(&session.nameserver, CALL_DEADLINE, seat).await.unwrap().seat.unwrap()
+}
+
+/// Joins as `id`, announces `files` and has `handler` answer for them. There must be a tracker.
+pub(crate) async fn start(network: &Network, id: &str, handler: impl Handler, files: Vec<WireFile>) -> Running {
+    assert!(files.len() <= FILES_PER_PAGE, "one announcement takes them all");
+    let session = session(network, id).await;
     let endpoint = session.advertised().unwrap();
     let serving = tokio::spawn(serve(session.endpoint.clone(), Arc::new(handler), CancellationToken::new()));
 
@@ -54,10 +64,7 @@ pub(crate) async fn start(network: &Network, id: &str, handler: impl Handler, fi
     };
     let register = |names: NameServiceClient, cx| async move { names.register(cx, request).await };
     session.connections.call(&session.nameserver, CALL_DEADLINE, register).await.unwrap().unwrap();
-    let seat = |names: NameServiceClient, cx| async move { names.seat(cx).await };
-    let seat = session.connections.call(&session.nameserver, CALL_DEADLINE, seat).await.unwrap().seat.unwrap();
-
-    let Seat { epoch, peer, endpoint: at } = seat;
+    let Seat { epoch, peer, endpoint: at } = tracker(&session).await;
     let tracker = Target { role: Role::Peer(peer), endpoint: at };
     let mut digest = ShareDigest::default();
     files.iter().for_each(|file| digest.add(&file.clone().try_into().unwrap()));

@@ -113,7 +113,7 @@ impl Liar {
 }
 
 /// Ends a stream, and waits until the asker has it all.
-async fn end(mut send: quinn::SendStream) {
+pub(crate) async fn end(mut send: quinn::SendStream) {
     let _ = send.finish();
     let _ = send.stopped().await;
 }

@@ -3,8 +3,11 @@
 
 #![expect(dead_code, reason = "each test program compiles this for itself and uses another part of it")]
 
+pub(crate) mod answers;
+pub(crate) mod describer;
 pub(crate) mod flapper;
 pub(crate) mod impostor;
+pub(crate) mod leaver;
 pub(crate) mod liar;
 pub(crate) mod process;
 

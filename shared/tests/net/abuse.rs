@@ -22,7 +22,7 @@ use shared::{
 use tarpc::{Response, trace};
 use tokio::{net::UdpSocket, time::timeout};
 
-use crate::harness::{LIFE, Node, PATIENCE, dialler, eventually, loopback, peer};
+use crate::harness::{LIFE, Node, PATIENCE, dialler, eventually, loopback, peer, succeeds};
 
 #[tokio::test]
 async fn garbage_datagrams_disturb_nobody() {
@@ -128,12 +128,7 @@ async fn one_identity_has_so_many_connections_and_others_have_theirs() {
 
     let gone = held.pop().unwrap();
     gone.close(CloseCode::Done.to_varint(), b"");
-    let mut ask = greedy.ask(&b.target()).await;
-    while ask.is_err() {
-        // The close is on its way.
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        ask = timeout(PATIENCE, greedy.ask(&b.target())).await.unwrap();
-    }
+    succeeds("one more has its place when the close has arrived", async || greedy.ask(&b.target()).await).await;
 }
 
 #[tokio::test]
@@ -158,8 +153,7 @@ async fn streams_with_calls_are_few_and_bulk_streams_are_not_counted_among_them(
     assert_eq!(b.seen.streams.load(Ordering::SeqCst), limits::MAX_CALL_STREAMS + 1);
     // One ends, the next has its place.
     held.pop();
-    let call = async { while a.ask(&b.target()).await.is_err() {} };
-    timeout(PATIENCE, call).await.unwrap();
+    succeeds("the next has its place", async || a.ask(&b.target()).await).await;
 }
 
 /// Destination connection id of an Initial packet (RFC 9000 section 17.2.2).

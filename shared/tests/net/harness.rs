@@ -49,14 +49,22 @@ pub(crate) fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// Waits until `what` holds.
+/// Waits until `what` holds; for what tells nobody that it has begun to.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    succeeds(what, async || holds().then_some(()).ok_or(())).await;
+}
+
+/// Tries until `what` succeeds; for what depends on the other side, which tells nobody when it can.
+pub(crate) async fn succeeds<T, E>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
     let poll = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        loop {
+            match attempt().await {
+                Ok(done) => return done,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
         }
     };
-    timeout(PATIENCE, poll).await.unwrap_or_else(|_| panic!("never: {what}"));
+    timeout(PATIENCE, poll).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
 /// What a server has seen.

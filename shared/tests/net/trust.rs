@@ -120,12 +120,7 @@ async fn different_protocol_versions_are_told_on_both_sides() {
     assert!(matches!(error, NetError::VersionMismatch { .. }), "{error:?}");
     let told =
         |line: &str| line.contains(&old.address().to_string()) && line.contains("another version of the protocol");
-    let logged = async {
-        while !log.text().lines().any(told) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, logged).await.unwrap_or_else(|_| panic!("the log does not tell it:\n{}", log.text()));
+    eventually("the log tells it", || log.text().lines().any(told)).await;
 }
 
 /// Counts the tickets that a server hands out for resuming its sessions.

@@ -2,8 +2,6 @@
 
 use std::{fmt, ops::Range, time::Duration};
 
-use shared::time::Timestamp;
-
 use crate::transfer::groups::GroupRanges;
 
 /// An owner as the shell numbers it: one number for one peer, as long as the download lasts.
@@ -176,11 +174,9 @@ pub enum Action {
         /// Why.
         why: Dropped,
     },
-    /// Nobody who is left can deliver what is missing. It goes on by itself when somebody comes who can.
-    Stuck {
-        /// When a group was last proven, or the swarm's beginning.
-        since: Timestamp,
-    },
+    /// Nobody who is left can deliver what is missing. It goes on by itself when somebody comes who can. How long that is waited for is
+    /// the shell's to say: from now on, whenever a group came last (the last owner may have taken long to be given up).
+    Stuck,
     /// Every group is proven. Said once.
     Finished,
 }

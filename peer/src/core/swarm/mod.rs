@@ -76,14 +76,13 @@ pub struct Swarm {
     owners: BTreeMap<OwnerId, Owner>,
     liars: BTreeSet<OwnerId>,
     picker: Box<dyn Picker>,
-    /// This peer's part of what receivers divide among themselves.
-    home: Range<u32>,
+    /// This peer's part of what receivers divide among themselves; `None` as long as it knows of no others.
+    home: Option<Range<u32>>,
     rng: fastrand::Rng,
     last_serial: u64,
     standing: Standing,
     bytes_proven: u64,
     bytes_twice: u64,
-    last_proven: Timestamp,
     /// Not later than the end of any silence, wait or doubt.
     timer: Option<Timestamp>,
     fill: Fill,
@@ -123,7 +122,7 @@ impl Swarm {
             layout,
             pieces,
             have,
-            home: 0..layout.pieces(),
+            home: None,
             owners: BTreeMap::new(),
             liars: BTreeSet::new(),
             picker: config.picker.build(),
@@ -132,7 +131,6 @@ impl Swarm {
             standing: Standing::Running,
             bytes_proven,
             bytes_twice: 0,
-            last_proven: now,
             timer: None,
             fill: Fill::All,
             active: 0,
@@ -281,9 +279,6 @@ impl Swarm {
         let new_bytes = self.have.insert(groups.clone(), |piece| completed.push(piece));
         self.bytes_proven += new_bytes;
         self.bytes_twice += bytes - new_bytes;
-        if new_bytes > 0 {
-            self.last_proven = now;
-        }
         let mut is_done = false;
         if let Some(owner) = self.owners.get_mut(&id.owner) {
             owner.delivered(now, bytes, bytes - new_bytes);
@@ -469,7 +464,7 @@ impl Swarm {
         let is_stuck = self.active == 0 && !self.is_there_hope();
         self.standing = if is_stuck { Standing::Stuck } else { Standing::Running };
         if is_stuck && !was_stuck {
-            out.push(Action::Stuck { since: self.last_proven });
+            out.push(Action::Stuck);
         }
     }
 

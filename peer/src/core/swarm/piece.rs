@@ -53,14 +53,14 @@ impl Layout {
         u32::try_from(self.groups.div_ceil(self.groups_per_piece)).expect("pieces grow so that there are few")
     }
 
-    /// The `place`-th of as many parts as there are receivers; all pieces when that makes no sense.
-    pub(super) fn part(&self, place: u32, receivers: u32) -> Range<u32> {
-        if place >= receivers {
-            return 0..self.pieces();
+    /// The `place`-th of as many parts as there are receivers; `None` where there is nothing to divide: one alone, or nonsense.
+    pub(super) fn part(&self, place: u32, receivers: u32) -> Option<Range<u32>> {
+        if place >= receivers || receivers < 2 {
+            return None;
         }
         let pieces = u64::from(self.pieces());
         let bound = |place: u64| u32::try_from(pieces * place / u64::from(receivers)).unwrap_or(u32::MAX);
-        bound(place.into())..bound(u64::from(place) + 1)
+        Some(bound(place.into())..bound(u64::from(place) + 1))
     }
 
     pub(super) fn piece_of(&self, group: u64) -> u32 {

@@ -34,8 +34,6 @@ pub struct Progress {
     pub bytes_twice: u64,
     /// Rates of the owners that are asked for something, together, bytes a second.
     pub bytes_per_second: f64,
-    /// When a group was last proven, or the swarm's beginning.
-    pub last_proven: Timestamp,
 }
 
 /// One owner, for `status` and `--explain`.
@@ -76,7 +74,6 @@ impl Swarm {
             bytes_asked: busy().map(Owner::backlog_bytes).sum(),
             bytes_twice: self.bytes_twice,
             bytes_per_second: busy().filter_map(Owner::rate).sum(),
-            last_proven: self.last_proven,
         }
     }
 

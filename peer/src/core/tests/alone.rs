@@ -14,6 +14,16 @@ fn orphan_as(peer: &str, peers: &[&str]) -> (Harness, Vec<Action>) {
     (peer, out)
 }
 
+/// One of four that two others made the tracker without the nameserver, and its first call to that.
+fn provisional() -> (Harness, CallId) {
+    let (mut peer, out) = orphan(&["a", "tracker", "me", "b"]);
+    let out = peer.promise(&out, &["a", "b"]);
+    let out = peer.promise(&out, &["a", "b"]);
+    assert!(peer.core.is_provisional());
+    let call = picked!(out, Action::RenewSeat { call, epoch: Epoch(64) } => call);
+    (peer, call)
+}
+
 #[test]
 fn a_majority_without_the_nameserver_makes_a_provisional_tracker_that_registers_later() {
     let (mut peer, out) = orphan(&["a", "b", "tracker", "me"]);
@@ -44,14 +54,9 @@ fn a_majority_without_the_nameserver_makes_a_provisional_tracker_that_registers_
 
 #[test]
 fn a_provisional_tracker_has_no_votes_against_a_seat_that_its_voters_did_not_know() {
-    let (mut peer, out) = orphan(&["a", "tracker", "me", "b"]);
-    let out = peer.promise(&out, &["a", "b"]);
-    let out = peer.promise(&out, &["a", "b"]);
-    assert!(peer.core.is_provisional());
-
+    let (mut peer, call) = provisional();
     // A claim of `a` had been accepted before the nameserver went, and nobody has heard of it. Not even this peer's own
     // vote was given for replacing that one: among two peers it alone would be a majority.
-    let call = picked!(out, Action::RenewSeat { call, epoch: Epoch(64) } => call);
     let moved = Err(CallError::Refused(ClaimError::Moved(held("a", 2))));
     let out = peer.event(Event::RenewalAnswered { call, result: moved });
     let (call, claim) = picked!(out, Action::Claim { call, claim } => (*call, claim.clone()));
@@ -74,10 +79,7 @@ fn a_provisional_tracker_has_no_votes_against_a_seat_that_its_voters_did_not_kno
 
 #[test]
 fn a_claim_that_is_made_again_names_the_seat_that_its_votes_were_given_for() {
-    let (mut peer, out) = orphan(&["a", "tracker", "me", "b"]);
-    let out = peer.promise(&out, &["a", "b"]);
-    let out = peer.promise(&out, &["a", "b"]);
-    let call = picked!(out, Action::RenewSeat { call, epoch: Epoch(64) } => call);
+    let (mut peer, call) = provisional();
     let moved = |view| Err(CallError::Refused(ClaimError::Moved(view)));
     let out = peer.event(Event::RenewalAnswered { call, result: moved(held("tracker", 1)) });
     let call = picked!(out, Action::Claim { call, claim } if claim.votes.len() == 3 => call);

@@ -46,8 +46,8 @@ pub(super) trait Picker: fmt::Debug + Send {
 pub(super) struct Choice<'a> {
     pub(super) pieces: &'a Pieces,
     pub(super) owner: &'a Owner,
-    /// This peer's part of what receivers divide among themselves; all, as long as it knows of no others.
-    pub(super) home: Range<u32>,
+    /// This peer's part of what receivers divide among themselves; `None` as long as it knows of no others.
+    pub(super) home: Option<Range<u32>>,
     /// Whether it is the only owner.
     pub(super) is_alone: bool,
     /// About how many pieces the request will have.
@@ -62,7 +62,7 @@ impl Choice<'_> {
 
     /// Whether the piece is in a part that is this peer's own.
     pub(super) fn is_home(&self, piece: u32) -> bool {
-        self.home.len() < self.pieces.count() as usize && self.home.contains(&piece)
+        self.home.as_ref().is_some_and(|home| home.contains(&piece))
     }
 
     /// The open pieces, ascending.

@@ -53,11 +53,8 @@ impl Layout {
         u32::try_from(self.groups.div_ceil(self.groups_per_piece)).expect("pieces grow so that there are few")
     }
 
-    /// The `place`-th of as many parts as there are receivers; all pieces when that makes no sense.
-    pub(super) fn part(&self, place: u32, receivers: u32) -> Range<u32> {
-        if place >= receivers {
-            return 0..self.pieces();
-        }
+    /// The part of the file that the receiver at a place fetches first.
+    pub(super) fn part(&self, Place { place, receivers }: Place) -> Range<u32> {
         let pieces = u64::from(self.pieces());
         let bound = |place: u64| u32::try_from(pieces * place / u64::from(receivers)).unwrap_or(u32::MAX);
         bound(place.into())..bound(u64::from(place) + 1)
@@ -85,6 +82,33 @@ impl Layout {
     pub(super) fn bytes(&self, groups: &Range<u64>) -> u64 {
         let byte = |group: u64| group.saturating_mul(GROUP_BYTES).min(self.size);
         byte(groups.end).saturating_sub(byte(groups.start))
+    }
+}
+
+/// Where a peer stands among those that receive the version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    place: u32,
+    receivers: u32,
+}
+
+impl Place {
+    /// Of one that knows of no others.
+    pub(super) const ALONE: Self = Self { place: 0, receivers: 1 };
+
+    /// The `place`-th of `receivers`, from 0; alone when that makes no sense.
+    pub(super) fn new(place: u32, receivers: u32) -> Self {
+        if place < receivers { Self { place, receivers } } else { Self::ALONE }
+    }
+
+    /// The places of all receivers, in their order.
+    pub(super) fn all(self) -> impl Iterator<Item = Self> {
+        (0..self.receivers).map(move |place| Self { place, ..self })
+    }
+
+    /// As far into `count` things as this place is into all places.
+    pub(super) fn of(self, count: usize) -> usize {
+        count * self.place as usize / self.receivers as usize
     }
 }
 
@@ -141,6 +165,11 @@ impl Pieces {
     /// How many owners have the piece whole.
     pub(super) fn owners(&self, piece: u32) -> u32 {
         self.full_owners + self.partial_owners[piece as usize]
+    }
+
+    /// How many owners have everything.
+    pub(super) fn full_owners(&self) -> u32 {
+        self.full_owners
     }
 
     pub(super) fn add_full_owner(&mut self) {

@@ -201,8 +201,13 @@ impl Sim {
         };
         let mut nodes: Vec<_> = setup.owners.iter().map(|&link| node(link, true, None)).collect();
         for &link in &setup.receivers {
-            let config =
-                SwarmConfig { size: setup.size, have: GroupRanges::default(), picker: setup.picker, seed: rng.u64(..) };
+            let config = SwarmConfig {
+                size: setup.size,
+                have: GroupRanges::default(),
+                picker: setup.picker,
+                is_sociable: setup.receivers.len() > 1,
+                seed: rng.u64(..),
+            };
             nodes.push(node(link, false, Some(Swarm::new(config, Timestamp::ZERO))));
         }
         let mut sim = Self {

@@ -309,6 +309,9 @@ pub const MAX_SWARM_OWNERS: usize = 256;
 pub const MAX_ACTIVE_OWNERS: usize = 16;
 /// Pieces that an owner has begun which are remembered group by group; further ones count when they are whole.
 pub const MAX_BEGUN_PIECES_PER_OWNER: usize = 1024;
+/// Pieces at the front of another receiver's part that are left to it when it is nearly done: as many as are on their way to it,
+/// and as many again.
+pub const PIECES_LEFT_TO_OTHERS: usize = 4;
 /// Requests under way to one owner: one is served while the next one waits, so that the pipe never drains ...
 pub const MIN_REQUESTS_PER_OWNER: usize = 2;
 /// ... and more only where two do not last for a round trip.

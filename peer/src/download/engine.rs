@@ -110,6 +110,7 @@ impl Engine {
             size: self.file.size,
             have: self.partial.verified(),
             picker: PickerKind::RarestFirst,
+            is_sociable: self.swarm.is_some(),
             seed: fastrand::u64(..),
         };
         let mut swarm = Swarm::new(config, clock.now());

@@ -122,7 +122,7 @@ impl Uploads {
             Ok(found) => found,
             Err(refusal) => return refuse(&mut send, refusal).await,
         };
-        let Some((_slot, turn)) = self.ask(peer) else {
+        let Some((slot, turn)) = self.ask(peer) else {
             return refuse(&mut send, BulkRefusal::Busy).await;
         };
         let accepted: Result<BulkAccepted, BulkRefusal> = Ok(BulkAccepted { size: source.size });
@@ -140,7 +140,7 @@ impl Uploads {
         let reported = self.reports.begin(peer, request.hash, connection);
         let meter = &reported.meter;
         meter.slot_wait.add(clock.now().since(asked));
-        let _running = Counted::on(&self.active);
+        let running = Counted::on(&self.active);
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
         let upload = serve_to(source, ranges.clone(), self.pool(), &mut sink, |bytes| {
@@ -153,6 +153,12 @@ impl Uploads {
             Ok(_) => {
                 // Fails only when the asker stopped the stream, having all it wants.
                 let _ = send.finish();
+                // The next request need not wait for the acknowledgements.
+                drop((slot, running));
+                // What the stream has taken in is sent still: up to its window. An asker that gives it up says so.
+                if let Ok(Some(code)) = send.stopped().await {
+                    let _ = send.reset(code);
+                }
             }
             Err(ServeError::Stream(error)) => {
                 tracing::debug!(%error, "an asker went away");

@@ -11,13 +11,21 @@ use super::{
     Fill, Swarm,
     event::{Action, OwnerId, RequestId},
     owner::{Owner, bytes_at},
-    picker::Choice,
+    picker::{Choice, Pick},
     piece::PieceState,
 };
 
 /// Of its share of what is left an owner is asked for one part in so many at a time, so that requests get shorter towards
 /// the end and all owners finish together (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Comput. 1987).
 const PARTS_OF_SHARE: u64 = 2;
+
+/// What an owner is asked for next.
+enum Next {
+    Run(Range<u64>),
+    /// What it could be asked for is left to other receivers for now.
+    Later,
+    Nothing,
+}
 
 impl Swarm {
     /// Asks those for more that have room and something that is missing.
@@ -57,9 +65,16 @@ impl Swarm {
                 self.turned_away = true;
                 return;
             }
-            match self.next_run(id) {
-                Some(groups) => self.ask(now, id, groups, out),
-                None => {
+            match self.next_run(now, id) {
+                Next::Run(groups) => self.ask(now, id, groups, out),
+                Next::Later => {
+                    if let Some(owner) = self.owners.get_mut(&id) {
+                        owner.left_alone = true;
+                    }
+                    self.balance = true;
+                    return;
+                }
+                Next::Nothing => {
                     if let Some(owner) = self.owners.get_mut(&id) {
                         owner.starved = true;
                     }
@@ -91,18 +106,27 @@ impl Swarm {
     }
 
     /// What an owner is asked for next.
-    fn next_run(&mut self, id: OwnerId) -> Option<Range<u64>> {
+    fn next_run(&mut self, now: Timestamp, id: OwnerId) -> Next {
         if self.pieces.missing() == 0 {
-            return None;
+            return Next::Nothing;
         }
-        let owner = self.owners.get(&id)?;
+        let Some(owner) = self.owners.get(&id) else { return Next::Nothing };
         let bytes = self.request_bytes(owner);
         let wanted = bytes.div_ceil(self.layout.piece_bytes());
-        let choice =
-            Choice { pieces: &self.pieces, owner, home: self.home.clone(), is_alone: self.owners.len() == 1, wanted };
+        let choice = Choice {
+            pieces: &self.pieces,
+            owner,
+            layout: self.layout,
+            place: self.place,
+            home: self.layout.part(self.place),
+            is_hungry: !self.owners.values().any(|owner| owner.is_at_work(now)),
+            is_alone: self.owners.len() == 1,
+            wanted,
+        };
         match self.picker.pick(&choice, &mut self.rng) {
-            Some(first) => Some(self.run_from(first, bytes, &choice)),
-            None => self.fragment(owner),
+            Pick::Piece(first) => Next::Run(self.run_from(first, bytes, &choice)),
+            Pick::Later => Next::Later,
+            Pick::Nothing => self.fragment(owner).map_or(Next::Nothing, Next::Run),
         }
     }
 
@@ -148,12 +172,14 @@ impl Swarm {
             })
     }
 
-    /// How much an owner is asked for at a time: much of a lone one, of several what [`REQUEST_TIME`] brings and
-    /// less towards the end. At least a piece.
+    /// How much an owner is asked for at a time: much of a lone one (where others may turn up, no more than it has brought
+    /// already), of several what [`REQUEST_TIME`] brings and less towards the end. At least a piece.
     pub(super) fn request_bytes(&self, owner: &Owner) -> u64 {
         let least = self.layout.piece_bytes();
         if self.owners.len() == 1 {
-            return MAX_REQUEST_BYTES.max(least);
+            let most = MAX_REQUEST_BYTES.max(least);
+            // What a stream has taken in, its owner sends to the end, wanted or not: 12 MiB are lost where a long request is cut.
+            return if self.is_sociable { owner.bytes.clamp(least, most) } else { most };
         }
         let Some(rate) = owner.rate() else { return least };
         let others: f64 =

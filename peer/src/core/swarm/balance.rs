@@ -45,7 +45,8 @@ impl Swarm {
     /// Lets each idle owner, the fastest first, take over one run of groups, if that brings them earlier.
     pub(super) fn balance(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         // Again later, even where nobody can help just now: a slow owner's work will not get better by itself.
-        self.balance = self.active > 0 && self.owners.values().any(|owner| owner.starved);
+        let is_left_alone = self.owners.values().any(|owner| owner.left_alone);
+        self.balance = is_left_alone || self.active > 0 && self.owners.values().any(|owner| owner.starved);
         self.balance_from = now + BALANCE_INTERVAL;
         if !self.balance {
             return;

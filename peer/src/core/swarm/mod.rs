@@ -52,7 +52,7 @@ pub use uploads::UploadSlots;
 use holdings::Holdings;
 use owner::Owner;
 use picker::Picker;
-use piece::{Layout, PieceState, Pieces};
+use piece::{Layout, PieceState, Pieces, Place};
 
 /// What a swarm is made of.
 #[derive(Debug, Clone)]
@@ -63,6 +63,8 @@ pub struct SwarmConfig {
     pub have: GroupRanges,
     /// In which order pieces are asked for.
     pub picker: PickerKind,
+    /// Others who receive the version may turn up at any moment.
+    pub is_sociable: bool,
     /// For choices that shall differ between peers.
     pub seed: u64,
 }
@@ -76,8 +78,9 @@ pub struct Swarm {
     owners: BTreeMap<OwnerId, Owner>,
     liars: BTreeSet<OwnerId>,
     picker: Box<dyn Picker>,
-    /// This peer's part of what receivers divide among themselves; `None` as long as it knows of no others.
-    home: Option<Range<u32>>,
+    is_sociable: bool,
+    /// Which part of what receivers divide among themselves is this peer's.
+    place: Place,
     rng: fastrand::Rng,
     last_serial: u64,
     standing: Standing,
@@ -92,7 +95,7 @@ pub struct Swarm {
     turned_away: bool,
     /// Pieces are missing again: those that had nothing to do may have now.
     came_back: bool,
-    /// An owner has nothing to be asked for: it may take over work of another ...
+    /// An owner has nothing to be asked for, now or at all: it may take over work of another ...
     balance: bool,
     /// ... from this time on.
     balance_from: Timestamp,
@@ -122,10 +125,11 @@ impl Swarm {
             layout,
             pieces,
             have,
-            home: None,
+            place: Place::ALONE,
             owners: BTreeMap::new(),
             liars: BTreeSet::new(),
             picker: config.picker.build(),
+            is_sociable: config.is_sociable,
             rng: fastrand::Rng::with_seed(config.seed),
             last_serial: 0,
             standing: Standing::Running,
@@ -159,6 +163,9 @@ impl Swarm {
             if std::mem::take(&mut self.came_back) {
                 self.look_at_all();
             }
+            if self.balance && self.balance_from <= now {
+                self.look_at_those_left_alone();
+            }
             self.fill(now, out);
             if self.balance && self.balance_from <= now {
                 self.balance(now, out);
@@ -188,7 +195,7 @@ impl Swarm {
             Event::OwnerLost { owner } => {
                 self.remove_owner(owner);
             }
-            Event::Placed { place, receivers } => self.home = self.layout.part(place, receivers),
+            Event::Placed { place, receivers } => self.place = Place::new(place, receivers),
             Event::Heard { owner, rtt } => {
                 if let Some(known) = self.owners.get_mut(&owner) {
                     known.heard(now, rtt);
@@ -374,6 +381,14 @@ impl Swarm {
             Fill::One(other) if other == owner => Fill::One(owner),
             Fill::One(_) | Fill::All => Fill::All,
         };
+    }
+
+    /// What was left to others may be there by now, or nobody fetches it.
+    fn look_at_those_left_alone(&mut self) {
+        let owners = self.owners.iter_mut();
+        let left_alone: Vec<_> =
+            owners.filter_map(|(&id, owner)| std::mem::take(&mut owner.left_alone).then_some(id)).collect();
+        left_alone.into_iter().for_each(|id| self.look_at(id));
     }
 
     fn look_at_all(&mut self) {

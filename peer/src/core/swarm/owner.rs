@@ -69,6 +69,8 @@ pub(super) struct Owner {
     refusals: u32,
     /// There was nothing to ask it for when it was last looked at.
     pub(super) starved: bool,
+    /// When it was last looked at, what it could be asked for was left to other receivers.
+    pub(super) left_alone: bool,
     /// The piece behind the last one it was asked for, where it goes on if it can.
     pub(super) next_piece: Option<u32>,
     /// Bytes proven of it.
@@ -98,6 +100,7 @@ impl Owner {
             failures: 0,
             refusals: 0,
             starved: false,
+            left_alone: false,
             next_piece: None,
             bytes: 0,
             bytes_twice: 0,
@@ -200,6 +203,11 @@ impl Owner {
     /// last as long again, which makes a stalled owner look slower by and by.
     pub(super) fn quiet(&self, now: Timestamp) -> Duration {
         if self.requests.is_empty() { Duration::ZERO } else { now.since(self.heard + self.rtt() + PIPELINE_MARGIN) }
+    }
+
+    /// Whether it is asked for something and brings it.
+    pub(super) fn is_at_work(&self, now: Timestamp) -> bool {
+        !self.requests.is_empty() && self.quiet(now) == Duration::ZERO
     }
 
     pub(super) fn push(&mut self, now: Timestamp, id: RequestId, groups: Range<u64>) {

@@ -53,9 +53,9 @@ impl Layout {
         u32::try_from(self.groups.div_ceil(self.groups_per_piece)).expect("pieces grow so that there are few")
     }
 
-    /// The `place`-th of as many parts as there are receivers; `None` where there is nothing to divide: one alone, or nonsense.
-    pub(super) fn part(&self, place: u32, receivers: u32) -> Option<Range<u32>> {
-        if place >= receivers || receivers < 2 {
+    /// The part of the file that the receiver at a place fetches first; `None` for one alone, who divides with nobody.
+    pub(super) fn part(&self, Place { place, receivers }: Place) -> Option<Range<u32>> {
+        if receivers < 2 {
             return None;
         }
         let pieces = u64::from(self.pieces());
@@ -85,6 +85,33 @@ impl Layout {
     pub(super) fn bytes(&self, groups: &Range<u64>) -> u64 {
         let byte = |group: u64| group.saturating_mul(GROUP_BYTES).min(self.size);
         byte(groups.end).saturating_sub(byte(groups.start))
+    }
+}
+
+/// Where a peer stands among those that receive the version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    place: u32,
+    receivers: u32,
+}
+
+impl Place {
+    /// Of one that knows of no others.
+    pub(super) const ALONE: Self = Self { place: 0, receivers: 1 };
+
+    /// The `place`-th of `receivers`, from 0; alone when that makes no sense.
+    pub(super) fn new(place: u32, receivers: u32) -> Self {
+        if place < receivers { Self { place, receivers } } else { Self::ALONE }
+    }
+
+    /// The places of all receivers, in their order.
+    pub(super) fn all(self) -> impl Iterator<Item = Self> {
+        (0..self.receivers).map(move |place| Self { place, ..self })
+    }
+
+    /// As far into `count` things as this place is into all places.
+    pub(super) fn of(self, count: usize) -> usize {
+        count * self.place as usize / self.receivers as usize
     }
 }
 
@@ -141,6 +168,11 @@ impl Pieces {
     /// How many owners have the piece whole.
     pub(super) fn owners(&self, piece: u32) -> u32 {
         self.full_owners + self.partial_owners[piece as usize]
+    }
+
+    /// How many owners have everything.
+    pub(super) fn full_owners(&self) -> u32 {
+        self.full_owners
     }
 
     pub(super) fn add_full_owner(&mut self) {

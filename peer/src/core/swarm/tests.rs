@@ -23,7 +23,10 @@ struct Bed {
 
 impl Bed {
     fn new(size: u64, have: &[Range<u64>], picker: PickerKind, seed: u64) -> Self {
-        let config = SwarmConfig { size, have: set(have), picker, seed };
+        Self::with(SwarmConfig { size, have: set(have), picker, is_sociable: false, seed })
+    }
+
+    fn with(config: SwarmConfig) -> Self {
         Self {
             swarm: Swarm::new(config, Timestamp::ZERO),
             now: Timestamp::ZERO,
@@ -180,6 +183,24 @@ fn a_lone_owner_is_asked_for_long_runs_one_behind_the_other() {
     assert_eq!(next.len(), 1);
     assert_eq!(next[0].1.start, two.end);
     assert_eq!(bed.of(1)[0].0, *second);
+}
+
+#[test]
+fn where_others_may_turn_up_a_lone_owner_is_asked_for_little_at_first_and_for_more_and_more() {
+    let picker = PickerKind::RarestFirst;
+    let mut bed =
+        Bed::with(SwarmConfig { size: 1 << 30, have: GroupRanges::default(), picker, is_sociable: true, seed: 1 });
+    bed.add(1, Has::All);
+    let first = Layout::new(1 << 30).groups_per_piece();
+    assert!(bed.of(1).iter().all(|(_, groups)| groups.end - groups.start == first), "{:?}", bed.of(1));
+    let mut sizes = Vec::new();
+    while bed.finished == 0 {
+        let (request, groups) = bed.of(1)[0].clone();
+        sizes.push(groups.end - groups.start);
+        bed.bring(request, groups.end - groups.start, MILLISECOND);
+    }
+    assert!(sizes.contains(&(MAX_REQUEST_BYTES / GROUP_BYTES)), "{sizes:?}");
+    assert!(sizes.len() < 50, "a few short ones, then long ones: {sizes:?}");
 }
 
 #[test]
@@ -465,29 +486,67 @@ fn receivers_that_know_each_other_divide_what_one_owner_has() {
 }
 
 #[test]
+fn who_is_through_helps_at_the_ends_of_others_parts_and_not_where_others_do() {
+    let (size, receivers) = (32 << 20, 4);
+    let mut taken = BTreeSet::new();
+    for place in 0..receivers {
+        let part = |place: u32| pieces(u64::from(place) * 32..u64::from(place + 1) * 32);
+        let mut bed = Bed::new(size, &[part(place)], PickerKind::RarestFirst, u64::from(place));
+        bed.tell(Event::Pause);
+        bed.tell(Event::Placed { place, receivers });
+        bed.add(1, Has::All);
+        bed.add(2, Has::Groups(set(&[])));
+        bed.tell(Event::Resume);
+        let [(_, groups)] = &bed.of(1)[..] else { panic!("one piece at a time: {:?}", bed.of(1)) };
+        let of = (0..receivers).find(|&other| part(other).contains(&groups.start)).unwrap();
+        assert!(of != place && groups.start >= part(of).start + 16 * PIECE, "{groups:?}");
+        taken.insert(groups.start);
+    }
+    assert_eq!(taken.len(), receivers as usize, "{taken:?}");
+}
+
+#[test]
+fn the_last_of_anothers_part_is_left_to_it_as_long_as_something_else_comes() {
+    // Of parts of 32 pieces: one is here, another receiver has one, one is here, and of the last three pieces are missing.
+    let mut bed = Bed::new(32 << 20, &[pieces(0..32), pieces(64..125)], PickerKind::RarestFirst, 1);
+    bed.tell(Event::Placed { place: 0, receivers: 4 });
+    bed.add(2, Has::Groups(one(pieces(32..64))));
+    bed.add(1, Has::All);
+    for _ in 0..8 {
+        let (request, groups) = bed.of(2)[0].clone();
+        bed.bring(request, groups.end - groups.start, 30 * MILLISECOND);
+        assert_eq!(bed.of(1), [], "others fetch it, and there is something else to do");
+    }
+    bed.wait(Duration::from_millis(500));
+    let [(_, groups)] = &bed.of(1)[..] else { panic!("nothing comes: {:?}", bed.of(1)) };
+    assert!(pieces(125..128).contains(&groups.start), "{groups:?}");
+}
+
+#[test]
 fn a_part_matters_less_than_what_is_rare() {
     let mut bed = Bed::rarest(4 << 20);
     bed.tell(Event::Pause);
     bed.tell(Event::Placed { place: 0, receivers: 2 });
     bed.add(1, Has::All);
-    bed.add(2, Has::Groups(set(&[pieces(0..12), pieces(13..16)])));
+    bed.add(2, Has::Groups(one(pieces(0..8))));
     bed.tell(Event::Resume);
     assert_eq!(bed.of(1)[0].1, pieces(12..13), "only one has it, though it is in another's part");
-    assert!(bed.of(1)[1].1.end <= 8 * PIECE, "of those alike, its own");
+    assert!(bed.of(2)[0].1.end <= 8 * PIECE);
 }
 
 #[test]
 fn parts_are_all_of_the_file_and_each_is_somebodys() {
     for (size, receivers) in [(1, 7), (1 << 20, 2), (4 << 20, 3), (128 << 20, 8), (5 << 30, 200)] {
         let layout = Layout::new(size);
-        let parts: Vec<_> = (0..receivers).filter_map(|place| layout.part(place, receivers)).collect();
+        let parts: Vec<_> = (0..receivers).filter_map(|place| layout.part(Place::new(place, receivers))).collect();
         assert_eq!(parts.len(), receivers as usize);
         assert_eq!((parts[0].start, parts.last().unwrap().end), (0, layout.pieces()));
         assert!(parts.windows(2).all(|two| two[0].end == two[1].start), "{parts:?}");
     }
     let layout = Layout::new(4 << 20);
-    assert_eq!((layout.part(0, 0), layout.part(3, 3)), (None, None), "nonsense divides nothing");
-    assert_eq!(layout.part(0, 1), None, "nor is there anything to divide for one alone");
+    for alone in [Place::new(0, 0), Place::new(3, 3), Place::new(0, 1)] {
+        assert_eq!(layout.part(alone), None, "one alone, and nonsense, divide nothing");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{fmt, ops::Range};
 
 use super::{
     owner::Owner,
-    piece::{PieceState, Pieces},
+    piece::{Layout, PieceState, Pieces, Place},
 };
 
 /// The ways to pick pieces.
@@ -35,19 +35,33 @@ impl PickerKind {
 /// Picks pieces.
 pub(super) trait Picker: fmt::Debug + Send {
     /// The piece with which the next request to the owner begins, out of those for which [`Choice::is_open`];
-    /// `None` only when there is none.
-    fn pick(&self, choice: &Choice<'_>, rng: &mut fastrand::Rng) -> Option<u32>;
+    /// [`Pick::Nothing`] only when there is none.
+    fn pick(&self, choice: &Choice<'_>, rng: &mut fastrand::Rng) -> Pick;
 
     /// Whether a request that began with `first` may go on with `next`, which is open as well.
     fn goes_on(&self, choice: &Choice<'_>, first: u32, next: u32) -> bool;
+}
+
+/// What an owner is asked for next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pick {
+    Piece(u32),
+    /// Nothing for now: what it could be asked for is better left to other receivers.
+    Later,
+    /// It has nothing that is open.
+    Nothing,
 }
 
 /// What there is to pick from, for one owner.
 pub(super) struct Choice<'a> {
     pub(super) pieces: &'a Pieces,
     pub(super) owner: &'a Owner,
+    pub(super) layout: Layout,
+    pub(super) place: Place,
     /// This peer's part of what receivers divide among themselves; `None` as long as it knows of no others.
     pub(super) home: Option<Range<u32>>,
+    /// No other owner brings anything just now.
+    pub(super) is_hungry: bool,
     /// Whether it is the only owner.
     pub(super) is_alone: bool,
     /// About how many pieces the request will have.
@@ -58,6 +72,11 @@ impl Choice<'_> {
     /// Whether nobody is asked for the piece and this owner has it.
     pub(super) fn is_open(&self, piece: u32) -> bool {
         self.pieces.state(piece) == PieceState::Missing && self.owner.has_piece(piece)
+    }
+
+    /// Whether there are parts.
+    pub(super) fn is_divided(&self) -> bool {
+        self.home.is_some()
     }
 
     /// Whether the piece is in a part that is this peer's own.

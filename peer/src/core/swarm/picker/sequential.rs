@@ -1,13 +1,13 @@
 //! From the beginning to the end.
 
-use super::{Choice, Picker};
+use super::{Choice, Pick, Picker};
 
 #[derive(Debug)]
 pub(super) struct Sequential;
 
 impl Picker for Sequential {
-    fn pick(&self, choice: &Choice<'_>, _rng: &mut fastrand::Rng) -> Option<u32> {
-        choice.open().next()
+    fn pick(&self, choice: &Choice<'_>, _rng: &mut fastrand::Rng) -> Pick {
+        choice.open().next().map_or(Pick::Nothing, Pick::Piece)
     }
 
     fn goes_on(&self, _choice: &Choice<'_>, _first: u32, _next: u32) -> bool {

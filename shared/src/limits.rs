@@ -312,6 +312,8 @@ pub const MAX_BEGUN_PIECES_PER_OWNER: usize = 1024;
 /// Pieces at the front of another receiver's part that are left to it when it is nearly done: as many as are on their way to it,
 /// and as many again.
 pub const PIECES_LEFT_TO_OTHERS: usize = 4;
+/// How long an owner is left alone at most because what it could be asked for is left to other receivers.
+pub const LEFT_ALONE_AT_MOST: Duration = Duration::from_secs(1);
 /// Requests under way to one owner: one is served while the next one waits, so that the pipe never drains ...
 pub const MIN_REQUESTS_PER_OWNER: usize = 2;
 /// ... and more only where two do not last for a round trip.

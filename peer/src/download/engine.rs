@@ -240,7 +240,7 @@ impl Engine {
                         running.remove(request);
                     }
                     Event::Verified { groups, .. } => {
-                        patience.proven();
+                        patience.proven(clock.now());
                         if let Some(membership) = &membership {
                             membership.proven(groups.clone());
                         }

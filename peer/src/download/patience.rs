@@ -72,9 +72,10 @@ impl Patience {
         self.state = State::Supplied;
     }
 
-    /// A group is proven.
-    pub(super) fn proven(&mut self) {
-        (self.unheard, self.dry_since) = (None, None);
+    /// A group is proven. Of a request that was given up it may come after nobody was left to ask: then the wait begins anew.
+    pub(super) fn proven(&mut self, now: Timestamp) {
+        self.unheard = None;
+        self.dry_since = (self.state != State::Supplied).then_some(now);
     }
 
     /// Nobody who is left has what is missing: the tracker is asked.
@@ -213,7 +214,11 @@ mod tests {
         patience.stuck(later);
         assert_eq!(patience.named(false, true), Next::GoOn);
         assert_eq!(patience.due(now + SWARM_PATIENCE, true), Next::GiveUp);
-        patience.proven();
+        // What comes late, of a request that was given up, does not end the wait: it begins anew.
+        patience.proven(later);
+        assert_eq!(patience.deadline(), Some(later + SWARM_PATIENCE));
+        patience.asked();
+        patience.proven(later);
         assert_eq!(patience.deadline(), None);
         patience.stuck(later);
         assert_eq!(

@@ -47,7 +47,7 @@ impl Uploads {
                 return answer(&mut send, Err(BulkRefusal::BadRanges)).await;
             }
         };
-        let Some((_slot, turn)) = self.ask(peer) else {
+        let Some((_slot, turn)) = self.ask(peer, connection) else {
             return answer(&mut send, Err(BulkRefusal::Busy)).await;
         };
         if let Err(error) = write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await {

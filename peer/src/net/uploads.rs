@@ -68,7 +68,13 @@ pub struct Uploads {
 
 struct Slots {
     slots: UploadSlots<PeerId>,
-    waiting: HashMap<UploadId, oneshot::Sender<()>>,
+    waiting: HashMap<UploadId, Waiting>,
+}
+
+struct Waiting {
+    /// Which connection it came over: its `stable_id`.
+    connection: usize,
+    begin: oneshot::Sender<()>,
 }
 
 impl Uploads {
@@ -122,7 +128,7 @@ impl Uploads {
             Ok(found) => found,
             Err(refusal) => return refuse(&mut send, refusal).await,
         };
-        let Some((slot, turn)) = self.ask(peer) else {
+        let Some((slot, turn)) = self.ask(peer, connection) else {
             return refuse(&mut send, BulkRefusal::Busy).await;
         };
         let accepted: Result<BulkAccepted, BulkRefusal> = Ok(BulkAccepted { size: source.size });
@@ -158,6 +164,9 @@ impl Uploads {
                 // What the stream has taken in is sent still: up to its window. An asker that gives it up says so.
                 if let Ok(Some(code)) = send.stopped().await {
                     let _ = send.reset(code);
+                    if BulkAbort::from_varint(code) == Some(BulkAbort::Wrong) {
+                        self.look_at(request.hash, ranges).await;
+                    }
                 }
             }
             Err(ServeError::Stream(error)) => {
@@ -200,13 +209,17 @@ impl Uploads {
     }
 
     /// A slot, now or in its turn; `None` when too many wait.
-    pub(super) fn ask(&self, peer: &PeerId) -> Option<(Slot<'_>, Option<oneshot::Receiver<()>>)> {
+    pub(super) fn ask(
+        &self,
+        peer: &PeerId,
+        connection: &quinn::Connection,
+    ) -> Option<(Slot<'_>, Option<oneshot::Receiver<()>>)> {
         let mut slots = self.slots();
         match slots.slots.ask(peer) {
             Asked::Now(id) => Some((Slot { uploads: self, id }, None)),
             Asked::Waits(id) => {
                 let (begin, turn) = oneshot::channel();
-                slots.waiting.insert(id, begin);
+                slots.waiting.insert(id, Waiting { connection: connection.stable_id(), begin });
                 Some((Slot { uploads: self, id }, Some(turn)))
             }
             Asked::Busy => None,
@@ -227,7 +240,7 @@ impl Uploads {
                 let counted = connection.stats();
                 let sent = counted.frame_tx.stream + counted.frame_tx.ping;
                 let is_silent = hearing.look(sent, counted.frame_rx.acks);
-                if is_silent && self.waiting() > 0 {
+                if is_silent && self.others_wait(connection) {
                     return;
                 }
                 sleep(limits::LOOK).await;
@@ -242,6 +255,12 @@ impl Uploads {
                 None
             }
         }
+    }
+
+    /// Whether requests wait that came over other connections: of other peers, or of the same one, which runs anew.
+    fn others_wait(&self, connection: &quinn::Connection) -> bool {
+        let id = connection.stable_id();
+        self.slots().waiting.values().any(|waiting| waiting.connection != id)
     }
 
     /// The buffers that all uploads share.
@@ -282,9 +301,9 @@ impl Drop for Slot<'_> {
         let mut start = Vec::new();
         slots.slots.end(self.id, &mut start);
         for id in start {
-            if let Some(begin) = slots.waiting.remove(&id) {
+            if let Some(waiting) = slots.waiting.remove(&id) {
                 // Gone in the meantime: its own drop, which waits for this lock, gives the slot on.
-                let _ = begin.send(());
+                let _ = waiting.begin.send(());
             }
         }
     }

@@ -4,10 +4,10 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::{File, Permissions},
-    io::{self, IoSlice},
+    io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::PermissionsExt,
+        unix::fs::{FileExt, PermissionsExt},
     },
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -16,7 +16,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use rustix::{
     fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags},
     io::Errno,
@@ -234,11 +233,11 @@ impl Partial {
         &self.inner.file
     }
 
-    /// Writes to the file, one part behind the other. The kernel lets in one writer of a file at a time, and has the others wait at work (8 % of all
+    /// Writes to the file. The kernel lets in one writer of a file at a time, and has the others wait at work (8 % of all
     /// time on ext4, with two requests under way): here they sleep.
-    pub(crate) fn write_at(&self, parts: &[Bytes], offset: u64) -> io::Result<()> {
+    pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let _alone = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        write_all_at(&self.inner.file, parts, offset)
+        self.inner.file.write_all_at(data, offset)
     }
 
     pub(crate) fn outboard(&self) -> Option<&File> {
@@ -395,30 +394,6 @@ fn allocate(file: &File, size: u64, anew: bool) -> Result<(), PartialError> {
         Err(error) if is_no_space(&error) || error.kind() == io::ErrorKind::FileTooLarge => Err(no_space),
         set => Ok(set?),
     }
-}
-
-/// Parts that one call of the kernel takes (`IOV_MAX`).
-const PARTS_PER_WRITE: usize = 1024;
-
-/// Writes all parts, one behind the other, from `offset` on.
-fn write_all_at(file: &File, parts: &[Bytes], mut offset: u64) -> io::Result<()> {
-    for parts in parts.chunks(PARTS_PER_WRITE) {
-        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        let mut slices = &mut slices[..];
-        IoSlice::advance_slices(&mut slices, 0);
-        while !slices.is_empty() {
-            match rustix::io::pwritev(file, slices, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    offset += written as u64;
-                    IoSlice::advance_slices(&mut slices, written);
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Sets modification time and the executable bits (where reading is allowed).

@@ -5,12 +5,12 @@ use std::{
     ops::{Range, RangeInclusive},
     os::unix::fs::FileExt,
     pin::pin,
-    sync::mpsc::SyncSender,
+    sync::mpsc::{Receiver, Sender, SyncSender},
     thread,
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use shared::{
     error::{Failure, FailureCode},
@@ -160,9 +160,9 @@ pub async fn fetch_from<S: ChunkSource>(
     let (decoder, writer) = match writing {
         Writing::Apart => {
             let (writes, verified) = std::sync::mpsc::sync_channel(RUNS_UNDER_WAY);
-            let mut writer = writer;
-            let writer = task::spawn_blocking(move || verified.into_iter().try_for_each(|write| writer.write(write)));
-            (task::spawn_blocking(move || decoding(Output::Thread(writes))), Some(writer))
+            let (empty, emptied) = std::sync::mpsc::channel();
+            let writer = task::spawn_blocking(move || write_all(writer, &verified, &empty));
+            (task::spawn_blocking(move || decoding(Output::Thread { writes, emptied })), Some(writer))
         }
         Writing::Along => (task::spawn_blocking(move || decoding(Output::Here(writer))), None),
     };
@@ -255,41 +255,22 @@ impl Incoming {
     /// Fills `target`; `false` when the stream ends before.
     pub(super) fn fill(&mut self, mut target: &mut [u8]) -> bool {
         while !target.is_empty() {
-            if !self.has_chunk() {
-                return false;
+            if self.chunk.is_empty() {
+                self.chunk = match self.chunks.next() {
+                    Some(chunk) => chunk,
+                    None => match self.meter.waiting(|| self.batches.blocking_recv()) {
+                        Some(chunks) => {
+                            self.chunks = chunks.into_iter();
+                            continue;
+                        }
+                        None => return false,
+                    },
+                };
             }
             let len = self.chunk.len().min(target.len());
             let (head, rest) = target.split_at_mut(len);
             self.chunk.copy_to_slice(head);
             target = rest;
-        }
-        true
-    }
-
-    /// The next `len` bytes as they came, without a copy; `false` when the stream ends before.
-    fn take(&mut self, mut len: usize, parts: &mut Vec<Bytes>) -> bool {
-        parts.clear();
-        while len > 0 {
-            if !self.has_chunk() {
-                return false;
-            }
-            let part = self.chunk.split_to(self.chunk.len().min(len));
-            len -= part.len();
-            parts.push(part);
-        }
-        true
-    }
-
-    /// Sees to it that there are bytes in the chunk; `false` when the stream has ended.
-    fn has_chunk(&mut self) -> bool {
-        while self.chunk.is_empty() {
-            match self.chunks.next() {
-                Some(chunk) => self.chunk = chunk,
-                None => match self.meter.waiting(|| self.batches.blocking_recv()) {
-                    Some(chunks) => self.chunks = chunks.into_iter(),
-                    None => return false,
-                },
-            }
         }
         true
     }
@@ -299,7 +280,6 @@ impl Incoming {
 fn decode<P: FnMut(u64)>(mut verifier: Verifier, mut incoming: Incoming, mut sink: Sink<P>) -> Result<u64, FetchError> {
     let mut reached = 0;
     let mut received = 0;
-    let mut group = Group::default();
     let ended = loop {
         let Some(step) = verifier.next() else { break None };
         match step {
@@ -318,13 +298,14 @@ fn decode<P: FnMut(u64)>(mut verifier: Verifier, mut incoming: Incoming, mut sin
                     return Ok(received);
                 }
                 reached = offset;
-                if !incoming.take(len, &mut group.parts) {
+                let slot = sink.slot(len);
+                if !incoming.fill(slot) {
                     break Some(FetchError::Truncated { offset });
                 }
-                if let Err(Mismatch { offset }) = verifier.accept(group.bytes()) {
+                if let Err(Mismatch { offset }) = verifier.accept(slot) {
                     break Some(FetchError::Verification { offset });
                 }
-                sink.group(offset, len, &mut group);
+                sink.commit(offset, len);
                 received += len as u64;
             }
         }
@@ -333,35 +314,10 @@ fn decode<P: FnMut(u64)>(mut verifier: Verifier, mut incoming: Incoming, mut sin
     ended.map_or(Ok(received), Err)
 }
 
-/// Parts of a group from which on it is copied before it is written: of datagrams of 1200 bytes there are fourteen in a
-/// group, and each held until then keeps all that came with it in memory.
-const MANY_PARTS: usize = 4;
-
-/// A group as it came: hashing wants it in one piece, which it often is; the disk takes it in parts.
-#[derive(Default)]
-struct Group {
-    parts: Vec<Bytes>,
-    /// The parts as one, if there are several. Small enough for the processor's cache.
-    joined: Vec<u8>,
-}
-
-impl Group {
-    fn bytes(&mut self) -> &[u8] {
-        if let [whole] = &self.parts[..] {
-            return whole;
-        }
-        self.joined.clear();
-        for part in &self.parts {
-            self.joined.extend_from_slice(part);
-        }
-        &self.joined
-    }
-}
-
 /// Verified bytes on their way to the disk.
 struct Write {
-    /// One run of the file.
-    data: Vec<Bytes>,
+    /// One run of the file: its first `len` bytes.
+    data: Vec<u8>,
     len: usize,
     offset: u64,
     groups: Range<u64>,
@@ -373,17 +329,16 @@ struct Write {
 enum Output<P> {
     /// To the disk, by the one that verifies.
     Here(Writer<P>),
-    /// To a thread that writes.
-    Thread(SyncSender<Write>),
+    /// To a thread that writes, which gives the buffers back.
+    Thread { writes: SyncSender<Write>, emptied: Receiver<Vec<u8>> },
 }
 
 /// Collects what was verified in runs and has those written.
 struct Sink<P> {
     run_bytes: usize,
     has_pairs: bool,
-    data: Vec<Bytes>,
-    /// For groups that came in many parts; taken up again when what was in it is written.
-    copies: BytesMut,
+    /// Of `run_bytes`, written over again and again: clearing it would be a pass over all bytes.
+    data: Vec<u8>,
     len: usize,
     offset: u64,
     groups: Range<u64>,
@@ -399,8 +354,7 @@ impl<P: FnMut(u64)> Sink<P> {
         Self {
             run_bytes,
             has_pairs,
-            data: Vec::new(),
-            copies: BytesMut::new(),
+            data: vec![0; run_bytes],
             len: 0,
             offset: 0,
             groups: 0..0,
@@ -438,19 +392,13 @@ impl<P: FnMut(u64)> Sink<P> {
         Ok(true)
     }
 
-    /// Takes a verified group of `len` bytes.
-    fn group(&mut self, offset: u64, len: usize, group: &mut Group) {
+    /// A place for the next `len` bytes; they count only after [`commit`](Self::commit).
+    fn slot(&mut self, len: usize) -> &mut [u8] {
+        &mut self.data[self.len..self.len + len]
+    }
+
+    fn commit(&mut self, offset: u64, len: usize) {
         debug_assert_eq!(self.offset + self.len as u64, offset, "runs have no holes");
-        if group.parts.len() < MANY_PARTS {
-            self.data.append(&mut group.parts);
-        } else {
-            if self.copies.capacity() < len {
-                self.copies.reserve(self.run_bytes);
-            }
-            self.copies.extend_from_slice(&group.joined);
-            self.data.push(self.copies.split().freeze());
-            group.parts.clear();
-        }
         self.len += len;
         self.groups.end = offset / GROUP_BYTES + 1;
     }
@@ -465,14 +413,19 @@ impl<P: FnMut(u64)> Sink<P> {
         let pairs = std::mem::take(&mut self.pairs);
         let groups = std::mem::replace(&mut self.groups, 0..0);
         let write = Write { data, len, offset: self.offset, groups, pairs };
-        match &mut self.output {
+        self.data = match &mut self.output {
             Output::Here(writer) => {
-                self.meter.waiting_for_disk(|| writer.write(write)).map_err(FetchError::from_disk)?;
-                Ok(true)
+                self.meter.waiting_for_disk(|| writer.write(write)).map_err(FetchError::from_disk)?
             }
-            // There is no room while the disk is the slower one.
-            Output::Thread(writes) => Ok(self.meter.waiting_for_disk(|| writes.send(write)).is_ok()),
-        }
+            Output::Thread { writes, emptied } => {
+                // There is no room while the disk is the slower one.
+                if self.meter.waiting_for_disk(|| writes.send(write)).is_err() {
+                    return Ok(false);
+                }
+                emptied.try_recv().unwrap_or_else(|_| vec![0; self.run_bytes])
+            }
+        };
+        Ok(true)
     }
 }
 
@@ -484,7 +437,8 @@ struct Writer<P> {
 }
 
 impl<P: FnMut(u64)> Writer<P> {
-    fn write(&mut self, write: Write) -> io::Result<()> {
+    /// Returns the buffer.
+    fn write(&mut self, write: Write) -> io::Result<Vec<u8>> {
         let Write { data, len, offset, groups, pairs } = write;
         let partial = &self.partial;
         self.meter.writing(|| {
@@ -492,10 +446,22 @@ impl<P: FnMut(u64)> Writer<P> {
             if let Some(outboard) = partial.outboard() {
                 pairs.iter().try_for_each(|(at, run)| outboard.write_all_at(run, *at))?;
             }
-            partial.write_at(&data, offset)?;
+            partial.write_at(&data[..len], offset)?;
             partial.mark(&std::iter::once(groups).collect())
         })?;
         (self.progress)(len as u64);
-        Ok(())
+        Ok(data)
     }
+}
+
+fn write_all(
+    mut writer: Writer<impl FnMut(u64)>,
+    verified: &Receiver<Write>,
+    emptied: &Sender<Vec<u8>>,
+) -> io::Result<()> {
+    for write in verified {
+        // The decoder has ended: nothing comes after this.
+        let _last = emptied.send(writer.write(write)?);
+    }
+    Ok(())
 }

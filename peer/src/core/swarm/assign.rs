@@ -69,7 +69,7 @@ impl Swarm {
                 Next::Run(groups) => self.ask(now, id, groups, out),
                 Next::Later => {
                     if let Some(owner) = self.owners.get_mut(&id) {
-                        owner.left_alone = true;
+                        owner.leave_alone(now);
                     }
                     self.balance = true;
                     return;
@@ -119,7 +119,7 @@ impl Swarm {
             layout: self.layout,
             place: self.place,
             home: self.layout.part(self.place),
-            is_hungry: !self.owners.values().any(|owner| owner.is_at_work(now)),
+            is_hungry: owner.was_left_for_long(now) || !self.owners.values().any(|owner| owner.is_at_work(now)),
             is_alone: self.owners.len() == 1,
             wanted,
         };

@@ -12,8 +12,8 @@ use std::{collections::VecDeque, ops::Range, time::Duration};
 
 use shared::{
     limits::{
-        DEFAULT_RTT, FIRST_RATE_WINDOW, MAX_BEGUN_PIECES_PER_OWNER, MAX_OWNER_BACKOFF, MAX_REQUESTS_PER_OWNER,
-        MIN_REQUESTS_PER_OWNER, OWNER_BACKOFF, OWNER_SILENCE, PIPELINE_MARGIN, RATE_WINDOW,
+        DEFAULT_RTT, FIRST_RATE_WINDOW, LEFT_ALONE_AT_MOST, MAX_BEGUN_PIECES_PER_OWNER, MAX_OWNER_BACKOFF,
+        MAX_REQUESTS_PER_OWNER, MIN_REQUESTS_PER_OWNER, OWNER_BACKOFF, OWNER_SILENCE, PIPELINE_MARGIN, RATE_WINDOW,
     },
     time::Timestamp,
 };
@@ -71,6 +71,8 @@ pub(super) struct Owner {
     pub(super) starved: bool,
     /// When it was last looked at, what it could be asked for was left to other receivers.
     pub(super) left_alone: bool,
+    /// Since when it has been left alone without being asked for anything.
+    left_since: Option<Timestamp>,
     /// The piece behind the last one it was asked for, where it goes on if it can.
     pub(super) next_piece: Option<u32>,
     /// Bytes proven of it.
@@ -101,6 +103,7 @@ impl Owner {
             refusals: 0,
             starved: false,
             left_alone: false,
+            left_since: None,
             next_piece: None,
             bytes: 0,
             bytes_twice: 0,
@@ -215,7 +218,22 @@ impl Owner {
             self.heard = now;
         }
         self.next_piece = Some(self.layout.piece_of(groups.end - 1) + 1);
+        self.left_since = None;
         self.requests.push_back(Request { id, proven: groups.start, groups, has_begun: false });
+    }
+
+    /// What it could be asked for is left to other receivers.
+    pub(super) fn leave_alone(&mut self, now: Timestamp) {
+        self.left_alone = true;
+        if self.requests.is_empty() {
+            self.left_since.get_or_insert(now);
+        }
+    }
+
+    /// Whether others have had their time: what they were left they do not fetch, or those who bring something meanwhile are slow,
+    /// or pretend to bring something.
+    pub(super) fn was_left_for_long(&self, now: Timestamp) -> bool {
+        self.left_since.is_some_and(|since| now.since(since) >= LEFT_ALONE_AT_MOST)
     }
 
     pub(super) fn request(&self, id: RequestId) -> Option<&Request> {

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use shared::limits::{
-    GROUP_BYTES, MAX_ACTIVE_OWNERS, MAX_OWNER_BACKOFF, MAX_REQUEST_BYTES, MAX_REQUESTS_PER_OWNER, MIN_PIECE_BYTES,
-    OWNER_BACKOFF, OWNER_SILENCE,
+    GROUP_BYTES, LEFT_ALONE_AT_MOST, MAX_ACTIVE_OWNERS, MAX_OWNER_BACKOFF, MAX_REQUEST_BYTES, MAX_REQUESTS_PER_OWNER,
+    MIN_PIECE_BYTES, OWNER_BACKOFF, OWNER_SILENCE,
 };
 
 use super::*;
@@ -520,6 +520,22 @@ fn the_last_of_anothers_part_is_left_to_it_as_long_as_something_else_comes() {
     bed.wait(Duration::from_millis(500));
     let [(_, groups)] = &bed.of(1)[..] else { panic!("nothing comes: {:?}", bed.of(1)) };
     assert!(pieces(125..128).contains(&groups.start), "{groups:?}");
+}
+
+#[test]
+fn an_owner_is_not_left_alone_for_long_because_another_brings_a_little() {
+    let mut bed = Bed::new(32 << 20, &[pieces(0..32), pieces(64..125)], PickerKind::RarestFirst, 1);
+    bed.tell(Event::Placed { place: 0, receivers: 4 });
+    bed.add(2, Has::Groups(one(pieces(32..64))));
+    bed.add(1, Has::All);
+    let since = bed.now;
+    while bed.of(1).is_empty() {
+        let (request, _) = bed.of(2)[0].clone();
+        bed.bring(request, 1, 30 * MILLISECOND);
+        let left = bed.now.since(since);
+        assert!(left < LEFT_ALONE_AT_MOST + Duration::from_millis(200), "it drips for {left:?}");
+    }
+    assert!(bed.now.since(since) >= LEFT_ALONE_AT_MOST);
 }
 
 #[test]

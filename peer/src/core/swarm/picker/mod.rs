@@ -60,7 +60,7 @@ pub(super) struct Choice<'a> {
     pub(super) place: Place,
     /// This peer's part of what receivers divide among themselves; `None` as long as it knows of no others.
     pub(super) home: Option<Range<u32>>,
-    /// No other owner brings anything just now.
+    /// No other owner brings anything just now, or what they bring has kept this one from being asked for long.
     pub(super) is_hungry: bool,
     /// Whether it is the only owner.
     pub(super) is_alone: bool,

@@ -178,7 +178,7 @@ impl Swarm {
         let least = self.layout.piece_bytes();
         if self.owners.len() == 1 {
             let most = MAX_REQUEST_BYTES.max(least);
-            // What a stream has taken in, its owner sends to the end, wanted or not: 12 MiB are lost where a long request is cut.
+            // An owner's stream takes in 12 MiB at once, and sends them until it hears that a long request was cut.
             return if self.is_sociable { owner.bytes.clamp(least, most) } else { most };
         }
         let Some(rate) = owner.rate() else { return least };

@@ -505,13 +505,19 @@ fn who_is_through_helps_at_the_ends_of_others_parts_and_not_where_others_do() {
     assert_eq!(taken.len(), receivers as usize, "{taken:?}");
 }
 
-#[test]
-fn the_last_of_anothers_part_is_left_to_it_as_long_as_something_else_comes() {
-    // Of parts of 32 pieces: one is here, another receiver has one, one is here, and of the last three pieces are missing.
+/// Of four parts of 32 pieces the first is here, another receiver (2) has the second, the third is here, and of the last three
+/// pieces are missing, which only 1 has.
+fn last_of_anothers_part() -> Bed {
     let mut bed = Bed::new(32 << 20, &[pieces(0..32), pieces(64..125)], PickerKind::RarestFirst, 1);
     bed.tell(Event::Placed { place: 0, receivers: 4 });
     bed.add(2, Has::Groups(one(pieces(32..64))));
     bed.add(1, Has::All);
+    bed
+}
+
+#[test]
+fn the_last_of_anothers_part_is_left_to_it_as_long_as_something_else_comes() {
+    let mut bed = last_of_anothers_part();
     for _ in 0..8 {
         let (request, groups) = bed.of(2)[0].clone();
         bed.bring(request, groups.end - groups.start, 30 * MILLISECOND);
@@ -524,10 +530,7 @@ fn the_last_of_anothers_part_is_left_to_it_as_long_as_something_else_comes() {
 
 #[test]
 fn an_owner_is_not_left_alone_for_long_because_another_brings_a_little() {
-    let mut bed = Bed::new(32 << 20, &[pieces(0..32), pieces(64..125)], PickerKind::RarestFirst, 1);
-    bed.tell(Event::Placed { place: 0, receivers: 4 });
-    bed.add(2, Has::Groups(one(pieces(32..64))));
-    bed.add(1, Has::All);
+    let mut bed = last_of_anothers_part();
     let since = bed.now;
     while bed.of(1).is_empty() {
         let (request, _) = bed.of(2)[0].clone();

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, Permissions},
     num::NonZeroU64,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt, MetadataExt as _, PermissionsExt as _},
     path::Path,
     sync::{
         Arc, Mutex, OnceLock,
@@ -186,9 +186,13 @@ fn tree() -> (BTreeMap<ContentHash, Vec<u8>>, Vec<WireFile>) {
     (contents, files)
 }
 
-/// Permission bits, the special ones too, and modification time of what lies beside and above a download.
+/// Permission bits, the special ones too, and modification time (nanoseconds) of what lies beside and above a download.
 fn surroundings(paths: &[&Path]) -> Vec<(u32, i64)> {
-    paths.iter().map(|path| path.symlink_metadata().unwrap()).map(|of| (of.mode(), of.mtime())).collect()
+    paths
+        .iter()
+        .map(|path| path.symlink_metadata().unwrap())
+        .map(|of| (of.mode(), of.mtime() * 1_000_000_000 + of.mtime_nsec()))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,6 +228,9 @@ async fn whatever_an_owner_says_of_its_directories_the_files_come_and_nothing_el
     fs::create_dir(&beside).unwrap();
     let new_mode = beside.metadata().unwrap().permissions().mode() & 0o7777;
     fs::set_permissions(&beside, Permissions::from_mode(0o755)).unwrap();
+    // A peer's first download of directories makes this folder, which changes the time of the share.
+    let hidden = network.shared("receiver", ".brasa");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(hidden).unwrap();
     for (number, says) in hostile.into_iter().enumerate() {
         *owner.says.lock().unwrap() = says;
         let asked = owner.asked.load(Ordering::Relaxed);

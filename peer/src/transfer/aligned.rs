@@ -37,8 +37,8 @@ mod tests {
         for len in [0, 1, 4095, 4096, 1 << 20] {
             let mut buffer = AlignedBuffer::new(len);
             buffer.bytes_mut().fill(7);
-            let moved = vec![buffer];
-            let bytes = moved[0].bytes();
+            let moved = Box::new(buffer);
+            let bytes = moved.bytes();
             assert_eq!(bytes.len(), len);
             assert!(bytes.iter().all(|byte| *byte == 7));
             assert_eq!(bytes.as_ptr().addr() % DIRECT_ALIGNMENT, 0);

@@ -241,10 +241,14 @@ impl Partial {
     /// Writes to the file. The kernel lets in one writer of a file at a time, and has the others wait at work (8 % of all
     /// time on ext4, with two requests under way): here they sleep. Large runs of a large file go past the page cache, see [`Direct`].
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let _alone = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { file, direct, .. } = &*self.inner;
+        let Inner { file, direct, writing, .. } = &*self.inner;
         let written = direct.as_ref().map_or(Ok(0), |direct| direct.write_at(data, offset))?;
-        file.write_all_at(&data[written..], offset + written as u64)
+        let rest = &data[written..];
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let _alone = writing.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all_at(rest, offset + written as u64)
     }
 
     pub(crate) fn outboard(&self) -> Option<&File> {

@@ -238,8 +238,8 @@ impl Partial {
         &self.inner.file
     }
 
-    /// Writes to the file. The kernel lets in one writer of a file at a time, and has the others wait at work (8 % of all
-    /// time on ext4, with two requests under way): here they sleep. Large runs of a large file go past the page cache, see [`Direct`].
+    /// Writes to the file: large runs of a large file past the page cache, see [`Direct`], the rest through it. There the kernel lets in
+    /// one writer of a file at a time, and has the others wait at work (8 % of all time on ext4, with two requests under way): here they sleep.
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let Inner { file, direct, writing, .. } = &*self.inner;
         let written = direct.as_ref().map_or(Ok(0), |direct| direct.write_at(data, offset))?;

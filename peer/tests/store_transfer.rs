@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use peer::{
@@ -22,7 +22,7 @@ use proptest::prelude::*;
 use shared::{
     content::{ContentHash, FileMeta},
     error::FailureCode,
-    limits::GROUP_BYTES,
+    limits::{DIRECT_MIN_FILE_BYTES, GROUP_BYTES},
 };
 use store_common::{DEADLINE, Fixture, SmallDisk, name, noise};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,7 +31,12 @@ const G: usize = GROUP_BYTES as usize;
 
 /// An owner with one file, and what it says of it.
 async fn owner_of(content: &[u8]) -> (Fixture, FileMeta) {
-    let owner = Fixture::with(|folder| fs::write(folder.join("file"), content).unwrap()).await;
+    let owner = Fixture::with(|folder| {
+        fs::write(folder.join("file"), content).unwrap();
+        // A large file that was written to just now is waited for.
+        File::options().write(true).open(folder.join("file")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    })
+    .await;
     owner.share.settled().await.unwrap();
     let meta = owner.share.get(&name("file")).unwrap();
     (owner, meta)
@@ -165,6 +170,33 @@ async fn what_is_written_along_with_hashing_is_the_same() {
     assert_eq!((result.unwrap(), heard), (rest.bytes(meta.size), rest.bytes(meta.size)));
     finish(&receiver, partial, &meta).await;
     assert!(fs::read(receiver.path("file")).unwrap() == content);
+}
+
+/// So large that it is written in another way, if the disk is fast: in parts that meet between blocks of the runs, with an end that is
+/// no block; and passed on while it comes in.
+#[tokio::test]
+async fn a_large_file_is_the_same_whoever_writes_it() {
+    let content = noise(usize::try_from(DIRECT_MIN_FILE_BYTES).unwrap() + 5 * G + 17, 9);
+    let (owner, meta) = owner_of(&content).await;
+    let groups = meta.size.div_ceil(GROUP_BYTES);
+    let part = |from, to| GroupRanges::requested(&[(from, to)], meta.size).unwrap();
+    for writing in [Writing::Apart, Writing::Along] {
+        let receiver = Fixture::new().await;
+        let partial = begin(&receiver, &meta).await;
+        for ranges in [part(1001, groups), part(0, 77), part(77, 1001)] {
+            let bytes = encoded(&owner, &meta, &ranges).await;
+            let mut source = Reader(&bytes[..]);
+            let came = fetch_from(&mut source, ranges.clone(), &partial, DEADLINE, writing, |_| ()).await.unwrap();
+            assert_eq!(came, ranges.bytes(meta.size));
+            let (source, verified) = partial.open_for_serving().unwrap();
+            assert!(verified.covers(&ranges));
+            let mut passed_on = Vec::new();
+            serve(source, ranges, &mut passed_on, |_| ()).await.unwrap();
+            assert!(passed_on == bytes, "{writing:?}: what came is what goes");
+        }
+        finish(&receiver, partial, &meta).await;
+        assert!(fs::read(receiver.path("file")).unwrap() == content, "{writing:?}");
+    }
 }
 
 #[tokio::test]

@@ -424,8 +424,18 @@ pub const BULK_BATCH_BYTES: usize = 256 << 10;
 pub const CHUNKS_PER_READ: usize = 64;
 /// Such batches on their way in one transfer: with the next constant, what a transfer holds in memory (some 4 MiB).
 pub const BULK_BATCHES: usize = 8;
-/// Verified bytes that are written to disk at a time.
-pub const DISK_RUN_BYTES: usize = 1 << 20;
+/// Verified bytes that are written to disk at a time: with 1 MiB, waiting for the disk between two took a tenth of all time.
+pub const DISK_RUN_BYTES: usize = 2 << 20;
+/// Files from this size on are written past the page cache when they come in fast: smaller ones are likely to be used at once.
+pub const DIRECT_MIN_FILE_BYTES: u64 = 64 << 20;
+/// Shortest run that is written past the page cache, bytes: what comes in more slowly is passed on from there.
+pub const DIRECT_MIN_RUN_BYTES: usize = 512 << 10;
+/// Where such runs begin, in memory and in the file: a multiple of the blocks of all usual disks, bytes.
+pub const DIRECT_ALIGNMENT: usize = 4096;
+/// A disk that takes more than [`DIRECT_TRIAL_TIME`] for this many bytes is given them through the page cache.
+pub const DIRECT_TRIAL_BYTES: u64 = 64 << 20;
+/// See [`DIRECT_TRIAL_BYTES`]; with these 64 MiB it is about 160 MiB a second: more than turning disks have, less than others.
+pub const DIRECT_TRIAL_TIME: Duration = Duration::from_millis(400);
 /// Time in which the receiver of an upload must take at least one byte.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
 

@@ -19,6 +19,7 @@
 //! | `making` | which directories a download is making, for when its process is killed |
 //! | `many` | downloads of many small files, made durable in groups |
 //! | [`partial`], [`destination`] | downloads: until they are complete, and where they go |
+//! | `direct` | writing past the page cache |
 //! | [`resume`] | what is proven of a download, whatever ends the process (pure) |
 //! | `recorder`, `recovery` | writing that down, and finding it again |
 //! | [`unfinished`] | downloads that can be continued |
@@ -27,6 +28,7 @@
 mod add;
 pub mod changes;
 pub mod destination;
+mod direct;
 mod directories;
 pub mod failure;
 mod hash_cache;

@@ -27,6 +27,7 @@ use shared::{
 };
 
 use super::{
+    direct::Direct,
     failure::is_no_space,
     recorder::{Files, Recorder},
     recovery::{Have, boot_id, changed, id, recover, remove_durably},
@@ -75,6 +76,8 @@ struct Inner {
     /// Open only for its lock: the other handles may be passed on without it.
     _lock: File,
     file: File,
+    /// For large writes, where they can be made past the page cache.
+    direct: Option<Direct>,
     outboard: Option<File>,
     /// Held while the file is written to.
     writing: Mutex<()>,
@@ -128,6 +131,7 @@ impl Partial {
     pub(crate) fn open(place: PartialPlace, file: &FileMeta, stop: &AtomicBool) -> Result<Self, PartialError> {
         let PartialPlace { dir, name, have_dir, have_name, goal } = place;
         let (lock, data) = open_locked(&dir, &name)?;
+        let direct = Direct::open(&dir, &name, &data, file.size);
         let outboard = if file.size > GROUP_BYTES { Some(open_rw(&dir, &outboard_name(&name))?) } else { None };
         let mut inner = Inner {
             hash: file.hash,
@@ -135,6 +139,7 @@ impl Partial {
             goal: goal.clone(),
             _lock: lock,
             file: data,
+            direct,
             outboard,
             writing: Mutex::default(),
             dir,
@@ -233,11 +238,17 @@ impl Partial {
         &self.inner.file
     }
 
-    /// Writes to the file. The kernel lets in one writer of a file at a time, and has the others wait at work (8 % of all
-    /// time on ext4, with two requests under way): here they sleep.
+    /// Writes to the file: large runs of a large file past the page cache, see [`Direct`], the rest through it. There the kernel lets in
+    /// one writer of a file at a time, and has the others wait at work (8 % of all time on ext4, with two requests under way): here they sleep.
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let _alone = self.inner.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.inner.file.write_all_at(data, offset)
+        let Inner { file, direct, writing, .. } = &*self.inner;
+        let written = direct.as_ref().map_or(Ok(0), |direct| direct.write_at(data, offset))?;
+        let rest = &data[written..];
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let _alone = writing.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all_at(rest, offset + written as u64)
     }
 
     pub(crate) fn outboard(&self) -> Option<&File> {

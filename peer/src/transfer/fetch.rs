@@ -20,6 +20,7 @@ use shared::{
 use tokio::{io::AsyncRead, sync::mpsc, task};
 
 use super::{
+    aligned::AlignedBuffer,
     groups::GroupRanges,
     meter::DecoderMeter,
     stream::{ChunkSource, Reader},
@@ -35,8 +36,8 @@ const GATHER_BYTES: usize = 64 << 10;
 /// How long verified bytes are gathered at most before they are written: only what is written counts as proven, and
 /// others of the swarm wait for it.
 const RUN_TIME: Duration = Duration::from_millis(20);
-/// Runs that are verified and not written yet.
-const RUNS_UNDER_WAY: usize = 2;
+/// Runs that are verified and wait for the one that is being written.
+const RUNS_UNDER_WAY: usize = 1;
 /// Processors from which on a thread of its own for writing pays.
 const OVERLAP_FROM: usize = 3;
 
@@ -317,7 +318,7 @@ fn decode<P: FnMut(u64)>(mut verifier: Verifier, mut incoming: Incoming, mut sin
 /// Verified bytes on their way to the disk.
 struct Write {
     /// One run of the file: its first `len` bytes.
-    data: Vec<u8>,
+    data: AlignedBuffer,
     len: usize,
     offset: u64,
     groups: Range<u64>,
@@ -330,7 +331,7 @@ enum Output<P> {
     /// To the disk, by the one that verifies.
     Here(Writer<P>),
     /// To a thread that writes, which gives the buffers back.
-    Thread { writes: SyncSender<Write>, emptied: Receiver<Vec<u8>> },
+    Thread { writes: SyncSender<Write>, emptied: Receiver<AlignedBuffer> },
 }
 
 /// Collects what was verified in runs and has those written.
@@ -338,7 +339,7 @@ struct Sink<P> {
     run_bytes: usize,
     has_pairs: bool,
     /// Of `run_bytes`, written over again and again: clearing it would be a pass over all bytes.
-    data: Vec<u8>,
+    data: AlignedBuffer,
     len: usize,
     offset: u64,
     groups: Range<u64>,
@@ -354,7 +355,7 @@ impl<P: FnMut(u64)> Sink<P> {
         Self {
             run_bytes,
             has_pairs,
-            data: vec![0; run_bytes],
+            data: AlignedBuffer::new(run_bytes),
             len: 0,
             offset: 0,
             groups: 0..0,
@@ -394,7 +395,7 @@ impl<P: FnMut(u64)> Sink<P> {
 
     /// A place for the next `len` bytes; they count only after [`commit`](Self::commit).
     fn slot(&mut self, len: usize) -> &mut [u8] {
-        &mut self.data[self.len..self.len + len]
+        &mut self.data.bytes_mut()[self.len..self.len + len]
     }
 
     fn commit(&mut self, offset: u64, len: usize) {
@@ -422,7 +423,7 @@ impl<P: FnMut(u64)> Sink<P> {
                 if self.meter.waiting_for_disk(|| writes.send(write)).is_err() {
                     return Ok(false);
                 }
-                emptied.try_recv().unwrap_or_else(|_| vec![0; self.run_bytes])
+                emptied.try_recv().unwrap_or_else(|_| AlignedBuffer::new(self.run_bytes))
             }
         };
         Ok(true)
@@ -438,7 +439,7 @@ struct Writer<P> {
 
 impl<P: FnMut(u64)> Writer<P> {
     /// Returns the buffer.
-    fn write(&mut self, write: Write) -> io::Result<Vec<u8>> {
+    fn write(&mut self, write: Write) -> io::Result<AlignedBuffer> {
         let Write { data, len, offset, groups, pairs } = write;
         let partial = &self.partial;
         self.meter.writing(|| {
@@ -446,7 +447,7 @@ impl<P: FnMut(u64)> Writer<P> {
             if let Some(outboard) = partial.outboard() {
                 pairs.iter().try_for_each(|(at, run)| outboard.write_all_at(run, *at))?;
             }
-            partial.write_at(&data[..len], offset)?;
+            partial.write_at(&data.bytes()[..len], offset)?;
             partial.mark(&std::iter::once(groups).collect())
         })?;
         (self.progress)(len as u64);
@@ -457,7 +458,7 @@ impl<P: FnMut(u64)> Writer<P> {
 fn write_all(
     mut writer: Writer<impl FnMut(u64)>,
     verified: &Receiver<Write>,
-    emptied: &Sender<Vec<u8>>,
+    emptied: &Sender<AlignedBuffer>,
 ) -> io::Result<()> {
     for write in verified {
         // The decoder has ended: nothing comes after this.

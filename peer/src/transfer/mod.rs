@@ -14,8 +14,9 @@
 //! | `pack_serve`, `pack_fetch` | the same for packs of small files |
 //! | [`stream`] | what both need of a stream |
 //! | [`meter`] | where the time goes |
-//! | `run_io`, `pool` | the disk, in large runs; the buffers for them |
+//! | `run_io`, `pool`, `aligned` | the disk, in large runs; the buffers for them |
 
+pub(crate) mod aligned;
 pub(crate) mod check;
 pub mod fetch;
 pub mod groups;

@@ -2,9 +2,15 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
-use shared::file_name::FileName;
+use shared::{
+    file_name::FileName,
+    limits::{DIRECT_MIN_FILE_BYTES, DIRECT_MIN_RUN_BYTES},
+};
 
-use super::*;
+use super::{
+    super::direct::tests::{is_cached, noise, say_skipped},
+    *,
+};
 
 fn dir(path: &Path) -> OwnedFd {
     File::open(path).unwrap().into()
@@ -90,4 +96,34 @@ fn a_lying_size_is_refused_at_once() {
         }
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "and leaves nothing");
+}
+
+#[test]
+fn large_runs_of_a_large_file_go_past_the_page_cache_and_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = DIRECT_MIN_RUN_BYTES as u64;
+    // Its end is no whole block.
+    let size = DIRECT_MIN_FILE_BYTES + run + 17;
+    let partial = create(folder.path(), size).unwrap();
+    if partial.inner.direct.is_none() {
+        return say_skipped();
+    }
+    let data = noise(DIRECT_MIN_RUN_BYTES + 17);
+    let end = size - data.bytes().len() as u64;
+    partial.write_at(data.bytes(), end).unwrap();
+    partial.write_at(&data.bytes()[..DIRECT_MIN_RUN_BYTES], 0).unwrap();
+    partial.write_at(&data.bytes()[..GROUP_BYTES as usize], 4 * run).unwrap();
+    let (source, _) = partial.open_for_serving().unwrap();
+    let cached = [0, 4 * run, end, size - 1].map(|offset| is_cached(&source.file, offset));
+    assert_eq!(cached, [false, true, false, true], "a run, a group, a run and what stands over at the end");
+    let read = |offset, len: usize| {
+        let mut bytes = vec![0; len];
+        source.file.read_exact_at(&mut bytes, offset).unwrap();
+        bytes
+    };
+    assert!(read(end, data.bytes().len()) == data.bytes());
+    assert!(read(0, DIRECT_MIN_RUN_BYTES) == data.bytes()[..DIRECT_MIN_RUN_BYTES]);
+    assert!(read(4 * run, GROUP_BYTES as usize) == data.bytes()[..GROUP_BYTES as usize]);
+    let small = create(tempfile::tempdir().unwrap().path(), DIRECT_MIN_FILE_BYTES - 1).unwrap();
+    assert!(small.inner.direct.is_none());
 }

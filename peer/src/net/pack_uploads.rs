@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{
     pace::Paced,
-    uploads::{Uploads, wait_for},
+    uploads::{Uploads, refuse, wait_for},
 };
 use crate::{
     counted::Counted,
@@ -44,11 +44,11 @@ impl Uploads {
             Ok(contents) => contents.to_vec(),
             Err(error) => {
                 tracing::debug!(%error, "a request for a pack that is none");
-                return answer(&mut send, Err(BulkRefusal::BadRanges)).await;
+                return refuse(&mut send, BulkRefusal::BadRanges).await;
             }
         };
         let Some((_slot, turn)) = self.ask(peer, connection) else {
-            return answer(&mut send, Err(BulkRefusal::Busy)).await;
+            return refuse(&mut send, BulkRefusal::Busy).await;
         };
         if let Err(error) = write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await {
             return tracing::debug!(%error, "an asker went away");
@@ -95,11 +95,5 @@ impl Uploads {
                 let _ = send.reset(BulkAbort::Stopped.to_varint());
             }
         }
-    }
-}
-
-async fn answer(send: &mut quinn::SendStream, answer: Result<PackAccepted, BulkRefusal>) {
-    if write_header(send, &answer).await.is_ok() {
-        let _ = send.finish();
     }
 }

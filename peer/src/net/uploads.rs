@@ -329,7 +329,8 @@ fn was_stopped_as_wrong(error: &io::Error) -> bool {
     matches!(stopped, Some(quinn::WriteError::Stopped(code)) if BulkAbort::from_varint(*code) == Some(BulkAbort::Wrong))
 }
 
-async fn refuse(send: &mut quinn::SendStream, refusal: BulkRefusal) {
+/// Answers a request, of whatever kind: refusals look alike whatever the answer would be otherwise.
+pub(super) async fn refuse(send: &mut quinn::SendStream, refusal: BulkRefusal) {
     let refusal: Result<BulkAccepted, BulkRefusal> = Err(refusal);
     if write_header(send, &refusal).await.is_ok() {
         let _ = send.finish();

@@ -1,15 +1,17 @@
 //! Which directories a download is making: noted before the first is made and forgotten at its end, so that the same download, begun
 //! again after its process was killed, still knows them from those that were there before.
 //!
-//! `.brasa/directories/<16 hex>`: the names (postcard); the digits are of the BLAKE3 of what the download is of. Written to a file beside it
-//! and renamed, so it is whole after a kill. Not synced: a crash of the machine may lose it, and with it the modes.
+//! `.brasa/directories/<16 hex>`: the names (postcard); the digits are of the BLAKE3 of what the download is of. Written to a file of its own
+//! beside it and renamed, so it is whole after a kill, and whole when the same download runs twice. Not synced: a crash of the machine may
+//! lose it, and with it the modes. A download that is never repeated leaves its note behind: the start of the peer removes old ones.
 
 use std::{
     collections::BTreeSet,
-    fs::File,
+    fs::{self, DirEntry, File},
     io::{self, Read as _, Write as _},
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
+    time::Duration,
 };
 
 use rustix::{
@@ -20,14 +22,24 @@ use shared::{
     error::Failure,
     file_name::FileName,
     limits::{MAX_FILE_NAME_BYTES, MAX_FILES_PER_PEER},
+    time::unix_micros,
 };
 use tokio::task;
 use tracing::warn;
 
-use super::{failure::thread_failure, root::Root, share::Share};
+use super::{
+    failure::thread_failure,
+    recorder::NEW,
+    root::{HIDDEN, Root},
+    share::Share,
+    stamp::Stamp,
+};
 
 /// Where, in the hidden directory of the share, the notes are.
 const DIRECTORIES: &str = "directories";
+/// How long after its download was last begun a note is kept. Whoever repeats one later has the directories that it made before with the
+/// modes that they were made with.
+const NOTE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl Share {
     /// Notes that the download of `what` is about to make the directories `new`. Returns those of `all` that it makes, `new` and those that
@@ -88,6 +100,28 @@ fn forget(root: &Root, what: &str) -> io::Result<()> {
     }
 }
 
+/// At the start: removes the notes of downloads that nobody repeated within [`NOTE_LIFE`], and those that a killed process left half-written.
+pub(super) fn sweep(root: &Root) {
+    // There are none where no download made a directory yet.
+    let Ok(entries) = fs::read_dir(root.path().join(HIDDEN).join(DIRECTORIES)) else { return };
+    for entry in entries.flatten() {
+        if let Err(error) = sweep_note(&entry) {
+            warn!(%error, path = %entry.path().display(), "a left-over note of directories cannot be deleted");
+        }
+    }
+}
+
+fn sweep_note(entry: &DirEntry) -> io::Result<()> {
+    let is_temporary = entry.file_name().to_string_lossy().contains(NEW);
+    let now = i64::try_from(unix_micros()).unwrap_or(i64::MAX);
+    // Below zero when the clock was put back: as if it were new.
+    let age_micros = now.saturating_sub(Stamp::of(&entry.metadata()?).mtime_micros());
+    if is_temporary || Duration::from_micros(u64::try_from(age_micros).unwrap_or(0)) > NOTE_LIFE {
+        fs::remove_file(entry.path())?;
+    }
+    Ok(())
+}
+
 fn file_of(what: &str) -> String {
     blake3::hash(what.as_bytes()).to_hex()[..16].to_owned()
 }
@@ -108,11 +142,17 @@ fn read(dir: &OwnedFd, file: &str) -> io::Result<BTreeSet<FileName>> {
 }
 
 fn write(dir: &OwnedFd, file: &str, names: &BTreeSet<FileName>) -> io::Result<()> {
-    let beside = format!("{file}.new");
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // A name of its own: the same download may be writing the same note.
+    let beside = format!("{file}{NEW}{:016x}", fastrand::u64(..));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let content = postcard::to_stdvec(names).map_err(io::Error::other)?;
-    File::from(rustix::fs::openat(dir, &beside, flags, Mode::from_raw_mode(0o600))?).write_all(&content)?;
-    Ok(rustix::fs::renameat(dir.as_fd(), &beside, dir.as_fd(), file)?)
+    let mut new = File::from(rustix::fs::openat(dir, &beside, flags, Mode::from_raw_mode(0o600))?);
+    let written =
+        new.write_all(&content).and_then(|()| Ok(rustix::fs::renameat(dir.as_fd(), &beside, dir.as_fd(), file)?));
+    if written.is_err() {
+        let _swept_at_next_start = rustix::fs::unlinkat(dir, &beside, AtFlags::empty());
+    }
+    written
 }
 
 #[cfg(test)]
@@ -145,12 +185,62 @@ mod tests {
         let all = names(&["a"]);
         let file = dir.path().join(".brasa").join(DIRECTORIES).join(file_of("a"));
         note(&root, "a", &all, all.clone()).unwrap();
-        let noted = std::fs::read(&file).unwrap();
+        let noted = fs::read(&file).unwrap();
         for damaged in [&noted[..1], &[0xff; 64], b""] {
-            std::fs::write(&file, damaged).unwrap();
+            fs::write(&file, damaged).unwrap();
             assert_eq!(note(&root, "a", &all, names(&[])).unwrap(), names(&[]));
             assert_eq!(note(&root, "a", &all, all.clone()).unwrap(), all);
-            assert_eq!(std::fs::read(&file).unwrap(), noted);
+            assert_eq!(fs::read(&file).unwrap(), noted);
         }
+    }
+
+    #[test]
+    fn identical_downloads_at_once_note_side_by_side() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        // Long enough that writing it takes a moment.
+        let all: BTreeSet<FileName> = (0..1_000).map(|n| format!("folder/{n:04}").parse().unwrap()).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for time in 0..100 {
+                        assert_eq!(note(&root, "folder", &all, all.clone()).unwrap(), all, "time {time}");
+                    }
+                });
+            }
+        });
+        assert_eq!(note(&root, "folder", &all, names(&[])).unwrap(), all, "what stays is whole");
+        assert_eq!(fs::read_dir(dir.path().join(".brasa").join(DIRECTORIES)).unwrap().count(), 1, "and alone");
+    }
+
+    #[tokio::test]
+    async fn the_start_sweeps_notes_that_nobody_came_back_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = dir.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        let root = Root::open(&shared).unwrap();
+        let all = names(&["a"]);
+        let notes = shared.join(".brasa").join(DIRECTORIES);
+        let age = |file: &str, age: Duration| {
+            let then = std::time::UNIX_EPOCH + Duration::from_micros(unix_micros()) - age;
+            File::options().write(true).open(notes.join(file)).unwrap().set_modified(then).unwrap();
+        };
+        let margin = Duration::from_secs(3600);
+        for what in ["recent", "old", "old and repeated"] {
+            note(&root, what, &all, all.clone()).unwrap();
+        }
+        age(&file_of("recent"), NOTE_LIFE - margin);
+        age(&file_of("old"), NOTE_LIFE + margin);
+        age(&file_of("old and repeated"), NOTE_LIFE + margin);
+        assert_eq!(note(&root, "old and repeated", &all, names(&[])).unwrap(), all);
+        fs::write(notes.join(format!("{}{NEW}0123456789abcdef", file_of("killed"))), "half").unwrap();
+
+        let (events, _changes) = tokio::sync::mpsc::channel(16);
+        let options = crate::store::ShareOptions::default();
+        let share = Share::open(&shared, &dir.path().join("state"), options, events).await.unwrap();
+        let left: BTreeSet<_> =
+            fs::read_dir(&notes).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert_eq!(left, BTreeSet::from([file_of("recent"), file_of("old and repeated")]));
+        drop(share);
     }
 }

@@ -30,6 +30,7 @@ use super::{
     failure::{io_failure, thread_failure},
     index::Known,
     indexer::{Command, Indexer},
+    making,
     many::Many,
     partial::{Partial, PartialError},
     root::HIDDEN,
@@ -122,7 +123,11 @@ impl Share {
         tokio::spawn(Indexer::new(Arc::clone(&shared), events, looked).run(queue));
         first_look.await.map_err(|_| stopped())?;
         let swept = Arc::clone(&shared);
-        task::spawn_blocking(move || unfinished::sweep(&swept)).await.map_err(|error| thread_failure(&error))?;
+        let sweep = move || {
+            unfinished::sweep(&swept);
+            making::sweep(&swept.root);
+        };
+        task::spawn_blocking(sweep).await.map_err(|error| thread_failure(&error))?;
         Ok(Self { shared, commands })
     }
 

@@ -13,6 +13,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `world` | machines with clocks and disks, the order of events |
+//! | `process` | what runs on a machine: events in, actions carried out |
 //! | `network` | messages, and the nameserver's side of its calls |
 //! | `faults` | what goes wrong |
 //! | `healing` | what must become true when it stops going wrong |
@@ -26,6 +27,7 @@ mod exhaustive;
 mod faults;
 mod healing;
 mod network;
+mod process;
 mod world;
 
 use std::{

@@ -119,8 +119,8 @@ impl Swarm {
             layout: self.layout,
             place: self.place,
             home: self.layout.part(self.place),
-            is_hungry: owner.was_left_for_long(now) || !self.owners.values().any(|owner| owner.is_at_work(now)),
-            is_alone: self.owners.len() == 1,
+            now,
+            owners: &self.owners,
             wanted,
         };
         match self.picker.pick(&choice, &mut self.rng) {

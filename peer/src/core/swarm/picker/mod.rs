@@ -6,9 +6,12 @@
 mod rarest;
 mod sequential;
 
-use std::{fmt, ops::Range};
+use std::{collections::BTreeMap, fmt, ops::Range};
+
+use shared::time::Timestamp;
 
 use super::{
+    event::OwnerId,
     owner::Owner,
     piece::{Layout, PieceState, Pieces, Place},
 };
@@ -60,10 +63,9 @@ pub(super) struct Choice<'a> {
     pub(super) place: Place,
     /// This peer's part of what receivers divide among themselves; `None` as long as it knows of no others.
     pub(super) home: Option<Range<u32>>,
-    /// No other owner brings anything just now, or what they bring has kept this one from being asked for long.
-    pub(super) is_hungry: bool,
-    /// Whether it is the only owner.
-    pub(super) is_alone: bool,
+    pub(super) now: Timestamp,
+    /// All that are known, this one among them.
+    pub(super) owners: &'a BTreeMap<OwnerId, Owner>,
     /// About how many pieces the request will have.
     pub(super) wanted: u64,
 }
@@ -72,6 +74,16 @@ impl Choice<'_> {
     /// Whether nobody is asked for the piece and this owner has it.
     pub(super) fn is_open(&self, piece: u32) -> bool {
         self.pieces.state(piece) == PieceState::Missing && self.owner.has_piece(piece)
+    }
+
+    /// Whether it is the only owner.
+    pub(super) fn is_alone(&self) -> bool {
+        self.owners.len() == 1
+    }
+
+    /// No other owner brings anything just now, or what they bring has kept this one from being asked for long. Goes through all owners.
+    pub(super) fn is_hungry(&self) -> bool {
+        self.owner.was_left_for_long(self.now) || !self.owners.values().any(|owner| owner.is_at_work(self.now))
     }
 
     /// Whether there are parts.

@@ -50,7 +50,7 @@ impl Picker for RarestFirst {
             |&piece: &u32| choice.pieces.owners(piece) == rarest && (home.is_none() || choice.is_home(piece));
         let goes_on = choice.following().filter(is_alike);
         // What fits one request anyway is not cut in two by beginning in its middle.
-        let small = first.filter(|_| choice.is_alone && alike <= choice.wanted);
+        let small = first.filter(|_| choice.is_alone() && alike <= choice.wanted);
         Pick::Piece(goes_on.or(small).or(home).unwrap_or(picked))
     }
 
@@ -80,7 +80,7 @@ fn of_others(choice: &Choice<'_>, random: u32) -> Pick {
     let goes_on = choice.following().filter(|piece| takeable.binary_search(piece).is_ok());
     match goes_on.or_else(|| takeable.get(choice.place.of(takeable.len())).copied()) {
         Some(piece) => Pick::Piece(piece),
-        None if choice.is_hungry => Pick::Piece(random),
+        None if choice.is_hungry() => Pick::Piece(random),
         None => Pick::Later,
     }
 }

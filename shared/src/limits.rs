@@ -472,6 +472,9 @@ pub const DIRECTORY_OWNERS_ASKED: usize = 4;
 pub const DIRECTORIES_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a download whose files are all there still waits for them.
 pub const DIRECTORIES_GRACE: Duration = Duration::from_millis(500);
+/// How long after its download was last begun a note of the directories that it makes is kept. Whoever repeats one later has the directories
+/// that it made before with the modes that they were made with.
+pub const NOTE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a download waits for an earlier one of the same content that was just stopped to let go of it.
 pub const PARTIAL_WAIT: Duration = Duration::from_secs(1);
 /// How often it looks.

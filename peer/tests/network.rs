@@ -3,7 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
 
-use std::{collections::BTreeSet, fs, net::UdpSocket, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    net::UdpSocket,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -278,13 +284,42 @@ fn a_download_comes_from_all_owners_and_survives_the_death_of_one() {
     let sources = done["files"][0]["sources"].as_array().unwrap();
     let bytes = |source: &Value| source["bytes"].as_u64().unwrap();
     assert_eq!(sources.len(), 2, "{done}");
-    assert!(sources.iter().map(bytes).sum::<u64>() >= content.len() as u64, "{done}");
+    assert_eq!(sources.iter().map(bytes).sum::<u64>(), content.len() as u64, "{done}");
     assert!(fs::read(network.shared("peer3", "big.bin")).unwrap() == content);
 
     // The index still names peer2 as an owner for a while; nobody there answers.
     two.signal(Signal::KILL);
     let done = network.json("peer4", &["download", "big.bin"]);
     assert!(fs::read(network.shared("peer4", "big.bin")).unwrap() == content, "{done}");
+}
+
+/// At the end both owners are asked for the same; who is overtaken still writes when the file gets its time.
+#[test]
+fn a_file_keeps_its_time_and_its_size_though_an_owner_is_overtaken() {
+    let network = Network::start();
+    let mut content = vec![0; 64 << 20];
+    fastrand::Rng::with_seed(4).fill(&mut content);
+    let written = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    for peer in ["fast", "slow"] {
+        network.put(peer, "big.bin", &content);
+        let file = File::options().write(true).open(network.shared(peer, "big.bin")).unwrap();
+        file.set_modified(written).unwrap();
+    }
+    let _fast = network.headless("fast");
+    let _slow = network.headless_with("slow", &["--limit-up", "20MB"]);
+    let _receiver = network.headless("receiver");
+    network.json_until("receiver", &["listAll"], |listing| {
+        listing["files"][0]["owners"].as_array().is_some_and(|owners| owners.len() == 2)
+    });
+    for round in 0..6 {
+        let target = network.folder().join(format!("out{round}"));
+        let done = network.json("receiver", &["download", "big.bin", "--to", target.to_str().unwrap()]);
+        assert_eq!(target.metadata().unwrap().modified().unwrap(), written, "{round}: {done}");
+        let sources = done["files"][0]["sources"].as_array().unwrap();
+        let bytes: u64 = sources.iter().map(|source| source["bytes"].as_u64().unwrap()).sum();
+        assert_eq!(bytes, content.len() as u64, "{round}: {done}");
+        assert!(fs::read(&target).unwrap() == content, "{round}");
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use std::{
 
 use peer::{
     store::{Partial, destination::Standing},
-    transfer::{FetchError, GroupRanges, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
+    transfer::{Brought, FetchError, GroupRanges, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
 };
 use proptest::prelude::*;
 use shared::{
@@ -82,7 +82,7 @@ async fn files_of_every_awkward_size_arrive_and_go_on_without_being_hashed_again
         let receiving = fetch(there, partial.missing(), &partial, DEADLINE, move |bytes| progress.send(bytes).unwrap());
         let (sent, received) = tokio::join!(sending, receiving);
         assert_eq!((sent.unwrap(), received.unwrap()), (meta.size, meta.size));
-        assert_eq!(verified.iter().sum::<u64>(), meta.size);
+        assert_eq!(verified.iter().map(|brought| brought.bytes).sum::<u64>(), meta.size);
         finish(&receiver, partial, &meta).await;
 
         assert!(fs::read(receiver.path("file")).unwrap() == content, "{size}");
@@ -153,8 +153,8 @@ async fn what_is_written_along_with_hashing_is_the_same() {
             let heard = Arc::new(AtomicU64::new(0));
             let progress = {
                 let heard = heard.clone();
-                move |bytes| {
-                    heard.fetch_add(bytes, Ordering::Relaxed);
+                move |brought: Brought| {
+                    heard.fetch_add(brought.new_bytes, Ordering::Relaxed);
                 }
             };
             let result = fetch_from(&mut source, ranges, &partial, DEADLINE, Writing::Along, progress).await;

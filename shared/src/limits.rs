@@ -422,7 +422,8 @@ pub const OUTBOARD_GRACE: Duration = Duration::from_secs(600);
 pub const BULK_BATCH_BYTES: usize = 256 << 10;
 /// Chunks that are read from a stream at a time; a chunk is what one datagram carried, so these are up to 250 KB.
 pub const CHUNKS_PER_READ: usize = 64;
-/// Such batches on their way in one transfer: with the next constant, what a transfer holds in memory (some 4 MiB).
+/// Such batches on their way in one transfer: with the next constant (three times, where a thread of its own writes) what a transfer holds in
+/// memory, 4 to 8 MiB.
 pub const BULK_BATCHES: usize = 8;
 /// Verified bytes that are written to disk at a time: with 1 MiB, waiting for the disk between two took a tenth of all time.
 pub const DISK_RUN_BYTES: usize = 2 << 20;
@@ -432,10 +433,12 @@ pub const DIRECT_MIN_FILE_BYTES: u64 = 64 << 20;
 pub const DIRECT_MIN_RUN_BYTES: usize = 512 << 10;
 /// Where such runs begin, in memory and in the file: a multiple of the blocks of all usual disks, bytes.
 pub const DIRECT_ALIGNMENT: usize = 4096;
-/// A disk that takes more than [`DIRECT_TRIAL_TIME`] for this many bytes is given them through the page cache.
-pub const DIRECT_TRIAL_BYTES: u64 = 64 << 20;
-/// See [`DIRECT_TRIAL_BYTES`]; with these 64 MiB it is about 160 MiB a second: more than turning disks have, less than others.
-pub const DIRECT_TRIAL_TIME: Duration = Duration::from_millis(400);
+/// A disk that takes more than [`DIRECT_TRIAL_TIME`] for this many bytes is given the next [`DIRECT_REST_BYTES`] through the page cache.
+pub const DIRECT_TRIAL_BYTES: u64 = 128 << 20;
+/// See [`DIRECT_TRIAL_BYTES`]; with these 128 MiB it is 160 MiB a second: turning disks are slower when they write here and there, others faster.
+pub const DIRECT_TRIAL_TIME: Duration = Duration::from_millis(800);
+/// See [`DIRECT_TRIAL_BYTES`].
+pub const DIRECT_REST_BYTES: u64 = 1 << 30;
 /// Time in which the receiver of an upload must take at least one byte.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
 
@@ -469,6 +472,9 @@ pub const DIRECTORY_OWNERS_ASKED: usize = 4;
 pub const DIRECTORIES_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a download whose files are all there still waits for them.
 pub const DIRECTORIES_GRACE: Duration = Duration::from_millis(500);
+/// How long after its download was last begun a note of the directories that it makes is kept. Whoever repeats one later has the directories
+/// that it made before with the modes that they were made with.
+pub const NOTE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a download waits for an earlier one of the same content that was just stopped to let go of it.
 pub const PARTIAL_WAIT: Duration = Duration::from_secs(1);
 /// How often it looks.

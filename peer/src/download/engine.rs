@@ -47,7 +47,7 @@ use crate::{
         swarms::{MemberEvent, Membership},
     },
     store::Partial,
-    transfer::FetchError,
+    transfer::{Brought, FetchError},
 };
 
 /// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its owner.
@@ -340,17 +340,17 @@ impl Engine {
         owner: &Owner,
         running: &Running,
         tell: mpsc::Sender<Told>,
-    ) -> impl FnMut(u64) + Send + 'static {
+    ) -> impl FnMut(Brought) + Send + 'static {
         let (run, file, all, from_owner) =
             (self.run.clone(), self.file.clone(), self.all_bytes.clone(), owner.bytes.clone());
         let (stop, end) = (running.stop.clone(), running.end.clone());
         let start = groups.start * limits::GROUP_BYTES;
         let (mut bytes_proven, mut next) = (0, groups.start);
-        move |bytes| {
+        move |Brought { bytes, new_bytes }| {
             bytes_proven += bytes;
-            all.fetch_add(bytes, Ordering::Relaxed);
-            from_owner.fetch_add(bytes, Ordering::Relaxed);
-            run.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+            all.fetch_add(new_bytes, Ordering::Relaxed);
+            from_owner.fetch_add(new_bytes, Ordering::Relaxed);
+            run.bytes_done.fetch_add(new_bytes, Ordering::Relaxed);
             run.tell(&file);
             let reached = start + bytes_proven;
             let proven = if reached >= file.size { groups.end } else { reached / limits::GROUP_BYTES };

@@ -50,7 +50,7 @@ use crate::{
     lookup::contacts,
     peer::{Downloads, Peer},
     store::{Partial, destination::Standing},
-    transfer::{FetchError, fetch, serve},
+    transfer::{Brought, FetchError, fetch, serve},
 };
 use directories::{Describing, DirectoriesOf, make_folders};
 use engine::Engine;
@@ -379,8 +379,8 @@ impl Peer {
         let missing = partial.missing();
         let progress = {
             let (run, file) = (run.clone(), file.clone());
-            move |bytes| {
-                run.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+            move |brought: Brought| {
+                run.bytes_done.fetch_add(brought.new_bytes, Ordering::Relaxed);
                 run.tell(&file);
             }
         };

@@ -33,7 +33,7 @@ use crate::{
     },
     store::Partial,
     transfer::{
-        FetchError, GroupRanges, Writing, fetch_from,
+        Brought, FetchError, GroupRanges, Writing, fetch_from,
         meter::{Metered, Phase, SourceMeter},
         stream::ChunkSource,
     },
@@ -56,7 +56,7 @@ impl Stream {
         request: RequestId,
         groups: Range<u64>,
         tell: &mpsc::Sender<Told>,
-        mut progress: impl FnMut(u64) + Send + 'static,
+        mut progress: impl FnMut(Brought) + Send + 'static,
     ) -> Result<(), OwnerError> {
         let mut stage = self.meter.request();
         let target = target(&self.owner);
@@ -98,9 +98,9 @@ impl Stream {
         };
         let progress = {
             let meter = self.meter.clone();
-            move |bytes| {
-                meter.arrived(bytes);
-                progress(bytes);
+            move |more: Brought| {
+                meter.arrived(more.bytes);
+                progress(more);
             }
         };
         let mut source = Metered { source: heard, meter: &self.meter };

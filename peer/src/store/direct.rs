@@ -9,17 +9,20 @@ use std::{
     fs::File,
     io,
     os::{fd::OwnedFd, unix::fs::FileExt},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, StatxFlags},
+    fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags},
     io::Errno,
 };
 use shared::{
-    limits::{DIRECT_ALIGNMENT, DIRECT_MIN_FILE_BYTES, DIRECT_MIN_RUN_BYTES, DIRECT_TRIAL_BYTES, DIRECT_TRIAL_TIME},
-    time::Clock,
+    limits::{
+        DIRECT_ALIGNMENT, DIRECT_MIN_FILE_BYTES, DIRECT_MIN_RUN_BYTES, DIRECT_REST_BYTES, DIRECT_TRIAL_BYTES,
+        DIRECT_TRIAL_TIME,
+    },
+    time::{Clock, Timestamp},
 };
 
 use super::recovery::id;
@@ -51,8 +54,16 @@ impl Direct {
         (ours.is_some() && ours == theirs).then(|| Self { file, clock: Clock::start(), pace: Mutex::default() })
     }
 
+    /// Reserves the file's room, so that it lies in few pieces: each large write would else be given a piece of its own (XFS).
+    ///
+    /// # Errors
+    /// `StorageFull`, or that the file system cannot do it.
+    pub(super) fn reserve(&self, size: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, size)?)
+    }
+
     /// Writes the beginning of `data` and returns how many bytes; the rest is left to the page cache: all of it if
-    /// it is not much, does not begin at a multiple of `DIRECT_ALIGNMENT` in memory and in the file, or if the disk has turned out to be too slow for this.
+    /// it is not much, does not begin at a multiple of `DIRECT_ALIGNMENT` in memory and in the file, or as long as the disk seems too slow for this.
     ///
     /// # Errors
     /// What the disk says.
@@ -60,59 +71,101 @@ impl Direct {
         let len = data.len() - data.len() % DIRECT_ALIGNMENT;
         let begins =
             data.as_ptr().addr().is_multiple_of(DIRECT_ALIGNMENT) && offset.is_multiple_of(DIRECT_ALIGNMENT as u64);
-        if len < DIRECT_MIN_RUN_BYTES || !begins || !self.pace().is_good() {
+        if len < DIRECT_MIN_RUN_BYTES || !begins || !self.pace().begin(len as u64, self.clock.now()) {
             return Ok(0);
         }
-        let begun = self.clock.now();
-        let mut written = 0;
-        while written < len && written.is_multiple_of(DIRECT_ALIGNMENT) {
-            match self.file.write_at(&data[written..len], offset + written as u64) {
-                Ok(0) => break,
-                Ok(more) => written += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                    // It said it could. Whatever is wrong, the page cache takes everything.
-                    self.pace().give_up();
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
+        let (written, result) = self.write_blocks(&data[..len], offset);
+        self.pace().end(written as u64, self.clock.now());
+        match result {
+            // It said it could. Whatever is wrong, the page cache takes everything from here on.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => self.pace().give_up(),
+            result => result?,
         }
-        self.pace().note(written as u64, self.clock.now().since(begun));
         Ok(written)
     }
 
-    fn pace(&self) -> std::sync::MutexGuard<'_, Pace> {
+    /// How much was written before the end, a write that ended between two blocks, or an error.
+    fn write_blocks(&self, data: &[u8], offset: u64) -> (usize, io::Result<()>) {
+        let mut written = 0;
+        while written < data.len() && written.is_multiple_of(DIRECT_ALIGNMENT) {
+            match self.file.write_at(&data[written..], offset + written as u64) {
+                Ok(0) => break,
+                Ok(more) => written += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (written, Err(error)),
+            }
+        }
+        (written, Ok(()))
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether a disk is fast enough to be waited for at each write: one that takes longer than `DIRECT_TRIAL_TIME` for
-/// `DIRECT_TRIAL_BYTES` is not, and is not tried again for this file.
-#[derive(Debug, Default)]
+/// Whether a disk is fast enough to be waited for at each write. One that takes longer than `DIRECT_TRIAL_TIME` for
+/// `DIRECT_TRIAL_BYTES`, however many write at once, gets the next `DIRECT_REST_BYTES` through the page cache; then it is tried again.
+#[derive(Debug)]
 struct Pace {
+    trial_time: Duration,
+    /// Writes that are under way.
+    writers: usize,
+    /// Until when `took` is counted, while anybody writes.
+    counted: Timestamp,
     bytes: u64,
+    /// Time in which anybody wrote.
     took: Duration,
-    is_bad: bool,
+    /// Bytes until the next trial.
+    rest: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            trial_time: DIRECT_TRIAL_TIME,
+            writers: 0,
+            counted: Timestamp::ZERO,
+            bytes: 0,
+            took: Duration::ZERO,
+            rest: 0,
+        }
+    }
 }
 
 impl Pace {
-    fn is_good(&self) -> bool {
-        !self.is_bad
+    /// Somebody wants to write so many bytes: whether past the page cache. Then [`end`](Self::end) must follow.
+    fn begin(&mut self, bytes: u64, now: Timestamp) -> bool {
+        if self.rest > 0 {
+            self.rest = self.rest.saturating_sub(bytes);
+            return false;
+        }
+        self.count(now);
+        self.writers += 1;
+        true
     }
 
-    fn give_up(&mut self) {
-        self.is_bad = true;
-    }
-
-    fn note(&mut self, bytes: u64, took: Duration) {
+    fn end(&mut self, bytes: u64, now: Timestamp) {
+        self.count(now);
+        self.writers = self.writers.saturating_sub(1);
         self.bytes += bytes;
-        self.took += took;
-        if self.took > DIRECT_TRIAL_TIME {
-            self.is_bad = true;
-        } else if self.bytes >= DIRECT_TRIAL_BYTES {
+        if self.took > self.trial_time {
+            self.rest = self.rest.max(DIRECT_REST_BYTES);
+        }
+        if self.rest > 0 || self.bytes >= DIRECT_TRIAL_BYTES {
             (self.bytes, self.took) = (0, Duration::ZERO);
         }
+    }
+
+    /// For good.
+    fn give_up(&mut self) {
+        self.rest = u64::MAX;
+    }
+
+    fn count(&mut self, now: Timestamp) {
+        if self.writers > 0 {
+            self.took += now.since(self.counted);
+        }
+        self.counted = now;
     }
 }
 
@@ -130,55 +183,31 @@ pub(super) mod tests {
 
     const RUN: usize = DIRECT_MIN_RUN_BYTES;
 
-    struct Opened {
-        _folder: tempfile::TempDir,
-        cached: File,
-        direct: Direct,
-    }
-
-    impl Opened {
-        /// `None`, with a word, where the file system of temporary files cannot do it.
-        fn new() -> Option<Self> {
-            let folder = tempfile::tempdir().unwrap();
-            let dir = OwnedFd::from(File::open(folder.path()).unwrap());
-            let path = folder.path().join("file");
-            let cached = OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap();
-            cached.set_len(DIRECT_MIN_FILE_BYTES).unwrap();
-            assert!(Direct::open(&dir, "file".as_ref(), &cached, DIRECT_MIN_FILE_BYTES - 1).is_none(), "a small file");
-            let Some(direct) = Direct::open(&dir, "file".as_ref(), &cached, DIRECT_MIN_FILE_BYTES) else {
-                say_skipped();
-                return None;
-            };
-            let another = OpenOptions::new().read(true).open("/proc/self/status").unwrap();
-            assert!(Direct::open(&dir, "file".as_ref(), &another, DIRECT_MIN_FILE_BYTES).is_none(), "another file");
-            Some(Self { _folder: folder, cached, direct })
-        }
-    }
-
-    /// Past the capture of the tests' output: nobody is to take this for a test that passed.
-    pub(in crate::store) fn say_skipped() {
-        let why = "the file system of temporary files has a page cache that cannot be passed by";
-        let _ = writeln!(io::stderr(), "\nSKIPPED a test of writing past the page cache: {why}");
-    }
-
     impl Direct {
+        /// However slow the disk is.
+        fn patiently(&self) {
+            self.pace().trial_time = Duration::MAX;
+        }
+
         /// Bytes that were written this way, up to the end of a trial.
         pub(in crate::store) fn written(&self) -> u64 {
             self.pace().bytes
         }
     }
 
-    /// Whether the page cache has the byte at `offset` (preadv2(2), `RWF_NOWAIT`).
-    fn is_cached(file: &File, offset: u64) -> bool {
-        let mut byte = [0];
-        let mut place = [IoSliceMut::new(&mut byte)];
-        match rustix::io::preadv2(file, &mut place, offset, ReadWriteFlags::NOWAIT) {
-            Ok(read) => read == 1,
-            Err(error) => {
-                assert_eq!(error, Errno::AGAIN);
-                false
-            }
+    /// Whether it is there, which it must be if the file system of `file` says that it can. If not, that is said past the capture of the
+    /// tests' output: nobody is to take this for a test that passed.
+    pub(in crate::store) fn is_there(direct: Option<&Direct>, file: &File) -> bool {
+        let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).unwrap();
+        let can = stat.stx_dio_offset_align > 0 && stat.stx_dio_offset_align.max(stat.stx_dio_mem_align) <= 4096;
+        assert_eq!(direct.is_some(), can, "as the file system says");
+        if let Some(direct) = direct {
+            direct.patiently();
+        } else {
+            let why = "the file system of temporary files has a page cache that cannot be passed by";
+            let _ = writeln!(io::stderr(), "\nSKIPPED a test of writing past the page cache: {why}");
         }
+        can
     }
 
     pub(in crate::store) fn noise(len: usize) -> AlignedBuffer {
@@ -187,22 +216,67 @@ pub(super) mod tests {
         buffer
     }
 
+    struct Opened {
+        _folder: tempfile::TempDir,
+        cached: File,
+        direct: Direct,
+    }
+
+    impl Opened {
+        fn new() -> Option<Self> {
+            let folder = tempfile::tempdir().unwrap();
+            let dir = OwnedFd::from(File::open(folder.path()).unwrap());
+            let [cached, another] = ["file", "another"].map(|name| {
+                let path = folder.path().join(name);
+                OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap()
+            });
+            cached.set_len(DIRECT_MIN_FILE_BYTES).unwrap();
+            let open = |cached, size| Direct::open(&dir, "file".as_ref(), cached, size);
+            assert!(open(&cached, DIRECT_MIN_FILE_BYTES - 1).is_none(), "a small file");
+            let direct = open(&cached, DIRECT_MIN_FILE_BYTES);
+            if !is_there(direct.as_ref(), &cached) {
+                return None;
+            }
+            assert!(open(&another, DIRECT_MIN_FILE_BYTES).is_none(), "its name is another file's");
+            direct.map(|direct| Self { _folder: folder, cached, direct })
+        }
+
+        fn write(&self, data: &[u8], offset: u64) -> usize {
+            self.direct.write_at(data, offset).unwrap()
+        }
+
+        fn read(&self, offset: u64, len: usize) -> Vec<u8> {
+            let mut bytes = vec![0; len];
+            self.cached.read_exact_at(&mut bytes, offset).unwrap();
+            bytes
+        }
+
+        /// Whether the page cache has the byte at `offset` (preadv2(2), `RWF_NOWAIT`); `None` where the file system cannot tell.
+        fn is_cached(&self, offset: u64) -> Option<bool> {
+            let mut byte = [0];
+            let mut place = [IoSliceMut::new(&mut byte)];
+            match rustix::io::preadv2(&self.cached, &mut place, offset, ReadWriteFlags::NOWAIT) {
+                Ok(read) => Some(read == 1),
+                Err(Errno::AGAIN) => Some(false),
+                Err(Errno::OPNOTSUPP) => None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
     #[test]
     fn large_runs_go_past_the_page_cache_and_are_there() {
         let Some(opened) = Opened::new() else { return };
         let data = noise(2 * RUN + 100);
-        let len = data.bytes().len() as u64;
+        let len = data.bytes().len();
         // Looking has the kernel read, so now and then what is not there is there a moment later.
         let cached = (0..3).filter(|attempt| {
             let offset = (16 << 10) + attempt * 8 * RUN as u64;
-            assert_eq!(opened.direct.write_at(data.bytes(), offset).unwrap(), 2 * RUN, "no more than whole blocks");
-            let cached = is_cached(&opened.cached, offset + RUN as u64);
+            assert_eq!(opened.write(data.bytes(), offset), 2 * RUN, "no more than whole blocks");
+            let cached = opened.is_cached(offset + RUN as u64);
             opened.cached.write_all_at(&data.bytes()[2 * RUN..], offset + 2 * RUN as u64).unwrap();
-            let mut read = vec![0; data.bytes().len()];
-            opened.cached.read_exact_at(&mut read, offset).unwrap();
-            assert!(read == data.bytes(), "what went both ways is one file");
-            assert!(is_cached(&opened.cached, offset + len - 1), "what was read is there");
-            cached
+            assert!(opened.read(offset, len) == data.bytes(), "what went both ways is one file");
+            cached == Some(true)
         });
         assert!(cached.count() < 3, "past the page cache");
     }
@@ -210,26 +284,38 @@ pub(super) mod tests {
     #[test]
     fn what_was_read_before_is_not_seen_any_more() {
         let Some(opened) = Opened::new() else { return };
-        let mut before = vec![1; RUN];
-        opened.cached.read_exact_at(&mut before, 0).unwrap();
-        assert!(before.iter().all(|byte| *byte == 0) && is_cached(&opened.cached, 0));
+        assert!(opened.read(0, RUN).iter().all(|byte| *byte == 0));
         let data = noise(RUN);
-        assert_eq!(opened.direct.write_at(data.bytes(), 0).unwrap(), RUN);
-        opened.cached.read_exact_at(&mut before, 0).unwrap();
-        assert!(before == data.bytes());
+        assert_eq!(opened.write(data.bytes(), 0), RUN);
+        assert!(opened.read(0, RUN) == data.bytes());
+    }
+
+    #[test]
+    fn room_is_reserved_without_touching_what_is_there() {
+        let Some(opened) = Opened::new() else { return };
+        let data = noise(RUN);
+        assert_eq!(opened.write(data.bytes(), 0), RUN);
+        match opened.direct.reserve(DIRECT_MIN_FILE_BYTES) {
+            Err(error) => assert_eq!(error.raw_os_error(), Some(Errno::OPNOTSUPP.raw_os_error()), "{error}"),
+            Ok(()) => {
+                let blocks = rustix::fs::fstat(&opened.cached).unwrap().st_blocks;
+                assert!(u64::try_from(blocks).unwrap() * 512 >= DIRECT_MIN_FILE_BYTES);
+            }
+        }
+        assert!(opened.read(0, RUN) == data.bytes());
+        assert!(opened.read(RUN as u64, RUN).iter().all(|byte| *byte == 0));
     }
 
     #[test]
     fn what_does_not_fit_is_left_to_the_page_cache() {
         let Some(opened) = Opened::new() else { return };
         let data = noise(RUN + 1);
-        let write = |data: &[u8], offset| opened.direct.write_at(data, offset).unwrap();
-        assert_eq!(write(&data.bytes()[..RUN - DIRECT_ALIGNMENT], 0), 0, "little");
-        assert_eq!(write(&data.bytes()[..RUN], 512), 0, "a place between two blocks");
-        assert_eq!(write(&data.bytes()[1..], 0), 0, "memory that no disk can fetch from");
-        assert_eq!(write(&data.bytes()[..RUN], 0), RUN);
+        assert_eq!(opened.write(&data.bytes()[..RUN - DIRECT_ALIGNMENT], 0), 0, "little");
+        assert_eq!(opened.write(&data.bytes()[..RUN], 512), 0, "a place between two blocks");
+        assert_eq!(opened.write(&data.bytes()[1..], 0), 0, "memory that no disk can fetch from");
+        assert_eq!(opened.write(&data.bytes()[..RUN], 0), RUN);
         opened.direct.pace().give_up();
-        assert_eq!(write(&data.bytes()[..RUN], 0), 0, "a slow disk");
+        assert_eq!(opened.write(&data.bytes()[..RUN], 0), 0, "a slow disk");
     }
 
     #[test]
@@ -238,37 +324,73 @@ pub(super) mod tests {
         let data = noise(RUN);
         opened.direct.file = OpenOptions::new().read(true).open("/dev/null").unwrap();
         assert!(opened.direct.write_at(data.bytes(), 0).is_err(), "not open for writing");
-        assert!(opened.direct.pace().is_good());
+        assert_eq!(opened.direct.pace().rest, 0);
         // Refuses what is not a number with the error that says that a disk cannot do it.
         opened.direct.file = OpenOptions::new().write(true).open("/proc/self/oom_score_adj").unwrap();
-        assert_eq!(opened.direct.write_at(data.bytes(), 0).unwrap(), 0);
-        assert!(!opened.direct.pace().is_good());
+        assert_eq!(opened.write(data.bytes(), 0), 0);
+        let pace = opened.direct.pace();
+        assert_eq!((pace.rest, pace.writers), (u64::MAX, 0));
+    }
+
+    /// A disk that takes a time for each write, however many there are at once.
+    struct Disk {
+        pace: Pace,
+        now: Timestamp,
+    }
+
+    const UNIT: u64 = DIRECT_TRIAL_BYTES / 64;
+    /// Good enough for a fifth of the rate that is wanted more.
+    const GOOD: Duration = DIRECT_TRIAL_TIME.checked_div(80).unwrap();
+
+    impl Disk {
+        fn new() -> Self {
+            Self { pace: Pace::default(), now: Timestamp::ZERO }
+        }
+
+        /// So many at once, which end one after the other in this time; how many of them passed by the page cache.
+        fn write(&mut self, at_once: u32, each: Duration) -> u32 {
+            let begun = (0..at_once).filter(|_| self.pace.begin(UNIT, self.now)).count();
+            for _ in 0..begun {
+                self.now += each;
+                self.pace.end(UNIT, self.now);
+            }
+            // Between two writes nobody waits for the disk.
+            self.now += DIRECT_TRIAL_TIME;
+            u32::try_from(begun).unwrap()
+        }
     }
 
     #[test]
-    fn a_disk_is_given_up_when_it_is_slow_over_a_while_and_not_for_one_slow_write() {
-        let unit = DIRECT_TRIAL_BYTES / 64;
-        let good = DIRECT_TRIAL_TIME / 80;
-        let mut pace = Pace::default();
-        for _ in 0..1000 {
-            pace.note(unit, good);
-            assert!(pace.is_good());
+    fn a_fast_disk_is_used_for_ever_however_many_write() {
+        for at_once in [1, 2, 16] {
+            let mut disk = Disk::new();
+            for _ in 0..1000 {
+                assert_eq!(disk.write(at_once, GOOD), at_once);
+            }
         }
-        pace = Pace::default();
-        pace.note(unit, DIRECT_TRIAL_TIME * 3 / 4);
+    }
+
+    #[test]
+    fn one_stumble_is_forgiven() {
+        let mut disk = Disk::new();
+        disk.write(1, DIRECT_TRIAL_TIME * 3 / 4);
         for _ in 0..4 {
-            pace.note(unit, good);
+            assert_eq!(disk.write(1, GOOD), 1);
         }
-        assert!(pace.is_good(), "one stumble");
-        pace = Pace::default();
-        let mut writes = 0;
-        while pace.is_good() {
-            pace.note(unit, good * 2);
-            writes += 1;
+    }
+
+    #[test]
+    fn a_slow_disk_gets_its_rest_and_another_trial() {
+        let mut disk = Disk::new();
+        for _ in 0..3 {
+            let tried = (0..100).take_while(|_| disk.write(2, GOOD * 2) == 2).count();
+            assert!(
+                (10..32).contains(&tried),
+                "given up before the trial's bytes are written, and not at once: {tried}"
+            );
+            // Two more when it was given up.
+            let rested = 2 + (0..10_000).take_while(|_| disk.write(1, GOOD * 2) == 0).count() as u64;
+            assert_eq!(rested * UNIT, DIRECT_REST_BYTES);
         }
-        assert!(writes < 64, "{writes}: before the trial is over");
-        pace = Pace::default();
-        pace.note(0, DIRECT_TRIAL_TIME * 2);
-        assert!(!pace.is_good(), "one that hangs");
     }
 }

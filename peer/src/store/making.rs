@@ -21,7 +21,7 @@ use rustix::{
 use shared::{
     error::Failure,
     file_name::FileName,
-    limits::{MAX_FILE_NAME_BYTES, MAX_FILES_PER_PEER},
+    limits::{MAX_FILE_NAME_BYTES, MAX_FILES_PER_PEER, NOTE_LIFE},
     time::unix_micros,
 };
 use tokio::task;
@@ -37,9 +37,6 @@ use super::{
 
 /// Where, in the hidden directory of the share, the notes are.
 const DIRECTORIES: &str = "directories";
-/// How long after its download was last begun a note is kept. Whoever repeats one later has the directories that it made before with the
-/// modes that they were made with.
-const NOTE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl Share {
     /// Notes that the download of `what` is about to make the directories `new`. Returns those of `all` that it makes, `new` and those that
@@ -100,7 +97,7 @@ fn forget(root: &Root, what: &str) -> io::Result<()> {
     }
 }
 
-/// At the start: removes the notes of downloads that nobody repeated within [`NOTE_LIFE`], and those that a killed process left half-written.
+/// At the start: removes the notes of downloads that nobody repeated within `NOTE_LIFE`, and those that a killed process left half-written.
 pub(super) fn sweep(root: &Root) {
     // There are none where no download made a directory yet.
     let Ok(entries) = fs::read_dir(root.path().join(HIDDEN).join(DIRECTORIES)) else { return };

@@ -5,12 +5,13 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{File, Permissions},
     io,
+    ops::Range,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::{FileExt, PermissionsExt},
     },
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
@@ -79,8 +80,10 @@ struct Inner {
     /// For large writes, where they can be made past the page cache.
     direct: Option<Direct>,
     outboard: Option<File>,
-    /// Held while the file is written to.
+    /// Held while the file is written to through the page cache.
     writing: Mutex<()>,
+    /// Set when the file is put in its place, before its times are. Who writes holds it for reading.
+    is_closed: RwLock<bool>,
     /// Where both lie.
     dir: OwnedFd,
     name: OsString,
@@ -131,7 +134,6 @@ impl Partial {
     pub(crate) fn open(place: PartialPlace, file: &FileMeta, stop: &AtomicBool) -> Result<Self, PartialError> {
         let PartialPlace { dir, name, have_dir, have_name, goal } = place;
         let (lock, data) = open_locked(&dir, &name)?;
-        let direct = Direct::open(&dir, &name, &data, file.size);
         let outboard = if file.size > GROUP_BYTES { Some(open_rw(&dir, &outboard_name(&name))?) } else { None };
         let mut inner = Inner {
             hash: file.hash,
@@ -139,9 +141,10 @@ impl Partial {
             goal: goal.clone(),
             _lock: lock,
             file: data,
-            direct,
+            direct: None,
             outboard,
             writing: Mutex::default(),
+            is_closed: RwLock::default(),
             dir,
             name,
             verified: Mutex::default(),
@@ -165,6 +168,14 @@ impl Partial {
         };
         let is_new = inner.verified.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty();
         allocate(&inner.file, file.size, is_new)?;
+        inner.direct = Direct::open(&inner.dir, &inner.name, &inner.file, file.size);
+        match inner.direct.as_ref().map(|direct| direct.reserve(file.size)) {
+            Some(Err(error)) if is_no_space(&error) => {
+                return Err(PartialError::NoSpace { needed: file.size, available: available(&inner.file)? });
+            }
+            // Not every file system reserves room; the writes ask for it themselves.
+            _ => {}
+        }
         if let Some(outboard) = &inner.outboard {
             // Its full length at once: it is read in runs, and no room for it is no room for the file.
             allocate(outboard, outboard_bytes(file.size), is_new)?;
@@ -226,7 +237,7 @@ impl Partial {
 
     /// Groups that were verified and written.
     pub fn verified(&self) -> GroupRanges {
-        self.inner.verified.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock_verified().clone()
     }
 
     /// Groups that are wanted still.
@@ -238,9 +249,37 @@ impl Partial {
         &self.inner.file
     }
 
-    /// Writes to the file: large runs of a large file past the page cache, see [`Direct`], the rest through it. There the kernel lets in
+    /// Writes verified groups, `data` at `offset`, and before them the pairs that prove them (runs of the outboard, each with its place), and counts
+    /// them as proven. Returns how many bytes of the file were not proven before. Waits while the disk is far behind.
+    ///
+    /// What another request brought already is not written again. So when all is proven, nobody touches the file any more, and none of
+    /// those who began before is at it when its times are set.
+    ///
+    /// # Errors
+    /// What the disk says, or that it failed to keep what was written before.
+    pub(crate) fn keep(
+        &self,
+        data: &[u8],
+        offset: u64,
+        groups: Range<u64>,
+        pairs: &[(u64, Vec<u8>)],
+    ) -> io::Result<u64> {
+        let is_closed = self.inner.is_closed.read().unwrap_or_else(PoisonError::into_inner);
+        let groups: GroupRanges = std::iter::once(groups).collect();
+        if *is_closed || self.lock_verified().covers(&groups) {
+            return Ok(0);
+        }
+        // Pairs before groups: a group counts as verified only when what proves it to others is there too.
+        if let Some(outboard) = &self.inner.outboard {
+            pairs.iter().try_for_each(|(at, run)| outboard.write_all_at(run, *at))?;
+        }
+        self.write_at(data, offset)?;
+        self.mark(&groups)
+    }
+
+    /// Large runs of a large file past the page cache, see [`Direct`], the rest through it. There the kernel lets in
     /// one writer of a file at a time, and has the others wait at work (8 % of all time on ext4, with two requests under way): here they sleep.
-    pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let Inner { file, direct, writing, .. } = &*self.inner;
         let written = direct.as_ref().map_or(Ok(0), |direct| direct.write_at(data, offset))?;
         let rest = &data[written..];
@@ -251,22 +290,24 @@ impl Partial {
         file.write_all_at(rest, offset + written as u64)
     }
 
+    fn lock_verified(&self) -> MutexGuard<'_, GroupRanges> {
+        self.inner.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn outboard(&self) -> Option<&File> {
         self.inner.outboard.as_ref()
     }
 
-    /// These groups, and the pairs that prove them, were written. Waits while the disk is far behind.
-    ///
-    /// # Errors
-    /// When the disk failed to keep what was written before.
-    pub(crate) fn mark(&self, groups: &GroupRanges) -> io::Result<()> {
-        {
-            let mut verified = self.inner.verified.lock().unwrap_or_else(PoisonError::into_inner);
-            for range in groups.iter() {
-                verified.insert(range);
-            }
-        }
-        self.inner.recorder.as_ref().map_or(Ok(()), |recorder| recorder.mark(groups))
+    /// These groups, and the pairs that prove them, were written. Returns how many bytes of them are new.
+    fn mark(&self, groups: &GroupRanges) -> io::Result<u64> {
+        let new = {
+            let mut verified = self.lock_verified();
+            let new = groups.without(&verified).bytes(self.size());
+            groups.iter().for_each(|range| verified.insert(range));
+            new
+        };
+        self.inner.recorder.as_ref().map_or(Ok(()), |recorder| recorder.mark(groups))?;
+        Ok(new)
     }
 
     /// Where the outboard lies, for who wants to have it after the file was put in its place.
@@ -292,6 +333,8 @@ impl Partial {
         if !self.missing().is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is not complete"));
         }
+        // Requests that were overtaken by others may still be at work.
+        *self.inner.is_closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         let file = self.file();
         describe(file, mtime_micros, executable)?;
         match &self.inner.recorder {
@@ -385,15 +428,14 @@ fn open_locked(dir: &OwnedFd, name: &OsStr) -> Result<(File, File), PartialError
 
 /// Gives the file its length, anew or around what is there, if the disk has room for it.
 ///
-/// The room is not reserved: blocks that are (`fallocate`) have to be converted when they are written, which costs ext4 a
-/// third of a CPU second a GiB, and a file system in memory fills them with zeros first. When others fill the disk
+/// The room is not reserved here: blocks that are (`fallocate`) have to be converted when they are written through the page cache, which costs
+/// ext4 a third of a CPU second a GiB, and a file system in memory fills them with zeros first. When others fill the disk
 /// meanwhile, the download stops with what it has and goes on when there is room again.
 fn allocate(file: &File, size: u64, anew: bool) -> Result<(), PartialError> {
     if anew {
         file.set_len(0)?;
     }
-    let file_system = rustix::fs::fstatvfs(file).map_err(io::Error::from)?;
-    let available = file_system.f_bavail.saturating_mul(file_system.f_frsize);
+    let available = available(file)?;
     let blocks = rustix::fs::fstat(file).map_err(io::Error::from)?.st_blocks;
     let here = u64::try_from(blocks).unwrap_or(0).saturating_mul(BLOCK_BYTES);
     let no_space = PartialError::NoSpace { needed: size, available };
@@ -405,6 +447,12 @@ fn allocate(file: &File, size: u64, anew: bool) -> Result<(), PartialError> {
         Err(error) if is_no_space(&error) || error.kind() == io::ErrorKind::FileTooLarge => Err(no_space),
         set => Ok(set?),
     }
+}
+
+/// Free bytes of the file's disk that this user may take.
+fn available(file: &File) -> io::Result<u64> {
+    let file_system = rustix::fs::fstatvfs(file)?;
+    Ok(file_system.f_bavail.saturating_mul(file_system.f_frsize))
 }
 
 /// Sets modification time and the executable bits (where reading is allowed).

@@ -3,7 +3,6 @@
 use std::{
     io,
     ops::{Range, RangeInclusive},
-    os::unix::fs::FileExt,
     pin::pin,
     sync::mpsc::{Receiver, Sender, SyncSender},
     thread,
@@ -98,10 +97,19 @@ impl FetchError {
     }
 }
 
+/// What more was verified of what a request is to bring, in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Brought {
+    /// Bytes.
+    pub bytes: u64,
+    /// How many of them no other request had brought before.
+    pub new_bytes: u64,
+}
+
 /// Receives `ranges` of the partial's file and returns the bytes of the file that came.
 ///
-/// Each group is checked as it arrives and only then written, in place; `progress` hears how many bytes more were
-/// verified. Bytes behind the encoding are left unread or dropped. May run several times on one partial, for
+/// Each group is checked as it arrives and only then written, in place, if no other request brought it before; `progress` hears what more
+/// was verified. Bytes behind the encoding are left unread or dropped. May run several times on one partial, for
 /// different ranges even at once.
 ///
 /// # Errors
@@ -111,7 +119,7 @@ pub async fn fetch<R: AsyncRead + Unpin + Send>(
     ranges: GroupRanges,
     partial: &Partial,
     silence: Duration,
-    progress: impl FnMut(u64) + Send + 'static,
+    progress: impl FnMut(Brought) + Send + 'static,
 ) -> Result<u64, FetchError> {
     fetch_from(&mut Reader(reader), ranges, partial, silence, Writing::Apart, progress).await
 }
@@ -144,7 +152,7 @@ pub async fn fetch_from<S: ChunkSource>(
     partial: &Partial,
     silence: Duration,
     writing: Writing,
-    progress: impl FnMut(u64) + Send + 'static,
+    progress: impl FnMut(Brought) + Send + 'static,
 ) -> Result<u64, FetchError> {
     let (batches, incoming) = mpsc::channel(BULK_BATCHES);
     // Proofs come on top: when so much is there, the rest is little.
@@ -278,7 +286,11 @@ impl Incoming {
 }
 
 /// Checks, and has written what is right. Ends early, without an error, when a writer in another thread has one.
-fn decode<P: FnMut(u64)>(mut verifier: Verifier, mut incoming: Incoming, mut sink: Sink<P>) -> Result<u64, FetchError> {
+fn decode<P: FnMut(Brought)>(
+    mut verifier: Verifier,
+    mut incoming: Incoming,
+    mut sink: Sink<P>,
+) -> Result<u64, FetchError> {
     let mut reached = 0;
     let mut received = 0;
     let ended = loop {
@@ -350,7 +362,7 @@ struct Sink<P> {
     begun: Timestamp,
 }
 
-impl<P: FnMut(u64)> Sink<P> {
+impl<P: FnMut(Brought)> Sink<P> {
     fn new(run_bytes: usize, has_pairs: bool, output: Output<P>, meter: DecoderMeter) -> Self {
         Self {
             run_bytes,
@@ -437,26 +449,19 @@ struct Writer<P> {
     progress: P,
 }
 
-impl<P: FnMut(u64)> Writer<P> {
+impl<P: FnMut(Brought)> Writer<P> {
     /// Returns the buffer.
     fn write(&mut self, write: Write) -> io::Result<AlignedBuffer> {
         let Write { data, len, offset, groups, pairs } = write;
-        let partial = &self.partial;
-        self.meter.writing(|| {
-            // Pairs before groups: a group counts as verified only when what proves it to others is there too.
-            if let Some(outboard) = partial.outboard() {
-                pairs.iter().try_for_each(|(at, run)| outboard.write_all_at(run, *at))?;
-            }
-            partial.write_at(&data.bytes()[..len], offset)?;
-            partial.mark(&std::iter::once(groups).collect())
-        })?;
-        (self.progress)(len as u64);
+        let bytes = len as u64;
+        let new_bytes = self.meter.writing(|| self.partial.keep(&data.bytes()[..len], offset, groups, &pairs))?;
+        (self.progress)(Brought { bytes, new_bytes });
         Ok(data)
     }
 }
 
 fn write_all(
-    mut writer: Writer<impl FnMut(u64)>,
+    mut writer: Writer<impl FnMut(Brought)>,
     verified: &Receiver<Write>,
     emptied: &Sender<AlignedBuffer>,
 ) -> io::Result<()> {

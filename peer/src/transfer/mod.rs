@@ -29,7 +29,7 @@ pub mod serve;
 pub mod stream;
 pub(crate) mod verify;
 
-pub use fetch::{FetchError, Writing, fetch, fetch_from};
+pub use fetch::{Brought, FetchError, Writing, fetch, fetch_from};
 pub use groups::{GroupRanges, InvalidRanges};
 pub(crate) use pack_fetch::{PackError, PackEvent, fetch_pack};
 pub(crate) use pack_serve::read_checked;

@@ -33,6 +33,7 @@ struct Input {
     size: u32,
     have: Vec<(u16, u8)>,
     sequential: bool,
+    sociable: bool,
     seed: u64,
     steps: Vec<Step>,
 }
@@ -128,7 +129,7 @@ fuzz_target!(|input: Input| {
     let have = set(input.have.iter().map(|&run| range(run, groups)));
     let picker = if input.sequential { PickerKind::Sequential } else { PickerKind::RarestFirst };
     let proven = have.iter().flatten().collect();
-    let config = SwarmConfig { size, have, picker, seed: input.seed };
+    let config = SwarmConfig { size, have, picker, is_sociable: input.sociable, seed: input.seed };
     let mut bed = Bed {
         swarm: Swarm::new(config, Timestamp::ZERO),
         size,

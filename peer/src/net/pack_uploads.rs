@@ -6,7 +6,7 @@ use shared::{
     id::PeerId,
     limits,
     net::{
-        bulk::{BulkAbort, BulkRefusal, read_header, write_header},
+        bulk::{BulkRefusal, read_header, write_header},
         pack::{ItemRefusal, PACKS_HASH, PackAccepted, PackRequest},
     },
 };
@@ -78,7 +78,7 @@ impl Uploads {
         };
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
-        let upload = serve_pack(contents, open, changed, &mut sink, |bytes| {
+        let upload = serve_pack(contents, open, changed, &mut sink, self.silence, |bytes| {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         });
         let Some(sent) = self.while_heard(connection, upload).await else { return };
@@ -92,7 +92,7 @@ impl Uploads {
             Err(ServeError::Stream(error)) => tracing::debug!(%error, "an asker went away"),
             Err(error) => {
                 tracing::warn!(%error, "a pack could not be sent to its end");
-                let _ = send.reset(BulkAbort::Stopped.to_varint());
+                let _ = send.reset(error.abort().to_varint());
             }
         }
     }

@@ -14,6 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use shared::{
@@ -59,6 +60,8 @@ pub struct Uploads {
     pub(super) pace: Pace,
     /// As long as an upload runs.
     pool: Mutex<Weak<Pool>>,
+    /// How long a receiver may take nothing: [`limits::UPLOAD_SILENCE`].
+    pub(super) silence: Duration,
     pub(super) reports: Arc<Reports>,
     pub(super) active: AtomicU64,
     pub(super) bytes: AtomicU64,
@@ -82,8 +85,9 @@ impl Uploads {
     pub fn new(share: Share, limits: UploadLimits, pace: Pace, reports: Arc<Reports>) -> Arc<Self> {
         let slots = Slots { slots: UploadSlots::new(limits), waiting: HashMap::new() };
         let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        let begun = AtomicU32::new(0);
-        Arc::new(Self { share, slots: Mutex::new(slots), pace, pool: Mutex::default(), reports, active, bytes, begun })
+        let (begun, silence) = (AtomicU32::new(0), limits::UPLOAD_SILENCE);
+        let (slots, pool) = (Mutex::new(slots), Mutex::default());
+        Arc::new(Self { share, slots, pace, pool, silence, reports, active, bytes, begun })
     }
 
     /// How many run; those that wait for their turn do not count.
@@ -149,7 +153,7 @@ impl Uploads {
         let running = Counted::on(&self.active);
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
-        let upload = serve_to(source, ranges.clone(), self.pool(), &mut sink, |bytes| {
+        let upload = serve_to(source, ranges.clone(), self.pool(), &mut sink, self.silence, |bytes| {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         });
         let Some(sent) = self.while_heard(connection, upload).await else { return };
@@ -177,8 +181,12 @@ impl Uploads {
             }
             Err(error) => {
                 tracing::warn!(%error, hash = ?request.hash, "a file could not be sent to its end");
-                let _ = send.reset(BulkAbort::Changed.to_varint());
-                self.share.suspect(&request.hash);
+                let _ = send.reset(error.abort().to_varint());
+                // A disk that fails says nothing of the content, and a receiver that does not read still less: any member can
+                // be one.
+                if matches!(error, ServeError::Changed { .. }) {
+                    self.share.suspect(&request.hash);
+                }
             }
         }
     }
@@ -336,3 +344,6 @@ pub(super) async fn refuse(send: &mut quinn::SendStream, refusal: BulkRefusal) {
         let _ = send.finish();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! How uploads end, as the other end of a connection sees it and as the share does.
+//!
+//! Owner and asker have a runtime each. The asker's has one thread, the test's: between two calls of [`Asker::run`] nothing
+//! is read, answered or acknowledged there.
+
+use std::{
+    fs::{self, File},
+    net::Ipv4Addr,
+    thread,
+    time::SystemTime,
+};
+
+use certs::{Authority, trust};
+use futures::future::BoxFuture;
+use shared::{
+    id::Role,
+    name::Endpoint,
+    net::{
+        Connections, StreamKind, Target, endpoint,
+        serve::{Handler, Remote, serve},
+    },
+    rpc::ALPN,
+    time::Clock,
+};
+use tokio::{
+    io::AsyncReadExt,
+    runtime::{Builder, Runtime},
+    sync::mpsc,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{machine::Machine, store::ShareOptions};
+
+/// Longer than anything here takes; what hangs fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LIFE: Duration = Duration::from_secs(3600);
+
+/// Waits until `what` holds, without running anything of the asker.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let clock = Clock::start();
+    while !holds() {
+        assert!(clock.now().since_origin() < PATIENCE, "never: {what}");
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(len as u64).fill(&mut bytes);
+    bytes
+}
+
+/// What a peer serves files with.
+struct Serving(Arc<Uploads>);
+
+impl Handler for Serving {
+    fn stream(
+        self: Arc<Self>,
+        remote: Arc<Remote>,
+        kind: StreamKind,
+        send: quinn::SendStream,
+        recv: quinn::RecvStream,
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let peer = remote.member().and_then(Role::peer).unwrap();
+            match kind {
+                StreamKind::Bulk => self.0.serve(peer, &remote.connection, send, recv).await,
+                StreamKind::Pack => self.0.serve_pack(peer, &remote.connection, send, recv).await,
+                _ => {}
+            }
+        })
+    }
+}
+
+/// A peer with some files, each of them noise, that others may ask for.
+struct Owner {
+    uploads: Arc<Uploads>,
+    hashes: Vec<ContentHash>,
+    authority: Authority,
+    target: Target,
+    runtime: Runtime,
+    _folder: tempfile::TempDir,
+}
+
+impl Owner {
+    /// Files of these sizes; `silence` is how long an asker may take nothing.
+    fn with(sizes: &[usize], silence: Duration) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let share = folder.path().join("share");
+        fs::create_dir(&share).unwrap();
+        for (number, size) in sizes.iter().enumerate() {
+            let path = share.join(number.to_string());
+            fs::write(&path, noise(*size)).unwrap();
+            // A large file that was written to just now is waited for.
+            File::options().write(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
+        let hashes = sizes.iter().map(|&size| ContentHash(*blake3::hash(&noise(size)).as_bytes())).collect();
+        let authority = Authority::ephemeral().unwrap();
+        let role = Role::Peer("owner".parse().unwrap());
+        let identity = authority.identity(&role, LIFE).unwrap();
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let state = folder.path().join("state");
+        let (uploads, endpoint) = runtime.block_on(async {
+            let (events, mut changes) = mpsc::channel(64);
+            let share = Share::open(&share, &state, ShareOptions::default(), events).await.unwrap();
+            tokio::spawn(async move { while changes.recv().await.is_some() {} });
+            share.settled().await.unwrap();
+            let reports = Reports::new(Arc::new(Machine::default()), 1);
+            let mut uploads = Uploads::new(share, UploadLimits::default(), Pace::default(), reports);
+            Arc::get_mut(&mut uploads).unwrap().silence = silence;
+            let server = trust::member_server(&identity, &[ALPN]).unwrap();
+            let client = trust::member_client(&identity, &[ALPN]).unwrap();
+            let endpoint = endpoint::bind((Ipv4Addr::LOCALHOST, 0).into(), Some(server), client).unwrap().endpoint;
+            tokio::spawn(serve(endpoint.clone(), Arc::new(Serving(uploads.clone())), CancellationToken::new()));
+            (uploads, endpoint)
+        });
+        let target = Target { role, endpoint: Endpoint::from(endpoint.local_addr().unwrap()) };
+        Self { uploads, hashes, authority, target, runtime, _folder: folder }
+    }
+
+    /// Waits until the share has done all that it was told to, and says how many bytes it has hashed so far.
+    fn hashed_bytes(&self) -> u64 {
+        let settled = async { timeout(PATIENCE, self.uploads.share.settled()).await.expect("the share comes to rest") };
+        self.runtime.block_on(settled).unwrap();
+        self.uploads.share.stats().hashed_bytes
+    }
+
+    /// A member `id`, connected.
+    fn asker(&self, id: &str) -> Asker {
+        let identity = self.authority.identity(&Role::Peer(id.parse().unwrap()), LIFE).unwrap();
+        let client = trust::member_client(&identity, &[ALPN]).unwrap();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let connections = runtime.block_on(async {
+            Connections::new(endpoint::bind((Ipv4Addr::LOCALHOST, 0).into(), None, client).unwrap().endpoint)
+        });
+        Asker { connections, target: self.target.clone(), runtime }
+    }
+}
+
+struct Asker {
+    connections: Connections,
+    target: Target,
+    runtime: Runtime,
+}
+
+impl Asker {
+    fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(async { timeout(PATIENCE, work).await.expect("it ends in time") })
+    }
+
+    /// Asks for all of a content, and reads until it begins.
+    fn ask(&self, hash: ContentHash) -> quinn::RecvStream {
+        self.run(async {
+            let (mut send, mut recv) = self.connections.bulk(&self.target).await.unwrap();
+            write_header(&mut send, &BulkRequest { hash, groups: Vec::new() }).await.unwrap();
+            send.finish().unwrap();
+            read_header::<Result<BulkAccepted, BulkRefusal>>(&mut recv).await.unwrap().unwrap();
+            while recv.read_u8().await.unwrap() != BULK_BEGINS {}
+            recv
+        })
+    }
+}
+
+#[test]
+fn a_receiver_that_does_not_read_says_nothing_of_the_file() {
+    let size = limits::STREAM_WINDOW_BYTES as usize + (8 << 20);
+    let owner = Owner::with(&[size], Duration::from_millis(200));
+    let asker = owner.asker("asker");
+    let mut recv = asker.ask(owner.hashes[0]);
+    let code = asker.run(recv.received_reset()).unwrap().expect("the stream is reset");
+    assert_eq!(BulkAbort::from_varint(code), Some(BulkAbort::Stopped));
+    eventually("the upload is over", || owner.uploads.active() == 0);
+    assert_eq!(owner.hashed_bytes(), size as u64, "nobody doubts the file");
+    let mut again = asker.ask(owner.hashes[0]);
+    let first = asker.run(async { again.read_chunk(1, true).await.unwrap().unwrap().bytes });
+    assert_eq!(first.len(), 1, "it is served as before");
+}
+
+#[test]
+fn only_a_file_that_changed_is_said_to_have_changed() {
+    let broken = || io::Error::from(io::ErrorKind::TimedOut);
+    assert_eq!(ServeError::Changed { offset: 0 }.abort(), BulkAbort::Changed);
+    for error in [ServeError::Disk(broken()), ServeError::Stream(broken()), ServeError::Stalled(Duration::ZERO)] {
+        assert_eq!(error.abort(), BulkAbort::Stopped, "{error}");
+    }
+}

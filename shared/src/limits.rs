@@ -436,6 +436,11 @@ pub const DIRECT_ALIGNMENT: usize = 4096;
 pub const DIRECT_TRIAL_BYTES: u64 = 64 << 20;
 /// See [`DIRECT_TRIAL_BYTES`]; with these 64 MiB it is about 160 MiB a second: more than turning disks have, less than others.
 pub const DIRECT_TRIAL_TIME: Duration = Duration::from_millis(400);
+/// What is hashed of a content at most because a receiver says that it got wrong bytes: as much as one is asked for at a time.
+/// (Only files of more than 2 TiB have longer pieces.)
+pub const MAX_LOOK_BYTES: u64 = MAX_REQUEST_BYTES;
+/// Contents that are looked at for that reason at a time: some tens of milliseconds of a thread each.
+pub const MAX_LOOKS: usize = 4;
 /// Time in which the receiver of an upload must take at least one byte.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
 

@@ -30,11 +30,11 @@ use shared::{
 use tokio::{
     io::AsyncWriteExt,
     sync::oneshot,
-    task,
     time::{sleep, timeout},
 };
 
 use super::{
+    looks::Looks,
     pace::{Pace, Paced},
     reports::Reports,
 };
@@ -47,7 +47,7 @@ use crate::{
     counted::Counted,
     store::{OpenError, Share},
     transfer::{
-        GroupRanges, Pool, ServeError, Source, is_right,
+        GroupRanges, Pool, ServeError, Source,
         meter::{Sent, ToNetwork},
         serve_to,
     },
@@ -62,6 +62,7 @@ pub struct Uploads {
     pool: Mutex<Weak<Pool>>,
     /// How long a receiver may take nothing: [`limits::UPLOAD_SILENCE`].
     pub(super) silence: Duration,
+    looks: Looks,
     pub(super) reports: Arc<Reports>,
     pub(super) active: AtomicU64,
     pub(super) bytes: AtomicU64,
@@ -86,8 +87,8 @@ impl Uploads {
         let slots = Slots { slots: UploadSlots::new(limits), waiting: HashMap::new() };
         let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let (begun, silence) = (AtomicU32::new(0), limits::UPLOAD_SILENCE);
-        let (slots, pool) = (Mutex::new(slots), Mutex::default());
-        Arc::new(Self { share, slots, pace, pool, silence, reports, active, bytes, begun })
+        let (slots, pool, looks) = (Mutex::new(slots), Mutex::default(), Looks::new(share.clone()));
+        Arc::new(Self { share, slots, pace, pool, silence, looks, reports, active, bytes, begun })
     }
 
     /// How many run; those that wait for their turn do not count.
@@ -153,7 +154,9 @@ impl Uploads {
         let running = Counted::on(&self.active);
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
+        let mut sent_bytes = 0;
         let upload = serve_to(source, ranges.clone(), self.pool(), &mut sink, self.silence, |bytes| {
+            sent_bytes += bytes;
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         });
         let Some(sent) = self.while_heard(connection, upload).await else { return };
@@ -169,14 +172,14 @@ impl Uploads {
                 if let Ok(Some(code)) = send.stopped().await {
                     let _ = send.reset(code);
                     if BulkAbort::from_varint(code) == Some(BulkAbort::Wrong) {
-                        self.look_at(request.hash, ranges).await;
+                        self.looks.look_at(request.hash, &ranges, sent_bytes);
                     }
                 }
             }
             Err(ServeError::Stream(error)) => {
                 tracing::debug!(%error, "an asker went away");
                 if was_stopped_as_wrong(&error) {
-                    self.look_at(request.hash, ranges).await;
+                    self.looks.look_at(request.hash, &ranges, sent_bytes);
                 }
             }
             Err(error) => {
@@ -283,16 +286,6 @@ impl Uploads {
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An asker says that it got wrong bytes. Whether that is so is looked at here: a member must not make this peer
-    /// hash a whole file by saying something.
-    async fn look_at(&self, hash: ContentHash, ranges: GroupRanges) {
-        let Ok(source) = self.share.open_for_serving(&hash) else { return };
-        if let Ok(false) = task::spawn_blocking(move || is_right(&source, &ranges)).await {
-            tracing::warn!(?hash, "a shared file is not what it was; it is hashed again");
-            self.share.suspect(&hash);
-        }
     }
 }
 

@@ -4,7 +4,10 @@ use std::{
     fs::File,
     io::{self, IoSliceMut},
     ops::Range,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -132,13 +135,15 @@ pub async fn serve_to<S: ChunkSink>(
     Ok(file_bytes)
 }
 
-/// Whether `ranges` of a file are what its hash says. Reads and hashes them; blocks.
-pub fn is_right(source: &Source, ranges: &GroupRanges) -> bool {
-    let stop = AtomicBool::new(false);
-    match &source.outboard {
-        Some(outboard) => check(source.hash, source.size, &source.file, outboard, ranges.clone(), &stop).covers(ranges),
-        None => hash_file(&source.file, source.size, None, &stop).is_ok_and(|hash| hash == source.hash),
-    }
+/// Whether `ranges` of a file are what its hash says; `None` when `stop` was set before that was known. Reads and hashes them;
+/// blocks.
+pub fn is_right(source: &Source, ranges: &GroupRanges, stop: &AtomicBool) -> Option<bool> {
+    let is_right = match &source.outboard {
+        Some(outboard) => check(source.hash, source.size, &source.file, outboard, ranges.clone(), stop).covers(ranges),
+        None => hash_file(&source.file, source.size, None, stop).is_ok_and(|hash| hash == source.hash),
+    };
+    // What was not looked at is not wrong.
+    (is_right || !stop.load(Ordering::Relaxed)).then_some(is_right)
 }
 
 /// Reads, lays out and hands over; ends early, without an error, when nobody takes the batches any more.

@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     net::Ipv4Addr,
+    os::unix::fs::FileExt,
     thread,
     time::SystemTime,
 };
@@ -80,7 +81,7 @@ struct Owner {
     authority: Authority,
     target: Target,
     runtime: Runtime,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Owner {
@@ -116,7 +117,7 @@ impl Owner {
             (uploads, endpoint)
         });
         let target = Target { role, endpoint: Endpoint::from(endpoint.local_addr().unwrap()) };
-        Self { uploads, hashes, authority, target, runtime, _folder: folder }
+        Self { uploads, hashes, authority, target, runtime, folder }
     }
 
     /// Waits until the share has done all that it was told to, and says how many bytes it has hashed so far.
@@ -124,6 +125,19 @@ impl Owner {
         let settled = async { timeout(PATIENCE, self.uploads.share.settled()).await.expect("the share comes to rest") };
         self.runtime.block_on(settled).unwrap();
         self.uploads.share.stats().hashed_bytes
+    }
+
+    /// Damages a pair that proves groups of a content: the `number`th, or the last. (A file cannot be changed without being noticed
+    /// at once; what is hashed is compared with the pairs.)
+    fn damage(&self, hash: ContentHash, number: Option<u64>) {
+        let hex = hash.to_hex();
+        let path = self.folder.path().join("state/outboards").join(&hex[..2]).join(&hex[2..]);
+        let outboard = File::options().read(true).write(true).open(path).unwrap();
+        let pairs = outboard.metadata().unwrap().len() / 64;
+        let at = number.unwrap_or(pairs - 1) * 64;
+        let mut byte = [0];
+        outboard.read_exact_at(&mut byte, at).unwrap();
+        outboard.write_all_at(&[!byte[0]], at).unwrap();
     }
 
     /// A member `id`, connected.
@@ -184,4 +198,62 @@ fn only_a_file_that_changed_is_said_to_have_changed() {
     for error in [ServeError::Disk(broken()), ServeError::Stream(broken()), ServeError::Stalled(Duration::ZERO)] {
         assert_eq!(error.abort(), BulkAbort::Stopped, "{error}");
     }
+}
+
+/// Asks for a content of 40 MiB, damages a pair of it when it begins to come, and says that something was wrong. How many bytes
+/// the owner has hashed by then, in files.
+fn hashed_after_a_complaint(damaged: Option<u64>) -> u64 {
+    let size = 40 << 20;
+    let owner = Owner::with(&[size], PATIENCE);
+    let asker = owner.asker("asker");
+    let mut recv = asker.ask(owner.hashes[0]);
+    asker.run(recv.read_chunk(1, true)).unwrap().expect("it comes");
+    owner.damage(owner.hashes[0], damaged);
+    asker.run(async {
+        recv.stop(BulkAbort::Wrong.to_varint()).unwrap();
+        // So that it is said before this end falls silent.
+        while owner.uploads.active() > 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    eventually("the look is over", || owner.uploads.looks.count() == 0);
+    owner.hashed_bytes() / size as u64
+}
+
+#[test]
+fn who_complains_makes_an_owner_hash_what_was_sent_and_no_more() {
+    // The last groups cannot have been sent to who does not read.
+    assert_eq!(hashed_after_a_complaint(None), 1, "what was sent is right");
+    assert_eq!(hashed_after_a_complaint(Some(6)), 2, "what was sent is wrong: the file is hashed again");
+}
+
+#[test]
+fn a_content_is_looked_at_once_at_a_time_and_not_when_the_peer_ends() {
+    let sizes: Vec<_> = (0..=limits::MAX_LOOKS).map(|number| (40 << 10) + number).collect();
+    let owner = Owner::with(&sizes, PATIENCE);
+    let before = owner.hashed_bytes();
+    let hashes = &owner.hashes;
+    hashes.iter().for_each(|&hash| owner.damage(hash, None));
+    let _inside = owner.runtime.enter();
+    let look_at = |looks: &Looks, number: usize| looks.look_at(hashes[number], &GroupRanges::all(40 << 10), 1);
+
+    let looks = Looks::new(owner.uploads.share.clone());
+    let first = looks.begin(hashes[0]).unwrap();
+    look_at(&looks, 0);
+    assert_eq!(looks.count(), 1, "it is being looked at");
+    let others: Vec<_> = hashes[1..limits::MAX_LOOKS].iter().map(|&hash| looks.begin(hash).unwrap()).collect();
+    look_at(&looks, limits::MAX_LOOKS);
+    assert_eq!(looks.count(), limits::MAX_LOOKS, "enough are");
+    drop((first, others));
+    assert_eq!((looks.count(), owner.hashed_bytes()), (0, before));
+
+    looks.end();
+    look_at(&looks, 0);
+    eventually("the look is over", || looks.count() == 0);
+    assert_eq!(owner.hashed_bytes(), before, "it found nothing out");
+
+    let looks = Looks::new(owner.uploads.share.clone());
+    look_at(&looks, 0);
+    eventually("the look is over", || looks.count() == 0);
+    assert_eq!(owner.hashed_bytes(), before + sizes[0] as u64);
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{
     pace::Paced,
-    uploads::{Uploads, refuse, wait_for},
+    uploads::{Uploads, refuse, until_taken, wait_for},
 };
 use crate::{
     counted::Counted,
@@ -47,7 +47,7 @@ impl Uploads {
                 return refuse(&mut send, BulkRefusal::BadRanges).await;
             }
         };
-        let Some((_slot, turn)) = self.ask(peer, connection) else {
+        let Some((slot, turn)) = self.ask(peer, connection) else {
             return refuse(&mut send, BulkRefusal::Busy).await;
         };
         if let Err(error) = write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await {
@@ -61,7 +61,7 @@ impl Uploads {
         let reported = self.reports.begin(peer, PACKS_HASH, connection);
         let meter = &reported.meter;
         meter.slot_wait.add(clock.now().since(asked));
-        let _running = Counted::on(&self.active);
+        let running = Counted::on(&self.active);
         let (share, suspected) = (self.share.clone(), self.share.clone());
         let open = move |hash: &_| {
             share.open_content(hash).map_err(|error| match error {
@@ -88,6 +88,9 @@ impl Uploads {
             Ok(_) => {
                 // Fails only when the asker stopped the stream, having all it wants.
                 let _ = send.finish();
+                // The next request need not wait for the acknowledgements.
+                drop((slot, running));
+                until_taken(send).await;
             }
             Err(ServeError::Stream(error)) => tracing::debug!(%error, "an asker went away"),
             Err(error) => {

@@ -168,12 +168,8 @@ impl Uploads {
                 let _ = send.finish();
                 // The next request need not wait for the acknowledgements.
                 drop((slot, running));
-                // What the stream has taken in is sent still: up to its window. An asker that gives it up says so.
-                if let Ok(Some(code)) = send.stopped().await {
-                    let _ = send.reset(code);
-                    if BulkAbort::from_varint(code) == Some(BulkAbort::Wrong) {
-                        self.looks.look_at(request.hash, &ranges, sent_bytes);
-                    }
+                if until_taken(send).await == Some(BulkAbort::Wrong) {
+                    self.looks.look_at(request.hash, &ranges, sent_bytes);
                 }
             }
             Err(ServeError::Stream(error)) => {
@@ -323,6 +319,16 @@ pub(super) async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut qui
         }
     }
     AsyncWriteExt::write_all(send, &[BULK_BEGINS]).await
+}
+
+/// Waits until the asker has all of a finished stream, or says why not. What the stream has taken in is sent still, up to its
+/// window: when the asker gives it up, no more of that is sent.
+pub(super) async fn until_taken(mut send: quinn::SendStream) -> Option<BulkAbort> {
+    // Otherwise it has all, or is gone.
+    let code = send.stopped().await.ok().flatten()?;
+    // Fails only when it was reset already.
+    let _ = send.reset(code);
+    BulkAbort::from_varint(code)
 }
 
 fn was_stopped_as_wrong(error: &io::Error) -> bool {

@@ -18,6 +18,7 @@ use shared::{
     name::Endpoint,
     net::{
         Connections, StreamKind, Target, endpoint,
+        pack::{PackAccepted, PackRequest},
         serve::{Handler, Remote, serve},
     },
     rpc::ALPN,
@@ -174,6 +175,33 @@ impl Asker {
             recv
         })
     }
+
+    /// Asks for these contents of these sizes in one pack, and reads until it begins.
+    fn ask_for_pack(&self, contents: Vec<(ContentHash, u64)>) -> quinn::RecvStream {
+        self.run(async {
+            let (mut send, mut recv) = self.connections.pack(&self.target).await.unwrap();
+            write_header(&mut send, &PackRequest::new(contents).unwrap()).await.unwrap();
+            send.finish().unwrap();
+            read_header::<Result<PackAccepted, BulkRefusal>>(&mut recv).await.unwrap().unwrap();
+            while recv.read_u8().await.unwrap() != BULK_BEGINS {}
+            recv
+        })
+    }
+
+    /// Gives a stream up whose owner has nothing more to do for it than to send what it has taken in. Tells how often the owner
+    /// then reset a stream, and how many bytes have come in all.
+    fn give_up(&self, mut recv: quinn::RecvStream) -> (u64, u64) {
+        let connection = self.run(self.connections.connection(&self.target)).unwrap();
+        self.run(async {
+            recv.stop(BulkAbort::Enough.to_varint()).unwrap();
+            let clock = Clock::start();
+            while connection.stats().frame_rx.reset_stream == 0 && clock.now().since_origin() < PATIENCE / 10 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let stats = connection.stats();
+        (stats.frame_rx.reset_stream, stats.udp_rx.bytes)
+    }
 }
 
 #[test]
@@ -256,4 +284,26 @@ fn a_content_is_looked_at_once_at_a_time_and_not_when_the_peer_ends() {
     look_at(&looks, 0);
     eventually("the look is over", || looks.count() == 0);
     assert_eq!(owner.hashed_bytes(), before + sizes[0] as u64);
+}
+
+#[test]
+fn what_was_taken_in_is_not_sent_to_an_asker_that_gives_up() {
+    // The window takes all of it in; over the wire goes little, as long as nobody acknowledges it.
+    let size = 200 << 10;
+    let owner = Owner::with(&[size - 1, size, size + 1, 8 << 20], PATIENCE);
+    let contents = (0..3).map(|number| (owner.hashes[number], (size + number - 1) as u64)).collect();
+    let all =
+        |of: usize| eventually("all is taken in", || owner.uploads.bytes() > of as u64 && owner.uploads.active() == 0);
+
+    let asker = owner.asker("packs");
+    let pack = asker.ask_for_pack(contents);
+    all(3 * size);
+    let (resets, came) = asker.give_up(pack);
+    assert!(resets == 1 && came < 3 * size as u64, "{resets} resets, {came} bytes came of a pack");
+
+    let asker = owner.asker("files");
+    let file = asker.ask(owner.hashes[3]);
+    all(3 * size + (8 << 20));
+    let (resets, came) = asker.give_up(file);
+    assert!(resets == 1 && came < 8 << 20, "{resets} resets, {came} bytes came of a file");
 }

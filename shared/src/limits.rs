@@ -441,8 +441,14 @@ pub const DIRECT_TRIAL_TIME: Duration = Duration::from_millis(400);
 pub const MAX_LOOK_BYTES: u64 = MAX_REQUEST_BYTES;
 /// Contents that are looked at for that reason at a time: some tens of milliseconds of a thread each.
 pub const MAX_LOOKS: usize = 4;
-/// Time in which the receiver of an upload must take at least one byte.
-pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
+/// Time in which the receiver of an upload must take at least one byte. Long, because a receiver says that it has room again only when
+/// an eighth of a window is free (quinn's rule): at [`MIN_RATE`] that takes 112 s, and 224 s when two requests share the rate. One
+/// that is given up meanwhile has up to [`CONNECTION_WINDOW_BYTES`] sent again.
+pub const UPLOAD_SILENCE: Duration = Duration::from_secs(240);
+const _: () = assert!(
+    UPLOAD_SILENCE.as_secs() * MIN_RATE >= CONNECTION_WINDOW_BYTES as u64 / 8 * MIN_REQUESTS_PER_OWNER as u64,
+    "the slowest receiver is not given up before it can say that it has room"
+);
 
 // --- downloads that go on later -----------------------------------------------------------------
 

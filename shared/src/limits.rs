@@ -253,6 +253,13 @@ pub const LOOK: Duration = Duration::from_millis(250);
 /// Looks in turn without an answer to what was sent, after which a receiver's slots go to those who wait: 1.5 s, longer than
 /// a path is silent that works, shorter than a user waits.
 pub const LOOKS_UNHEARD: u32 = 6;
+/// Over how many looks it is seen what an upload takes: 5 s, longer than most requests are served.
+pub const LOOKS_TAKING: usize = 20;
+/// An upload that takes less than this part of what uploads take on the average gives its slot to those who wait ...
+pub const SLOW_PART: u64 = 16;
+/// ... and goes on without one; so many at a time, each with a thread and some 2 MiB in memory. By the time they do, they take
+/// together no more than one upload that has a slot.
+pub const MAX_PARKED_UPLOADS: usize = 16;
 /// How often an asker whose request waits for its turn is told that it does: well within [`OWNER_SILENCE`].
 pub const QUEUE_NEWS: Duration = Duration::from_millis(500);
 /// Smallest rate that `--limit-up` and `--limit-down` take, bytes a second: with less, a peer that shares its rate among

@@ -1,6 +1,6 @@
 //! Packs of small files that this peer serves to others; they take the same slots as files do.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use shared::{
     id::PeerId,
@@ -78,13 +78,15 @@ impl Uploads {
         };
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
+        let sent = AtomicU64::new(0);
         let upload = serve_pack(contents, open, changed, &mut sink, self.silence, |bytes| {
+            sent.fetch_add(bytes, Ordering::Relaxed);
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         });
-        let Some(sent) = self.while_heard(connection, upload).await else { return };
+        let Some(ended) = self.while_heard(connection, &slot, &sent, upload).await else { return };
         let mut send = sink.into_inner().sink.sink;
         drop(reported);
-        match sent {
+        match ended {
             Ok(_) => {
                 // Fails only when the asker stopped the stream, having all it wants.
                 let _ = send.finish();

@@ -42,6 +42,7 @@ use crate::{
     core::swarm::{
         UploadSlots,
         hearing::Hearing,
+        taking::Taking,
         uploads::{Asked, UploadId, UploadLimits},
     },
     counted::Counted,
@@ -154,28 +155,29 @@ impl Uploads {
         let running = Counted::on(&self.active);
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
-        let mut sent_bytes = 0;
+        let sent = AtomicU64::new(0);
         let upload = serve_to(source, ranges.clone(), self.pool(), &mut sink, self.silence, |bytes| {
-            sent_bytes += bytes;
+            sent.fetch_add(bytes, Ordering::Relaxed);
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         });
-        let Some(sent) = self.while_heard(connection, upload).await else { return };
+        let Some(ended) = self.while_heard(connection, &slot, &sent, upload).await else { return };
         let mut send = sink.into_inner().sink.sink;
         drop(reported);
-        match sent {
+        let sent = sent.into_inner();
+        match ended {
             Ok(_) => {
                 // Fails only when the asker stopped the stream, having all it wants.
                 let _ = send.finish();
                 // The next request need not wait for the acknowledgements.
                 drop((slot, running));
                 if until_taken(send).await == Some(BulkAbort::Wrong) {
-                    self.looks.look_at(request.hash, &ranges, sent_bytes);
+                    self.looks.look_at(request.hash, &ranges, sent);
                 }
             }
             Err(ServeError::Stream(error)) => {
                 tracing::debug!(%error, "an asker went away");
                 if was_stopped_as_wrong(&error) {
-                    self.looks.look_at(request.hash, &ranges, sent_bytes);
+                    self.looks.look_at(request.hash, &ranges, sent);
                 }
             }
             Err(error) => {
@@ -235,20 +237,27 @@ impl Uploads {
 
     /// An upload, unless its receiver is not heard while others wait for a slot: then the connection is closed, so that
     /// whatever else came over it gives up its place too. A receiver that was killed and runs again does not wait for its
-    /// former self, and one that was only frozen connects anew.
+    /// former self, and one that was only frozen connects anew. One that is heard and takes little (`sent` are the bytes it has taken)
+    /// goes on without its slot while others wait.
     pub(super) async fn while_heard<T>(
         &self,
         connection: &quinn::Connection,
+        slot: &Slot<'_>,
+        sent: &AtomicU64,
         upload: impl Future<Output = T>,
     ) -> Option<T> {
         let unheard = async {
-            let mut hearing = Hearing::default();
+            let (mut hearing, mut taking) = (Hearing::default(), Taking::default());
             loop {
                 let counted = connection.stats();
-                let sent = counted.frame_tx.stream + counted.frame_tx.ping;
-                let is_silent = hearing.look(sent, counted.frame_rx.acks);
-                if is_silent && self.others_wait(connection) {
-                    return;
+                let frames = counted.frame_tx.stream + counted.frame_tx.ping;
+                let is_silent = hearing.look(frames, counted.frame_rx.acks);
+                let is_slow = taking.look(sent.load(Ordering::Relaxed), self.bytes(), self.active());
+                if (is_silent || is_slow) && self.others_wait(connection) {
+                    if is_silent {
+                        return;
+                    }
+                    slot.park();
                 }
                 sleep(limits::LOOK).await;
             }
@@ -291,14 +300,30 @@ pub(super) struct Slot<'a> {
     id: UploadId,
 }
 
+impl Slot<'_> {
+    /// Gives the slot to those who wait; the upload goes on without one.
+    fn park(&self) {
+        let mut slots = self.uploads.slots();
+        let mut start = Vec::new();
+        slots.slots.park(self.id, &mut start);
+        slots.begin(start);
+    }
+}
+
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
         let mut slots = self.uploads.slots();
         slots.waiting.remove(&self.id);
         let mut start = Vec::new();
         slots.slots.end(self.id, &mut start);
+        slots.begin(start);
+    }
+}
+
+impl Slots {
+    fn begin(&mut self, start: Vec<UploadId>) {
         for id in start {
-            if let Some(waiting) = slots.waiting.remove(&id) {
+            if let Some(waiting) = self.waiting.remove(&id) {
                 // Gone in the meantime: its own drop, which waits for this lock, gives the slot on.
                 let _ = waiting.begin.send(());
             }

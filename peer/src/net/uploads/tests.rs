@@ -75,7 +75,7 @@ impl Handler for Serving {
     }
 }
 
-/// A peer with some files, each of them noise, that others may ask for.
+/// A peer with some files, each of them noise, that others may ask for; one at a time.
 struct Owner {
     uploads: Arc<Uploads>,
     hashes: Vec<ContentHash>,
@@ -109,7 +109,8 @@ impl Owner {
             tokio::spawn(async move { while changes.recv().await.is_some() {} });
             share.settled().await.unwrap();
             let reports = Reports::new(Arc::new(Machine::default()), 1);
-            let mut uploads = Uploads::new(share, UploadLimits::default(), Pace::default(), reports);
+            let mut uploads =
+                Uploads::new(share, UploadLimits { active: 1, ..UploadLimits::default() }, Pace::default(), reports);
             Arc::get_mut(&mut uploads).unwrap().silence = silence;
             let server = trust::member_server(&identity, &[ALPN]).unwrap();
             let client = trust::member_client(&identity, &[ALPN]).unwrap();
@@ -141,22 +142,26 @@ impl Owner {
         outboard.write_all_at(&[!byte[0]], at).unwrap();
     }
 
-    /// A member `id`, connected.
+    /// A member `id`.
     fn asker(&self, id: &str) -> Asker {
+        self.asker_on(&Arc::new(Builder::new_current_thread().enable_all().build().unwrap()), id)
+    }
+
+    /// A member `id` that runs when others on this runtime do.
+    fn asker_on(&self, runtime: &Arc<Runtime>, id: &str) -> Asker {
         let identity = self.authority.identity(&Role::Peer(id.parse().unwrap()), LIFE).unwrap();
         let client = trust::member_client(&identity, &[ALPN]).unwrap();
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let connections = runtime.block_on(async {
             Connections::new(endpoint::bind((Ipv4Addr::LOCALHOST, 0).into(), None, client).unwrap().endpoint)
         });
-        Asker { connections, target: self.target.clone(), runtime }
+        Asker { connections, target: self.target.clone(), runtime: runtime.clone() }
     }
 }
 
 struct Asker {
     connections: Connections,
     target: Target,
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
 }
 
 impl Asker {
@@ -306,4 +311,20 @@ fn what_was_taken_in_is_not_sent_to_an_asker_that_gives_up() {
     all(3 * size + (8 << 20));
     let (resets, came) = asker.give_up(file);
     assert!(resets == 1 && came < 8 << 20, "{resets} resets, {came} bytes came of a file");
+}
+
+#[test]
+fn a_receiver_that_takes_nothing_keeps_nobody_waiting_and_loses_nothing() {
+    let size = limits::STREAM_WINDOW_BYTES as usize + (8 << 20);
+    let owner = Owner::with(&[size, 1 << 20], PATIENCE);
+    let slow = owner.asker("slow");
+    let mut recv = slow.ask(owner.hashes[0]);
+    let other = owner.asker_on(&slow.runtime, "other");
+    // Nobody begins before it is its turn.
+    let mut served = other.ask(owner.hashes[1]);
+    let (first, second) = slow.run(async {
+        let second = served.read_to_end(2 << 20).await.unwrap().len();
+        (recv.read_to_end(2 * size).await.unwrap().len(), second)
+    });
+    assert!(first > size && second > 1 << 20, "both have all of it: {first}, {second} bytes");
 }

@@ -253,6 +253,13 @@ pub const LOOK: Duration = Duration::from_millis(250);
 /// Looks in turn without an answer to what was sent, after which a receiver's slots go to those who wait: 1.5 s, longer than
 /// a path is silent that works, shorter than a user waits.
 pub const LOOKS_UNHEARD: u32 = 6;
+/// Over how many looks it is seen what an upload takes: 5 s, longer than most requests are served.
+pub const LOOKS_TAKING: usize = 20;
+/// An upload that takes less than this part of what uploads take on the average gives its slot to those who wait ...
+pub const SLOW_PART: u64 = 16;
+/// ... and goes on without one; so many at a time, each with a thread and some 2 MiB in memory. By the time they do, they take
+/// together no more than one upload that has a slot.
+pub const MAX_PARKED_UPLOADS: usize = 16;
 /// How often an asker whose request waits for its turn is told that it does: well within [`OWNER_SILENCE`].
 pub const QUEUE_NEWS: Duration = Duration::from_millis(500);
 /// Smallest rate that `--limit-up` and `--limit-down` take, bytes a second: with less, a peer that shares its rate among
@@ -439,8 +446,19 @@ pub const DIRECT_TRIAL_BYTES: u64 = 128 << 20;
 pub const DIRECT_TRIAL_TIME: Duration = Duration::from_millis(800);
 /// See [`DIRECT_TRIAL_BYTES`].
 pub const DIRECT_REST_BYTES: u64 = 1 << 30;
-/// Time in which the receiver of an upload must take at least one byte.
-pub const UPLOAD_SILENCE: Duration = Duration::from_secs(30);
+/// What is hashed of a content at most because a receiver says that it got wrong bytes: as much as one is asked for at a time.
+/// (Only files of more than 2 TiB have longer pieces.)
+pub const MAX_LOOK_BYTES: u64 = MAX_REQUEST_BYTES;
+/// Contents that are looked at for that reason at a time: some tens of milliseconds of a thread each.
+pub const MAX_LOOKS: usize = 4;
+/// Time in which the receiver of an upload must take at least one byte. Long, because a receiver says that it has room again only when
+/// an eighth of a window is free (quinn's rule): at [`MIN_RATE`] that takes 112 s, and 224 s when two requests share the rate. One
+/// that is given up meanwhile has up to [`CONNECTION_WINDOW_BYTES`] sent again.
+pub const UPLOAD_SILENCE: Duration = Duration::from_secs(240);
+const _: () = assert!(
+    UPLOAD_SILENCE.as_secs() * MIN_RATE >= CONNECTION_WINDOW_BYTES as u64 / 8 * MIN_REQUESTS_PER_OWNER as u64,
+    "the slowest receiver is not given up before it can say that it has room"
+);
 
 // --- downloads that go on later -----------------------------------------------------------------
 

@@ -5,6 +5,7 @@
 //! | [`service`] | the tarpc services it offers, as events for the node |
 //! | [`calls`] | the calls that the core wants made, their outcome as events |
 //! | [`uploads`], `pack_uploads` | bulk streams and packs it serves |
+//! | `looks` | what they sent, when a receiver says that it was wrong |
 //! | [`pace`] | how fast |
 //! | [`reports`] | where the time of uploads went |
 //! | [`swarms`], `room` | who receives what, and tells the others what it has by now |
@@ -12,6 +13,7 @@
 //! | [`registration`] | its name in the nameserver, kept alive |
 
 pub mod calls;
+mod looks;
 pub mod pace;
 mod pack_uploads;
 pub mod registration;

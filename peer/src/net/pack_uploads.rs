@@ -1,12 +1,12 @@
 //! Packs of small files that this peer serves to others; they take the same slots as files do.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use shared::{
     id::PeerId,
     limits,
     net::{
-        bulk::{BulkAbort, BulkRefusal, read_header, write_header},
+        bulk::{BulkRefusal, read_header, write_header},
         pack::{ItemRefusal, PACKS_HASH, PackAccepted, PackRequest},
     },
 };
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{
     pace::Paced,
-    uploads::{Uploads, refuse, wait_for},
+    uploads::{Uploads, refuse, until_taken, wait_for},
 };
 use crate::{
     counted::Counted,
@@ -47,7 +47,7 @@ impl Uploads {
                 return refuse(&mut send, BulkRefusal::BadRanges).await;
             }
         };
-        let Some((_slot, turn)) = self.ask(peer, connection) else {
+        let Some((slot, turn)) = self.ask(peer, connection) else {
             return refuse(&mut send, BulkRefusal::Busy).await;
         };
         if let Err(error) = write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await {
@@ -61,7 +61,7 @@ impl Uploads {
         let reported = self.reports.begin(peer, PACKS_HASH, connection);
         let meter = &reported.meter;
         meter.slot_wait.add(clock.now().since(asked));
-        let _running = Counted::on(&self.active);
+        let running = Counted::on(&self.active);
         let (share, suspected) = (self.share.clone(), self.share.clone());
         let open = move |hash: &_| {
             share.open_content(hash).map_err(|error| match error {
@@ -78,21 +78,26 @@ impl Uploads {
         };
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
-        let upload = serve_pack(contents, open, changed, &mut sink, |bytes| {
+        let sent = AtomicU64::new(0);
+        let upload = serve_pack(contents, open, changed, &mut sink, self.silence, |bytes| {
+            sent.fetch_add(bytes, Ordering::Relaxed);
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         });
-        let Some(sent) = self.while_heard(connection, upload).await else { return };
+        let Some(ended) = self.while_heard(connection, &slot, &sent, upload).await else { return };
         let mut send = sink.into_inner().sink.sink;
         drop(reported);
-        match sent {
+        match ended {
             Ok(_) => {
                 // Fails only when the asker stopped the stream, having all it wants.
                 let _ = send.finish();
+                // The next request need not wait for the acknowledgements.
+                drop((slot, running));
+                until_taken(send).await;
             }
             Err(ServeError::Stream(error)) => tracing::debug!(%error, "an asker went away"),
             Err(error) => {
                 tracing::warn!(%error, "a pack could not be sent to its end");
-                let _ = send.reset(BulkAbort::Stopped.to_varint());
+                let _ = send.reset(error.abort().to_varint());
             }
         }
     }

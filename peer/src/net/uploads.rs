@@ -14,6 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use shared::{
@@ -29,11 +30,11 @@ use shared::{
 use tokio::{
     io::AsyncWriteExt,
     sync::oneshot,
-    task,
     time::{sleep, timeout},
 };
 
 use super::{
+    looks::Looks,
     pace::{Pace, Paced},
     reports::Reports,
 };
@@ -41,12 +42,13 @@ use crate::{
     core::swarm::{
         UploadSlots,
         hearing::Hearing,
+        taking::Taking,
         uploads::{Asked, UploadId, UploadLimits},
     },
     counted::Counted,
     store::{OpenError, Share},
     transfer::{
-        GroupRanges, Pool, ServeError, Source, is_right,
+        GroupRanges, Pool, ServeError, Source,
         meter::{Sent, ToNetwork},
         serve_to,
     },
@@ -59,6 +61,9 @@ pub struct Uploads {
     pub(super) pace: Pace,
     /// As long as an upload runs.
     pool: Mutex<Weak<Pool>>,
+    /// How long a receiver may take nothing: [`limits::UPLOAD_SILENCE`].
+    pub(super) silence: Duration,
+    looks: Looks,
     pub(super) reports: Arc<Reports>,
     pub(super) active: AtomicU64,
     pub(super) bytes: AtomicU64,
@@ -82,8 +87,9 @@ impl Uploads {
     pub fn new(share: Share, limits: UploadLimits, pace: Pace, reports: Arc<Reports>) -> Arc<Self> {
         let slots = Slots { slots: UploadSlots::new(limits), waiting: HashMap::new() };
         let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        let begun = AtomicU32::new(0);
-        Arc::new(Self { share, slots: Mutex::new(slots), pace, pool: Mutex::default(), reports, active, bytes, begun })
+        let (begun, silence) = (AtomicU32::new(0), limits::UPLOAD_SILENCE);
+        let (slots, pool, looks) = (Mutex::new(slots), Mutex::default(), Looks::new(share.clone()));
+        Arc::new(Self { share, slots, pace, pool, silence, looks, reports, active, bytes, begun })
     }
 
     /// How many run; those that wait for their turn do not count.
@@ -149,36 +155,39 @@ impl Uploads {
         let running = Counted::on(&self.active);
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
-        let upload = serve_to(source, ranges.clone(), self.pool(), &mut sink, |bytes| {
+        let sent = AtomicU64::new(0);
+        let upload = serve_to(source, ranges.clone(), self.pool(), &mut sink, self.silence, |bytes| {
+            sent.fetch_add(bytes, Ordering::Relaxed);
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         });
-        let Some(sent) = self.while_heard(connection, upload).await else { return };
+        let Some(ended) = self.while_heard(connection, &slot, &sent, upload).await else { return };
         let mut send = sink.into_inner().sink.sink;
         drop(reported);
-        match sent {
+        let sent = sent.into_inner();
+        match ended {
             Ok(_) => {
                 // Fails only when the asker stopped the stream, having all it wants.
                 let _ = send.finish();
                 // The next request need not wait for the acknowledgements.
                 drop((slot, running));
-                // What the stream has taken in is sent still: up to its window. An asker that gives it up says so.
-                if let Ok(Some(code)) = send.stopped().await {
-                    let _ = send.reset(code);
-                    if BulkAbort::from_varint(code) == Some(BulkAbort::Wrong) {
-                        self.look_at(request.hash, ranges).await;
-                    }
+                if until_taken(send).await == Some(BulkAbort::Wrong) {
+                    self.looks.look_at(request.hash, &ranges, sent);
                 }
             }
             Err(ServeError::Stream(error)) => {
                 tracing::debug!(%error, "an asker went away");
                 if was_stopped_as_wrong(&error) {
-                    self.look_at(request.hash, ranges).await;
+                    self.looks.look_at(request.hash, &ranges, sent);
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, hash = ?request.hash, "a file could not be sent to its end");
-                let _ = send.reset(BulkAbort::Changed.to_varint());
-                self.share.suspect(&request.hash);
+                let _ = send.reset(error.abort().to_varint());
+                // A disk that fails says nothing of the content, and a receiver that does not read still less: any member can
+                // be one.
+                if matches!(error, ServeError::Changed { .. }) {
+                    self.share.suspect(&request.hash);
+                }
             }
         }
     }
@@ -228,20 +237,27 @@ impl Uploads {
 
     /// An upload, unless its receiver is not heard while others wait for a slot: then the connection is closed, so that
     /// whatever else came over it gives up its place too. A receiver that was killed and runs again does not wait for its
-    /// former self, and one that was only frozen connects anew.
+    /// former self, and one that was only frozen connects anew. One that is heard and takes little (`sent` are the bytes it has taken)
+    /// goes on without its slot while others wait.
     pub(super) async fn while_heard<T>(
         &self,
         connection: &quinn::Connection,
+        slot: &Slot<'_>,
+        sent: &AtomicU64,
         upload: impl Future<Output = T>,
     ) -> Option<T> {
         let unheard = async {
-            let mut hearing = Hearing::default();
+            let (mut hearing, mut taking) = (Hearing::default(), Taking::default());
             loop {
                 let counted = connection.stats();
-                let sent = counted.frame_tx.stream + counted.frame_tx.ping;
-                let is_silent = hearing.look(sent, counted.frame_rx.acks);
-                if is_silent && self.others_wait(connection) {
-                    return;
+                let frames = counted.frame_tx.stream + counted.frame_tx.ping;
+                let is_silent = hearing.look(frames, counted.frame_rx.acks);
+                let is_slow = taking.look(sent.load(Ordering::Relaxed), self.bytes(), self.active());
+                if (is_silent || is_slow) && self.others_wait(connection) {
+                    if is_silent {
+                        return;
+                    }
+                    slot.park();
                 }
                 sleep(limits::LOOK).await;
             }
@@ -276,16 +292,6 @@ impl Uploads {
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// An asker says that it got wrong bytes. Whether that is so is looked at here: a member must not make this peer
-    /// hash a whole file by saying something.
-    async fn look_at(&self, hash: ContentHash, ranges: GroupRanges) {
-        let Ok(source) = self.share.open_for_serving(&hash) else { return };
-        if let Ok(false) = task::spawn_blocking(move || is_right(&source, &ranges)).await {
-            tracing::warn!(?hash, "a shared file is not what it was; it is hashed again");
-            self.share.suspect(&hash);
-        }
-    }
 }
 
 /// A request's place among the uploads; it is over when this is dropped.
@@ -294,14 +300,30 @@ pub(super) struct Slot<'a> {
     id: UploadId,
 }
 
+impl Slot<'_> {
+    /// Gives the slot to those who wait; the upload goes on without one.
+    fn park(&self) {
+        let mut slots = self.uploads.slots();
+        let mut start = Vec::new();
+        slots.slots.park(self.id, &mut start);
+        slots.begin(start);
+    }
+}
+
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
         let mut slots = self.uploads.slots();
         slots.waiting.remove(&self.id);
         let mut start = Vec::new();
         slots.slots.end(self.id, &mut start);
+        slots.begin(start);
+    }
+}
+
+impl Slots {
+    fn begin(&mut self, start: Vec<UploadId>) {
         for id in start {
-            if let Some(waiting) = slots.waiting.remove(&id) {
+            if let Some(waiting) = self.waiting.remove(&id) {
                 // Gone in the meantime: its own drop, which waits for this lock, gives the slot on.
                 let _ = waiting.begin.send(());
             }
@@ -324,6 +346,16 @@ pub(super) async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut qui
     AsyncWriteExt::write_all(send, &[BULK_BEGINS]).await
 }
 
+/// Waits until the asker has all of a finished stream, or says why not. What the stream has taken in is sent still, up to its
+/// window: when the asker gives it up, no more of that is sent.
+pub(super) async fn until_taken(mut send: quinn::SendStream) -> Option<BulkAbort> {
+    // Otherwise it has all, or is gone.
+    let code = send.stopped().await.ok().flatten()?;
+    // Fails only when it was reset already.
+    let _ = send.reset(code);
+    BulkAbort::from_varint(code)
+}
+
 fn was_stopped_as_wrong(error: &io::Error) -> bool {
     let stopped = error.get_ref().and_then(|source| source.downcast_ref::<quinn::WriteError>());
     matches!(stopped, Some(quinn::WriteError::Stopped(code)) if BulkAbort::from_varint(*code) == Some(BulkAbort::Wrong))
@@ -336,3 +368,6 @@ pub(super) async fn refuse(send: &mut quinn::SendStream, refusal: BulkRefusal) {
         let _ = send.finish();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,6 +130,21 @@ impl GroupRanges {
         Self(rest)
     }
 
+    /// The first groups of this set, at most so many.
+    pub(crate) fn first(&self, groups: u64) -> Self {
+        let mut left = groups;
+        let mut first = Vec::new();
+        for range in &self.0 {
+            if left == 0 {
+                break;
+            }
+            let end = range.end.min(range.start.saturating_add(left));
+            left -= end - range.start;
+            first.push(range.start..end);
+        }
+        Self(first)
+    }
+
     /// How many ranges.
     pub(crate) fn count(&self) -> usize {
         self.0.len()

@@ -200,7 +200,7 @@ mod tests {
             move |hash: &ContentHash| changed.lock().unwrap().push(*hash)
         };
         let mut sent = Vec::new();
-        serve_pack(contents, open, note, &mut Writer(&mut sent), |_| {}).await.unwrap();
+        serve_pack(contents, open, note, &mut Writer(&mut sent), OWNER_SILENCE, |_| {}).await.unwrap();
         let changed = changed.lock().unwrap().clone();
         (sent, changed)
     }

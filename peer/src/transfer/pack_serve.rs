@@ -1,11 +1,11 @@
 //! An owner's side of a pack: many small contents, each checked before it leaves, onto a stream.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use shared::{
     content::ContentHash,
-    limits::{BULK_BATCH_BYTES, BULK_BATCHES, UPLOAD_SILENCE},
+    limits::{BULK_BATCH_BYTES, BULK_BATCHES},
     net::pack::{ITEM_FOLLOWS, ItemRefusal},
 };
 use tokio::{sync::mpsc, task};
@@ -15,8 +15,8 @@ use super::{ServeError, stream::ChunkSink};
 /// Sends contents in their order, or why each is left out, and returns the bytes that were handed to the stream.
 ///
 /// `open` gives the file of a content with its size. Files are opened, read and hashed on a blocking thread ahead of the
-/// stream, which holds some 2 MiB. `changed` hears of contents that are not what they were. The stream is not
-/// finished: that, or its reset, is the caller's.
+/// stream, which holds some 2 MiB. `changed` hears of contents that are not what they were. `silence` is how long the sink may
+/// take nothing. The stream is not finished: that, or its reset, is the caller's.
 ///
 /// # Errors
 /// `Stream` or `Stalled`: what is wrong with a file is told to the receiver instead.
@@ -25,6 +25,7 @@ pub async fn serve_pack<S: ChunkSink>(
     open: impl Fn(&ContentHash) -> Result<(File, u64), ItemRefusal> + Send + 'static,
     changed: impl Fn(&ContentHash) + Send + 'static,
     sink: &mut S,
+    silence: Duration,
     mut progress: impl FnMut(u64),
 ) -> Result<u64, ServeError> {
     let (batches, mut ready) = mpsc::channel::<Bytes>(BULK_BATCHES);
@@ -33,9 +34,9 @@ pub async fn serve_pack<S: ChunkSink>(
     while let Some(batch) = ready.recv().await {
         let mut batch = [batch];
         while !batch[0].is_empty() {
-            let written = tokio::time::timeout(UPLOAD_SILENCE, sink.send(&mut batch))
+            let written = tokio::time::timeout(silence, sink.send(&mut batch))
                 .await
-                .map_err(|_| ServeError::Stalled)?
+                .map_err(|_| ServeError::Stalled(silence))?
                 .map_err(ServeError::Stream)?;
             sent += written as u64;
             progress(written as u64);

@@ -4,13 +4,18 @@ use std::{
     fs::File,
     io::{self, IoSliceMut},
     ops::Range,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use shared::{
     content::ContentHash,
     limits::{BULK_BATCH_BYTES, BULK_BATCHES, GROUP_BYTES, UPLOAD_SILENCE},
+    net::bulk::BulkAbort,
 };
 use tokio::{io::AsyncWrite, sync::mpsc, task};
 
@@ -67,9 +72,20 @@ pub enum ServeError {
     /// The receiver went away; nothing to do.
     #[error("the stream broke: {0}")]
     Stream(#[source] io::Error),
-    /// The receiver took no byte for `limits::UPLOAD_SILENCE`. Reset the stream.
-    #[error("the receiver took nothing for {} s", UPLOAD_SILENCE.as_secs())]
-    Stalled,
+    /// The receiver took no byte for so long. Reset the stream; it says nothing of the file.
+    #[error("the receiver took nothing for {} s", .0.as_secs_f32())]
+    Stalled(Duration),
+}
+
+impl ServeError {
+    /// What the stream is reset with. A receiver asks no more of an owner whose file [`Changed`](BulkAbort::Changed), so that is
+    /// said only when it is so; after anything else it may come back.
+    pub fn abort(&self) -> BulkAbort {
+        match self {
+            Self::Changed { .. } => BulkAbort::Changed,
+            Self::Disk(_) | Self::Stream(_) | Self::Stalled(_) => BulkAbort::Stopped,
+        }
+    }
 }
 
 /// Sends `ranges` of a file, with proofs, and returns the bytes of the file that were sent.
@@ -87,10 +103,10 @@ pub async fn serve<W: AsyncWrite + Unpin + Send>(
     writer: &mut W,
     progress: impl FnMut(u64),
 ) -> Result<u64, ServeError> {
-    serve_to(source, ranges, Arc::default(), &mut Writer(writer), progress).await
+    serve_to(source, ranges, Arc::default(), &mut Writer(writer), UPLOAD_SILENCE, progress).await
 }
 
-/// [`serve`], to a sink that takes whole chunks, through buffers of `pool`.
+/// [`serve`], to a sink that takes whole chunks, through buffers of `pool`; `silence` is how long it may take none of them.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -99,6 +115,7 @@ pub async fn serve_to<S: ChunkSink>(
     ranges: GroupRanges,
     pool: Arc<Pool>,
     sink: &mut S,
+    silence: Duration,
     mut progress: impl FnMut(u64),
 ) -> Result<u64, ServeError> {
     let file_bytes = ranges.bytes(source.size);
@@ -107,9 +124,9 @@ pub async fn serve_to<S: ChunkSink>(
     while let Some(batch) = ready.recv().await {
         let mut batch = [batch];
         while !batch[0].is_empty() {
-            let sent = tokio::time::timeout(UPLOAD_SILENCE, sink.send(&mut batch))
+            let sent = tokio::time::timeout(silence, sink.send(&mut batch))
                 .await
-                .map_err(|_| ServeError::Stalled)?
+                .map_err(|_| ServeError::Stalled(silence))?
                 .map_err(ServeError::Stream)?;
             progress(sent as u64);
         }
@@ -118,13 +135,15 @@ pub async fn serve_to<S: ChunkSink>(
     Ok(file_bytes)
 }
 
-/// Whether `ranges` of a file are what its hash says. Reads and hashes them; blocks.
-pub fn is_right(source: &Source, ranges: &GroupRanges) -> bool {
-    let stop = AtomicBool::new(false);
-    match &source.outboard {
-        Some(outboard) => check(source.hash, source.size, &source.file, outboard, ranges.clone(), &stop).covers(ranges),
-        None => hash_file(&source.file, source.size, None, &stop).is_ok_and(|hash| hash == source.hash),
-    }
+/// Whether `ranges` of a file are what its hash says; `None` when `stop` was set before that was known. Reads and hashes them;
+/// blocks.
+pub fn is_right(source: &Source, ranges: &GroupRanges, stop: &AtomicBool) -> Option<bool> {
+    let is_right = match &source.outboard {
+        Some(outboard) => check(source.hash, source.size, &source.file, outboard, ranges.clone(), stop).covers(ranges),
+        None => hash_file(&source.file, source.size, None, stop).is_ok_and(|hash| hash == source.hash),
+    };
+    // What was not looked at is not wrong.
+    (is_right || !stop.load(Ordering::Relaxed)).then_some(is_right)
 }
 
 /// Reads, lays out and hands over; ends early, without an error, when nobody takes the batches any more.

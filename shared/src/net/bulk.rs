@@ -53,9 +53,10 @@ pub enum BulkRefusal {
 /// Codes with which a bulk stream is broken off (RFC 9000 section 19.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BulkAbort {
-    /// The owner's file is not any more what it was.
+    /// The owner's file is not any more what it was: ask another.
     Changed,
-    /// The owner stops.
+    /// The owner stops: its disk fails, or the asker took nothing for too long. The content may be all right: ask again later,
+    /// or another.
     Stopped,
     /// The asker has what it needs, or gives up.
     Enough,

@@ -14,7 +14,7 @@
 //! | `assign` | filling the owners' pipelines |
 //! | `status` | what `status` and `--explain` show |
 //! | `balance` | moving work from slow owners to idle ones, and the endgame |
-//! | [`uploads`], [`rate_limit`], [`hearing`] | the other side: whose request is served next, how fast, and until when |
+//! | [`uploads`], [`rate_limit`], [`hearing`], [`taking`] | the other side: whose request is served next, how fast, and until when |
 //!
 //! `docs/swarm.md` has the rules, the timings and what was measured in simulation.
 
@@ -28,6 +28,7 @@ mod picker;
 mod piece;
 pub mod rate_limit;
 mod status;
+pub mod taking;
 pub mod uploads;
 
 use std::{

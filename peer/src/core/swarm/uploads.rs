@@ -6,11 +6,16 @@
 //! | state | leaves it for |
 //! |---|---|
 //! | waiting | active: a slot is free, its peer has room and is next; over: its stream was closed |
-//! | active | over: sent, or its stream was closed |
+//! | active | over: sent, or its stream was closed; parked: its receiver takes too little while others wait |
+//! | parked | over: likewise |
+//!
+//! A parked one takes no slot, but its peer's place: until it is over that peer is served nothing else.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use shared::limits::{MAX_UPLOADS, MAX_UPLOADS_PER_PEER, MAX_WAITING_UPLOADS, MAX_WAITING_UPLOADS_PER_PEER};
+use shared::limits::{
+    MAX_PARKED_UPLOADS, MAX_UPLOADS, MAX_UPLOADS_PER_PEER, MAX_WAITING_UPLOADS, MAX_WAITING_UPLOADS_PER_PEER,
+};
 
 /// A request for an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,12 +65,14 @@ pub struct UploadSlots<P> {
     /// Peers that wait, the next one first.
     turns: VecDeque<P>,
     owners: BTreeMap<UploadId, P>,
+    parked: BTreeSet<UploadId>,
     active: usize,
     waiting: usize,
 }
 
 #[derive(Debug, Default)]
 struct Peer {
+    /// Those that are parked included.
     active: usize,
     waiting: VecDeque<UploadId>,
 }
@@ -79,6 +86,7 @@ impl<P: Ord + Clone> UploadSlots<P> {
             peers: BTreeMap::new(),
             turns: VecDeque::new(),
             owners: BTreeMap::new(),
+            parked: BTreeSet::new(),
             active: 0,
             waiting: 0,
         }
@@ -90,7 +98,7 @@ impl<P: Ord + Clone> UploadSlots<P> {
         self.start(start);
     }
 
-    /// Uploads under way, and requests that wait.
+    /// Uploads under way, without those that are parked, and requests that wait.
     pub fn load(&self) -> (usize, usize) {
         (self.active, self.waiting)
     }
@@ -123,6 +131,17 @@ impl<P: Ord + Clone> UploadSlots<P> {
         Asked::Waits(id)
     }
 
+    /// An upload goes on without a slot. Those whose turn has come are appended to `start`; nobody's has when this one has no slot, or too
+    /// many have none.
+    pub fn park(&mut self, id: UploadId, start: &mut Vec<UploadId>) {
+        let peer = self.owners.get(&id).and_then(|owner| self.peers.get(owner));
+        let is_active = peer.is_some_and(|peer| !peer.waiting.contains(&id));
+        if is_active && self.parked.len() < MAX_PARKED_UPLOADS && self.parked.insert(id) {
+            self.active -= 1;
+            self.start(start);
+        }
+    }
+
     /// A request is over, whether it was served, is served or waits. Those whose turn has come are appended to `start`.
     pub fn end(&mut self, id: UploadId, start: &mut Vec<UploadId>) {
         let Some(owner) = self.owners.remove(&id) else { return };
@@ -135,7 +154,9 @@ impl<P: Ord + Clone> UploadSlots<P> {
             }
         } else {
             peer.active -= 1;
-            self.active -= 1;
+            if !self.parked.remove(&id) {
+                self.active -= 1;
+            }
         }
         if peer.active == 0 && peer.waiting.is_empty() {
             self.peers.remove(&owner);
@@ -202,6 +223,39 @@ mod tests {
     }
 
     #[test]
+    fn an_upload_that_is_parked_makes_room_for_others_and_not_for_its_own_peer() {
+        let mut slots = slots(1, 1);
+        let Asked::Now(slow) = slots.ask(&"slow") else { panic!("a slot is free") };
+        let Asked::Waits(more) = slots.ask(&"slow") else { panic!("one at a time") };
+        let Asked::Waits(other) = slots.ask(&"other") else { panic!("it waits") };
+        let mut start = Vec::new();
+        slots.park(more, &mut start);
+        assert_eq!(start, [], "it has no slot to give");
+        slots.park(slow, &mut start);
+        slots.park(slow, &mut start);
+        assert_eq!((start.as_slice(), slots.load()), ([other].as_slice(), (1, 1)));
+        assert_eq!(started(&mut slots, other), [], "a slot is free, but not for who is served already");
+        assert_eq!(slots.load(), (0, 1));
+        assert_eq!(started(&mut slots, slow), [more]);
+        assert_eq!(slots.load(), (1, 0));
+    }
+
+    #[test]
+    fn only_so_many_are_parked() {
+        let mut slots = UploadSlots::new(UploadLimits { active: 1, ..UploadLimits::default() });
+        let mut start = Vec::new();
+        let Asked::Now(mut active) = slots.ask(&0) else { panic!("a slot is free") };
+        for peer in 1..=MAX_PARKED_UPLOADS {
+            slots.ask(&peer);
+            slots.park(active, &mut start);
+            active = start.pop().expect("the next one begins");
+        }
+        slots.ask(&usize::MAX);
+        slots.park(active, &mut start);
+        assert_eq!((start.as_slice(), slots.load()), ([].as_slice(), (1, 1)), "it keeps its slot");
+    }
+
+    #[test]
     fn who_leaves_while_waiting_is_not_served() {
         let mut slots = slots(1, 1);
         let Asked::Now(first) = slots.ask(&"a") else { panic!("a slot is free") };
@@ -232,11 +286,11 @@ mod tests {
         #[test]
         fn every_request_is_served_once_within_the_limits(
             active in 1usize..5, per_peer in 1usize..3,
-            steps in prop::collection::vec((0u8..4, any::<prop::sample::Index>(), any::<bool>()), 1..200),
+            steps in prop::collection::vec((0u8..4, any::<prop::sample::Index>(), 0u8..5), 1..200),
         ) {
             let mut slots = UploadSlots::new(UploadLimits { active, active_per_peer: per_peer, waiting: 20, waiting_per_peer: 8 });
             let mut peers = BTreeMap::new();
-            let (mut serving, mut waiting) = (BTreeSet::new(), BTreeSet::new());
+            let (mut serving, mut waiting, mut parked) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
             let end = |slots: &mut UploadSlots<u8>, id, serving: &mut BTreeSet<UploadId>, waiting: &mut BTreeSet<UploadId>| {
                 let mut start = Vec::new();
                 slots.end(id, &mut start);
@@ -247,8 +301,8 @@ mod tests {
                     serving.insert(id);
                 }
             };
-            for (peer, which, asks) in steps {
-                if asks {
+            for (peer, which, does) in steps {
+                if does < 2 {
                     match slots.ask(&peer) {
                         Asked::Now(id) => { peers.insert(id, peer); serving.insert(id); }
                         Asked::Waits(id) => { peers.insert(id, peer); waiting.insert(id); }
@@ -257,22 +311,37 @@ mod tests {
                 } else {
                     let all: Vec<_> = serving.iter().chain(&waiting).copied().collect();
                     if !all.is_empty() {
-                        end(&mut slots, *which.get(&all), &mut serving, &mut waiting);
+                        let id = *which.get(&all);
+                        if does == 4 {
+                            let mut start = Vec::new();
+                            slots.park(id, &mut start);
+                            if serving.contains(&id) && parked.len() < MAX_PARKED_UPLOADS {
+                                parked.insert(id);
+                            }
+                            for id in start {
+                                assert!(waiting.remove(&id), "only what waits starts");
+                                serving.insert(id);
+                            }
+                        } else {
+                            end(&mut slots, id, &mut serving, &mut waiting);
+                            parked.remove(&id);
+                        }
                     }
                 }
-                prop_assert_eq!(slots.load(), (serving.len(), waiting.len()));
-                prop_assert!(serving.len() <= active);
+                let active_now = serving.len() - parked.len();
+                prop_assert_eq!(slots.load(), (active_now, waiting.len()));
+                prop_assert!(active_now <= active);
                 for peer in 0..4 {
                     let of_peer = |set: &BTreeSet<UploadId>| set.iter().filter(|id| peers[id] == peer).count();
                     prop_assert!(of_peer(&serving) <= per_peer);
-                    prop_assert!(of_peer(&waiting) == 0 || of_peer(&serving) == per_peer || serving.len() == active, "no slot idles");
+                    prop_assert!(of_peer(&waiting) == 0 || of_peer(&serving) == per_peer || active_now == active, "no slot idles");
                 }
             }
             while let Some(&id) = serving.first() {
                 end(&mut slots, id, &mut serving, &mut waiting);
             }
             prop_assert!(waiting.is_empty());
-            prop_assert!(slots.peers.is_empty() && slots.turns.is_empty() && slots.owners.is_empty());
+            prop_assert!(slots.peers.is_empty() && slots.turns.is_empty() && slots.owners.is_empty() && slots.parked.is_empty());
         }
     }
 }

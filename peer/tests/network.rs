@@ -8,6 +8,7 @@ use std::{
     fs::{self, File},
     net::UdpSocket,
     path::Path,
+    process::Stdio,
     time::{Duration, SystemTime},
 };
 
@@ -320,6 +321,68 @@ fn a_file_keeps_its_time_and_its_size_though_an_owner_is_overtaken() {
         assert_eq!(bytes, content.len() as u64, "{round}: {done}");
         assert!(fs::read(&target).unwrap() == content, "{round}");
     }
+}
+
+#[test]
+fn the_same_download_twice_at_once_is_one_download() {
+    let network = Network::start();
+    let mut content = vec![0; 8 << 20];
+    fastrand::Rng::with_seed(5).fill(&mut content);
+    network.put("owner", "large", &content);
+    network.put("owner", "small", b"small");
+    let _owner = network.headless("owner");
+    // Long enough that the second begins in the middle of the first.
+    let _receiver = network.headless_with("receiver", &["--limit-down", "20MB"]);
+    network.json_until("receiver", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 2);
+    let elsewhere = network.folder().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let to = elsewhere.join("file");
+    for words in
+        [vec!["download", "large"], vec!["download", "small"], vec!["download", "large", "--to", to.to_str().unwrap()]]
+    {
+        let all: Vec<_> =
+            (0..3).map(|_| network.command("receiver", &words).stdout(Stdio::null()).spawn().unwrap()).collect();
+        for mut one in all {
+            assert!(one.wait().unwrap().success(), "{words:?}");
+        }
+        let status = network.json("receiver", &["status"]);
+        assert_eq!(status["unfinished"], Value::Array(Vec::new()), "{words:?}");
+    }
+    assert!(fs::read(&to).unwrap() == content && fs::read(network.shared("receiver", "large")).unwrap() == content);
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1, "nothing is left beside it");
+    let partial = network.shared("receiver", ".brasa/partial");
+    assert_eq!(fs::read_dir(partial).unwrap().count(), 0, "nor in the share");
+}
+
+#[test]
+fn several_files_do_not_become_one() {
+    let network = Network::start();
+    network.put("owner", "a", b"a");
+    network.put("owner", "b", b"b");
+    let _owner = network.headless("owner");
+    let _receiver = network.headless("receiver");
+    network.json_until("receiver", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 2);
+    let to = network.folder().join("one");
+    let ended = network.run("receiver", &["download", "a", "b", "--force", "--to", to.to_str().unwrap()]);
+    assert_eq!((ended.status, ended.out.as_str()), (Some(2), ""), "{ended:?}");
+    assert!(ended.err.contains("several files cannot become one") && !to.exists(), "{ended:?}");
+    fs::create_dir(&to).unwrap();
+    network.json("receiver", &["download", "a", "b", "--to", to.to_str().unwrap()]);
+    assert_eq!((fs::read(to.join("a")).unwrap(), fs::read(to.join("b")).unwrap()), (b"a".to_vec(), b"b".to_vec()));
+}
+
+/// As `ulimit -f` makes it, and services' limits do.
+#[test]
+fn a_file_that_is_too_large_for_the_process_is_an_error_and_not_its_end() {
+    let network = Network::start();
+    network.put("owner", "large", &vec![7; 4 << 20]);
+    let _owner = network.headless("owner");
+    let limited = network.headless("receiver");
+    limited.limit_file_size(1 << 20);
+    network.json_until("receiver", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 1);
+    let ended = network.run("receiver", &["download", "large"]);
+    assert!(ended.status == Some(1) && ended.err.contains("large"), "{ended:?}");
+    assert_eq!(network.run("receiver", &["list"]).status, Some(0), "it lives");
 }
 
 #[tokio::test]

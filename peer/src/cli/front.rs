@@ -2,6 +2,7 @@
 
 use std::{io, io::IsTerminal as _, path::PathBuf, sync::Arc};
 
+use rustix::process::Signal;
 use shared::{
     error::{Failure, FailureCode},
     limits::{ONE_SHOT_POLL, ONE_SHOT_WAIT},
@@ -291,6 +292,8 @@ fn stop_on(kinds: [SignalKind; 2]) -> Result<CancellationToken, Failure> {
     let no_signals = |error: io::Error| {
         Failure::new(FailureCode::Internal, "signals cannot be noticed", error, "close other programs and try again")
     };
+    // A file beyond the largest that the process may write (`ulimit -f`) is an error of that write, told as such.
+    drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map_err(no_signals)?);
     let stop = CancellationToken::new();
     for kind in kinds {
         let mut signals = signal(kind).map_err(no_signals)?;

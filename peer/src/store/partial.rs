@@ -310,6 +310,11 @@ impl Partial {
         Ok(new)
     }
 
+    /// Nothing of it is wanted any more: it goes with its last handle.
+    pub(crate) fn give_up(&self) {
+        *self.lock_verified() = GroupRanges::default();
+    }
+
     /// Where the outboard lies, for who wants to have it after the file was put in its place.
     pub(crate) fn outboard_name(&self) -> OsString {
         outboard_name(&self.inner.name)

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 /// How long anything may take that is waited for: far longer than it should on a busy machine.
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
@@ -72,6 +72,12 @@ impl Program {
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// From now on it can write no file beyond this size, bytes (setrlimit(2), `RLIMIT_FSIZE`).
+    pub(crate) fn limit_file_size(&self, bytes: u64) {
+        let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).expect("it runs");
     }
 
     /// Waits for its end.

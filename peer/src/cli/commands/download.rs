@@ -1,6 +1,10 @@
 //! `download NAME[@HASH]…`: fetches files from their owners.
 
-use shared::{content::HashPrefix, error::Failure, id::PeerId};
+use shared::{
+    content::HashPrefix,
+    error::{Failure, FailureCode},
+    id::PeerId,
+};
 
 use crate::cli::{
     Call, Command, Outcome, Verb,
@@ -81,6 +85,19 @@ impl Download {
     pub(in crate::cli) async fn run(self, call: &Call<'_>) -> Outcome {
         if self.discard {
             return self.give_up(call).await;
+        }
+        if let Some(to) = &self.to
+            && self.files.len() > 1
+            && self.files.iter().any(|(name, _)| !name.ends_with('/'))
+            && !to.ends_with('/')
+            && !call.working_dir.join(to).is_dir()
+        {
+            let why = format!("{to} is no folder");
+            let hint = "name a folder that is there with --to";
+            return Outcome::of_many(
+                None,
+                vec![Failure::new(FailureCode::Usage, "several files cannot become one", why, hint)],
+            );
         }
         let (mut downloaded, mut explained) = (Vec::new(), Vec::new());
         let mut failures = Vec::new();

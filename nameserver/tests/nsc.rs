@@ -109,6 +109,25 @@ fn removematching_asks_first() {
 }
 
 #[test]
+fn a_reader_that_is_gone_ends_it_in_peace() {
+    let bench = Bench::start();
+    let unread = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nsc"));
+        command.args(["--state-dir", bench.folder.path().to_str().unwrap()]).args(arguments);
+        command.env_remove("BRASA_NAMESERVER").stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+        let ended = command.spawn().unwrap().wait_with_output().unwrap();
+        (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+    };
+    assert_eq!(unread(&["list"]), (Some(0), String::new()));
+    bench.prints(&["register", "x1", "quic://h:1"], "Registered x1\n");
+    let (status, complaint) = unread(&["removematching", "x."]);
+    assert!(status == Some(1) && complaint.contains("cannot be written"), "nobody was asked: {status:?} {complaint}");
+    assert!(bench.nsc(&["list"]).0.contains("x1"));
+}
+
+#[test]
 fn failures_are_said_on_standard_error_and_by_the_exit_status() {
     let bench = Bench::start();
     bench.prints(&["register", "x", "quic://h:1"], "Registered x\n");

@@ -239,7 +239,7 @@ fn a_network_that_is_just_starting_lets_its_peers_in() {
     let state = network.folder().join("fresh");
     let start = |peer: &str| {
         let mut command = network.command(peer, &["--with-nameserver", "--headless", "-n", "127.0.0.1", "-p"]);
-        command.arg(FREE_PORT).arg("--state-dir").arg(&state).stdin(std::process::Stdio::null());
+        command.arg(FREE_PORT).arg("--state-dir").arg(&state).stdin(Stdio::null());
         Program::spawn(&mut command)
     };
     let mut peers: Vec<_> = ["a", "b", "c"].into_iter().map(start).collect();

@@ -1,7 +1,7 @@
 //! `nsc`: name server control. Pyro5's commands with Pyro5's output, join tokens, and watching.
 
 use std::{
-    io::{BufRead, Write},
+    io::{BufRead, ErrorKind, Write},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -410,7 +410,9 @@ fn python_set(tags: &[Tag]) -> String {
 
 /// Asks whether to go on, as Pyro5 does.
 async fn confirmed() -> Result<bool, Failure> {
-    print("Potentially removing lots of items from the Name server. Are you sure (y/n)?")?;
+    let question = "Potentially removing lots of items from the Name server. Are you sure (y/n)?";
+    // Nobody there to read it: nobody is sure.
+    write_out(question).map_err(unwritable)?;
     // On a thread of its own: the connection is kept alive meanwhile.
     let answer = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
@@ -424,11 +426,22 @@ async fn confirmed() -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y"))
 }
 
+/// Writes an answer. A reader that is gone (`nsc list | head -1`) has what it wanted: that is the end.
 fn print(text: &str) -> Result<(), Failure> {
+    match write_out(text) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        written => written.map_err(unwritable),
+    }
+}
+
+fn write_out(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::new(FailureCode::Io, "the answer cannot be written", error, "check where it goes"))
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+fn unwritable(error: std::io::Error) -> Failure {
+    Failure::new(FailureCode::Io, "the answer cannot be written", error, "check where it goes")
 }
 
 /// `90`, `90s`, `15m`, `1h`, `7d`.

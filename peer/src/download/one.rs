@@ -94,13 +94,13 @@ impl Peer {
         let clock = Clock::start();
         let Job { file, owners, to, sociable } = job;
         let destination = self.share.destination(&file.name, to.as_deref())?;
-        let (path, sources) = if self.is_there(&destination, &file, &run).await? {
+        let sources = if self.is_there(&destination, &file, &run).await? {
             run.bytes_done.fetch_add(file.size, Ordering::Relaxed);
-            (destination.path().to_owned(), Vec::new())
+            Vec::new()
         } else {
-            let sources = self.fetch_content(&destination, &file, owners, sociable, &run).await?;
-            (destination.path().to_owned(), sources)
+            self.fetch_content(&destination, &file, owners, sociable, &run).await?
         };
+        let path = destination.path().to_owned();
         run.files_done.fetch_add(1, Ordering::Relaxed);
         run.tell(&file);
         Ok(Downloaded { path, seconds: clock.now().since_origin().as_secs_f64(), sources, file })

@@ -8,8 +8,8 @@
 use std::{
     collections::BTreeSet,
     fs::{self, DirEntry, File},
-    io::{self, Read as _, Write as _},
-    os::fd::{AsFd, OwnedFd},
+    io::{self, Read as _},
+    os::fd::OwnedFd,
     sync::Arc,
     time::Duration,
 };
@@ -29,7 +29,7 @@ use tracing::warn;
 
 use super::{
     failure::thread_failure,
-    recorder::NEW,
+    recorder::{NEW, write_new},
     root::{HIDDEN, Root},
     share::Share,
     stamp::Stamp,
@@ -139,17 +139,13 @@ fn read(dir: &OwnedFd, file: &str) -> io::Result<BTreeSet<FileName>> {
 }
 
 fn write(dir: &OwnedFd, file: &str, names: &BTreeSet<FileName>) -> io::Result<()> {
-    // A name of its own: the same download may be writing the same note.
-    let beside = format!("{file}{NEW}{:016x}", fastrand::u64(..));
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let content = postcard::to_stdvec(names).map_err(io::Error::other)?;
-    let mut new = File::from(rustix::fs::openat(dir, &beside, flags, Mode::from_raw_mode(0o600))?);
-    let written =
-        new.write_all(&content).and_then(|()| Ok(rustix::fs::renameat(dir.as_fd(), &beside, dir.as_fd(), file)?));
-    if written.is_err() {
+    let (_, beside) = write_new(dir, file.as_ref(), &content, false)?;
+    let renamed = rustix::fs::renameat(dir, &beside, dir, file);
+    if renamed.is_err() {
         let _swept_at_next_start = rustix::fs::unlinkat(dir, &beside, AtFlags::empty());
     }
-    written
+    Ok(renamed?)
 }
 
 #[cfg(test)]

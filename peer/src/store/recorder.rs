@@ -263,7 +263,7 @@ impl Kept {
         let content = state.log.compact();
         state.appended = Some(Vec::new());
         drop(state);
-        let written = write_new(&self.files, &content, true);
+        let written = write_new(&self.files.have_dir, &self.files.have_name, &content, true);
         let mut state = self.lock();
         let appended = state.appended.take().unwrap_or_default();
         let replaced = written.and_then(|(have, name)| {
@@ -295,7 +295,7 @@ impl Kept {
 
 /// Puts a resume file in place of an older one; on the disk, if `durably`.
 fn replace(files: &Files, content: &[u8], durably: bool) -> io::Result<File> {
-    let (have, name) = write_new(files, content, durably)?;
+    let (have, name) = write_new(&files.have_dir, &files.have_name, content, durably)?;
     rename_new(files, &name)?;
     if durably {
         rustix::fs::fsync(&files.have_dir)?;
@@ -303,18 +303,19 @@ fn replace(files: &Files, content: &[u8], durably: bool) -> io::Result<File> {
     Ok(have)
 }
 
-/// A new file, and what it is called until it replaces the old one.
-fn write_new(files: &Files, content: &[u8], durably: bool) -> io::Result<(File, OsString)> {
-    let mut name = files.have_name.clone();
-    name.push(format!("{NEW}{:016x}", fastrand::u64(..)));
+/// A new file that nobody but this user may read, and what it is called until it is renamed to `name`: a name of its own, whoever
+/// else writes the same file.
+pub(super) fn write_new(dir: &OwnedFd, name: &OsStr, content: &[u8], durably: bool) -> io::Result<(File, OsString)> {
+    let mut beside = name.to_owned();
+    beside.push(format!("{NEW}{:016x}", fastrand::u64(..)));
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let have = File::from(rustix::fs::openat(&files.have_dir, &name, flags, Mode::from_raw_mode(0o600))?);
-    let written = have.write_all_at(content, 0).and_then(|()| if durably { have.sync_data() } else { Ok(()) });
+    let file = File::from(rustix::fs::openat(dir, &beside, flags, Mode::from_raw_mode(0o600))?);
+    let written = file.write_all_at(content, 0).and_then(|()| if durably { file.sync_data() } else { Ok(()) });
     if let Err(error) = written {
-        let _removed = rustix::fs::unlinkat(&files.have_dir, &name, AtFlags::empty());
+        let _removed = rustix::fs::unlinkat(dir, &beside, AtFlags::empty());
         return Err(error);
     }
-    Ok((have, name))
+    Ok((file, beside))
 }
 
 fn rename_new(files: &Files, name: &OsStr) -> io::Result<()> {

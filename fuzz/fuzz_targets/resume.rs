@@ -6,10 +6,8 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use peer::{
-    store::resume::{BootId, parse},
-    transfer::groups::{GroupRanges, group_count},
-};
+use peer::store::resume::{BootId, parse};
+use shared::group_ranges::{GroupRanges, group_count};
 
 const RECORD_BYTES: usize = 40;
 

@@ -22,9 +22,7 @@ use shared::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    cli::backend::{
-        AddRequest, Added, Backend, Discarded, DownloadRequest, Fetched, GlobalListing, ProgressSink, Status,
-    },
+    api::{AddRequest, Added, Discarded, DownloadRequest, Fetched, GlobalListing, PeerApi, ProgressSink, Status},
     core::{Core, ElectionFailure, Event, Reply},
     lookup::stopping,
     node::epoch_of,
@@ -42,7 +40,7 @@ const ELECTION_TRIES: u32 = 5;
 /// How long an election may take.
 const ELECTION_WAIT: Duration = Duration::from_secs(10);
 
-impl Backend for Peer {
+impl PeerApi for Peer {
     fn id(&self) -> PeerId {
         self.id.clone()
     }

@@ -40,11 +40,12 @@ use tokio_util::{
     sync::CancellationToken,
 };
 
-use crate::cli::{
-    Call, Command, Next, Outcome,
-    backend::{Backend, Progress, ProgressSink},
-    execute,
-    output::{Style, render},
+use crate::{
+    api::{PeerApi, Progress, ProgressSink},
+    cli::{
+        Call, Command, Next, Outcome, execute,
+        output::{Style, render},
+    },
 };
 
 /// Longest path that every system lets a Unix socket have, bytes (`sun_path` is 104 on BSD and macOS, 108 on
@@ -157,7 +158,7 @@ impl ControlServer {
 
     /// Carries out what clients ask, until one orders the peer to end ([`Next::Exit`] or [`Next::Kill`]), or until
     /// `stop`; then it takes no more commands, finishes those that run, and returns [`Next::Exit`].
-    pub async fn serve(self, backend: Arc<dyn Backend>, stop: &CancellationToken) -> Next {
+    pub async fn serve(self, backend: Arc<dyn PeerApi>, stop: &CancellationToken) -> Next {
         let room = Arc::new(Semaphore::new(MAX_CONTROL_CLIENTS));
         let (order, mut orders) = mpsc::channel(1);
         let mut clients = JoinSet::new();
@@ -239,7 +240,7 @@ fn short_path(proper: &Path) -> io::Result<PathBuf> {
 }
 
 /// Serves one client; what its command means for the peer.
-async fn converse(stream: UnixStream, backend: Arc<dyn Backend>) -> io::Result<Next> {
+async fn converse(stream: UnixStream, backend: Arc<dyn PeerApi>) -> io::Result<Next> {
     if !is_own(&stream)? {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
@@ -265,7 +266,7 @@ async fn converse(stream: UnixStream, backend: Arc<dyn Backend>) -> io::Result<N
 }
 
 /// `None` when the client went away first.
-async fn carry_out(request: Request, frames: &mut Frames, backend: &dyn Backend) -> io::Result<Option<Outcome>> {
+async fn carry_out(request: Request, frames: &mut Frames, backend: &dyn PeerApi) -> io::Result<Option<Outcome>> {
     let command = match Command::parse(request.words) {
         Ok(command) => command,
         Err(failure) => return Ok(Some(failure.into())),

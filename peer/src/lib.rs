@@ -15,6 +15,7 @@
 //!
 //! The whole house is drawn in `docs/ARCHITECTURE.md`.
 
+pub mod api;
 mod backend;
 pub mod cli;
 pub mod config;

@@ -24,7 +24,7 @@ use shared::{
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    cli::backend::GlobalListing,
+    api::GlobalListing,
     core::Contact,
     net::calls::{Calls, target},
     node::{NodeHandle, Stopped},

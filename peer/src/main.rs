@@ -3,8 +3,8 @@
 use std::{process::exit, sync::Arc};
 
 use peer::{
+    api::PeerApi,
     cli::{
-        backend::Backend,
         console::Console,
         front::{Program, fail},
         output::Rendered,
@@ -48,7 +48,7 @@ fn run() -> Result<u8, Failure> {
         Invocation::Demo => runtime.block_on(peer::demo::run()).map(|()| 0),
         Invocation::Peer { config, mode, json } => {
             let program = Program { config, mode, json, working_dir: environment.working_dir, console };
-            let start = async |config| Ok(Arc::new(Peer::start(config).await?) as Arc<dyn Backend>);
+            let start = async |config| Ok(Arc::new(Peer::start(config).await?) as Arc<dyn PeerApi>);
             Ok(runtime.block_on(program.run(start)))
         }
     }

@@ -21,8 +21,7 @@ use shared::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    cli::backend::SeatRole,
-    core::{Action, Core, DurableState, Event, Reply, Report, Role, Token},
+    core::{Action, Core, DurableState, Event, Reply, Report, Role, SeatRole, Token},
     net::calls::Calls,
 };
 

@@ -34,9 +34,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    cli::backend::SeatRole,
     config::PeerConfig,
-    core::{Contact, Core, CoreConfig, Event, swarm::uploads::UploadLimits},
+    core::{Contact, Core, CoreConfig, Event, SeatRole, swarm::uploads::UploadLimits},
     download::Run,
     lookup::Lookup,
     machine::Machine,

@@ -12,11 +12,12 @@ use std::{
 
 use peer::{
     store::{Destination, Partial, resume},
-    transfer::{FetchError, GroupRanges, fetch, serve},
+    transfer::{FetchError, fetch, serve},
 };
 use shared::{
     content::FileMeta,
     error::FailureCode,
+    group_ranges::GroupRanges,
     limits::{GROUP_BYTES, RESUME_MIN_BYTES},
 };
 use store_common::{DEADLINE, Fixture, SmallDisk, name, noise};

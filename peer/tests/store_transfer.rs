@@ -16,12 +16,13 @@ use std::{
 
 use peer::{
     store::{Partial, destination::Standing},
-    transfer::{Brought, FetchError, GroupRanges, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
+    transfer::{Brought, FetchError, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
 };
 use proptest::prelude::*;
 use shared::{
     content::{ContentHash, FileMeta},
     error::FailureCode,
+    group_ranges::GroupRanges,
     limits::{DIRECT_MIN_FILE_BYTES, GROUP_BYTES},
 };
 use store_common::{DEADLINE, Fixture, SmallDisk, name, noise};

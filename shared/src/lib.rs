@@ -16,6 +16,7 @@ pub mod electors;
 pub mod epoch;
 pub mod error;
 pub mod file_name;
+pub mod group_ranges;
 pub mod id;
 pub mod limits;
 pub mod name;

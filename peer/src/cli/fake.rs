@@ -21,11 +21,16 @@ use shared::{
     rpc::{nameserver::Seat, tracker::IndexedFile},
 };
 
-use super::backend::{
-    AddRequest, Added, Backend, Discarded, DownloadRequest, Downloaded, Explained, ExplainedSource, Fetched,
-    GlobalListing, Progress, ProgressSink, RunningDownload, SeatRole, Status, Unfinished,
+use crate::{
+    api::{
+        AddRequest, Added, Discarded, DownloadRequest, Downloaded, Explained, ExplainedSource, Fetched, GlobalListing,
+        PeerApi, Progress, ProgressSink, RunningDownload, Status, Unfinished,
+    },
+    core::{
+        SeatRole,
+        bottleneck::{Cause, Figure, Finding},
+    },
 };
-use crate::core::bottleneck::{Cause, Figure, Finding};
 
 /// Shares what it is told to, and knows of the same files in the network. `download slow` never ends.
 pub(crate) struct Fake {
@@ -90,7 +95,7 @@ impl Drop for CountDrop {
     }
 }
 
-impl Backend for Fake {
+impl PeerApi for Fake {
     fn id(&self) -> PeerId {
         peer("peer1")
     }

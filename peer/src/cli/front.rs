@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Call, Command, Next, Outcome,
-    backend::Backend,
     console::Console,
     execute,
     output::{Ending, Rendered, Report, Style, harmless, render, render_failure, unfinished_line},
@@ -21,6 +20,7 @@ use super::{
     session::{Session, print},
 };
 use crate::{
+    api::PeerApi,
     config::{Mode, PeerConfig},
     control::{Answered, ControlClient, ControlServer, Reply, Request},
 };
@@ -44,7 +44,7 @@ impl Program {
     /// now.
     pub async fn run<S>(self, start: S) -> u8
     where
-        S: AsyncFn(PeerConfig) -> Result<Arc<dyn Backend>, Failure>,
+        S: AsyncFn(PeerConfig) -> Result<Arc<dyn PeerApi>, Failure>,
     {
         let result = match &self.mode {
             Mode::OneShot(words) => self.one_shot(words.clone(), start).await,
@@ -56,7 +56,7 @@ impl Program {
 
     async fn stay<S>(&self, start: S, interactive: bool) -> Result<u8, Failure>
     where
-        S: AsyncFn(PeerConfig) -> Result<Arc<dyn Backend>, Failure>,
+        S: AsyncFn(PeerConfig) -> Result<Arc<dyn PeerApi>, Failure>,
     {
         let prompt = interactive && io::stdin().is_terminal();
         // At a prompt Ctrl-C stops a command, not the peer; there the terminal's end is what ends it.
@@ -76,7 +76,7 @@ impl Program {
 
     async fn serve(
         &self,
-        backend: &Arc<dyn Backend>,
+        backend: &Arc<dyn PeerApi>,
         interactive: bool,
         prompt: bool,
         stop: &CancellationToken,
@@ -106,7 +106,7 @@ impl Program {
     }
 
     /// A word of welcome above the first prompt, on standard error like all that is not a result.
-    async fn greet(&self, backend: &dyn Backend) {
+    async fn greet(&self, backend: &dyn PeerApi) {
         if let Ok(status) = backend.status().await {
             let share = harmless(&status.share_dir.to_string_lossy());
             let mut text = format!("{} at {}, sharing {share}\n", status.id, status.endpoint.host_port());
@@ -124,7 +124,7 @@ impl Program {
 
     async fn one_shot<S>(&self, words: Vec<String>, start: S) -> Result<u8, Failure>
     where
-        S: AsyncFn(PeerConfig) -> Result<Arc<dyn Backend>, Failure>,
+        S: AsyncFn(PeerConfig) -> Result<Arc<dyn PeerApi>, Failure>,
     {
         let command = Command::parse(words.clone())?;
         if let Command::Help(help) = &command {
@@ -151,7 +151,7 @@ impl Program {
     /// starting or ending the same peer, waits for what comes of it.
     async fn ask_or_start<S>(&self, request: &Request, command: &Command, start: &S) -> Result<Ready, Failure>
     where
-        S: AsyncFn(PeerConfig) -> Result<Arc<dyn Backend>, Failure>,
+        S: AsyncFn(PeerConfig) -> Result<Arc<dyn PeerApi>, Failure>,
     {
         let clock = Clock::start();
         let deadline = clock.now() + ONE_SHOT_WAIT;
@@ -219,7 +219,7 @@ impl Program {
     async fn carry_out_alone(
         &self,
         command: Command,
-        backend: &Arc<dyn Backend>,
+        backend: &Arc<dyn PeerApi>,
         stop: &CancellationToken,
     ) -> Result<u8, Failure> {
         let control = ControlServer::bind(&self.config.peer_state_dir())?;
@@ -266,7 +266,7 @@ enum Ready {
     /// Somebody did, with this exit status.
     Answered(u8),
     /// This peer is to.
-    Started(Arc<dyn Backend>),
+    Started(Arc<dyn PeerApi>),
 }
 
 /// Shows a failure on standard error; its exit status.
@@ -276,7 +276,7 @@ pub fn fail(failure: &Failure, json: bool) -> u8 {
     failure.code.exit_status()
 }
 
-async fn announce(backend: &dyn Backend, json: bool) -> Result<(), Failure> {
+async fn announce(backend: &dyn PeerApi, json: bool) -> Result<(), Failure> {
     let status = backend.status().await?;
     let out = format!("[{}] ready at {}\n", status.id, status.endpoint.host_port());
     let err = if json { String::new() } else { unfinished_line(&status.unfinished) };

@@ -12,7 +12,6 @@
 //! | [`console`], `progress` | standard error: messages that spare the prompt, the progress bar |
 
 mod arguments;
-pub mod backend;
 mod commands;
 pub mod console;
 #[cfg(test)]
@@ -28,7 +27,7 @@ mod words;
 
 use std::path::Path;
 
-use backend::{Backend, ProgressSink};
+use crate::api::{PeerApi, ProgressSink};
 use output::Report;
 use shared::error::{Failure, FailureCode};
 
@@ -168,7 +167,7 @@ pub fn take_json_flag(words: Vec<String>) -> (Vec<String>, bool) {
 /// What a command depends on besides its words.
 pub struct Call<'a> {
     /// Who carries it out.
-    pub backend: &'a dyn Backend,
+    pub backend: &'a dyn PeerApi,
     /// What relative paths are relative to; absolute.
     pub working_dir: &'a Path,
     /// Where it tells how far it is.

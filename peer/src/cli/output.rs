@@ -12,10 +12,8 @@ use shared::{content::FileMeta, epoch::Epoch, error::Failure, id::PeerId, rpc::n
 pub(in crate::cli) use explain::whole_time;
 pub use human::{bytes, harmless, unfinished_line};
 
-use super::{
-    Outcome,
-    backend::{Discarded, Downloaded, Explained, GlobalListing, Status},
-};
+use super::Outcome;
+use crate::api::{Discarded, Downloaded, Explained, GlobalListing, Status};
 pub use crate::cli::commands::exit::Ending;
 
 /// What a command did or found.

@@ -15,10 +15,8 @@ use shared::{
     time::{Clock, Timestamp},
 };
 
-use super::{
-    backend::{Progress, ProgressSink},
-    output::{bytes, whole_time},
-};
+use super::output::{bytes, whole_time};
+use crate::api::{Progress, ProgressSink};
 
 /// The message gives way on a narrow terminal: a line that wraps could not be drawn over.
 const TEMPLATE: &str = "{wide_msg}  [{bar:16}]  {binary_bytes}/{binary_total_bytes}  {pace}";

@@ -26,17 +26,17 @@ use tokio::{
 
 use super::{
     VERBS,
-    backend::Backend,
     console::Console,
     output::Report,
     session::{Input, Source},
     words,
 };
+use crate::api::PeerApi;
 
 /// The user at a terminal. The line editor blocks, so it has a thread of its own, which is asked for one line
 /// at a time: while a command runs, the terminal is in its ordinary mode and Ctrl-C is a signal.
 pub(super) struct Prompt {
-    backend: Arc<dyn Backend>,
+    backend: Arc<dyn PeerApi>,
     asks: mpsc::Sender<oneshot::Sender<Input>>,
     known: Arc<Mutex<Known>>,
     console: Console,
@@ -53,7 +53,7 @@ struct Known {
 }
 
 impl Prompt {
-    pub(super) fn open(backend: Arc<dyn Backend>, history: PathBuf, console: &Console) -> Result<Self, Failure> {
+    pub(super) fn open(backend: Arc<dyn PeerApi>, history: PathBuf, console: &Console) -> Result<Self, Failure> {
         let no_terminal = |error: &dyn std::fmt::Display| {
             Failure::new(
                 FailureCode::Io,

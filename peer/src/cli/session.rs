@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Call, Command, Next, Outcome,
-    backend::{Backend, ProgressSink},
     console::Console,
     execute,
     lines::Lines,
@@ -20,6 +19,7 @@ use super::{
     repl::Prompt,
     take_json_flag, words,
 };
+use crate::api::{PeerApi, ProgressSink};
 
 /// What a source of commands gives.
 pub(super) enum Input {
@@ -46,7 +46,7 @@ pub(super) trait Source {
 /// The commands of one user of a running peer.
 pub struct Session {
     /// Who carries them out.
-    pub backend: Arc<dyn Backend>,
+    pub backend: Arc<dyn PeerApi>,
     /// What relative paths are relative to; absolute.
     pub working_dir: PathBuf,
     /// One JSON document a command.

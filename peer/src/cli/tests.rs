@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use shared::error::FailureCode;
 
 use super::{
-    backend::DownloadRequest,
     fake::{Fake, peer},
     output::{Style, render},
     *,
 };
+use crate::api::DownloadRequest;
 
 fn parse(line: &str) -> Result<Command, Failure> {
     Command::parse(words::split(line).unwrap())

@@ -22,7 +22,7 @@ fn start_below(deeper: &str) -> Running {
     let server = ControlServer::bind(&folder).unwrap();
     let stop = CancellationToken::new();
     let served = tokio::spawn({
-        let (backend, stop) = (Arc::clone(&fake) as Arc<dyn Backend>, stop.clone());
+        let (backend, stop) = (Arc::clone(&fake) as Arc<dyn PeerApi>, stop.clone());
         async move { server.serve(backend, &stop).await }
     });
     Running { folder, fake, stop, served, _base: base }

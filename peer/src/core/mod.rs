@@ -42,6 +42,7 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use shared::{
     content::FileMeta,
     electors::electors,
@@ -101,6 +102,29 @@ pub enum Role {
     Tracker,
     /// Gives the seat up to end.
     Leaving,
+}
+
+/// What a peer is to the tracker's seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeatRole {
+    /// It holds the seat.
+    Tracker,
+    /// It follows another that does.
+    Follower,
+    /// It knows of none, or takes part in an election.
+    Electing,
+}
+
+impl SeatRole {
+    /// As it is shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tracker => "tracker",
+            Self::Follower => "follower",
+            Self::Electing => "electing",
+        }
+    }
 }
 
 /// A question to the nameserver that is asked again and again, one at a time.

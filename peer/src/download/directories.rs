@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Job, Numbered, Run, select::common_prefix};
 use crate::{
-    cli::backend::Downloaded,
+    api::Downloaded,
     core::Contact,
     lookup::stopping,
     net::calls::target,

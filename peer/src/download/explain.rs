@@ -20,7 +20,7 @@ use shared::{
 
 use super::Run;
 use crate::{
-    cli::backend::{Explained, ExplainedSource, RunningDownload},
+    api::{Explained, ExplainedSource, RunningDownload},
     core::{
         Contact,
         bottleneck::{Measured, Source, SourceTime, findings},

@@ -43,8 +43,8 @@ use shared::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api::{DownloadRequest, Downloaded, Fetched, Progress, ProgressSink},
     backend::parse_name,
-    cli::backend::{DownloadRequest, Downloaded, Fetched, Progress, ProgressSink},
     core::Contact,
     counted::Counted,
     lookup::contacts,

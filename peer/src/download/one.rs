@@ -12,7 +12,7 @@ use shared::{
 
 use super::{Job, Run, engine::Engine};
 use crate::{
-    cli::backend::Downloaded,
+    api::Downloaded,
     core::Contact,
     peer::Peer,
     store::{Destination, Partial, destination::Standing},

@@ -189,7 +189,7 @@ impl Owners {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transfer::GroupRanges;
+    use shared::group_ranges::GroupRanges;
 
     fn peer(id: &str) -> PeerId {
         id.parse().unwrap()

@@ -5,6 +5,7 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 use bytes::Bytes;
 use shared::{
     content::FileMeta,
+    group_ranges::GroupRanges,
     limits,
     net::{
         Connections,
@@ -33,7 +34,7 @@ use crate::{
     },
     store::Partial,
     transfer::{
-        Brought, FetchError, GroupRanges, Writing, fetch_from,
+        Brought, FetchError, Writing, fetch_from,
         meter::{Metered, Phase, SourceMeter},
         stream::ChunkSource,
     },

@@ -12,13 +12,10 @@ use std::{
     },
 };
 
-use shared::{content::ContentHash, limits};
+use shared::{content::ContentHash, group_ranges::GroupRanges, limits};
 use tokio::task;
 
-use crate::{
-    store::Share,
-    transfer::{GroupRanges, is_right},
-};
+use crate::{store::Share, transfer::is_right};
 
 /// The looks of one peer. They end, with nothing said, when this is dropped.
 pub(super) struct Looks {

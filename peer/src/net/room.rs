@@ -9,6 +9,7 @@ use std::{
 
 use shared::{
     content::{ContentHash, FileMeta},
+    group_ranges::GroupRanges,
     id::PeerId,
     limits,
     net::swarm::SwarmNews,
@@ -18,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::swarms::MemberEvent;
-use crate::{core::Contact, transfer::GroupRanges};
+use crate::core::Contact;
 
 /// See the module.
 pub(super) struct Room {

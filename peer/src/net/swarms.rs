@@ -19,6 +19,7 @@ use std::{
 
 use shared::{
     content::{ContentHash, FileMeta},
+    group_ranges::{GroupRanges, group_count},
     id::PeerId,
     limits,
     net::{
@@ -38,11 +39,7 @@ use super::{
     calls::target,
     room::{Dialler, Download, Room, Told},
 };
-use crate::{
-    core::Contact,
-    store::Share,
-    transfer::{GroupRanges, groups::group_count},
-};
+use crate::{core::Contact, store::Share};
 
 /// Events of one download that wait for it. A download that is slower than its members makes them wait.
 const MAX_QUEUED_MEMBER_EVENTS: usize = 64;

@@ -19,6 +19,7 @@ use std::{
 
 use shared::{
     content::ContentHash,
+    group_ranges::GroupRanges,
     id::PeerId,
     limits,
     net::{
@@ -48,7 +49,7 @@ use crate::{
     counted::Counted,
     store::{OpenError, Share},
     transfer::{
-        GroupRanges, Pool, ServeError, Source,
+        Pool, ServeError, Source,
         meter::{Sent, ToNetwork},
         serve_to,
     },

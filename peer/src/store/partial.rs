@@ -24,6 +24,7 @@ use rustix::{
 use shared::{
     content::{ContentHash, FileMeta},
     error::{Failure, FailureCode},
+    group_ranges::GroupRanges,
     limits::{GROUP_BYTES, RESUME_MIN_BYTES},
 };
 
@@ -35,7 +36,7 @@ use super::{
     resume::{Goal, Header, Log},
     stamp::Stamp,
 };
-use crate::transfer::{Source, groups::GroupRanges, verify::outboard_bytes};
+use crate::transfer::{Source, verify::outboard_bytes};
 
 /// A file that is being received. Clones are handles of the same file; when the last is dropped before the file was
 /// put in its place, what is proven of it stays for the next who wants it. A small file, or one of which nothing is

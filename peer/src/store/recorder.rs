@@ -15,11 +15,13 @@ use std::{
 };
 
 use rustix::fs::{AtFlags, Mode, OFlags};
-use shared::limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, MAX_RESUME_FILE_BYTES, MAX_UNSYNCED_BYTES};
+use shared::{
+    group_ranges::GroupRanges,
+    limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, MAX_RESUME_FILE_BYTES, MAX_UNSYNCED_BYTES},
+};
 use tracing::{debug, warn};
 
 use super::resume::Log;
-use crate::transfer::groups::GroupRanges;
 
 /// What the name of a resume file goes on with while it is being written.
 pub(super) const NEW: &str = ".new-";

@@ -14,6 +14,7 @@ use rustix::{
 };
 use shared::{
     content::FileMeta,
+    group_ranges::GroupRanges,
     limits::{MAX_RESUME_FILE_BYTES, RESUME_SLACK},
 };
 use tracing::info;
@@ -22,7 +23,7 @@ use super::{
     resume::{BootId, FileId, Recovered, parse},
     stamp::Stamp,
 };
-use crate::transfer::{check::check, groups::GroupRanges, verify::outboard_bytes};
+use crate::transfer::{check::check, verify::outboard_bytes};
 
 /// What the name of a resume file ends with.
 pub(super) const HAVE: &str = ".have";

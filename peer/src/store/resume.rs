@@ -19,10 +19,9 @@ use serde::{Deserialize, Serialize};
 use shared::{
     content::{ContentHash, FileMeta},
     file_name::FileName,
+    group_ranges::{GroupRanges, group_count},
     limits::{MAX_RESUME_FILE_BYTES, MAX_RESUME_HEADER_BYTES, RESUME_COMPACT_BYTES},
 };
-
-use crate::transfer::groups::{GroupRanges, group_count};
 
 /// Bytes of a record.
 pub(crate) const RECORD_BYTES: usize = 40;

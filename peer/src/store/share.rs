@@ -13,6 +13,7 @@ use shared::{
     content::{ContentHash, FileMeta, HashPrefix},
     error::{Failure, FailureCode},
     file_name::FileName,
+    group_ranges::GroupRanges,
     limits::{PARTIAL_POLL, PARTIAL_WAIT, RACY_WINDOW, RESCAN, SCAN_DEBOUNCE},
     time::Clock,
 };
@@ -38,7 +39,7 @@ use super::{
     state::{Arrived, Arriving, Hashed, Shared},
     unfinished::{self, Discarded, Unfinished},
 };
-use crate::transfer::{groups::GroupRanges, serve::Source};
+use crate::transfer::serve::Source;
 
 /// Commands that wait for the indexer.
 const MAX_QUEUED_COMMANDS: usize = 256;

@@ -5,10 +5,9 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use shared::{content::ContentHash, limits::DISK_RUN_BYTES};
+use shared::{content::ContentHash, group_ranges::GroupRanges, limits::DISK_RUN_BYTES};
 
 use super::{
-    groups::GroupRanges,
     run_io::RunReader,
     verify::{PAIR_BYTES, Step, Verifier, outboard_bytes},
 };

@@ -13,6 +13,7 @@ use bytes::{Buf, Bytes};
 use futures::FutureExt;
 use shared::{
     error::{Failure, FailureCode},
+    group_ranges::GroupRanges,
     limits::{BULK_BATCHES, DISK_RUN_BYTES, GROUP_BYTES},
     time::{Clock, Timestamp},
 };
@@ -20,7 +21,6 @@ use tokio::{io::AsyncRead, sync::mpsc, task};
 
 use super::{
     aligned::AlignedBuffer,
-    groups::GroupRanges,
     meter::DecoderMeter,
     stream::{ChunkSource, Reader},
     verify::{Mismatch, PAIR_BYTES, Step, Verifier},

@@ -6,7 +6,6 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | [`groups`] | sets of 16 KiB groups (pure) |
 //! | `check` | which groups of a file on the disk are right |
 //! | `verify` | the verified-streaming format (pure) |
 //! | [`mod@serve`] | an owner's side |
@@ -19,7 +18,6 @@
 pub(crate) mod aligned;
 pub(crate) mod check;
 pub mod fetch;
-pub mod groups;
 pub mod meter;
 mod pack_fetch;
 mod pack_serve;
@@ -30,7 +28,6 @@ pub mod stream;
 pub(crate) mod verify;
 
 pub use fetch::{Brought, FetchError, Writing, fetch, fetch_from};
-pub use groups::{GroupRanges, InvalidRanges};
 pub(crate) use pack_fetch::{PackError, PackEvent, fetch_pack};
 pub(crate) use pack_serve::read_checked;
 pub use pack_serve::serve_pack;

@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use shared::{
     content::ContentHash,
+    group_ranges::GroupRanges,
     limits::{BULK_BATCH_BYTES, BULK_BATCHES, GROUP_BYTES, UPLOAD_SILENCE},
     net::bulk::BulkAbort,
 };
@@ -21,7 +22,6 @@ use tokio::{io::AsyncWrite, sync::mpsc, task};
 
 use super::{
     check::{OUTBOARD_RUN_BYTES, check},
-    groups::GroupRanges,
     pool::{Buffer, Pool},
     run_io::{RunReader, read_exact_vectored_at},
     stream::{ChunkSink, Writer},

@@ -7,9 +7,7 @@
 //! because reading, hashing and writing here go by large blocks and not by groups and pairs.
 
 use blake3::hazmat::{self, ChainingValue, HasherExt, Mode};
-use shared::{content::ContentHash, limits::GROUP_BYTES};
-
-use super::groups::GroupRanges;
+use shared::{content::ContentHash, group_ranges::GroupRanges, limits::GROUP_BYTES};
 
 /// Bytes of a pair of chaining values.
 pub(crate) const PAIR_BYTES: usize = 64;
@@ -162,7 +160,7 @@ pub(crate) fn is_root_pair(pair: &[u8], hash: ContentHash) -> bool {
 
 /// Bytes of the outboard of a file of `size` bytes: 64 for each group but one.
 pub(crate) fn outboard_bytes(size: u64) -> u64 {
-    (super::groups::group_count(size) - 1) * PAIR_BYTES as u64
+    (shared::group_ranges::group_count(size) - 1) * PAIR_BYTES as u64
 }
 
 #[cfg(test)]
@@ -253,7 +251,7 @@ pub(crate) mod tests {
             let hash = ContentHash(*blake3::hash(&data).as_bytes());
             let mut ranges = GroupRanges::default();
             for group in cuts {
-                let group = group % super::super::groups::group_count(size as u64);
+                let group = group % shared::group_ranges::group_count(size as u64);
                 ranges.insert(group..group + 1);
             }
             let groups = decode(hash, size, &ranges, &encoded_by_bao_tree(&data, &ranges)).unwrap();

@@ -11,12 +11,10 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use peer::{
-    store::Share,
-    transfer::{GroupRanges, serve},
-};
+use peer::{store::Share, transfer::serve};
 use shared::{
     content::FileMeta,
+    group_ranges::GroupRanges,
     net::{
         StreamKind,
         bulk::{BULK_BEGINS, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},

@@ -5,13 +5,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use peer::{
-    net::pace::Pace,
-    store::Share,
-    transfer::{GroupRanges, serve},
-};
+use peer::{net::pace::Pace, store::Share, transfer::serve};
 use shared::{
     content::ContentHash,
+    group_ranges::GroupRanges,
     limits::MIN_PIECE_BYTES,
     net::{
         StreamKind,

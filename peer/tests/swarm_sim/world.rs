@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use peer::{
-    core::swarm::{
-        Dropped, Event, Has, OwnerId, PickerKind, RequestId, Standing, Swarm, SwarmConfig, UploadSlots,
-        uploads::{UploadId, UploadLimits},
-    },
-    transfer::groups::{GroupRanges, group_count},
+use peer::core::swarm::{
+    Dropped, Event, Has, OwnerId, PickerKind, RequestId, Standing, Swarm, SwarmConfig, UploadSlots,
+    uploads::{UploadId, UploadLimits},
 };
-use shared::time::Timestamp;
+use shared::{
+    group_ranges::{GroupRanges, group_count},
+    time::Timestamp,
+};
 
 /// Uploads at a time: with few, pieces become whole sooner and can be passed on.
 const UPLOADS: usize = 8;

@@ -4,11 +4,13 @@ use std::path::Path;
 
 use shared::error::Failure;
 
-use crate::cli::{
-    Call, Command, Outcome, Verb,
-    arguments::Arguments,
-    backend::AddRequest,
-    output::{FileChange, Report},
+use crate::{
+    api::AddRequest,
+    cli::{
+        Call, Command, Outcome, Verb,
+        arguments::Arguments,
+        output::{FileChange, Report},
+    },
 };
 
 pub(in crate::cli) static VERB: Verb = Verb {

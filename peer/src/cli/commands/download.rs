@@ -6,11 +6,13 @@ use shared::{
     id::PeerId,
 };
 
-use crate::cli::{
-    Call, Command, Outcome, Verb,
-    arguments::{Arguments, Opt},
-    backend::DownloadRequest,
-    output::Report,
+use crate::{
+    api::DownloadRequest,
+    cli::{
+        Call, Command, Outcome, Verb,
+        arguments::{Arguments, Opt},
+        output::Report,
+    },
 };
 
 pub(in crate::cli) static VERB: Verb = Verb {

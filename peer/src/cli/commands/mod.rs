@@ -1,4 +1,4 @@
-//! One file a verb: how it is read, and what it does with a [`Backend`](super::backend::Backend).
+//! One file a verb: how it is read, and what it does with a [`PeerApi`](crate::api::PeerApi).
 
 pub(crate) mod add;
 pub(crate) mod download;

@@ -4,7 +4,7 @@ use shared::id::PeerId;
 
 use super::{bytes, harmless};
 use crate::{
-    cli::backend::{Explained, RunningDownload},
+    api::{Explained, RunningDownload},
     core::bottleneck::{Cause, Figure, Finding},
 };
 

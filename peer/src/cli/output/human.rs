@@ -1,12 +1,10 @@
 //! Output for people.
 
-use shared::file_name::is_unprintable;
+use shared::{content::FileMeta, file_name::is_unprintable, rpc::tracker::IndexedFile};
 use std::fmt::Write as _;
 
-use shared::{content::FileMeta, rpc::tracker::IndexedFile};
-
 use super::{CommandHelp, Ending, FileChange, Report, explain};
-use crate::cli::backend::{Discarded, Downloaded, GlobalListing, Status, Unfinished};
+use crate::api::{Discarded, Downloaded, GlobalListing, Status, Unfinished};
 
 /// Names are aligned up to this many columns; one longer name does not push all others' sizes out of sight.
 const WIDEST_ALIGNED: usize = 60;

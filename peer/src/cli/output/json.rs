@@ -5,8 +5,8 @@ use shared::{content::FileMeta, error::Failure};
 
 use super::{Ending, FileChange, Report, explain, harmless};
 use crate::{
-    cli::backend::{Discarded, Downloaded, Explained, GlobalListing, RunningDownload, SeatRole, Status, Unfinished},
-    core::bottleneck,
+    api::{Discarded, Downloaded, Explained, GlobalListing, RunningDownload, Status, Unfinished},
+    core::{SeatRole, bottleneck},
 };
 
 #[derive(Serialize)]
@@ -295,7 +295,7 @@ fn micros(seconds: f64) -> f64 {
 }
 
 fn explanation(explained: &Explained) -> Explanation<'_> {
-    let source = |source: &crate::cli::backend::ExplainedSource| source.rtt.map(|rtt| micros(rtt.as_secs_f64()));
+    let source = |source: &crate::api::ExplainedSource| source.rtt.map(|rtt| micros(rtt.as_secs_f64()));
     Explanation {
         name: &explained.name,
         bytes: explained.bytes,

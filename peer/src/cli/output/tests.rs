@@ -7,11 +7,12 @@ use shared::{
 };
 
 use super::*;
-use crate::cli::{
-    Call, Command, Next,
-    backend::{Downloaded, ProgressSink},
-    execute,
-    fake::{Fake, file, peer},
+use crate::{
+    api::{Downloaded, ProgressSink},
+    cli::{
+        Call, Command, Next, execute,
+        fake::{Fake, file, peer},
+    },
 };
 
 async fn outcome(line: &str) -> Outcome {

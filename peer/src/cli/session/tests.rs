@@ -32,7 +32,7 @@ async fn run(lines: &[&str], json: bool) -> (Next, Vec<Rendered>, Arc<Fake>) {
     let fake = Arc::new(Fake::sharing(&["a.txt"]));
     let lines = lines.iter().map(|line| Input::Line((*line).to_owned())).collect();
     let source = Script { lines, fake: Arc::clone(&fake) };
-    let backend: Arc<dyn Backend> = Arc::clone(&fake) as _;
+    let backend: Arc<dyn PeerApi> = Arc::clone(&fake) as _;
     let session = Session { backend, working_dir: "/casa".into(), json };
     let mut shown = Vec::new();
     let mut show = |rendered: &Rendered| {

@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range, time::Duration};
 
-use crate::transfer::groups::GroupRanges;
+use shared::group_ranges::GroupRanges;
 
 /// An owner as the shell numbers it: one number for one peer, as long as the download lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

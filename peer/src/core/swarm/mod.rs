@@ -38,11 +38,10 @@ use std::{
 };
 
 use shared::{
+    group_ranges::GroupRanges,
     limits::{MAX_SWARM_OWNERS, OVERSLEPT, OWNER_FAILURES},
     time::Timestamp,
 };
-
-use crate::transfer::groups::GroupRanges;
 
 pub use event::{Action, Dropped, Event, Failure, Has, OwnerId, RequestId};
 pub use picker::PickerKind;

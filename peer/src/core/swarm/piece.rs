@@ -11,10 +11,12 @@
 
 use std::ops::Range;
 
-use shared::limits::{GROUP_BYTES, MAX_PIECE_BYTES, MAX_PIECES, MIN_PIECE_BYTES, PIECES_PER_FILE};
+use shared::{
+    group_ranges::group_count,
+    limits::{GROUP_BYTES, MAX_PIECE_BYTES, MAX_PIECES, MIN_PIECE_BYTES, PIECES_PER_FILE},
+};
 
 use super::event::RequestId;
-use crate::transfer::groups::group_count;
 
 /// How a version is divided into pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,7 +30,7 @@ use tokio::{sync::mpsc, task};
 
 use super::{Job, Run};
 use crate::{
-    cli::backend::Downloaded,
+    api::Downloaded,
     core::Contact,
     lookup::stopping,
     node::Stopped,

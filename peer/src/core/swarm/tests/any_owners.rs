@@ -53,7 +53,7 @@ proptest! {
         seed in any::<u64>(),
         sequential in any::<bool>(),
     ) {
-        let groups = crate::transfer::groups::group_count(size);
+        let groups = shared::group_ranges::group_count(size);
         let picker = if sequential { PickerKind::Sequential } else { PickerKind::RarestFirst };
         let mut bed = Bed::new(size, &[], picker, seed);
         let mut has: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();

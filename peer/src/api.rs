@@ -1,6 +1,6 @@
 //! What a front end can ask of a running peer, and what it is told.
 //!
-//! The commands know a peer only through [`Backend`], so that they are tested without a network.
+//! The commands know a peer only through [`PeerApi`], so that they are tested without a network.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,11 +17,11 @@ use shared::{
 };
 use tokio::sync::watch;
 
-use crate::core::bottleneck::Finding;
+use crate::core::{SeatRole, bottleneck::Finding};
 pub use crate::store::{Discarded, Unfinished};
 
 /// A running peer, as its commands see it. Dropping a returned future abandons what it was doing.
-pub trait Backend: Send + Sync {
+pub trait PeerApi: Send + Sync {
     /// Who this peer is.
     fn id(&self) -> PeerId;
 
@@ -182,29 +182,6 @@ pub struct Downloaded {
     pub seconds: f64,
     /// Who sent how many bytes of it, in any order; empty when nothing had to be sent.
     pub sources: Vec<(PeerId, u64)>,
-}
-
-/// What a peer is to the tracker's seat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SeatRole {
-    /// It holds the seat.
-    Tracker,
-    /// It follows another that does.
-    Follower,
-    /// It knows of none, or takes part in an election.
-    Electing,
-}
-
-impl SeatRole {
-    /// As it is shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tracker => "tracker",
-            Self::Follower => "follower",
-            Self::Electing => "electing",
-        }
-    }
 }
 
 /// How a peer is.

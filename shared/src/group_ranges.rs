@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use shared::limits::GROUP_BYTES;
+use crate::limits::GROUP_BYTES;
 
 /// Groups that a file of `size` bytes has. The empty file has one, empty.
 pub fn group_count(size: u64) -> u64 {
@@ -105,7 +105,7 @@ impl GroupRanges {
     }
 
     /// The groups of this set that are not in `other`.
-    pub(crate) fn without(&self, other: &Self) -> Self {
+    pub fn without(&self, other: &Self) -> Self {
         let mut rest = Vec::new();
         let mut others = other.0.iter().peekable();
         for range in &self.0 {
@@ -131,7 +131,7 @@ impl GroupRanges {
     }
 
     /// The first groups of this set, at most so many.
-    pub(crate) fn first(&self, groups: u64) -> Self {
+    pub fn first(&self, groups: u64) -> Self {
         let mut left = groups;
         let mut first = Vec::new();
         for range in &self.0 {
@@ -146,7 +146,7 @@ impl GroupRanges {
     }
 
     /// How many ranges.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.0.len()
     }
 
@@ -162,7 +162,7 @@ impl GroupRanges {
     }
 
     /// Where the run of groups that contains `group` ends; `group` itself when it is not in the set.
-    pub(crate) fn run_end(&self, group: u64) -> u64 {
+    pub fn run_end(&self, group: u64) -> u64 {
         let first = self.0.partition_point(|have| have.end <= group);
         self.0.get(first).filter(|have| have.start <= group).map_or(group, |have| have.end)
     }

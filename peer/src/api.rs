@@ -17,8 +17,8 @@ use shared::{
 };
 use tokio::sync::watch;
 
-use crate::core::{SeatRole, bottleneck::Finding};
 pub use crate::store::{Discarded, Unfinished};
+use crate::{core::SeatRole, diagnostics::bottleneck::Finding};
 
 /// A running peer, as its commands see it. Dropping a returned future abandons what it was doing.
 pub trait PeerApi: Send + Sync {

@@ -17,15 +17,15 @@
 
 pub mod api;
 mod backend;
+pub mod bao;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod core;
-mod counted;
 pub mod demo;
+pub mod diagnostics;
 pub mod download;
 pub mod lookup;
-mod machine;
 pub mod net;
 pub mod node;
 pub mod peer;

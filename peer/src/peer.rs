@@ -36,15 +36,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::PeerConfig,
     core::{Contact, Core, CoreConfig, Event, SeatRole, swarm::uploads::UploadLimits},
+    diagnostics::{system::Machine, upload_stats::Reports},
     download::Run,
     lookup::Lookup,
-    machine::Machine,
     net::{
         Front,
         calls::Calls,
         pace::Pace,
         registration::{Ended, Registration},
-        reports::Reports,
         service::Service,
         swarms::Swarms,
         uploads::Uploads,

@@ -26,10 +26,8 @@ use crate::{
         AddRequest, Added, Discarded, DownloadRequest, Downloaded, Explained, ExplainedSource, Fetched, GlobalListing,
         PeerApi, Progress, ProgressSink, RunningDownload, Status, Unfinished,
     },
-    core::{
-        SeatRole,
-        bottleneck::{Cause, Figure, Finding},
-    },
+    core::SeatRole,
+    diagnostics::bottleneck::{Cause, Figure, Finding},
 };
 
 /// Shares what it is told to, and knows of the same files in the network. `download slow` never ends.

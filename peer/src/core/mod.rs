@@ -16,7 +16,6 @@
 //! An election is orthogonal to whom one follows: with `eleger` a Follower or the Tracker itself stands while
 //! it goes on with its work. So there are two parts of state: `standing` and `election`'s campaign.
 
-pub mod bottleneck;
 mod campaign;
 mod election;
 mod event;
@@ -27,7 +26,6 @@ mod liveness;
 mod mirrors;
 pub(crate) mod packs;
 mod publisher;
-pub mod recent_rate;
 mod seeking;
 mod share;
 mod standby;

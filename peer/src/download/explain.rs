@@ -1,5 +1,5 @@
 //! Why a download is as slow as it is: what was measured here, what its sources say, put together for
-//! [`crate::core::bottleneck`].
+//! [`crate::diagnostics::bottleneck`].
 
 use std::{
     collections::BTreeMap,
@@ -21,14 +21,14 @@ use shared::{
 use super::Run;
 use crate::{
     api::{Explained, ExplainedSource, RunningDownload},
-    core::{
-        Contact,
+    core::Contact,
+    diagnostics::{
         bottleneck::{Measured, Source, SourceTime, findings},
+        meter::{DownloadMeter, SourceMeter},
+        system::{Machine, Sample},
     },
-    machine::{Machine, Sample},
     net::calls::target,
     peer::{Downloads, Peer},
-    transfer::meter::{DownloadMeter, SourceMeter},
 };
 
 /// What is measured of one download.

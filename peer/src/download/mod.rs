@@ -46,7 +46,7 @@ use crate::{
     api::{DownloadRequest, Downloaded, Fetched, Progress, ProgressSink},
     backend::parse_name,
     core::Contact,
-    counted::Counted,
+    diagnostics::gauge::Counted,
     lookup::contacts,
     peer::{Downloads, Peer},
     transfer::FetchError,

@@ -28,16 +28,13 @@ use crate::{
         Contact,
         swarm::{Event, Failure as Why, RequestId},
     },
+    diagnostics::meter::{Phase, SourceMeter},
     net::{
         calls::target,
         pace::{Pace, PacedIn},
     },
     store::Partial,
-    transfer::{
-        Brought, FetchError, Writing, fetch_from,
-        meter::{Metered, Phase, SourceMeter},
-        stream::ChunkSource,
-    },
+    transfer::{Brought, FetchError, Writing, fetch_from, metered::Metered, stream::ChunkSource},
 };
 
 /// One bulk stream.

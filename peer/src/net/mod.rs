@@ -17,7 +17,6 @@ mod looks;
 pub mod pace;
 mod pack_uploads;
 pub mod registration;
-pub mod reports;
 mod room;
 pub mod service;
 pub mod swarms;

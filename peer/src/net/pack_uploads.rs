@@ -17,11 +17,11 @@ use super::{
     uploads::{Uploads, refuse, until_taken, wait_for},
 };
 use crate::{
-    counted::Counted,
+    diagnostics::gauge::Counted,
     store::OpenError,
     transfer::{
         ServeError,
-        meter::{Sent, ToNetwork},
+        metered::{Sent, ToNetwork},
         serve_pack,
     },
 };

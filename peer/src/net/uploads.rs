@@ -37,7 +37,6 @@ use tokio::{
 use super::{
     looks::Looks,
     pace::{Pace, Paced},
-    reports::Reports,
 };
 use crate::{
     core::swarm::{
@@ -46,11 +45,11 @@ use crate::{
         taking::Taking,
         uploads::{Asked, UploadId, UploadLimits},
     },
-    counted::Counted,
-    store::{OpenError, Share},
+    diagnostics::{gauge::Counted, upload_stats::Reports},
+    store::{OpenError, Share, source::Source},
     transfer::{
-        Pool, ServeError, Source,
-        meter::{Sent, ToNetwork},
+        Pool, ServeError,
+        metered::{Sent, ToNetwork},
         serve_to,
     },
 };

@@ -33,8 +33,8 @@ use super::{
     stage::{SYNC_ALL_FROM, Stage},
     stamp::Stamp,
     state::{Arrived, Arriving, Hashed, Shared},
-    tree_hash::hash_file,
 };
+use crate::bao::tree_hash::hash_file;
 
 /// Copies the file or directory tree `source` into the share. See [`super::Share::add_copy`].
 pub(super) fn copy(shared: &Arc<Shared>, source: &Path) -> Result<Arrived, Failure> {

@@ -15,7 +15,8 @@ use shared::{
     file_name::FileName,
 };
 
-use super::{failure::io_failure, resume::Goal, root::Root, tree_hash::hash_file};
+use super::{failure::io_failure, resume::Goal, root::Root};
+use crate::bao::tree_hash::hash_file;
 
 /// Where a download goes: into the share, or anywhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]

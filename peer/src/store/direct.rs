@@ -179,7 +179,7 @@ pub(super) mod tests {
     use rustix::io::ReadWriteFlags;
 
     use super::*;
-    use crate::transfer::aligned::AlignedBuffer;
+    use crate::bao::aligned::AlignedBuffer;
 
     const RUN: usize = DIRECT_MIN_RUN_BYTES;
 

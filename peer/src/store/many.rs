@@ -36,8 +36,8 @@ use super::{
     stage::{SYNC_ALL_FROM, Stage},
     stamp::Stamp,
     state::{Arrived, Arriving, Hashed, Shared},
-    tree_hash::hash_file,
 };
+use crate::bao::tree_hash::hash_file;
 
 /// A way in for many small files. Clones are handles of the same; what was staged and not committed goes with the last.
 #[derive(Debug, Clone)]

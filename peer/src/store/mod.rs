@@ -44,10 +44,10 @@ pub mod resume;
 pub(crate) mod root;
 mod scan;
 mod share;
+pub mod source;
 mod stage;
 pub(crate) mod stamp;
 mod state;
-pub(crate) mod tree_hash;
 pub mod unfinished;
 mod watch;
 
@@ -58,4 +58,5 @@ pub(crate) use index::Known;
 pub(crate) use many::{Looked, Many, Staged};
 pub use partial::Partial;
 pub use share::{OpenError, Share, ShareOptions, ShareStats};
+pub use source::Source;
 pub use unfinished::{Discarded, Unfinished};

@@ -14,7 +14,7 @@ use shared::{content::ContentHash, limits::GROUP_BYTES, time::unix_micros};
 use tempfile::NamedTempFile;
 
 use super::stamp::Stamp;
-use crate::transfer::verify::{PAIR_BYTES, is_root_pair, outboard_bytes};
+use crate::bao::verifier::{PAIR_BYTES, is_root_pair, outboard_bytes};
 
 /// The folder of outboards.
 #[derive(Debug)]
@@ -135,7 +135,7 @@ mod tests {
     use std::{io::Write, sync::atomic::AtomicBool};
 
     use super::*;
-    use crate::store::tree_hash::hash_file;
+    use crate::bao::tree_hash::hash_file;
 
     #[test]
     fn an_outboard_is_kept_found_checked_and_collected() {

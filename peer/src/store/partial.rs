@@ -34,9 +34,10 @@ use super::{
     recorder::{Files, Recorder},
     recovery::{Have, boot_id, changed, id, recover, remove_durably},
     resume::{Goal, Header, Log},
+    source::Source,
     stamp::Stamp,
 };
-use crate::transfer::{Source, verify::outboard_bytes};
+use crate::bao::verifier::outboard_bytes;
 
 /// A file that is being received. Clones are handles of the same file; when the last is dropped before the file was
 /// put in its place, what is proven of it stays for the next who wants it. A small file, or one of which nothing is

@@ -23,7 +23,7 @@ use super::{
     resume::{BootId, FileId, Recovered, parse},
     stamp::Stamp,
 };
-use crate::transfer::{check::check, verify::outboard_bytes};
+use crate::bao::{check::check, verifier::outboard_bytes};
 
 /// What the name of a resume file ends with.
 pub(super) const HAVE: &str = ".have";
@@ -167,11 +167,9 @@ mod tests {
 
     use shared::{content::ContentHash, limits::GROUP_BYTES};
 
+    use super::super::resume::{Goal, Header, Log};
     use super::*;
-    use crate::store::{
-        resume::{Goal, Header, Log},
-        tree_hash::hash_file,
-    };
+    use crate::bao::tree_hash::hash_file;
 
     const GROUPS: u64 = 128;
 

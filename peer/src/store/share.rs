@@ -35,11 +35,11 @@ use super::{
     many::Many,
     partial::{Partial, PartialError},
     root::HIDDEN,
+    source::Source,
     stamp::Stamp,
     state::{Arrived, Arriving, Hashed, Shared},
     unfinished::{self, Discarded, Unfinished},
 };
-use crate::transfer::serve::Source;
 
 /// Commands that wait for the indexer.
 const MAX_QUEUED_COMMANDS: usize = 256;

@@ -23,8 +23,8 @@ use super::{
     share::ShareOptions,
     stage::{self, INCOMING},
     stamp::Stamp,
-    tree_hash::hash_file,
 };
+use crate::bao::tree_hash::hash_file;
 
 /// The share behind its handles.
 #[derive(Debug)]

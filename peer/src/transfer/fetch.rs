@@ -19,13 +19,15 @@ use shared::{
 };
 use tokio::{io::AsyncRead, sync::mpsc, task};
 
-use super::{
-    aligned::AlignedBuffer,
-    meter::DecoderMeter,
-    stream::{ChunkSource, Reader},
-    verify::{Mismatch, PAIR_BYTES, Step, Verifier},
+use super::stream::{ChunkSource, Reader};
+use crate::{
+    bao::{
+        aligned::AlignedBuffer,
+        verifier::{Mismatch, PAIR_BYTES, Step, Verifier},
+    },
+    diagnostics::meter::DecoderMeter,
+    store::{failure::is_no_space, partial::Partial},
 };
-use crate::store::{failure::is_no_space, partial::Partial};
 
 /// How long chunks are gathered before the decoder is woken, at least and at most: waking it for every few datagrams costs
 /// more than hashing them, and so does waking the stream's reader. Meanwhile nobody reads; the stream's window has room.

@@ -15,21 +15,17 @@
 //! | [`meter`] | where the time goes |
 //! | `run_io`, `pool`, `aligned` | the disk, in large runs; the buffers for them |
 
-pub(crate) mod aligned;
-pub(crate) mod check;
 pub mod fetch;
-pub mod meter;
+pub mod metered;
 mod pack_fetch;
 mod pack_serve;
 mod pool;
-mod run_io;
 pub mod serve;
 pub mod stream;
-pub(crate) mod verify;
 
 pub use fetch::{Brought, FetchError, Writing, fetch, fetch_from};
 pub(crate) use pack_fetch::{PackError, PackEvent, fetch_pack};
 pub(crate) use pack_serve::read_checked;
 pub use pack_serve::serve_pack;
 pub use pool::Pool;
-pub use serve::{ServeError, Source, is_right, serve, serve_to};
+pub use serve::{ServeError, is_right, serve, serve_to};

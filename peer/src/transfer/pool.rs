@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use shared::limits::{BULK_BATCH_BYTES, GROUP_BYTES};
 
-use super::verify::PAIR_BYTES;
+use crate::bao::verifier::PAIR_BYTES;
 
 /// A batch goes on until it is full; the last group, with the pairs before it, may stand over. A tree has at most 64 levels.
 const BUFFER_BYTES: usize = BULK_BATCH_BYTES + GROUP_BYTES as usize + 64 * PAIR_BYTES;

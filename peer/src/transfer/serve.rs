@@ -1,7 +1,6 @@
 //! An owner's side: groups of a file, with their proofs, onto a stream.
 
 use std::{
-    fs::File,
     io::{self, IoSliceMut},
     ops::Range,
     sync::{
@@ -13,7 +12,6 @@ use std::{
 
 use bytes::Bytes;
 use shared::{
-    content::ContentHash,
     group_ranges::GroupRanges,
     limits::{BULK_BATCH_BYTES, BULK_BATCHES, GROUP_BYTES, UPLOAD_SILENCE},
     net::bulk::BulkAbort,
@@ -21,40 +19,18 @@ use shared::{
 use tokio::{io::AsyncWrite, sync::mpsc, task};
 
 use super::{
-    check::{OUTBOARD_RUN_BYTES, check},
     pool::{Buffer, Pool},
-    run_io::{RunReader, read_exact_vectored_at},
     stream::{ChunkSink, Writer},
-    verify::{Mismatch, PAIR_BYTES, Step, Verifier, outboard_bytes},
 };
-use crate::store::{stamp::Stamp, tree_hash::hash_file};
-
-/// A file that can be served: opened, with what proves its groups.
-#[derive(Debug)]
-pub struct Source {
-    /// Hash of its bytes.
-    pub hash: ContentHash,
-    /// Bytes.
-    pub size: u64,
-    pub(crate) file: File,
-    /// `None` when the file has one group, which needs none.
-    pub(crate) outboard: Option<File>,
-    /// What the file looks like as long as nobody writes to it; `None` for a file that this process alone writes to, and
-    /// only where it is not read.
-    pub(crate) stamp: Option<Stamp>,
-}
-
-impl Source {
-    /// Whether the file was not written to since it was hashed. The kernel sets the times before it changes a byte, so bytes
-    /// that were read before this is asked are those that were hashed. (A program that maps the file into its memory can
-    /// get round that; then the receiver notices.)
-    fn is_untouched(&self) -> io::Result<bool> {
-        match &self.stamp {
-            Some(stamp) => Ok(Stamp::from_stat(&rustix::fs::fstat(&self.file)?).is_same_write(stamp)),
-            None => Ok(true),
-        }
-    }
-}
+use crate::{
+    bao::{
+        check::{OUTBOARD_RUN_BYTES, check},
+        read_ahead::{RunReader, read_exact_vectored_at},
+        tree_hash::hash_file,
+        verifier::{Mismatch, PAIR_BYTES, Step, Verifier, outboard_bytes},
+    },
+    store::source::Source,
+};
 
 /// Why a file could not be sent to its end. What was sent until then is right.
 #[derive(Debug, thiserror::Error)]

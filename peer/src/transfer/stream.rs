@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use shared::limits::{BULK_BATCH_BYTES, CHUNKS_PER_READ};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::meter::DecoderMeter;
+use crate::diagnostics::meter::DecoderMeter;
 
 /// Where an encoding comes from.
 pub trait ChunkSource: Send {

@@ -5,7 +5,7 @@ use shared::id::PeerId;
 use super::{bytes, harmless};
 use crate::{
     api::{Explained, RunningDownload},
-    core::bottleneck::{Cause, Figure, Finding},
+    diagnostics::bottleneck::{Cause, Figure, Finding},
 };
 
 /// What is said when no finding stands out.

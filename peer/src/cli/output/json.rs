@@ -6,7 +6,8 @@ use shared::{content::FileMeta, error::Failure};
 use super::{Ending, FileChange, Report, explain, harmless};
 use crate::{
     api::{Discarded, Downloaded, Explained, GlobalListing, RunningDownload, Status, Unfinished},
-    core::{SeatRole, bottleneck},
+    core::SeatRole,
+    diagnostics::bottleneck,
 };
 
 #[derive(Serialize)]

@@ -38,15 +38,13 @@ use crate::{
         Contact,
         packs::{Action, Event, ItemId, OwnerId, PackId, Packs, Wanted, Why},
     },
+    diagnostics::meter::{Phase, SourceMeter},
     download::{request::wait_for_turn, undelivered},
     net::{
         calls::target,
         pace::{Pace, PacedIn},
     },
-    transfer::{
-        PackError, PackEvent, fetch_pack,
-        meter::{Metered, Phase, SourceMeter},
-    },
+    transfer::{PackError, PackEvent, fetch_pack, metered::Metered},
 };
 
 /// Reports of packs that wait for the core: two packs' worth.

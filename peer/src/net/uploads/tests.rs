@@ -32,7 +32,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{machine::Machine, store::ShareOptions};
+use crate::{diagnostics::system::Machine, store::ShareOptions};
 
 /// Longer than anything here takes; what hangs fails.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -8,12 +8,12 @@ use std::{
 use shared::{content::ContentHash, group_ranges::GroupRanges, limits::DISK_RUN_BYTES};
 
 use super::{
-    run_io::RunReader,
-    verify::{PAIR_BYTES, Step, Verifier, outboard_bytes},
+    read_ahead::RunReader,
+    verifier::{PAIR_BYTES, Step, Verifier, outboard_bytes},
 };
 
 /// Pairs read at a time, bytes.
-pub(super) const OUTBOARD_RUN_BYTES: usize = 64 << 10;
+pub(crate) const OUTBOARD_RUN_BYTES: usize = 64 << 10;
 
 /// Hashes `ranges` of a file and returns those groups that are right and that the outboard, as it is, proves. What cannot be
 /// read is not right. Ends early, with what it has, when `stop` is set.

@@ -17,7 +17,7 @@ use shared::{
     limits::{GROUP_BYTES, HASH_BLOCK_BYTES, HASH_PART_BYTES},
 };
 
-use crate::transfer::verify::{PAIR_BYTES, group_value, pair_value};
+use super::verifier::{PAIR_BYTES, group_value, pair_value};
 
 /// Hashes the first `size` bytes of `file` and writes their outboard to `outboard` (format: `docs/transfer.md`).
 ///
@@ -193,8 +193,8 @@ mod tests {
     use bao_tree::{BlockSize, io::outboard::PreOrderMemOutboard};
     use shared::limits::GROUP_CHUNK_LOG;
 
+    use super::super::verifier::tests::{awkward_sizes, noise};
     use super::*;
-    use crate::transfer::verify::tests::{awkward_sizes, noise};
 
     static GO_ON: AtomicBool = AtomicBool::new(false);
 

@@ -7,10 +7,9 @@
 //! | | its decoders wait for bytes, for the disk; their writers write | `fetch.rs`, `pack_fetch.rs`, by [`ChunkSource::meter`] |
 //! | owner | its uploads send, wait for the network | [`Sent`], around the sink and around what paces it |
 //!
-//! What the times mean is decided in [`crate::core::bottleneck`].
+//! What the times mean is decided in [`super::bottleneck`].
 
 use std::{
-    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -18,11 +17,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use shared::time::{Clock, Timestamp};
 
-use super::stream::{ChunkSink, ChunkSource};
-use crate::core::{bottleneck::SourceTime, recent_rate::RecentRate};
+use super::{bottleneck::SourceTime, rate::RecentRate};
 
 /// A time that several threads add to.
 #[derive(Debug, Default)]
@@ -95,7 +92,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What the sources of one download have in common.
 #[derive(Debug)]
 pub struct DownloadMeter {
-    clock: Clock,
+    pub(crate) clock: Clock,
     phases: Mutex<Phases>,
     rate: Mutex<RecentRate>,
     sync: Spent,
@@ -135,12 +132,12 @@ impl DownloadMeter {
 /// The streams of a download from one source.
 #[derive(Debug)]
 pub struct SourceMeter {
-    download: Arc<DownloadMeter>,
+    pub(crate) download: Arc<DownloadMeter>,
     phases: Mutex<Phases>,
     bytes: AtomicU64,
     rtt_micros: AtomicU64,
-    bytes_wait: Spent,
-    pace_wait: Spent,
+    pub(crate) bytes_wait: Spent,
+    pub(crate) pace_wait: Spent,
     decoder_wait: Spent,
     disk_wait: Spent,
     disk_write: Spent,
@@ -275,52 +272,6 @@ impl DecoderMeter {
     }
 }
 
-/// A source whose waits are counted.
-pub struct Metered<'a, S> {
-    /// Where the bytes come from.
-    pub source: S,
-    /// Where the waits go.
-    pub meter: &'a Arc<SourceMeter>,
-}
-
-impl<S: ChunkSource> ChunkSource for Metered<'_, S> {
-    async fn ready(&mut self) {
-        let begun = self.meter.download.clock.now();
-        self.source.ready().await;
-        self.meter.pace_wait.add(self.meter.download.clock.now().since(begun));
-    }
-
-    fn batch_bytes(&self) -> usize {
-        self.source.batch_bytes()
-    }
-
-    async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
-        // Counts when it is given up as well.
-        let _waiting = Waiting { meter: self.meter, begun: self.meter.download.clock.now() };
-        self.source.next(at_most).await
-    }
-
-    fn is_excused(&mut self) -> bool {
-        self.source.is_excused()
-    }
-
-    fn meter(&self) -> DecoderMeter {
-        self.meter.decoder()
-    }
-}
-
-/// A wait for bytes, until it is dropped.
-struct Waiting<'a> {
-    meter: &'a SourceMeter,
-    begun: Timestamp,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.meter.bytes_wait.add(self.meter.download.clock.now().since(self.begun));
-    }
-}
-
 /// Uploads of one content to one peer.
 #[derive(Debug, Default)]
 pub struct UploadMeter {
@@ -334,58 +285,6 @@ pub struct UploadMeter {
     pub slot_wait: Spent,
     /// Bytes sent.
     pub bytes: AtomicU64,
-}
-
-/// A sink whose time counts as the network's.
-pub struct ToNetwork<S> {
-    /// Where the bytes go.
-    pub sink: S,
-    /// Where the time goes.
-    pub meter: Arc<UploadMeter>,
-    /// What measures it.
-    pub clock: Clock,
-}
-
-impl<S: ChunkSink> ChunkSink for ToNetwork<S> {
-    async fn send(&mut self, chunks: &mut [Bytes]) -> io::Result<usize> {
-        let begun = self.clock.now();
-        let sent = self.sink.send(chunks).await;
-        self.meter.network_wait.add(self.clock.now().since(begun));
-        sent
-    }
-}
-
-/// A sink whose time counts as an upload's: that in it as sending, that between as waiting for what is to be sent.
-pub struct Sent<S> {
-    sink: S,
-    meter: Arc<UploadMeter>,
-    clock: Clock,
-    until: Timestamp,
-}
-
-impl<S> Sent<S> {
-    /// The upload begins.
-    pub fn new(sink: S, meter: Arc<UploadMeter>, clock: Clock) -> Self {
-        Self { sink, meter, clock, until: clock.now() }
-    }
-
-    /// The sink again.
-    pub fn into_inner(self) -> S {
-        self.sink
-    }
-}
-
-impl<S: ChunkSink> ChunkSink for Sent<S> {
-    async fn send(&mut self, chunks: &mut [Bytes]) -> io::Result<usize> {
-        let begun = self.clock.now();
-        let sent = self.sink.send(chunks).await;
-        let now = self.clock.now();
-        self.meter.sending.add(now.since(begun));
-        self.meter.served.add(now.since(self.until));
-        self.until = now;
-        self.meter.bytes.fetch_add(*sent.as_ref().unwrap_or(&0) as u64, Ordering::Relaxed);
-        sent
-    }
 }
 
 #[cfg(test)]

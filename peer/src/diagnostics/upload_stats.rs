@@ -14,9 +14,9 @@ use shared::{
     time::{Clock, Timestamp},
 };
 
-use crate::{
-    machine::{Machine, Sample},
-    transfer::meter::UploadMeter,
+use super::{
+    meter::UploadMeter,
+    system::{Machine, Sample},
 };
 
 /// The uploads that are remembered.

@@ -30,4 +30,6 @@ pub mod net;
 pub mod node;
 pub mod peer;
 pub mod store;
+pub mod swarm;
 pub mod transfer;
+pub mod upload;

@@ -8,13 +8,14 @@ use std::{
 };
 
 use shared::{
+    contact::Contact,
     content::{DIRECTORY_HASH, FileMeta, HashPrefix},
     error::{Failure, FailureCode},
     file_name::FileName,
     id::PeerId,
     limits,
     name::Endpoint,
-    net::{Connections, NetError, pack::PACKS_HASH},
+    net::{Connections, NetError, Target, pack::PACKS_HASH},
     rpc::{
         nameserver::Seat,
         peer::{FilePage, PeerServiceClient},
@@ -25,8 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     api::GlobalListing,
-    core::Contact,
-    net::calls::{Calls, target},
+    net::rpc_client::Calls,
     node::{NodeHandle, Stopped},
     store::Share,
 };
@@ -171,7 +171,7 @@ impl Lookup {
         let asked = others.into_iter().take(limits::MAX_FAN_OUT).map(|contact| async move {
             let prefix = prefix.to_owned();
             let ask = |peer: PeerServiceClient, cx| async move { peer.receiving(cx, prefix).await };
-            let asked = target(&contact);
+            let asked = Target::from(&contact);
             let call = self.connections.call(&asked, limits::RECEIVERS_DEADLINE, ask);
             match timeout(limits::RECEIVERS_DEADLINE, call).await {
                 Ok(Ok(files)) => files.into_iter().map(|file| (contact.clone(), file)).collect(),
@@ -214,7 +214,7 @@ impl Lookup {
         let mut after = None;
         loop {
             let ask = |peer: PeerServiceClient, cx| async move { peer.list(cx, after).await };
-            match self.connections.call(&target(contact), limits::CALL_DEADLINE, ask).await {
+            match self.connections.call(&Target::from(contact), limits::CALL_DEADLINE, ask).await {
                 Ok(FilePage { files: page, next }) => {
                     files.extend(page.into_iter().filter(|file| file.name.as_str().starts_with(prefix)));
                     match next {
@@ -239,7 +239,7 @@ impl Lookup {
         F: Future<Output = Result<T, tarpc::client::RpcError>>,
     {
         let contact = Contact { peer: seat.peer.clone(), endpoint: seat.endpoint.clone() };
-        self.connections.call(&target(&contact), limits::CALL_DEADLINE, call).await.map_err(Problem::Net)
+        self.connections.call(&Target::from(&contact), limits::CALL_DEADLINE, call).await.map_err(Problem::Net)
     }
 
     /// Asks whoever is tracker, again and again through a failover, for at most `wait`.

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     core::{Action, Core, DurableState, Event, Reply, Report, Role, SeatRole, Token},
-    net::calls::Calls,
+    net::rpc_client::Calls,
 };
 
 /// What the node tells everybody who wants to know.

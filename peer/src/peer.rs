@@ -15,6 +15,7 @@ use std::{
 
 use nameserver::{config::Config as NameserverConfig, server::Server};
 use shared::{
+    contact::Contact,
     content::ContentHash,
     error::{Failure, FailureCode},
     id::{Incarnation, PeerId, Role},
@@ -35,22 +36,22 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::PeerConfig,
-    core::{Contact, Core, CoreConfig, Event, SeatRole, swarm::uploads::UploadLimits},
+    core::{Core, CoreConfig, Event, SeatRole, swarm::uploads::UploadLimits},
     diagnostics::{system::Machine, upload_stats::Reports},
     download::Run,
     lookup::Lookup,
     net::{
-        Front,
-        calls::Calls,
-        pace::Pace,
+        nameserver_watch,
         registration::{Ended, Registration},
-        service::Service,
-        swarms::Swarms,
-        uploads::Uploads,
-        watching,
+        router::Front,
+        rpc_client::Calls,
+        rpc_server::Service,
     },
     node::{Node, NodeHandle, read_durable},
     store::{Changes, Share, ShareOptions},
+    swarm::Swarms,
+    transfer::throttle::Pace,
+    upload::Uploads,
 };
 
 /// How long a start waits to know the tracker before it calls itself ready without one.
@@ -162,7 +163,7 @@ impl Peer {
         tasks.spawn(forward_changes(changes, handle.clone()));
         tasks.spawn({
             let (calls, node, stop) = (calls.clone(), handle.clone(), stop.clone());
-            async move { watching::watch(&calls, &node, stop).await }
+            async move { nameserver_watch::watch(&calls, &node, stop).await }
         });
         let kept = {
             let stop = stop.clone();

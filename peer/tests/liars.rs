@@ -18,8 +18,8 @@ use std::{
 };
 
 use peer::{
-    net::pace::Pace,
     store::{Share, ShareOptions},
+    transfer::throttle::Pace,
 };
 use rustix::process::Signal;
 use shared::{

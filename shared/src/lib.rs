@@ -10,6 +10,7 @@
 //! | [`net`] | endpoint, connections, stream kinds |
 //! | [`telemetry`] | logs |
 
+pub mod contact;
 pub mod content;
 pub mod digest;
 pub mod electors;

@@ -10,10 +10,11 @@ use std::{
 
 use nameserver::registry::{Registry, Snapshot};
 use peer::core::{
-    Action, CallError, CallFailure, CallId, Contact, Core, CoreConfig, DurableState, Event, Reply, Report, Role, Token,
+    Action, CallError, CallFailure, CallId, Core, CoreConfig, DurableState, Event, Reply, Report, Role, Token,
 };
 use serde::Serialize;
 use shared::{
+    contact::Contact,
     content::FileMeta,
     id::{Incarnation, PeerId, Role as Identity},
     limits::{CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_LEASE},

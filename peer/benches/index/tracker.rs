@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use peer::core::{Action, Contact, Core, CoreConfig, DurableState, Event, Reply, Role, Token};
+use peer::core::{Action, Core, CoreConfig, DurableState, Event, Reply, Role, Token};
 use shared::{
+    contact::Contact,
     content::ContentHash,
     digest::ShareDigest,
     epoch::Epoch,

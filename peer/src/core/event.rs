@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use shared::{
+    contact::Contact,
     content::FileMeta,
     epoch::Epoch,
     file_name::FileName,
     id::{Incarnation, PeerId},
-    name::Endpoint,
     rpc::{
         nameserver::{Claim, ClaimError, Seat, SeatGrant, SeatView},
         peer::{SeatNotice, VoteReply, VoteRequest},
@@ -41,15 +41,6 @@ pub struct Token(pub u64);
 /// Names a call that the core asked for; comes back with the call's outcome. Rises with every call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
-
-/// A peer and where it answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Contact {
-    /// Who.
-    pub peer: PeerId,
-    /// Where. The shell makes sure that it is this peer that answers there.
-    pub endpoint: Endpoint,
-}
 
 /// Why a call had no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shared::{
+    contact::Contact,
     content::FileMeta,
     file_name::FileName,
     id::PeerId,
@@ -15,7 +16,7 @@ use shared::{
 };
 
 use super::{
-    Action, CallError, CallFailure, CallId, Contact, Core, Report, Suspicion,
+    Action, CallError, CallFailure, CallId, Core, Report, Suspicion,
     knocking::Knocking,
     mirrors::Mirrors,
     publisher::Publisher,

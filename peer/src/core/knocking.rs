@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use shared::{
+    contact::Contact,
     id::PeerId,
     limits::{HEARTBEAT, KNOCK, KNOCK_AGAIN, MAX_ELECTORS, VOTE_HOLD},
     rpc::peer::VoteRequest,
@@ -15,7 +16,7 @@ use shared::{
 };
 
 use super::{
-    Action, CallId, Contact, Core, Reply, Suspicion, Token,
+    Action, CallId, Core, Reply, Suspicion, Token,
     standing::{Seeking, Standing},
 };
 

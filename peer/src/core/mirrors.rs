@@ -5,13 +5,14 @@
 //! comes first: a standby is told what the tracker has already taken.
 
 use shared::{
+    contact::Contact,
     id::PeerId,
     limits::{HEARTBEAT, MAX_STANDBYS, RESTING_HEARTBEAT},
     rpc::tracker::{Addressee, HeartbeatAck, StandbyContact},
     time::Timestamp,
 };
 
-use super::{Action, CallId, Contact, Core, publisher::Publisher, share::Share, standing::Standing};
+use super::{Action, CallId, Core, publisher::Publisher, share::Share, standing::Standing};
 
 /// One standby, as it is told by a follower.
 #[derive(Debug, Clone)]

@@ -42,6 +42,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use shared::{
+    contact::Contact,
     content::FileMeta,
     electors::electors,
     epoch::Epoch,
@@ -60,8 +61,8 @@ use shared::{
 };
 
 pub use event::{
-    Action, CallError, CallFailure, CallId, Contact, Departure, DurableState, ElectionFailure, Event, Reply, Report,
-    StepDown, Suspicion, Token, Vote,
+    Action, CallError, CallFailure, CallId, Departure, DurableState, ElectionFailure, Event, Reply, Report, StepDown,
+    Suspicion, Token, Vote,
 };
 
 use campaign::Campaign;

@@ -1,6 +1,7 @@
 //! Looking for a tracker: what the nameserver says of the seat.
 
 use shared::{
+    contact::Contact,
     electors::majority_alone,
     limits::{HEARTBEAT, SEAT_POLL, VOTE_WAIT},
     rpc::nameserver::{Seat, SeatView},
@@ -8,7 +9,7 @@ use shared::{
 };
 
 use super::{
-    Action, CallFailure, CallId, Contact, Core, ElectionFailure,
+    Action, CallFailure, CallId, Core, ElectionFailure,
     campaign::{Campaign, Kind},
     standing::{Seeking, Standing, Word},
 };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shared::{
+    contact::Contact,
     epoch::Epoch,
     id::PeerId,
     limits::{CLOSE_DEADLINE, HEARTBEAT, MAX_EPOCH_STEP, SEAT_LEASE, SUSPICION},
@@ -15,7 +16,7 @@ use shared::{
 };
 
 use super::{
-    Action, CallId, Contact, Core, ElectionFailure, Report, StepDown, Suspicion,
+    Action, CallId, Core, ElectionFailure, Report, StepDown, Suspicion,
     campaign::Campaign,
     following::Following,
     knocking::{Knocking, Refusal},

@@ -1,6 +1,7 @@
 //! One test a rule of the seat; `tests/sim` puts them together. Here is what the tests have in common.
 
 use shared::{
+    contact::Contact,
     content::{ContentHash, FileMeta},
     digest::ShareDigest,
     limits::{

@@ -8,11 +8,13 @@ use std::{
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use shared::{
+    contact::Contact,
     content::FileMeta,
     error::{Failure, FailureCode},
     file_name::FileName,
     id::PeerId,
     limits,
+    net::Target,
     rpc::peer::{DirectoryMeta, PeerServiceClient},
     time::Clock,
 };
@@ -22,9 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Job, Numbered, Run, select::common_prefix};
 use crate::{
     api::Downloaded,
-    core::Contact,
     lookup::stopping,
-    net::calls::target,
     node::Stopped,
     peer::Peer,
     store::{Described, Share},
@@ -295,7 +295,7 @@ impl Peer {
             }
             let names = missing.iter().map(FileName::to_string).collect();
             let ask = |peer: PeerServiceClient, cx| async move { peer.directories(cx, names).await };
-            match self.connections.call(&target(owner), limits::CALL_DEADLINE, ask).await {
+            match self.connections.call(&Target::from(owner), limits::CALL_DEADLINE, ask).await {
                 Ok(answers) => describing.learn(missing, answers),
                 Err(error) => {
                     tracing::info!(%error, owner = %owner.peer, "an owner says nothing of its directories");

@@ -19,6 +19,7 @@ use std::{
 };
 
 use shared::{
+    contact::Contact,
     content::FileMeta,
     error::{Failure, FailureCode},
     id::PeerId,
@@ -37,17 +38,11 @@ use super::{
     undelivered,
 };
 use crate::{
-    core::{
-        Contact,
-        swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig},
-    },
+    core::swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig},
     lookup::{Lookup, contacts},
-    net::{
-        pace::Pace,
-        swarms::{MemberEvent, Membership},
-    },
     store::Partial,
-    transfer::{Brought, FetchError},
+    swarm::{MemberEvent, Membership},
+    transfer::{Brought, FetchError, throttle::Pace},
 };
 
 /// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its owner.

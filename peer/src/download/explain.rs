@@ -10,10 +10,11 @@ use std::{
 
 use futures::future::join_all;
 use shared::{
+    contact::Contact,
     content::ContentHash,
     id::PeerId,
     limits,
-    net::pack::PACKS_HASH,
+    net::{Target, pack::PACKS_HASH},
     rpc::peer::{PeerServiceClient, UploadReport},
     time::{Clock, Timestamp},
 };
@@ -21,13 +22,11 @@ use shared::{
 use super::Run;
 use crate::{
     api::{Explained, ExplainedSource, RunningDownload},
-    core::Contact,
     diagnostics::{
         bottleneck::{Measured, Source, SourceTime, findings},
         meter::{DownloadMeter, SourceMeter},
         system::{Machine, Sample},
     },
-    net::calls::target,
     peer::{Downloads, Peer},
 };
 
@@ -231,7 +230,7 @@ impl Peer {
     }
 
     async fn report_of(&self, contact: &Contact, hashes: &[ContentHash]) -> Option<UploadReport> {
-        let target = target(contact);
+        let target = Target::from(contact);
         let ask = |hash: ContentHash| {
             let call = move |peer: PeerServiceClient, cx| async move { peer.upload_report(cx, hash).await };
             self.connections.call(&target, limits::REPORT_DEADLINE, call)

@@ -28,6 +28,7 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 use shared::{
+    contact::Contact,
     content::{ContentHash, FileMeta},
     error::{Failure, FailureCode},
     file_name::FileName,
@@ -45,7 +46,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{DownloadRequest, Downloaded, Fetched, Progress, ProgressSink},
     backend::parse_name,
-    core::Contact,
     diagnostics::gauge::Counted,
     lookup::contacts,
     peer::{Downloads, Peer},

@@ -3,6 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use shared::{
+    contact::Contact,
     content::FileMeta,
     error::{Failure, FailureCode},
     id::PeerId,
@@ -13,7 +14,6 @@ use shared::{
 use super::{Job, Run, engine::Engine};
 use crate::{
     api::Downloaded,
-    core::Contact,
     peer::Peer,
     store::{Destination, Partial, destination::Standing},
     transfer::{Brought, fetch, serve},

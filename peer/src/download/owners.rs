@@ -8,14 +8,11 @@ use std::{
     },
 };
 
-use shared::{id::PeerId, limits};
+use shared::{contact::Contact, id::PeerId, limits};
 
 use crate::{
-    core::{
-        Contact,
-        swarm::{Dropped, Event, Has, OwnerId},
-    },
-    net::swarms::MemberEvent,
+    core::swarm::{Dropped, Event, Has, OwnerId},
+    swarm::MemberEvent,
 };
 
 /// How often an owner that failed, or a member that left, is asked again although nothing has come of it since.

@@ -4,11 +4,12 @@ use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use shared::{
+    contact::Contact,
     content::FileMeta,
     group_ranges::GroupRanges,
     limits,
     net::{
-        Connections,
+        Connections, Target,
         bulk::{
             BULK_BEGINS, BULK_WAITS, BulkAbort, BulkAccepted, BulkRefusal, BulkRequest, HeaderError, read_header,
             write_header,
@@ -24,17 +25,15 @@ use tokio::{
 
 use super::{OwnerError, engine::Told, was_reset_as_changed};
 use crate::{
-    core::{
-        Contact,
-        swarm::{Event, Failure as Why, RequestId},
-    },
+    core::swarm::{Event, Failure as Why, RequestId},
     diagnostics::meter::{Phase, SourceMeter},
-    net::{
-        calls::target,
-        pace::{Pace, PacedIn},
-    },
     store::Partial,
-    transfer::{Brought, FetchError, Writing, fetch_from, metered::Metered, stream::ChunkSource},
+    transfer::{
+        Brought, FetchError, Writing, fetch_from,
+        metered::Metered,
+        stream::ChunkSource,
+        throttle::{Pace, PacedIn},
+    },
 };
 
 /// One bulk stream.
@@ -57,7 +56,7 @@ impl Stream {
         mut progress: impl FnMut(Brought) + Send + 'static,
     ) -> Result<(), OwnerError> {
         let mut stage = self.meter.request();
-        let target = target(&self.owner);
+        let target = Target::from(&self.owner);
         let ranges = GroupRanges::requested(&[(groups.start, groups.end)], self.file.size)
             .map_err(|_| OwnerError::Refused(BulkRefusal::BadRanges))?;
         let header = BulkRequest { hash: self.file.hash, groups: ranges.to_request() };

@@ -15,17 +15,18 @@
 //! | [`meter`] | where the time goes |
 //! | `run_io`, `pool`, `aligned` | the disk, in large runs; the buffers for them |
 
+mod buffer_pool;
 pub mod fetch;
 pub mod metered;
 mod pack_fetch;
 mod pack_serve;
-mod pool;
 pub mod serve;
 pub mod stream;
+pub mod throttle;
 
+pub use buffer_pool::Pool;
 pub use fetch::{Brought, FetchError, Writing, fetch, fetch_from};
 pub(crate) use pack_fetch::{PackError, PackEvent, fetch_pack};
 pub(crate) use pack_serve::read_checked;
 pub use pack_serve::serve_pack;
-pub use pool::Pool;
 pub use serve::{ServeError, is_right, serve, serve_to};

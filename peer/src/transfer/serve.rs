@@ -19,7 +19,7 @@ use shared::{
 use tokio::{io::AsyncWrite, sync::mpsc, task};
 
 use super::{
-    pool::{Buffer, Pool},
+    buffer_pool::{Buffer, Pool},
     stream::{ChunkSink, Writer},
 };
 use crate::{

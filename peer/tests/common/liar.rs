@@ -5,7 +5,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use peer::{net::pace::Pace, store::Share, transfer::serve};
+use peer::{
+    store::Share,
+    transfer::{serve, throttle::Pace},
+};
 use shared::{
     content::ContentHash,
     group_ranges::GroupRanges,

@@ -14,8 +14,9 @@ use std::{
     time::Duration,
 };
 
-use peer::core::{Action, CallId, Contact, Core, CoreConfig, DurableState, Event, Reply, Role, Token};
+use peer::core::{Action, CallId, Core, CoreConfig, DurableState, Event, Reply, Role, Token};
 use shared::{
+    contact::Contact,
     epoch::Epoch,
     id::{Incarnation, PeerId},
     limits::{HEARTBEAT_DEADLINE, PROVISIONAL_EPOCHS},

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use nameserver::registry::Registry;
-use peer::core::{CallError, CallFailure, CallId, Contact, Event, Reply, Token};
+use peer::core::{CallError, CallFailure, CallId, Event, Reply, Token};
 use shared::{
+    contact::Contact,
     epoch::Epoch,
     id::{PeerId, Role as Identity},
     limits::{CALL_DEADLINE, DEFAULT_LEASE, HEARTBEAT_DEADLINE, KNOCK_AGAIN, KNOCK_WAIT, SEAT_CALL_DEADLINE},

@@ -6,8 +6,9 @@ use std::{
 };
 
 use nameserver::registry::{Registry, Snapshot};
-use peer::core::{Action, CallFailure, CallId, Contact, Core, DurableState, Event, Role, Token};
+use peer::core::{Action, CallFailure, CallId, Core, DurableState, Event, Role, Token};
 use shared::{
+    contact::Contact,
     content::FileMeta,
     epoch::Epoch,
     file_name::FileName,

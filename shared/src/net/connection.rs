@@ -17,7 +17,7 @@ use tarpc::{client::RpcError, context};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{CloseCode, NetError, StreamKind, knock::Knocker, rpc_transport::ServiceClient};
-use crate::{id::Role, limits, name::Endpoint};
+use crate::{contact::Contact, id::Role, limits, name::Endpoint};
 
 /// Whom to talk to: an address, and who must answer there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -26,6 +26,12 @@ pub struct Target {
     pub role: Role,
     /// Where.
     pub endpoint: Endpoint,
+}
+
+impl From<&Contact> for Target {
+    fn from(contact: &Contact) -> Self {
+        Self { role: Role::Peer(contact.peer.clone()), endpoint: contact.endpoint.clone() }
+    }
 }
 
 impl fmt::Display for Target {

@@ -20,6 +20,7 @@ use std::{
 
 use futures::{StreamExt, stream};
 use shared::{
+    contact::Contact,
     content::{ContentHash, FileMeta},
     error::Failure,
     id::PeerId,
@@ -31,7 +32,6 @@ use tokio::{sync::mpsc, task};
 use super::{Job, Run};
 use crate::{
     api::Downloaded,
-    core::Contact,
     lookup::stopping,
     node::Stopped,
     peer::Peer,

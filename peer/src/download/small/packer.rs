@@ -17,11 +17,12 @@ use std::{
 };
 
 use shared::{
+    contact::Contact,
     error::{Failure, FailureCode},
     id::PeerId,
     limits,
     net::{
-        Connections,
+        Connections, Target,
         bulk::{BulkRefusal, HeaderError, read_header, write_header},
         pack::{InvalidPack, ItemRefusal, PackAccepted, PackRequest},
     },
@@ -34,17 +35,14 @@ use tokio::{
 
 use super::{Batch, Content, Ready};
 use crate::{
-    core::{
-        Contact,
-        packs::{Action, Event, ItemId, OwnerId, PackId, Packs, Wanted, Why},
-    },
+    core::packs::{Action, Event, ItemId, OwnerId, PackId, Packs, Wanted, Why},
     diagnostics::meter::{Phase, SourceMeter},
     download::{request::wait_for_turn, undelivered},
-    net::{
-        calls::target,
-        pace::{Pace, PacedIn},
+    transfer::{
+        PackError, PackEvent, fetch_pack,
+        metered::Metered,
+        throttle::{Pace, PacedIn},
     },
-    transfer::{PackError, PackEvent, fetch_pack, metered::Metered},
 };
 
 /// Reports of packs that wait for the core: two packs' worth.
@@ -302,12 +300,12 @@ async fn receive(
 ) -> Result<(), OwnerError> {
     let request = PackRequest::new(contents.clone())?;
     let mut stage = meter.request();
-    let (mut send, mut recv) = bulk.pack(&target(contact)).await?;
+    let (mut send, mut recv) = bulk.pack(&Target::from(contact)).await?;
     write_header(&mut send, &request).await?;
     // The request is all that is said; a stream that the owner closed already shows in its answer.
     let _ = send.finish();
     let PackAccepted = read_header::<Result<PackAccepted, BulkRefusal>>(&mut recv).await??;
-    if let Ok(connection) = bulk.connection(&target(contact)).await {
+    if let Ok(connection) = bulk.connection(&Target::from(contact)).await {
         meter.set_rtt(connection.rtt());
     }
     stage.enter(Phase::Queued);

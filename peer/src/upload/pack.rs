@@ -12,10 +12,7 @@ use shared::{
 };
 use tokio::time::timeout;
 
-use super::{
-    pace::Paced,
-    uploads::{Uploads, refuse, until_taken, wait_for},
-};
+use super::{Uploads, refuse, until_taken, wait_for};
 use crate::{
     diagnostics::gauge::Counted,
     store::OpenError,
@@ -23,6 +20,7 @@ use crate::{
         ServeError,
         metered::{Sent, ToNetwork},
         serve_pack,
+        throttle::Paced,
     },
 };
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use shared::{
+    contact::Contact,
     id::PeerId,
     limits::{CALL_DEADLINE, HEARTBEAT, MAX_PEERS, MAX_WATCH_WAIT, PEERS_POLL},
     name::Endpoint,
@@ -12,9 +13,9 @@ use shared::{
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::calls::Calls;
+use super::rpc_client::Calls;
 use crate::{
-    core::{Contact, Event},
+    core::Event,
     node::{NodeHandle, Stopped},
 };
 

@@ -10,6 +10,8 @@
 //! kept in the order in which it came, and each talk remembers how far it has told it: so news are told once, and nobody asks
 //! twice.
 
+mod membership;
+
 use std::{
     collections::HashMap,
     ops::Range,
@@ -18,12 +20,13 @@ use std::{
 };
 
 use shared::{
+    contact::Contact,
     content::{ContentHash, FileMeta},
     group_ranges::{GroupRanges, group_count},
     id::PeerId,
     limits,
     net::{
-        Connections,
+        Connections, Target,
         bulk::{HeaderError, read_header, write_header},
         swarm::{SwarmHello, SwarmNews},
     },
@@ -35,11 +38,8 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    calls::target,
-    room::{Dialler, Download, Room, Told},
-};
-use crate::{core::Contact, store::Share};
+use crate::store::Share;
+use membership::{Dialler, Download, Room, Told};
 
 /// Events of one download that wait for it. A download that is slower than its members makes them wait.
 const MAX_QUEUED_MEMBER_EVENTS: usize = 64;
@@ -186,7 +186,7 @@ impl Swarms {
         let hello = SwarmHello { hash: room.hash, size: room.size, endpoint: self.0.me.endpoint.clone() };
         let opened = async {
             let (mut send, recv) =
-                self.0.connections.swarm(&target(member)).await.map_err(|error| error.to_string())?;
+                self.0.connections.swarm(&Target::from(member)).await.map_err(|error| error.to_string())?;
             write_header(&mut send, &hello).await.map_err(|error| error.to_string())?;
             Ok::<_, String>((send, recv))
         };

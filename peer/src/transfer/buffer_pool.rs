@@ -16,7 +16,7 @@ const BUFFER_BYTES: usize = BULK_BATCH_BYTES + GROUP_BYTES as usize + 64 * PAIR_
 pub struct Pool(Mutex<Vec<Vec<u8>>>);
 
 impl Pool {
-    pub(super) fn take(self: &Arc<Self>) -> Buffer {
+    pub(crate) fn take(self: &Arc<Self>) -> Buffer {
         let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Buffer { bytes: free.unwrap_or_else(|| vec![0; BUFFER_BYTES]), len: 0, pool: self.clone() }
     }
@@ -24,7 +24,7 @@ impl Pool {
 
 /// A buffer on its way; it goes back when nobody needs its bytes any more.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     bytes: Vec<u8>,
     len: usize,
     pool: Arc<Pool>,
@@ -32,12 +32,12 @@ pub(super) struct Buffer {
 
 impl Buffer {
     /// All of it, with whatever was in it last.
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
 
     /// Its first `len` bytes, to be handed on.
-    pub(super) fn freeze(mut self, len: usize) -> Bytes {
+    pub(crate) fn freeze(mut self, len: usize) -> Bytes {
         self.len = len;
         Bytes::from_owner(self)
     }

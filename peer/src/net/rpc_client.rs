@@ -11,7 +11,8 @@ use std::{
 
 use quinn::ConnectionError;
 use shared::{
-    id::{PeerId, Role},
+    contact::Contact,
+    id::PeerId,
     limits,
     name::PEER_PREFIX,
     net::{Connections, NetError, Target, knock::Knocker},
@@ -25,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    core::{Action, CallError, CallFailure, Contact, Event},
+    core::{Action, CallError, CallFailure, Event},
     node::NodeHandle,
 };
 
@@ -190,7 +191,7 @@ impl Calls {
     ///
     /// # Errors
     /// When the nameserver does not answer, or refuses.
-    pub(super) async fn names_flat<T, F>(
+    pub(crate) async fn names_flat<T, F>(
         &self,
         wait: Duration,
         call: impl FnOnce(NameServiceClient, tarpc::context::Context) -> F,
@@ -222,7 +223,7 @@ impl Calls {
     where
         F: Future<Output = Result<T, tarpc::client::RpcError>>,
     {
-        self.connections.call(&target(to), wait, call).await
+        self.connections.call(&Target::from(to), wait, call).await
     }
 
     async fn peer<T, F>(
@@ -234,12 +235,12 @@ impl Calls {
     where
         F: Future<Output = Result<T, tarpc::client::RpcError>>,
     {
-        self.connections.call(&target(to), wait, call).await
+        self.connections.call(&Target::from(to), wait, call).await
     }
 
     /// Tells the node when the other side ends the connection: an exit is noticed at once, not by silence.
     async fn watch_connection(&self, to: &Contact, node: &NodeHandle) {
-        let Ok(connection) = self.connections.connection(&target(to)).await else { return };
+        let Ok(connection) = self.connections.connection(&Target::from(to)).await else { return };
         let id = connection.stable_id();
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner).insert(to.peer.clone(), id);
         if watched == Some(id) {
@@ -283,11 +284,6 @@ async fn keep_knocking(at: Contact, address: SocketAddr, mut wanted: mpsc::Recei
             return;
         }
     }
-}
-
-/// The peer at its endpoint; its certificate must say so.
-pub fn target(contact: &Contact) -> Target {
-    Target { role: Role::Peer(contact.peer.clone()), endpoint: contact.endpoint.clone() }
 }
 
 fn failure(error: NetError) -> CallFailure {

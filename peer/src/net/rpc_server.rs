@@ -21,11 +21,12 @@ use shared::{
 };
 use tarpc::context::Context;
 
-use super::{swarms::Swarms, uploads::Uploads};
 use crate::{
     core::{Event, Reply, Token},
     node::{NodeHandle, Stopped},
     store::Share,
+    swarm::Swarms,
+    upload::Uploads,
 };
 
 /// What the services need.

@@ -10,10 +10,8 @@ use bytes::Bytes;
 use shared::{limits, time::Clock};
 use tokio::time::sleep_until;
 
-use crate::{
-    core::swarm::RateLimit,
-    transfer::stream::{ChunkSink, ChunkSource},
-};
+use super::stream::{ChunkSink, ChunkSource};
+use crate::core::swarm::RateLimit;
 
 /// A cap, or none. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -115,8 +113,8 @@ impl<S: ChunkSource> ChunkSource for PacedIn<S> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stream::Writer;
     use super::*;
-    use crate::transfer::stream::Writer;
 
     #[tokio::test]
     async fn bytes_go_at_the_pace_and_all_of_them() {

@@ -18,27 +18,27 @@ use tokio::task;
 use crate::{store::Share, transfer::is_right};
 
 /// The looks of one peer. They end, with nothing said, when this is dropped.
-pub(super) struct Looks {
+pub(crate) struct Looks {
     share: Share,
     running: Arc<Mutex<HashSet<ContentHash>>>,
     stop: Arc<AtomicBool>,
 }
 
 /// A content is being looked at, until this is dropped.
-pub(super) struct Looking {
+pub(crate) struct Looking {
     hash: ContentHash,
     running: Arc<Mutex<HashSet<ContentHash>>>,
 }
 
 impl Looks {
-    pub(super) fn new(share: Share) -> Self {
+    pub(crate) fn new(share: Share) -> Self {
         Self { share, running: Arc::default(), stop: Arc::default() }
     }
 
     /// Hashes what went out of `ranges` when `sent` bytes of their encoding were handed to the stream, on a thread of its own; if
     /// that is wrong, the share doubts the content. Nothing happens while the content is being looked at, or too many others
     /// are: what is wrong is said again by the next who gets it.
-    pub(super) fn look_at(&self, hash: ContentHash, ranges: &GroupRanges, sent: u64) {
+    pub(crate) fn look_at(&self, hash: ContentHash, ranges: &GroupRanges, sent: u64) {
         let Some(looking) = self.begin(hash) else { return };
         let sent = what_went_out(ranges, sent);
         let (share, stop) = (self.share.clone(), self.stop.clone());
@@ -53,20 +53,20 @@ impl Looks {
         });
     }
 
-    pub(super) fn begin(&self, hash: ContentHash) -> Option<Looking> {
+    pub(crate) fn begin(&self, hash: ContentHash) -> Option<Looking> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let begins = running.len() < limits::MAX_LOOKS && running.insert(hash);
         begins.then(|| Looking { hash, running: self.running.clone() })
     }
 
     /// Ends those that run; they find nothing out.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         // A runtime that shuts down waits for blocking threads.
         self.stop.store(true, Ordering::Relaxed);
     }
 
     #[cfg(test)]
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }

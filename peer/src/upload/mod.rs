@@ -6,6 +6,9 @@
 //!              └ not here, busy, bad ranges: refused
 //! ```
 
+mod audit;
+mod pack;
+
 use std::{
     collections::HashMap,
     io,
@@ -34,10 +37,6 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{
-    looks::Looks,
-    pace::{Pace, Paced},
-};
 use crate::{
     core::swarm::{
         UploadSlots,
@@ -51,22 +50,24 @@ use crate::{
         Pool, ServeError,
         metered::{Sent, ToNetwork},
         serve_to,
+        throttle::{Pace, Paced},
     },
 };
+use audit::Looks;
 
 /// Serves what is in a share, and what is being received.
 pub struct Uploads {
-    pub(super) share: Share,
+    pub(crate) share: Share,
     slots: Mutex<Slots>,
-    pub(super) pace: Pace,
+    pub(crate) pace: Pace,
     /// As long as an upload runs.
     pool: Mutex<Weak<Pool>>,
     /// How long a receiver may take nothing: [`limits::UPLOAD_SILENCE`].
-    pub(super) silence: Duration,
+    pub(crate) silence: Duration,
     looks: Looks,
-    pub(super) reports: Arc<Reports>,
-    pub(super) active: AtomicU64,
-    pub(super) bytes: AtomicU64,
+    pub(crate) reports: Arc<Reports>,
+    pub(crate) active: AtomicU64,
+    pub(crate) bytes: AtomicU64,
     /// Uploads of files so far.
     begun: AtomicU32,
 }
@@ -218,7 +219,7 @@ impl Uploads {
     }
 
     /// A slot, now or in its turn; `None` when too many wait.
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &self,
         peer: &PeerId,
         connection: &quinn::Connection,
@@ -239,7 +240,7 @@ impl Uploads {
     /// whatever else came over it gives up its place too. A receiver that was killed and runs again does not wait for its
     /// former self, and one that was only frozen connects anew. One that is heard and takes little (`sent` are the bytes it has taken)
     /// goes on without its slot while others wait.
-    pub(super) async fn while_heard<T>(
+    pub(crate) async fn while_heard<T>(
         &self,
         connection: &quinn::Connection,
         slot: &Slot<'_>,
@@ -295,7 +296,7 @@ impl Uploads {
 }
 
 /// A request's place among the uploads; it is over when this is dropped.
-pub(super) struct Slot<'a> {
+pub(crate) struct Slot<'a> {
     uploads: &'a Uploads,
     id: UploadId,
 }
@@ -332,7 +333,7 @@ impl Slots {
 }
 
 /// Waits for the turn of a request; meanwhile its asker hears now and then that it is not forgotten.
-pub(super) async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut quinn::SendStream) -> io::Result<()> {
+pub(crate) async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut quinn::SendStream) -> io::Result<()> {
     if let Some(mut turn) = turn {
         loop {
             tokio::select! {
@@ -348,7 +349,7 @@ pub(super) async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut qui
 
 /// Waits until the asker has all of a finished stream, or says why not. What the stream has taken in is sent still, up to its
 /// window: when the asker gives it up, no more of that is sent.
-pub(super) async fn until_taken(mut send: quinn::SendStream) -> Option<BulkAbort> {
+pub(crate) async fn until_taken(mut send: quinn::SendStream) -> Option<BulkAbort> {
     // Otherwise it has all, or is gone.
     let code = send.stopped().await.ok().flatten()?;
     // Fails only when it was reset already.
@@ -362,7 +363,7 @@ fn was_stopped_as_wrong(error: &io::Error) -> bool {
 }
 
 /// Answers a request, of whatever kind: refusals look alike whatever the answer would be otherwise.
-pub(super) async fn refuse(send: &mut quinn::SendStream, refusal: BulkRefusal) {
+pub(crate) async fn refuse(send: &mut quinn::SendStream, refusal: BulkRefusal) {
     let refusal: Result<BulkAccepted, BulkRefusal> = Err(refusal);
     if write_header(send, &refusal).await.is_ok() {
         let _ = send.finish();

@@ -8,6 +8,7 @@ use std::{
 };
 
 use shared::{
+    contact::Contact,
     content::{ContentHash, FileMeta},
     group_ranges::GroupRanges,
     id::PeerId,
@@ -18,14 +19,13 @@ use shared::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::swarms::MemberEvent;
-use crate::core::Contact;
+use super::MemberEvent;
 
 /// See the module.
-pub(super) struct Room {
-    pub(super) hash: ContentHash,
+pub(crate) struct Room {
+    pub(crate) hash: ContentHash,
     /// Bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     state: Mutex<State>,
     /// Wakes those who tell the news.
     changed: watch::Sender<()>,
@@ -59,17 +59,17 @@ enum Holds {
 }
 
 /// A download of the content that runs here.
-pub(super) struct Download {
+pub(crate) struct Download {
     /// What it receives, as it was announced.
-    pub(super) file: FileMeta,
-    pub(super) tell: mpsc::Sender<MemberEvent>,
+    pub(crate) file: FileMeta,
+    pub(crate) tell: mpsc::Sender<MemberEvent>,
     /// Ends with it.
-    pub(super) stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
 /// Who dialled a talk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialler {
+pub(crate) enum Dialler {
     Me,
     Other,
 }
@@ -84,7 +84,7 @@ struct Talk {
 
 /// How far a member was told the news.
 #[derive(Default)]
-pub(super) struct Told {
+pub(crate) struct Told {
     ranges: usize,
     /// The number of the first member that it was not told of.
     members: u64,
@@ -92,7 +92,7 @@ pub(super) struct Told {
 }
 
 impl Room {
-    pub(super) fn new(hash: ContentHash, size: u64) -> Self {
+    pub(crate) fn new(hash: ContentHash, size: u64) -> Self {
         Self { hash, size, state: Mutex::default(), changed: watch::Sender::new(()) }
     }
 
@@ -104,12 +104,12 @@ impl Room {
         self.changed.send_replace(());
     }
 
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
     /// Returns those that are there already.
-    pub(super) fn begin_download(&self, proven: &GroupRanges, download: Download) -> Vec<Contact> {
+    pub(crate) fn begin_download(&self, proven: &GroupRanges, download: Download) -> Vec<Contact> {
         let proven = proven.iter().collect();
         let mut state = self.state();
         state.holds = Holds::Part(proven);
@@ -122,11 +122,11 @@ impl Room {
     }
 
     /// What the download that runs here receives.
-    pub(super) fn received(&self) -> Option<FileMeta> {
+    pub(crate) fn received(&self) -> Option<FileMeta> {
         self.state().download.as_ref().map(|download| download.file.clone())
     }
 
-    pub(super) fn end_download(&self) {
+    pub(crate) fn end_download(&self) {
         let mut state = self.state();
         state.download = None;
         if matches!(state.holds, Holds::Part(..)) {
@@ -136,7 +136,7 @@ impl Room {
         self.wake();
     }
 
-    pub(super) fn is_in_share(&self) {
+    pub(crate) fn is_in_share(&self) {
         let mut state = self.state();
         if !matches!(state.holds, Holds::All) {
             state.holds = Holds::All;
@@ -145,7 +145,7 @@ impl Room {
         }
     }
 
-    pub(super) fn proven(&self, groups: Range<u64>) {
+    pub(crate) fn proven(&self, groups: Range<u64>) {
         if let Holds::Part(proven) = &mut self.state().holds {
             proven.push(groups);
         }
@@ -153,12 +153,12 @@ impl Room {
     }
 
     /// Whether there is anything to talk about.
-    pub(super) fn has_any(&self) -> bool {
+    pub(crate) fn has_any(&self) -> bool {
         !matches!(self.state().holds, Holds::Nothing)
     }
 
     /// Somebody takes part. Returns, if it is new and a download runs here that should talk to it, when to stop that.
-    pub(super) fn meet(&self, member: &Contact) -> Option<CancellationToken> {
+    pub(crate) fn meet(&self, member: &Contact) -> Option<CancellationToken> {
         let mut state = self.state();
         if state.known.len() >= limits::MAX_SWARM_MEMBERS || state.known.contains_key(&member.peer) {
             return None;
@@ -174,13 +174,13 @@ impl Room {
     }
 
     /// A task is about to dial `peer` until `stop`, which ends with the download; whether it is the only one.
-    pub(super) fn begin_dialling(&self, peer: &PeerId, stop: &CancellationToken) -> bool {
+    pub(crate) fn begin_dialling(&self, peer: &PeerId, stop: &CancellationToken) -> bool {
         let mut state = self.state();
         !stop.is_cancelled() && state.dialled.len() < limits::MAX_SWARM_MEMBERS && state.dialled.insert(peer.clone())
     }
 
     /// The task ends.
-    pub(super) fn end_dialling(&self, peer: &PeerId, stop: &CancellationToken) {
+    pub(crate) fn end_dialling(&self, peer: &PeerId, stop: &CancellationToken) {
         let mut state = self.state();
         // Otherwise it is the next download's list already.
         if !stop.is_cancelled() {
@@ -188,13 +188,13 @@ impl Room {
         }
     }
 
-    pub(super) fn is_talking_to(&self, peer: &PeerId) -> bool {
+    pub(crate) fn is_talking_to(&self, peer: &PeerId) -> bool {
         self.state().talks.contains_key(peer)
     }
 
     /// A stream to `peer` is there; until the token is cancelled. `None` when the stream is one too many: of two that both dialled at
     /// the same time, the smaller id's stays. Otherwise what was accepted last replaces what was there: its other end may be gone.
-    pub(super) fn begin_talk(&self, me: &PeerId, peer: &PeerId, dialler: Dialler) -> Option<CancellationToken> {
+    pub(crate) fn begin_talk(&self, me: &PeerId, peer: &PeerId, dialler: Dialler) -> Option<CancellationToken> {
         let mut state = self.state();
         match state.talks.get(peer) {
             Some(_) if dialler == Dialler::Me => return None,
@@ -209,7 +209,7 @@ impl Room {
     }
 
     /// Whether nothing has taken its place yet.
-    pub(super) fn end_talk(&self, peer: &PeerId, stop: &CancellationToken) -> bool {
+    pub(crate) fn end_talk(&self, peer: &PeerId, stop: &CancellationToken) -> bool {
         let mut state = self.state();
         // Cancelled only by the one that took its place.
         if stop.is_cancelled() {
@@ -222,7 +222,7 @@ impl Room {
         true
     }
 
-    pub(super) fn has_all(&self, peer: &PeerId) {
+    pub(crate) fn has_all(&self, peer: &PeerId) {
         if let Some(talk) = self.state().talks.get_mut(peer) {
             talk.has_all = true;
         }
@@ -230,7 +230,7 @@ impl Room {
     }
 
     /// Tells the download, if there is one; waits when it is behind.
-    pub(super) async fn report(&self, event: MemberEvent) {
+    pub(crate) async fn report(&self, event: MemberEvent) {
         let tell = self.state().download.as_ref().map(|download| download.tell.clone());
         if let Some(tell) = tell {
             // Gone in the meantime: nobody wants to know.
@@ -239,13 +239,13 @@ impl Room {
     }
 
     /// How long news are gathered: in a large swarm everybody has many to tell them to.
-    pub(super) fn pause(&self) -> Duration {
+    pub(crate) fn pause(&self) -> Duration {
         let talks = self.state().talks.len();
         limits::SWARM_NEWS.saturating_mul(u32::try_from(talks.div_ceil(limits::SWARM_NEWS_MEMBERS)).unwrap_or(u32::MAX))
     }
 
     /// What `to` was not told yet, and whether that is the last of it.
-    pub(super) fn news(&self, to: &PeerId, told: &mut Told) -> (Vec<SwarmNews>, bool) {
+    pub(crate) fn news(&self, to: &PeerId, told: &mut Told) -> (Vec<SwarmNews>, bool) {
         let state = self.state();
         let mut news = Vec::new();
         match &state.holds {

@@ -11,7 +11,7 @@ use std::{
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use peer::core::swarm::{Action, Dropped, Event, Failure, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
+use protocol::swarm::{Action, Dropped, Event, Failure, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
 use shared::{group_ranges::{GroupRanges, group_count}, limits::{GROUP_BYTES, MAX_ACTIVE_OWNERS, MAX_OWNER_BACKOFF, MAX_REQUESTS_PER_OWNER, MAX_REQUEST_BYTES, MIN_PIECE_BYTES, OWNER_SILENCE}, time::Timestamp};
 
 /// Groups of a piece, for files of which a piece has the least size.

@@ -17,8 +17,9 @@ use shared::{
 };
 use tokio::sync::watch;
 
+use crate::diagnostics::bottleneck::Finding;
 pub use crate::store::{Discarded, Unfinished};
-use crate::{core::SeatRole, diagnostics::bottleneck::Finding};
+use protocol::election::SeatRole;
 
 /// A running peer, as its commands see it. Dropping a returned future abandons what it was doing.
 pub trait PeerApi: Send + Sync {

@@ -23,11 +23,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     api::{AddRequest, Added, Discarded, DownloadRequest, Fetched, GlobalListing, PeerApi, ProgressSink, Status},
-    core::{Core, ElectionFailure, Event, Reply},
     lookup::stopping,
     node::epoch_of,
     peer::Peer,
 };
+use protocol::election::{Core, ElectionFailure, Event, Reply};
 
 /// How long `list` waits for files that are being hashed.
 const SETTLE_WAIT: Duration = Duration::from_secs(30);

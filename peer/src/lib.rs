@@ -21,7 +21,6 @@ pub mod bao;
 pub mod cli;
 pub mod config;
 pub mod control;
-pub mod core;
 pub mod demo;
 pub mod diagnostics;
 pub mod download;

@@ -20,10 +20,8 @@ use shared::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{
-    core::{Action, Core, DurableState, Event, Reply, Report, Role, SeatRole, Token},
-    net::rpc_client::Calls,
-};
+use crate::net::rpc_client::Calls;
+use protocol::election::{Action, Core, DurableState, Event, Reply, Report, Role, SeatRole, Token};
 
 /// What the node tells everybody who wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -274,7 +272,7 @@ pub fn epoch_of(view: &View) -> Epoch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::Vote;
+    use protocol::election::Vote;
 
     #[tokio::test]
     async fn what_was_made_durable_is_read_back() {

@@ -36,7 +36,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::PeerConfig,
-    core::{Core, CoreConfig, Event, SeatRole, swarm::uploads::UploadLimits},
     diagnostics::{system::Machine, upload_stats::Reports},
     download::Run,
     lookup::Lookup,
@@ -52,6 +51,10 @@ use crate::{
     swarm::Swarms,
     transfer::throttle::Pace,
     upload::Uploads,
+};
+use protocol::{
+    election::{Core, CoreConfig, Event, SeatRole},
+    upload::queue::UploadLimits,
 };
 
 /// How long a start waits to know the tracker before it calls itself ready without one.

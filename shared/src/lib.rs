@@ -21,7 +21,9 @@ pub mod group_ranges;
 pub mod id;
 pub mod limits;
 pub mod name;
+#[cfg(feature = "net")]
 pub mod net;
 pub mod rpc;
+#[cfg(feature = "net")]
 pub mod telemetry;
 pub mod time;

@@ -9,8 +9,9 @@ use std::{
 };
 
 use nameserver::registry::{Registry, Snapshot};
-use peer::core::{
-    Action, CallError, CallFailure, CallId, Core, CoreConfig, DurableState, Event, Reply, Report, Role, Token,
+use protocol::{
+    CallId,
+    election::{Action, CallError, CallFailure, Core, CoreConfig, DurableState, Event, Reply, Report, Role, Token},
 };
 use serde::Serialize;
 use shared::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use peer::core::{Action, Core, CoreConfig, DurableState, Event, Reply, Role, Token};
+use protocol::election::{Action, Core, CoreConfig, DurableState, Event, Reply, Role, Token};
 use shared::{
     contact::Contact,
     content::ContentHash,

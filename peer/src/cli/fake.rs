@@ -26,9 +26,9 @@ use crate::{
         AddRequest, Added, Discarded, DownloadRequest, Downloaded, Explained, ExplainedSource, Fetched, GlobalListing,
         PeerApi, Progress, ProgressSink, RunningDownload, Status, Unfinished,
     },
-    core::SeatRole,
     diagnostics::bottleneck::{Cause, Figure, Finding},
 };
+use protocol::election::SeatRole;
 
 /// Shares what it is told to, and knows of the same files in the network. `download slow` never ends.
 pub(crate) struct Fake {

@@ -38,12 +38,12 @@ use super::{
     undelivered,
 };
 use crate::{
-    core::swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig},
     lookup::{Lookup, contacts},
     store::Partial,
     swarm::{MemberEvent, Membership},
     transfer::{Brought, FetchError, throttle::Pace},
 };
+use protocol::swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
 
 /// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its owner.
 const MAX_QUEUED_REPORTS: usize = 64;

@@ -10,10 +10,8 @@ use std::{
 
 use shared::{contact::Contact, id::PeerId, limits};
 
-use crate::{
-    core::swarm::{Dropped, Event, Has, OwnerId},
-    swarm::MemberEvent,
-};
+use crate::swarm::MemberEvent;
+use protocol::swarm::{Dropped, Event, Has, OwnerId};
 
 /// How often an owner that failed, or a member that left, is asked again although nothing has come of it since.
 const MAX_CHANCES: u32 = 2;

@@ -25,7 +25,6 @@ use tokio::{
 
 use super::{OwnerError, engine::Told, was_reset_as_changed};
 use crate::{
-    core::swarm::{Event, Failure as Why, RequestId},
     diagnostics::meter::{Phase, SourceMeter},
     store::Partial,
     transfer::{
@@ -35,6 +34,7 @@ use crate::{
         throttle::{Pace, PacedIn},
     },
 };
+use protocol::swarm::{Event, Failure as Why, RequestId};
 
 /// One bulk stream.
 pub(super) struct Stream {

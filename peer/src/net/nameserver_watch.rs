@@ -14,10 +14,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::rpc_client::Calls;
-use crate::{
-    core::Event,
-    node::{NodeHandle, Stopped},
-};
+use crate::node::{NodeHandle, Stopped};
+use protocol::election::Event;
 
 /// The names that a peer wants to hear of: peers and trackers.
 const WATCHED: &str = r"(peer|tracker)\.";

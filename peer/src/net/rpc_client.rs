@@ -25,10 +25,8 @@ use shared::{
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::{
-    core::{Action, CallError, CallFailure, Event},
-    node::NodeHandle,
-};
+use crate::node::NodeHandle;
+use protocol::election::{Action, CallError, CallFailure, Event};
 
 /// Makes calls to the nameserver, the tracker and other peers.
 pub struct Calls {

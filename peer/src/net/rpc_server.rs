@@ -22,12 +22,12 @@ use shared::{
 use tarpc::context::Context;
 
 use crate::{
-    core::{Event, Reply, Token},
     node::{NodeHandle, Stopped},
     store::Share,
     swarm::Swarms,
     upload::Uploads,
 };
+use protocol::election::{Event, Reply, Token};
 
 /// What the services need.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use shared::{limits, time::Clock};
 use tokio::time::sleep_until;
 
 use super::stream::{ChunkSink, ChunkSource};
-use crate::core::swarm::RateLimit;
+use protocol::upload::rate_limit::RateLimit;
 
 /// A cap, or none. Clones share it.
 #[derive(Debug, Clone, Default)]

@@ -38,12 +38,6 @@ use tokio::{
 };
 
 use crate::{
-    core::swarm::{
-        UploadSlots,
-        hearing::Hearing,
-        taking::Taking,
-        uploads::{Asked, UploadId, UploadLimits},
-    },
     diagnostics::{gauge::Counted, upload_stats::Reports},
     store::{OpenError, Share, source::Source},
     transfer::{
@@ -54,6 +48,11 @@ use crate::{
     },
 };
 use audit::Looks;
+use protocol::upload::{
+    ack_monitor::Hearing,
+    queue::{Asked, UploadId, UploadLimits, UploadSlots},
+    slow_receiver::Taking,
+};
 
 /// Serves what is in a share, and what is being received.
 pub struct Uploads {

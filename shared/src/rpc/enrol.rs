@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{id::Role, name::Endpoint};
 
 /// Calls that a newcomer may make.
+#[cfg(feature = "net")]
 #[tarpc::service]
 pub trait EnrolService {
     /// Asks for a certificate.

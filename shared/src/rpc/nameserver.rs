@@ -18,6 +18,7 @@ use crate::{
 pub struct Revision(pub u64);
 
 /// Calls to the nameserver. Every answer to a write is given after the write is durable.
+#[cfg(feature = "net")]
 #[tarpc::service]
 pub trait NameService {
     /// Whether it is there, and what it says of itself and of the caller.

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "net")]
+use crate::content::{ContentHash, HashPrefix};
 use crate::{
-    content::{ContentHash, FileMeta, HashPrefix},
+    content::FileMeta,
     epoch::Epoch,
     file_name::FileName,
     id::{Incarnation, PeerId},
@@ -14,6 +16,7 @@ use crate::{
 };
 
 /// Calls to a peer.
+#[cfg(feature = "net")]
 #[tarpc::service]
 pub trait PeerService {
     /// Who it is and how it is.

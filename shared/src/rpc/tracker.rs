@@ -16,6 +16,7 @@ use crate::{
 };
 
 /// Calls to the tracker; every peer offers them and answers [`TrackerError::NotTracker`] while it is none.
+#[cfg(feature = "net")]
 #[tarpc::service]
 pub trait TrackerService {
     /// "I am here, and this is how far my announcements go."

@@ -6,9 +6,9 @@ use shared::{content::FileMeta, error::Failure};
 use super::{Ending, FileChange, Report, explain, harmless};
 use crate::{
     api::{Discarded, Downloaded, Explained, GlobalListing, RunningDownload, Status, Unfinished},
-    core::SeatRole,
     diagnostics::bottleneck,
 };
+use protocol::election::SeatRole;
 
 #[derive(Serialize)]
 struct File<'a> {

@@ -35,7 +35,6 @@ use tokio::{
 
 use super::{Batch, Content, Ready};
 use crate::{
-    core::packs::{Action, Event, ItemId, OwnerId, PackId, Packs, Wanted, Why},
     diagnostics::meter::{Phase, SourceMeter},
     download::{request::wait_for_turn, undelivered},
     transfer::{
@@ -44,6 +43,7 @@ use crate::{
         throttle::{Pace, PacedIn},
     },
 };
+use protocol::packs::{Action, Event, ItemId, OwnerId, PackId, Packs, Wanted, Why};
 
 /// Reports of packs that wait for the core: two packs' worth.
 const MAX_QUEUED_REPORTS: usize = 2 * limits::MAX_PACK_CONTENTS;

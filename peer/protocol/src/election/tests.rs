@@ -1,0 +1,248 @@
+//! One test a rule of the seat; `tests/sim` puts them together. Here is what the tests have in common.
+
+use shared::{
+    contact::Contact,
+    content::{ContentHash, FileMeta},
+    digest::ShareDigest,
+    limits::{
+        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, KNOCK, KNOCK_AGAIN, MAX_ELECTORS, MAX_EPOCH_STEP,
+        PEER_SILENCE, RESTING_HEARTBEAT, SEAT_LEASE, SEAT_RENEWAL, VOTE_HOLD, VOTE_WAIT,
+    },
+    rpc::{
+        nameserver::{Claim, ClaimError, SeatGrant},
+        peer::{SeatNotice, VoteReply, VoteRequest},
+        tracker::{Addressee, Announcement, AnnouncementKind, Heartbeat, HeartbeatAck, StandbyContact},
+    },
+};
+
+use super::*;
+
+/// A core and a clock, with what came out of it last.
+struct Harness {
+    core: Core,
+    now: Timestamp,
+    out: Vec<Action>,
+}
+
+fn id(text: &str) -> PeerId {
+    text.parse().unwrap()
+}
+
+fn endpoint(peer: &str) -> Endpoint {
+    format!("quic://{peer}:4000").parse().unwrap()
+}
+
+fn contact(peer: &str) -> Contact {
+    Contact { peer: id(peer), endpoint: endpoint(peer) }
+}
+
+fn seat(peer: &str, epoch: u64) -> Seat {
+    Seat { epoch: Epoch(epoch), peer: id(peer), endpoint: endpoint(peer) }
+}
+
+fn held(peer: &str, epoch: u64) -> SeatView {
+    SeatView { epoch_high: Epoch(epoch), seat: Some(seat(peer, epoch)) }
+}
+
+fn vacant(epoch: u64) -> SeatView {
+    SeatView { epoch_high: Epoch(epoch), seat: None }
+}
+
+fn file(name: &str) -> FileMeta {
+    let hash = ContentHash([1; 32]);
+    FileMeta { name: name.parse().unwrap(), size: 1, hash, mtime_micros: 0, executable: false }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// The first thing among the actions that `pick` knows what to do with.
+fn find<T>(actions: &[Action], pick: impl Fn(&Action) -> Option<T>) -> T {
+    actions.iter().find_map(pick).unwrap_or_else(|| panic!("not among {actions:#?}"))
+}
+
+macro_rules! picked {
+    ($actions:expr, $pattern:pat if $guard:expr => $value:expr) => {
+        find(&$actions, |action| match action {
+            $pattern if $guard => Some($value.clone()),
+            _ => None,
+        })
+    };
+    ($actions:expr, $pattern:pat => $value:expr) => {
+        find(&$actions, |action| match action {
+            $pattern => Some($value.clone()),
+            _ => None,
+        })
+    };
+}
+
+macro_rules! none {
+    ($actions:expr, $pattern:pat) => {
+        assert!(!$actions.iter().any(|action| matches!(action, $pattern)), "{:#?}", $actions)
+    };
+}
+
+mod alone;
+mod port_probe;
+mod seat;
+mod standby;
+mod term;
+
+impl Harness {
+    fn new(peer: &str) -> Self {
+        Self::with(peer, DurableState::default())
+    }
+
+    fn with(peer: &str, durable: DurableState) -> Self {
+        let now = Timestamp::from_origin(Duration::from_secs(100));
+        let config =
+            CoreConfig { id: id(peer), incarnation: Incarnation(5), endpoint: endpoint(peer), seed: 1, durable };
+        Self { core: Core::new(config, now), now, out: Vec::new() }
+    }
+
+    /// Hands an event in; what came out.
+    fn event(&mut self, event: Event) -> Vec<Action> {
+        let mut out = Vec::new();
+        self.core.handle(self.now, event, &mut out);
+        assert!(self.core.next_deadline().is_none_or(|deadline| deadline > self.now));
+        self.out = out.clone();
+        out
+    }
+
+    /// Lets time pass as a punctual shell does; all that came out.
+    fn pass(&mut self, wait: Duration) -> Vec<Action> {
+        let end = self.now + wait;
+        let mut all = Vec::new();
+        while let Some(deadline) = self.core.next_deadline().filter(|deadline| *deadline <= end) {
+            self.now = deadline;
+            all.extend(self.event(Event::Tick));
+        }
+        self.now = end;
+        self.out = all.clone();
+        all
+    }
+
+    fn answer_seat(&mut self, view: SeatView) -> Vec<Action> {
+        // The last: earlier ones have been given up.
+        self.out.reverse();
+        let call = picked!(self.out, Action::QuerySeat { call } => call);
+        self.event(Event::SeatAnswered { call, result: Ok(view) })
+    }
+
+    fn know_peers(&mut self, peers: &[&str]) -> Vec<Action> {
+        let call = picked!(self.out, Action::QueryPeers { call } => call);
+        let contacts = peers.iter().map(|peer| contact(peer)).collect();
+        self.event(Event::PeersAnswered { call, result: Ok(contacts) })
+    }
+
+    /// A tracker of epoch 1 whose nameserver lists `peers`.
+    fn tracker(peers: &[&str]) -> Self {
+        let mut peer = Self::new("me");
+        let first = peer.event(Event::Tick);
+        peer.know_peers(peers);
+        peer.out = first;
+        let claimed = peer.answer_seat(vacant(0));
+        let claimed =
+            if claimed.iter().any(|a| matches!(a, Action::Claim { .. })) { claimed } else { peer.pass(ms(100)) };
+        let call = picked!(claimed, Action::Claim { call, .. } => call);
+        peer.grant(call, 1);
+        peer.know_peers(peers);
+        peer
+    }
+
+    /// A follower of `tracker` in epoch 1 that was just answered.
+    fn follower(peers: &[&str]) -> Self {
+        Self::follower_as("me", peers)
+    }
+
+    fn follower_as(peer: &str, peers: &[&str]) -> Self {
+        let mut peer = Self::new(peer);
+        let first = peer.event(Event::Tick);
+        peer.know_peers(peers);
+        peer.out = first;
+        let out = peer.answer_seat(held("tracker", 1));
+        peer.ack(&out, None);
+        peer
+    }
+
+    fn grant(&mut self, call: CallId, epoch: u64) -> Vec<Action> {
+        let grant = SeatGrant { epoch: Epoch(epoch), lease: SEAT_LEASE };
+        self.event(Event::ClaimAnswered { call, result: Ok(grant) })
+    }
+
+    fn ack(&mut self, out: &[Action], known_seq: Option<u64>) -> Vec<Action> {
+        let (call, to) = picked!(out, Action::SendHeartbeat { call, to, .. } => (*call, to.clone()));
+        let epoch = self.core.durable().epoch_high;
+        let result = Ok(HeartbeatAck { epoch, known_seq, next_beat: HEARTBEAT, standbys: Vec::new() });
+        self.event(Event::HeartbeatAnswered { call, from: to.peer, result })
+    }
+
+    fn ask_for_vote(&mut self, from: &str, epoch: u64, expected: u64, force: bool) -> Vec<Action> {
+        let (epoch, expected_epoch) = (Epoch(epoch), Epoch(expected));
+        let request = VoteRequest { epoch, expected_epoch, force, probe: false, provisional: epoch.is_provisional() };
+        self.event(Event::VoteRequested { token: Token(1), from: id(from), request })
+    }
+
+    fn vote(&mut self, from: &str, epoch: u64, expected: u64, force: bool) -> (VoteReply, Vec<Action>) {
+        let out = self.ask_for_vote(from, epoch, expected, force);
+        (picked!(out, Action::Reply { reply: Reply::Vote(reply), .. } => reply), out)
+    }
+
+    fn beat(&mut self, from: &str, epoch: u64) -> Result<HeartbeatAck, TrackerError> {
+        self.beat_as(from, epoch, Addressee::Tracker, &[])
+    }
+
+    /// A heartbeat of a peer that has `names`, to this peer as what it is taken for.
+    fn beat_as(&mut self, from: &str, epoch: u64, to: Addressee, names: &[&str]) -> Result<HeartbeatAck, TrackerError> {
+        let mut digest = ShareDigest::default();
+        names.iter().for_each(|name| digest.add(&file(name)));
+        let (epoch, incarnation) = (Epoch(epoch), Incarnation(1));
+        let beat = Heartbeat { to, epoch, incarnation, seq: 1, digest, endpoint: endpoint(from) };
+        let out = self.event(Event::HeartbeatReceived { token: Token(2), from: id(from), beat });
+        picked!(out, Action::Reply { reply: Reply::Heartbeat(result), .. } => result)
+    }
+
+    fn announce(&mut self, from: &str, epoch: u64, name: &str) -> Result<(), TrackerError> {
+        self.announce_as(from, epoch, Addressee::Tracker, name)
+    }
+
+    fn announce_as(&mut self, from: &str, epoch: u64, to: Addressee, name: &str) -> Result<(), TrackerError> {
+        let announcement = Announcement {
+            to,
+            epoch: Epoch(epoch),
+            incarnation: Incarnation(1),
+            seq: 1,
+            kind: AnnouncementKind::Snapshot { page: 0, last: true },
+            upserts: vec![file(name).into()],
+            removals: Vec::new(),
+        };
+        let out = self.event(Event::AnnouncementReceived { token: Token(3), from: id(from), announcement });
+        picked!(out, Action::Reply { reply: Reply::Announcement(result), .. } => result)
+    }
+
+    fn list(&mut self, epoch: u64) -> Result<Vec<String>, TrackerError> {
+        let query = ListAll { epoch: Epoch(epoch), prefix: String::new(), after: None };
+        let page = self.core.list_all(self.now, &query, &mut Vec::new())?;
+        Ok(page.files.into_iter().map(|file| file.file.name.to_string()).collect())
+    }
+
+    /// Answers the requests for votes in `out` with "yes" for `voters`; what came of the last answer.
+    fn promise(&mut self, out: &[Action], voters: &[&str]) -> Vec<Action> {
+        let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
+        let electors = self.core.electors().iter().cloned().collect();
+        let seat = self.core.seat_view();
+        let reply = VoteReply { epoch: request.epoch, granted: true, seat, voted_epoch: request.epoch, electors };
+        let granted = |from: &&str| Event::VoteAnswered { call, from: id(from), result: Ok(reply.clone()) };
+        voters.iter().map(granted).map(|event| self.event(event)).last().unwrap_or_default()
+    }
+
+    fn renewed(&mut self, out: &[Action]) {
+        let (call, epoch) = picked!(out, Action::RenewSeat { call, epoch } => (*call, *epoch));
+        self.event(Event::RenewalAnswered { call, result: Ok(SeatGrant { epoch, lease: SEAT_LEASE }) });
+    }
+}
+
+fn position(actions: &[Action], pick: impl Fn(&Action) -> bool) -> usize {
+    actions.iter().position(pick).unwrap_or_else(|| panic!("not among {actions:#?}"))
+}

@@ -1,0 +1,305 @@
+//! The invariants of `docs/election.md`, checked against what the simulation sees from outside.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use nameserver::registry::Registry;
+use protocol::election::{Action, Core, DurableState, ElectionFailure, Event, Reply, Report, Role, StepDown, Token};
+use shared::{
+    electors::majority_alone,
+    epoch::Epoch,
+    id::{Incarnation, PeerId},
+    limits::SEAT_LEASE,
+    name::Name,
+    rpc::{
+        nameserver::{Claim, Seat},
+        peer::VoteRequest,
+        tracker::{Addressee, AnnouncementKind, TrackerError},
+    },
+    time::Timestamp,
+};
+
+use crate::world::Node;
+
+/// What was seen so far.
+#[derive(Default)]
+pub(crate) struct Checks {
+    accepted: BTreeSet<Epoch>,
+    /// Epochs that were won, registered or not.
+    accepted_anyhow: BTreeSet<Epoch>,
+    registered: Epoch,
+    /// Whom each peer voted for in each epoch.
+    votes: BTreeMap<(PeerId, Epoch), PeerId>,
+    /// Which seat each vote was given to replace: voter, candidate, epoch, replaced epoch.
+    grants: BTreeSet<(PeerId, PeerId, Epoch, Epoch)>,
+    /// Who was elected without the nameserver, and by whom it could have been, as it saw it.
+    provisional: BTreeMap<Epoch, (PeerId, BTreeSet<PeerId>)>,
+    /// Epochs that each run claimed, or won without the nameserver.
+    tried: BTreeSet<(PeerId, Incarnation, Epoch)>,
+    /// Epochs with two provisional trackers: possible where two parts knew too little of each other.
+    rivals: BTreeSet<Epoch>,
+    followed: BTreeMap<PeerId, Epoch>,
+    /// Who asked for which vote, by the voter's token.
+    asked: BTreeMap<(PeerId, Token), (PeerId, VoteRequest)>,
+    /// Highest epoch of a claimed seat that each run was told of.
+    told: BTreeMap<(PeerId, Incarnation), Epoch>,
+    persisted: BTreeMap<PeerId, DurableState>,
+    /// Announcements that each tracker had taken when its index was complete.
+    settled: BTreeMap<(PeerId, Epoch), usize>,
+    /// How often each interesting thing happened.
+    pub(crate) sometimes: BTreeMap<&'static str, u64>,
+}
+
+impl Checks {
+    pub(crate) fn sometimes(&mut self, what: &'static str) {
+        *self.sometimes.entry(what).or_default() += 1;
+    }
+
+    fn voted(&mut self, voter: &PeerId, epoch: Epoch, candidate: &PeerId) {
+        let first = self.votes.entry((voter.clone(), epoch)).or_insert_with(|| candidate.clone());
+        assert_eq!(first, candidate, "S3: {voter} voted twice in epoch {epoch}");
+    }
+
+    /// Before an event goes in: what it tells.
+    pub(crate) fn told(&mut self, peer: &PeerId, run: Incarnation, event: &Event) {
+        if let Event::VoteRequested { token, from, request } = event {
+            self.asked.insert((peer.clone(), *token), (from.clone(), request.clone()));
+        }
+        let epoch = match event {
+            Event::SeatAnswered { result: Ok(view), .. } | Event::NoticeAnswered { view, .. } => view.epoch_high,
+            Event::HeartbeatReceived { beat, .. } => beat.epoch,
+            Event::AnnouncementReceived { announcement, .. } => announcement.epoch,
+            Event::VoteAnswered { result: Ok(reply), .. } => reply.seat.epoch_high,
+            Event::NoticeReceived { notice: shared::rpc::peer::SeatNotice::Taken(seat), .. } => seat.epoch,
+            _ => return,
+        };
+        let known = self.told.entry((peer.clone(), run)).or_default();
+        *known = epoch.max(*known);
+    }
+
+    /// `durable` is on the disk.
+    pub(crate) fn persisted(&mut self, peer: &PeerId, durable: &DurableState) {
+        let before = self.persisted.insert(peer.clone(), durable.clone()).unwrap_or_default();
+        assert!(durable.epoch_high >= before.epoch_high, "S5: {peer} forgot an epoch");
+        let epochs = [&before, durable].map(|state| state.voted.as_ref().map(|vote| vote.epoch));
+        assert!(epochs[1] >= epochs[0], "S3: {peer} took back a vote");
+    }
+
+    /// An action leaves the core, in reaction to `event`.
+    pub(crate) fn action(&mut self, peer: &PeerId, run: Incarnation, action: &Action, event: &Event) {
+        match action {
+            Action::RequestVote { request, .. } if request.probe => {}
+            Action::RequestVote { request, .. } => {
+                self.voted(peer, request.epoch, peer);
+                self.grants.insert((peer.clone(), peer.clone(), request.epoch, request.expected_epoch));
+            }
+            Action::Claim { claim, .. } => {
+                self.voted(peer, claim.epoch, peer);
+                if !claim.epoch.is_provisional() {
+                    self.grants.insert((peer.clone(), peer.clone(), claim.epoch, claim.expected_epoch));
+                }
+                self.votes_fit(peer, claim);
+                self.tried.insert((peer.clone(), run, claim.epoch));
+            }
+            Action::Reply { token, reply: Reply::Vote(reply) } => {
+                let (from, request) = self.asked.remove(&(peer.clone(), *token)).expect("a vote was asked for");
+                if !matches!(event, Event::VoteRequested { token: now, .. } if now == token) {
+                    self.sometimes(if reply.granted { "agreed after a look" } else { "disagreed after a look" });
+                }
+                if !reply.granted {
+                    return;
+                }
+                if request.probe {
+                    return;
+                }
+                self.voted(peer, request.epoch, &from);
+                self.sometimes("vote given");
+                self.grants.insert((peer.clone(), from, request.epoch, request.expected_epoch));
+            }
+            Action::Reply { reply: Reply::Announcement(result), .. } => {
+                let Event::AnnouncementReceived { announcement, .. } = event else {
+                    panic!("an answer without an announcement")
+                };
+                match result {
+                    Ok(()) => {
+                        let told = self.told.get(&(peer.clone(), run)).copied().unwrap_or_default();
+                        let epoch = announcement.epoch;
+                        assert!(epoch >= told, "S6: {peer} took a write of epoch {epoch} and knows of {told}");
+                        self.sometimes(match (announcement.kind, announcement.to) {
+                            (AnnouncementKind::Delta, Addressee::Tracker) => "delta taken",
+                            (AnnouncementKind::Delta, Addressee::Standby) => "delta taken by a standby",
+                            (AnnouncementKind::Snapshot { .. }, Addressee::Tracker) => "snapshot taken",
+                            (AnnouncementKind::Snapshot { .. }, Addressee::Standby) => "snapshot taken by a standby",
+                        });
+                    }
+                    Err(TrackerError::SnapshotNeeded) => self.sometimes("snapshot asked for"),
+                    Err(TrackerError::StaleEpoch(_)) => self.sometimes("stale epoch refused"),
+                    Err(TrackerError::Unavailable(_)) => self.sometimes("write refused after a sleep"),
+                    Err(_) => {}
+                }
+            }
+            Action::Reply { reply: Reply::Heartbeat(Err(TrackerError::StaleEpoch(_))), .. } => {
+                self.sometimes("stale epoch refused");
+            }
+            Action::Reply { reply: Reply::Elected(Ok(_)), .. } => self.sometimes("forced election won"),
+            Action::Report(Report::Settled { epoch, missing, members, announcements }) => {
+                self.settled.insert((peer.clone(), *epoch), *announcements);
+                if *missing == 0 && *members > 0 && *announcements == 0 {
+                    self.sometimes("failover that announced nothing again");
+                }
+            }
+            Action::Report(report) => self.report(report),
+            _ => {}
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        match report {
+            Report::ElectionFailed { why: ElectionFailure::Lost(_), .. } => self.sometimes("claim lost"),
+            Report::ElectionFailed { why: ElectionFailure::NoMajority { .. }, .. } => {
+                self.sometimes("election without a majority");
+            }
+            Report::SteppedDown { why: StepDown::Overslept, .. } => self.sometimes("stepped down after a sleep"),
+            Report::SteppedDown { why: StepDown::Isolated, .. } => self.sometimes("stepped down alone"),
+            Report::SteppedDown { why: StepDown::HigherEpoch, .. } => {
+                self.sometimes("stepped down for a higher epoch");
+            }
+            Report::SteppedDown { why: StepDown::Rival, .. } => self.sometimes("rivals stepped down"),
+            Report::SuspicionLifted { .. } => self.sometimes("suspicion lifted"),
+            Report::PeerGone { why: protocol::election::Departure::Silent, .. } => {
+                self.sometimes("silent peer forgotten")
+            }
+            Report::Superseded => self.sometimes("superseded run stopped"),
+            _ => {}
+        }
+    }
+
+    /// `tracker` of `epoch` had, as a standby, all that the others have.
+    pub(crate) fn nothing_again(&mut self, tracker: &PeerId, epoch: Epoch) {
+        if let Some(announcements) = self.settled.get(&(tracker.clone(), epoch)) {
+            assert_eq!(*announcements, 0, "L6: {tracker} had everything, and was told it again");
+            self.sometimes("failover to a standby that had everything");
+        }
+    }
+
+    /// `winner` became tracker without the nameserver; `electors` as it sees them.
+    pub(crate) fn elected_alone(
+        &mut self,
+        winner: &PeerId,
+        run: Incarnation,
+        epoch: Epoch,
+        electors: &BTreeSet<PeerId>,
+    ) {
+        self.tried.insert((winner.clone(), run, epoch));
+        let voters: BTreeSet<&PeerId> =
+            self.grants.iter().filter(|grant| grant.1 == *winner && grant.2 == epoch).map(|grant| &grant.0).collect();
+        let votes = electors.iter().filter(|elector| voters.contains(elector)).count();
+        assert!(votes >= majority_alone(electors.len()), "S4: {winner} made itself tracker with {votes} votes");
+        assert!(epoch.is_provisional(), "S1: {winner} took {epoch}, which the nameserver gives");
+        if let Some((first, its_electors)) = self.provisional.get(&epoch) {
+            let all = its_electors.union(electors).count();
+            let close = all <= its_electors.len().min(electors.len()) + 1;
+            assert!(!close || first == winner, "S1: {first} and {winner} were elected in {epoch} by the same peers");
+            self.rivals.insert(epoch);
+            self.sometimes("rival provisional trackers");
+        } else {
+            self.provisional.insert(epoch, (winner.clone(), electors.clone()));
+        }
+        self.accepted_anyhow.insert(epoch);
+        self.sometimes("provisional tracker");
+    }
+
+    /// Whether or not it will be accepted: a claim names the seat that its votes were given for replacing.
+    fn votes_fit(&self, claimant: &PeerId, claim: &Claim) {
+        for voter in &claim.votes {
+            let grant = (voter.clone(), claimant.clone(), claim.epoch, claim.expected_epoch);
+            assert!(
+                self.grants.contains(&grant),
+                "S4: {claimant} would replace {} with a vote of {voter} that was not given for that",
+                claim.expected_epoch
+            );
+        }
+    }
+
+    /// A claim is about to be put to the registry, and was answered so.
+    pub(crate) fn claim(&mut self, claimant: &PeerId, claim: &Claim, held: Option<&Seat>, accepted: bool) {
+        if !accepted {
+            return;
+        }
+        let epoch = claim.epoch;
+        assert!(self.accepted.insert(epoch), "S1: two claims to epoch {epoch} were accepted");
+        self.accepted_anyhow.insert(epoch);
+        if epoch.is_provisional() {
+            let elected = self.provisional.get(&epoch).is_some_and(|(winner, _)| winner == claimant);
+            assert!(elected || self.rivals.contains(&epoch), "S1: {claimant} registered {epoch}, which it did not win");
+            self.sometimes("provisional tracker registered");
+        }
+        if let Some(held) = held {
+            assert_eq!(held.epoch, claim.expected_epoch, "S4: {claimant} replaced a seat that it did not know");
+            self.sometimes("claim accepted with a majority");
+        } else {
+            self.sometimes("claim accepted over a vacant seat");
+        }
+    }
+
+    /// After every change in the registry.
+    pub(crate) fn registry(&mut self, now: Timestamp, registry: &Registry) {
+        let view = registry.seat(now);
+        assert!(view.epoch_high >= self.registered, "S2: the registered epoch fell to {}", view.epoch_high);
+        self.registered = view.epoch_high;
+        if let Some(seat) = view.seat {
+            let name = Name::tracker(seat.epoch);
+            assert!(registry.lookup(now, name.as_str()).is_ok(), "S8: {name} was removed while its seat is held");
+        }
+    }
+
+    /// After every step of a core, when what it did has been carried out.
+    pub(crate) fn core(&mut self, now: Timestamp, node: &Node, core: &Core, registry: &Registry) {
+        let peer = core.id();
+        let shown = node.clock.local(now);
+        if let Some(seat) = core.tracker() {
+            let before = self.followed.entry(peer.clone()).or_default();
+            assert!(seat.epoch >= *before, "S5: {peer} followed {before} and follows {}", seat.epoch);
+            *before = seat.epoch;
+            assert!(self.accepted_anyhow.contains(&seat.epoch), "S5: {peer} follows an epoch that was never accepted");
+            let persisted = self.persisted.get(peer).map_or(Epoch::NONE, |durable| durable.epoch_high);
+            assert!(persisted >= seat.epoch, "S5: {peer} follows {} and would forget it", seat.epoch);
+            // What an earlier run was given is not this one's: others know that one's endpoint, and what they told it.
+            let tried = (peer.clone(), node.incarnation, seat.epoch);
+            let its_own = core.role() != Role::Tracker || self.tried.contains(&tried);
+            assert!(its_own, "S1: {peer} took up the seat of an earlier run, {}", seat.epoch);
+        }
+        // A tracker never believes in its lease for longer than the nameserver gave it, but for its clock's drift.
+        if let (Some(until), Some(seat)) = (core.lease_until(), core.tracker())
+            && let Some(registered) = registry.seat(now).seat
+            && registered.epoch == seat.epoch
+            && shown < until
+        {
+            let last = node.clock.world(until) - SEAT_LEASE / 50 - Duration::from_micros(2);
+            assert!(
+                last <= now || registry.seat(last).seat.is_some(),
+                "lease: {peer} thinks that it has the seat longer than it has"
+            );
+        }
+    }
+
+    /// Right after an event went in at `shown` by the peer's clock.
+    pub(crate) fn deadline(&mut self, shown: Timestamp, core: &Core, actions: &[Action]) {
+        let (deadline, ended) = (core.next_deadline(), actions.contains(&Action::Stopped));
+        let lies_ahead = deadline.is_some_and(|deadline| deadline > shown);
+        assert!(lies_ahead || ended, "S7: {} in {:?}: {deadline:?}", core.id(), core.role());
+    }
+
+    /// No epoch has two trackers. (One whose disk is being written to does nothing until that is done, and says then what it
+    /// has become.)
+    pub(crate) fn trackers(&mut self, nodes: &[Node]) {
+        let mut epochs = BTreeSet::new();
+        let awake = nodes.iter().filter(|node| node.syncing.is_none());
+        for core in awake.filter_map(|node| node.core.as_ref()).filter(|core| core.role() == Role::Tracker) {
+            let epoch = core.tracker().expect("a tracker has a seat").epoch;
+            assert!(epochs.insert(epoch) || self.rivals.contains(&epoch), "S1: two trackers of epoch {epoch}");
+        }
+    }
+}

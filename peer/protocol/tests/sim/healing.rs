@@ -1,0 +1,258 @@
+//! What must become true when nothing goes wrong any more, and what single faults may cost then.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use protocol::election::{Core, Role};
+use shared::{
+    content::ContentHash,
+    electors::majority_alone,
+    epoch::Epoch,
+    id::PeerId,
+    limits::{HEARTBEAT, INDEX_SETTLE, PEER_SILENCE, RESTING_HEARTBEAT},
+    rpc::tracker::ListAll,
+};
+
+use crate::world::{NAMESERVER, Node, World};
+
+/// After healing: one tracker known to all.
+const L1_BOUND: Duration = Duration::from_secs(4);
+/// After healing: the index is the union of the shares.
+const L2_BOUND: Duration = Duration::from_secs(6);
+/// After a tracker was killed in a healed network: another one, known to all.
+const FAILOVER_BOUND: Duration = Duration::from_millis(1500);
+/// Without the nameserver: a provisional tracker, known to all of a majority; and its registration afterwards.
+const PROVISIONAL_BOUND: Duration = Duration::from_secs(2);
+/// How long one is told that the tracker's port is closed.
+const MISLED: Duration = Duration::from_secs(1);
+/// How long a peer is cut off before it comes back.
+const ISOLATION: Duration = Duration::from_secs(3);
+
+impl World {
+    /// Everything works again; some of the dead stay dead. Then L1 and L2 hold within their bounds, a peer that was
+    /// cut off for a while disturbs nobody when it comes back (L4), and a tracker that is killed is replaced.
+    pub(crate) fn heal(&mut self) {
+        self.note("everything works again");
+        self.calm = true;
+        self.cuts.clear();
+        self.mistaken.clear();
+        (self.loss, self.duplication) = (0.0, 0.0);
+        self.latency = self.latency.min(Duration::from_millis(20));
+        self.disk = self.disk.min(Duration::from_millis(4));
+        if !self.nameserver_up {
+            self.nameserver_back();
+        }
+        let stay_dead = self.rng.usize(0..self.nodes.len());
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].frozen {
+                self.thaw(self.run_of(node));
+            }
+            if self.nodes[node].leaving {
+                self.crash(node);
+            }
+            if self.nodes[node].core.is_none() && (node != stay_dead || self.nodes.len() < 3) {
+                self.restart(node);
+            }
+        }
+        let healed = self.now;
+        self.run_until(healed + L1_BOUND);
+        self.check_one_tracker();
+        self.run_until(healed + L2_BOUND);
+        self.check_one_tracker();
+        self.check_index();
+        self.isolate_one_for_a_while();
+        self.mislead_one_at_a_time();
+        if self.rng.bool() {
+            self.kill_a_follower();
+            self.kill_the_tracker();
+        }
+        self.do_without_the_nameserver();
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        self.run_until(self.now + time);
+    }
+
+    fn follower(&self) -> Option<usize> {
+        let role = |node: &Node| node.core.as_ref().map(Core::role);
+        self.nodes.iter().position(|node| role(node) == Some(Role::Follower))
+    }
+
+    fn isolate_one_for_a_while(&mut self) {
+        let Some(follower) = self.follower() else { return };
+        let before = self.registry.seat(self.now);
+        let numbers = self.numbers();
+        self.isolate(follower);
+        self.run_for(ISOLATION);
+        self.cuts.clear();
+        self.note("it is back");
+        self.run_for(ISOLATION);
+        assert_eq!(self.registry.seat(self.now), before, "L4: a peer that was isolated raised the epoch");
+        assert_eq!(self.numbers(), numbers, "L4: a peer that was isolated stood for election");
+        self.check_one_tracker();
+        self.check_index();
+        self.checks.sometimes("isolated peer came back");
+    }
+
+    /// One peer is told for a while that nobody listens at the tracker's port, then the nameserver is: that unseats nobody.
+    fn mislead_one_at_a_time(&mut self) {
+        let (Some(tracker), Some(follower)) = (self.tracker(), self.follower()) else { return };
+        let before = self.registry.seat(self.now);
+        for misled in [follower, NAMESERVER] {
+            self.note("one is misled");
+            self.mistaken.insert((misled, tracker));
+            self.run_for(MISLED);
+            self.mistaken.clear();
+            assert_eq!(self.registry.seat(self.now), before, "L5: a living tracker was unseated for its port");
+        }
+        self.run_for(HEARTBEAT * 2);
+        self.check_one_tracker();
+    }
+
+    /// The epochs that the machines' disks know, of votes and of seats.
+    fn numbers(&self) -> Vec<(Option<Epoch>, Epoch)> {
+        let of = |node: &Node| (node.durable.voted.as_ref().map(|vote| vote.epoch), node.durable.epoch_high);
+        self.nodes.iter().map(of).collect()
+    }
+
+    /// Its files go when it was silent for too long: which is later if the tracker waved it to rest, since it elects not,
+    /// and at the standbys, which all peers tell of themselves at a resting peer's pace.
+    fn kill_a_follower(&mut self) {
+        let resting = self.resting_follower();
+        let Some(follower) = resting.or_else(|| self.follower()) else { return };
+        self.crash(follower);
+        self.run_for(PEER_SILENCE + HEARTBEAT * 2);
+        if resting.is_none() {
+            self.check_index();
+        }
+        self.run_for(RESTING_HEARTBEAT - HEARTBEAT);
+        self.check_index();
+        if resting.is_some() {
+            self.checks.sometimes("resting peer forgotten");
+        }
+    }
+
+    /// A follower that is no elector.
+    fn resting_follower(&self) -> Option<usize> {
+        let electors = self.nodes[self.tracker()?].core.as_ref()?.electors();
+        let rests = |node: &Node| {
+            node.core.as_ref().is_some_and(|core| core.role() == Role::Follower) && !electors.contains(&node.id)
+        };
+        self.nodes.iter().position(rests)
+    }
+
+    fn kill_the_tracker(&mut self) {
+        if self.alive() > 1 {
+            let tracker = self.tracker().expect("there is one");
+            let named = self.nodes[tracker].core.as_ref().expect("it runs").standbys().to_vec();
+            let warm: Vec<PeerId> = named.into_iter().filter(|standby| self.is_warm(standby, tracker)).collect();
+            self.crash(tracker);
+            self.run_for(FAILOVER_BOUND);
+            self.check_one_tracker();
+            self.run_for(L1_BOUND - FAILOVER_BOUND);
+            self.check_index();
+            let seat = self.registry.seat(self.now).seat.expect("checked before");
+            if warm.contains(&seat.peer) {
+                self.checks.nothing_again(&seat.peer, seat.epoch);
+            } else {
+                self.checks.sometimes("failover to a peer that had nothing");
+            }
+        }
+    }
+
+    /// Whether a standby has what all others but the tracker have.
+    fn is_warm(&self, standby: &PeerId, tracker: usize) -> bool {
+        let others = self.nodes.iter().enumerate().filter(|(number, node)| *number != tracker && node.id != *standby);
+        let others: Vec<&Node> = others.map(|(_, node)| node).filter(|node| node.core.is_some()).collect();
+        let files: BTreeSet<_> =
+            others.iter().flat_map(|node| node.files.values()).map(|f| (&f.name, f.hash, f.size)).collect();
+        let core = self.nodes.iter().find(|node| node.id == *standby).and_then(|node| node.core.as_ref());
+        core.and_then(Core::standby_size) == Some((others.len(), files.len()))
+    }
+
+    /// The nameserver is away and the tracker dies: a majority has a provisional one soon, and keeps it when the
+    /// nameserver is back; others know whom to ask (L3), and find a tracker then.
+    fn do_without_the_nameserver(&mut self) {
+        self.note("the nameserver is away");
+        self.nameserver_up = false;
+        self.run_for(HEARTBEAT * 5);
+        let tracker = self.tracker().expect("a living tracker with a majority, or alone, goes on");
+        self.crash(tracker);
+        self.run_for(PROVISIONAL_BOUND);
+        let cores: Vec<&Core> = self.nodes.iter().filter_map(|node| node.core.as_ref()).collect();
+        let is_enough = |core: &&Core| {
+            let alive = |elector: &&PeerId| cores.iter().any(|core| core.id() == *elector);
+            core.electors().iter().filter(alive).count() >= majority_alone(core.electors().len())
+        };
+        let majority = !cores.is_empty() && cores.iter().all(is_enough);
+        let minority = !cores.iter().any(is_enough);
+        for core in &cores {
+            let knows = |other: &&Core| core.id() == other.id() || core.members().contains_key(other.id());
+            assert!(cores.iter().all(knows), "L3: {} does not know whom to ask", core.id());
+            if majority {
+                let seat = core.tracker().unwrap_or_else(|| panic!("L1: {} knows no provisional tracker", core.id()));
+                assert!(
+                    seat.epoch.is_provisional() && cores[0].tracker() == Some(seat),
+                    "L1: {} follows another",
+                    core.id()
+                );
+            }
+            if minority {
+                assert_eq!(core.tracker(), None, "S4: a minority has a tracker");
+            }
+        }
+        let provisional = self.tracker();
+        if majority {
+            self.checks.sometimes("replaced without the nameserver");
+            self.run_for(INDEX_SETTLE + HEARTBEAT * 2);
+            self.check_index();
+        } else if minority {
+            self.checks.sometimes("orphans");
+        }
+        self.nameserver_back();
+        if self.alive() > 0 {
+            self.run_for(if majority { PROVISIONAL_BOUND } else { L1_BOUND });
+            self.check_one_tracker();
+            if majority {
+                assert_eq!(self.tracker(), provisional, "L1: the provisional tracker was not kept");
+            }
+            self.run_for(INDEX_SETTLE + HEARTBEAT * 2);
+            self.check_index();
+        }
+    }
+
+    fn check_one_tracker(&self) {
+        let seat = self.registry.seat(self.now).seat.expect("L1: the seat is vacant after healing");
+        for core in self.nodes.iter().filter_map(|node| node.core.as_ref()) {
+            assert_eq!(core.tracker(), Some(&seat), "L1: {} in {:?} does not know the tracker", core.id(), core.role());
+        }
+    }
+
+    fn check_index(&mut self) {
+        let mut expected: BTreeMap<(String, ContentHash), Vec<PeerId>> = BTreeMap::new();
+        for node in self.nodes.iter().filter(|node| node.core.is_some()) {
+            for file in node.files.values() {
+                expected.entry((file.name.to_string(), file.hash)).or_default().push(node.id.clone());
+            }
+        }
+        // In order of their ids, not of their numbers.
+        expected.values_mut().for_each(|owners| owners.sort());
+        let tracker = self.tracker().expect("checked before");
+        let now = self.nodes[tracker].clock.local(self.now);
+        let core = self.nodes[tracker].core.as_mut().expect("a tracker runs");
+        let mut found = BTreeMap::new();
+        let mut after = None;
+        loop {
+            let query = ListAll { epoch: core.seat_view().epoch_high, prefix: String::new(), after };
+            let page = core.list_all(now, &query, &mut Vec::new()).expect("L2: the tracker does not list");
+            found.extend(page.files.into_iter().map(|f| ((f.file.name.to_string(), f.file.hash), f.owners)));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, expected, "L2: the index is not the union of the shares");
+    }
+}

@@ -1,0 +1,239 @@
+//! The processes: what they take in, what they do about it, their disks, and how they start and end.
+
+use std::{collections::VecDeque, time::Duration};
+
+use protocol::{
+    CallId,
+    election::{Action, Core, CoreConfig, Event, Reply, Report, Token},
+};
+use shared::{
+    id::{PeerId, Role as Identity},
+    limits::DEFAULT_LEASE,
+    name::PEER_PREFIX,
+    rpc::nameserver::Selector,
+};
+
+use crate::world::{Item, Kind, NAMESERVER, Question, Run, Syncing, World};
+
+impl World {
+    /// Whether the process can take nothing in now.
+    pub(crate) fn is_held_up(&self, node: usize) -> bool {
+        self.nodes[node].frozen || self.nodes[node].syncing.is_some()
+    }
+
+    pub(crate) fn deliver(&mut self, run: Run, event: Event) {
+        if self.running(run).is_none() {
+            return;
+        }
+        if self.is_held_up(run.0) {
+            self.nodes[run.0].unread.push_back(event);
+        } else {
+            self.handle(run.0, event);
+        }
+    }
+
+    pub(crate) fn handle(&mut self, number: usize, event: Event) {
+        let node = &mut self.nodes[number];
+        let shown = node.clock.local(self.now);
+        let Some(core) = &mut node.core else { return };
+        self.checks.told(&node.id, node.incarnation, &event);
+        let mut actions = Vec::new();
+        core.handle(shown, event.clone(), &mut actions);
+        self.checks.deadline(shown, core, &actions);
+        let deadline = core.next_deadline().map(|deadline| node.clock.world(deadline));
+        let run = (number, node.incarnation);
+        self.carry_out(number, actions.into(), event);
+        if let Some(deadline) = deadline {
+            self.push(deadline.since(self.now), Item::Tick(run));
+        }
+    }
+
+    /// What the shell does: one after the other, what follows a write after it.
+    fn carry_out(&mut self, number: usize, mut actions: VecDeque<Action>, event: Event) {
+        let run = self.run_of(number);
+        while let Some(action) = actions.pop_front() {
+            if self.running(run).is_none() {
+                return;
+            }
+            if let Action::Persist(state) = action {
+                let slow = self.rng.u8(0..50) == 0 && !self.calm;
+                let write = self.random(if slow { Duration::from_millis(400) } else { self.disk });
+                self.nodes[number].syncing = Some(Syncing { state, then: actions, event });
+                if write.is_zero() {
+                    self.finish_write(number);
+                } else {
+                    self.push(write, Item::Synced(run));
+                }
+                return;
+            }
+            let id = self.nodes[number].id.clone();
+            if self.trace {
+                self.print(&id, &event, &action);
+            }
+            self.checks.action(&id, run.1, &action, &event);
+            if let (Action::Report(Report::BecameProvisional { epoch }), Some(core)) = (&action, self.running(run)) {
+                let electors = core.electors().clone();
+                self.checks.elected_alone(&id, run.1, *epoch, &electors);
+            }
+            self.execute(number, action);
+        }
+        self.check(number);
+    }
+
+    fn finish_write(&mut self, number: usize) {
+        let Some(Syncing { state, then, event }) = self.nodes[number].syncing.take() else { return };
+        self.checks.persisted(&self.nodes[number].id, &state);
+        self.nodes[number].durable = state;
+        self.carry_out(number, then, event);
+    }
+
+    /// The disk is done: the process goes on with what waited. A timer that is due comes first, as in the shell.
+    pub(crate) fn synced(&mut self, number: usize) {
+        self.finish_write(number);
+        self.catch_up(number);
+    }
+
+    /// Reads what waits to be read, as long as nothing holds the process up.
+    pub(crate) fn catch_up(&mut self, number: usize) {
+        let run = self.run_of(number);
+        let shown = self.nodes[number].clock.local(self.now);
+        let deadline = self.running(run).and_then(Core::next_deadline);
+        if deadline.is_some_and(|deadline| deadline <= shown) && !self.is_held_up(number) {
+            self.handle(number, Event::Tick);
+        }
+        while !self.is_held_up(number) && self.running(run).is_some() {
+            let Some(event) = self.nodes[number].unread.pop_front() else { return };
+            self.handle(number, event);
+        }
+    }
+
+    fn check(&mut self, number: usize) {
+        self.registry.expire(self.now);
+        self.registry.settle();
+        let node = &self.nodes[number];
+        if let Some(core) = &node.core {
+            self.checks.core(self.now, node, core, &self.registry);
+        }
+        self.checks.trackers(&self.nodes);
+    }
+
+    /// What a reader of a replayed run wants to see: not every heartbeat.
+    fn print(&self, peer: &PeerId, event: &Event, action: &Action) {
+        let at = self.now.since_origin().as_secs_f64();
+        match action {
+            Action::Report(report) => eprintln!("{at:.4} {peer} {report:?}"),
+            Action::Claim { claim, .. } => eprintln!("{at:.4} {peer} {claim:?}"),
+            Action::Resign { epoch, .. } => eprintln!("{at:.4} {peer} resigns {epoch}"),
+            Action::RequestVote { to, request, .. } => eprintln!("{at:.4} {peer} asks {} {request:?}", to.peer),
+            Action::Reply { reply: Reply::Vote(reply), .. } => eprintln!("{at:.4} {peer} {event:?} {reply:?}"),
+            Action::Reply { reply: Reply::Elected(result), .. } => eprintln!("{at:.4} {peer} {result:?}"),
+            _ => {}
+        }
+        match event {
+            Event::ClaimAnswered { result, .. } => eprintln!("{at:.4} {peer} answered {result:?}"),
+            Event::RenewalAnswered { result: Err(error), .. } => eprintln!("{at:.4} {peer} not renewed {error:?}"),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn restart(&mut self, number: usize) {
+        let seed = self.rng.u64(..);
+        let now = self.now;
+        let node = &mut self.nodes[number];
+        node.incarnation.0 += 1;
+        let config = CoreConfig {
+            id: node.id.clone(),
+            incarnation: node.incarnation,
+            endpoint: node.endpoint.clone(),
+            seed,
+            durable: node.durable.clone(),
+        };
+        node.core = Some(Core::new(config, node.clock.local(now)));
+        self.note(&format!("peer{number} starts"));
+        if self.nodes[number].incarnation.0 > 1 {
+            self.checks.sometimes("run restarted");
+        }
+        let run = self.run_of(number);
+        if self.nameserver_up && self.reaches(number, NAMESERVER) {
+            self.register(number);
+        }
+        self.push(DEFAULT_LEASE / 6, Item::Renew(run));
+        let upserts = self.nodes[number].files.values().cloned().collect();
+        self.handle(number, Event::ShareChanged { upserts, removals: Vec::new() });
+    }
+
+    pub(crate) fn crash(&mut self, number: usize) {
+        let coin = self.rng.bool();
+        let node = &mut self.nodes[number];
+        node.core = None;
+        node.frozen = false;
+        node.unread.clear();
+        node.leaving = false;
+        if let Some(syncing) = node.syncing.take() {
+            self.checks.sometimes("crashed while the disk was written");
+            // What was being written is there or is not; nothing was done on the strength of it.
+            if coin {
+                self.checks.persisted(&node.id, &syncing.state);
+                node.durable = syncing.state;
+            }
+        }
+        self.note(&format!("peer{number} is dead"));
+    }
+
+    fn execute(&mut self, node: usize, action: Action) {
+        match action {
+            Action::Persist(_) => unreachable!("carried out before"),
+            Action::QuerySeat { call } => self.ask(node, NAMESERVER, Kind::Seat, call, Question::Seat),
+            Action::QueryPeers { call } => self.ask(node, NAMESERVER, Kind::Peers, call, Question::Peers),
+            Action::Claim { call, claim } => self.ask(node, NAMESERVER, Kind::Claim, call, Question::Claim(claim)),
+            Action::RenewSeat { call, epoch } => {
+                self.ask(node, NAMESERVER, Kind::Renewal, call, Question::Renewal(epoch));
+            }
+            Action::Resign { call, epoch } => self.ask(node, NAMESERVER, Kind::Resign, call, Question::Resign(epoch)),
+            Action::SendHeartbeat { call, to, beat } => {
+                let event = Event::HeartbeatReceived { token: Token(0), from: self.nodes[node].id.clone(), beat };
+                self.ask_peer(node, &to, Kind::Heartbeat, call, event);
+            }
+            Action::Knock { at } => self.knock(node, at),
+            Action::SendAnnouncement { call, to, announcement } => {
+                let from = self.nodes[node].id.clone();
+                let event = Event::AnnouncementReceived { token: Token(0), from, announcement };
+                self.ask_peer(node, &to, Kind::Announcement, call, event);
+            }
+            Action::RequestVote { call, to, request } => {
+                let event = Event::VoteRequested { token: Token(0), from: self.nodes[node].id.clone(), request };
+                self.ask_peer(node, &to, Kind::Vote, call, event);
+            }
+            Action::SendNotice { to, notice } => {
+                let event = Event::NoticeReceived { token: Token(0), from: self.nodes[node].id.clone(), notice };
+                self.ask_peer(node, &to, Kind::Notice, CallId(0), event);
+            }
+            Action::SendLeave { to, epoch, incarnation } => {
+                let from = self.nodes[node].id.clone();
+                let event = Event::LeaveReceived { token: Token(0), from, epoch, incarnation };
+                self.ask_peer(node, &to, Kind::Leave, CallId(0), event);
+            }
+            Action::Reply { token, reply } => self.reply(node, token, reply),
+            Action::Report(_) => {}
+            Action::Stopped => self.stopped(node),
+        }
+    }
+
+    /// A process ended in good order: its name goes, its connections are closed.
+    fn stopped(&mut self, number: usize) {
+        let id = self.nodes[number].id.clone();
+        if self.nameserver_up && self.reaches(number, NAMESERVER) {
+            let name = Some(format!("{PEER_PREFIX}{id}"));
+            let caller = Identity::Peer(id.clone());
+            let selector = Selector { name, prefix: None, regex: None };
+            self.registry.remove(self.now, &caller, selector).expect("one's own name");
+            self.registry.settle();
+        }
+        for other in (0..self.nodes.len()).filter(|other| *other != number) {
+            self.lose_connection(number, other);
+        }
+        self.crash(number);
+        let back = self.random(Duration::from_millis(4000));
+        self.push(back, Item::Restart(number));
+    }
+}

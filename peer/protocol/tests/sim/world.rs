@@ -1,0 +1,394 @@
+//! The simulated machines: processes with clocks and disks of their own, and the order in which things happen.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use nameserver::registry::{Registry, Snapshot};
+use protocol::{
+    CallId,
+    election::{Action, CallFailure, Core, DurableState, Event, Role, Token},
+};
+use shared::{
+    contact::Contact,
+    content::FileMeta,
+    epoch::Epoch,
+    file_name::FileName,
+    id::{Incarnation, PeerId},
+    limits::DEFAULT_LEASE,
+    name::Endpoint,
+    rpc::nameserver::{Claim, Revision},
+    time::Timestamp,
+};
+
+use crate::{checks::Checks, network};
+
+const CHAOS: Duration = Duration::from_secs(7);
+/// The nameserver's place among the nodes when cuts are drawn.
+pub(crate) const NAMESERVER: usize = usize::MAX;
+/// How much a clock runs too fast or too slow, parts per million: some hundred times what quartz does.
+const MAX_DRIFT_PPM: i64 = 10_000;
+
+/// One run of a process.
+pub(crate) type Run = (usize, Incarnation);
+
+/// A machine's monotonic clock: another origin and another pace than the world's.
+#[derive(Clone, Copy)]
+pub(crate) struct LocalClock {
+    origin_nanos: u64,
+    drift_ppm: i64,
+}
+
+impl LocalClock {
+    /// What it shows at `now` of the world.
+    pub(crate) fn local(&self, now: Timestamp) -> Timestamp {
+        let world = i128::try_from(now.since_origin().as_nanos()).expect("short");
+        let shown = i128::from(self.origin_nanos) + world + world * i128::from(self.drift_ppm) / 1_000_000;
+        Timestamp::from_origin(Duration::from_nanos(u64::try_from(shown).expect("short")))
+    }
+
+    /// The first moment of the world at which it shows `local`, or up to a microsecond later.
+    pub(crate) fn world(&self, local: Timestamp) -> Timestamp {
+        let shown = i128::try_from(local.since_origin().as_nanos()).expect("short") - i128::from(self.origin_nanos);
+        let world = shown * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm)) + 1000;
+        Timestamp::from_origin(Duration::from_nanos(u64::try_from(world.max(0)).expect("short")))
+    }
+}
+
+/// A machine and the peer that runs on it, if it runs.
+pub(crate) struct Node {
+    pub(crate) id: PeerId,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) core: Option<Core>,
+    pub(crate) durable: DurableState,
+    pub(crate) files: BTreeMap<FileName, FileMeta>,
+    pub(crate) clock: LocalClock,
+    /// The process is stopped; its timers and messages wait.
+    pub(crate) frozen: bool,
+    /// The process waits for its disk.
+    pub(crate) syncing: Option<Syncing>,
+    /// What waits to be read until the process goes on.
+    pub(crate) unread: VecDeque<Event>,
+    pub(crate) leaving: bool,
+}
+
+/// A write under way, and what the shell does after it.
+pub(crate) struct Syncing {
+    pub(crate) state: DurableState,
+    pub(crate) then: VecDeque<Action>,
+    pub(crate) event: Event,
+}
+
+/// Who waits for an answer, and for which.
+pub(crate) struct Waiting {
+    pub(crate) run: Run,
+    pub(crate) callee: usize,
+    pub(crate) kind: Kind,
+    pub(crate) call: CallId,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Seat,
+    Peers,
+    Claim,
+    Renewal,
+    Resign,
+    Heartbeat,
+    Announcement,
+    Vote,
+    Notice,
+    Leave,
+}
+
+/// What a call brings with it.
+#[derive(Clone)]
+pub(crate) enum Question {
+    Seat,
+    Peers,
+    Claim(Claim),
+    Renewal(Epoch),
+    Resign(Epoch),
+    Peer(Box<Event>),
+}
+
+pub(crate) enum Item {
+    Tick(Run),
+    /// A question arrives at its callee.
+    Arrive {
+        rpc: u64,
+        caller: Run,
+        callee: usize,
+        question: Question,
+    },
+    /// The nameserver, if it is still the same run, sends an answer.
+    Answered {
+        rpc: u64,
+        nameserver: u64,
+        event: Box<Event>,
+    },
+    /// An answer arrives at its caller.
+    Answer {
+        rpc: u64,
+        event: Box<Event>,
+    },
+    /// The caller's deadline.
+    Expire {
+        rpc: u64,
+        failure: CallFailure,
+    },
+    /// A connection's end arrives.
+    Lost {
+        run: Run,
+        peer: PeerId,
+    },
+    /// A knock was refused.
+    Refused {
+        run: Run,
+        at: Contact,
+    },
+    /// The nameserver has looked whether the port of the seat's holder is closed, since `since`.
+    Looked {
+        rpc: u64,
+        nameserver: u64,
+        caller: Run,
+        claim: Claim,
+        closed: Option<Epoch>,
+        since: Timestamp,
+    },
+    /// The nameserver tells a watcher what is now.
+    Watched(Run),
+    /// A write to the disk is done.
+    Synced(Run),
+    Renew(Run),
+    Fault,
+    Elect(usize),
+    Thaw(Run),
+    Restart(usize),
+    NameserverBack,
+}
+
+pub(crate) struct World {
+    pub(crate) now: Timestamp,
+    pub(crate) rng: fastrand::Rng,
+    /// Boxed: the tree moves its entries about.
+    queue: BTreeMap<(Timestamp, u64), Box<Item>>,
+    pub(crate) last_item: u64,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) registry: Registry,
+    pub(crate) nameserver_up: bool,
+    /// Which run of it.
+    pub(crate) nameserver_run: u64,
+    /// Up to where watchers were told.
+    pub(crate) told: Revision,
+    /// Until when it writes, and answers nobody.
+    pub(crate) nameserver_busy: Timestamp,
+    pub(crate) waiting: BTreeMap<u64, Waiting>,
+    pub(crate) tokens: BTreeMap<Token, u64>,
+    pub(crate) last_rpc: u64,
+    pub(crate) cuts: BTreeSet<(usize, usize)>,
+    /// Whose knocks at whose living port are refused all the same.
+    pub(crate) mistaken: BTreeSet<(usize, usize)>,
+    pub(crate) loss: f64,
+    pub(crate) duplication: f64,
+    pub(crate) latency: Duration,
+    /// How long an ordinary write to a disk takes at most.
+    pub(crate) disk: Duration,
+    pub(crate) calm: bool,
+    pub(crate) trace: bool,
+    pub(crate) checks: Checks,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, trace: bool) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let count = if rng.u8(0..16) == 0 { rng.usize(10..=12) } else { rng.usize(2..=7) };
+        let drifting = rng.bool();
+        let mut world = Self {
+            now: Timestamp::from_origin(Duration::from_secs(1)),
+            queue: BTreeMap::new(),
+            last_item: 0,
+            nodes: Vec::new(),
+            registry: Registry::restore(Snapshot::default(), Timestamp::ZERO),
+            nameserver_up: true,
+            nameserver_run: 0,
+            told: Revision::default(),
+            nameserver_busy: Timestamp::ZERO,
+            waiting: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            last_rpc: 0,
+            cuts: BTreeSet::new(),
+            mistaken: BTreeSet::new(),
+            loss: if rng.bool() { 0.0 } else { rng.f64() * 0.15 },
+            duplication: if rng.bool() { 0.0 } else { 0.1 },
+            latency: Duration::from_micros([300, 2_000, 20_000, 60_000][rng.usize(0..4)]),
+            disk: Duration::from_micros([0, 500, 4_000, 30_000][rng.usize(0..4)]),
+            calm: false,
+            trace,
+            checks: Checks::default(),
+            rng,
+        };
+        for number in 0..count {
+            let id: PeerId = format!("peer{number}").parse().expect("a peer's id");
+            let endpoint = format!("quic://10.0.0.{}:4000", number + 1).parse().expect("an endpoint");
+            let drift_ppm = if drifting { world.rng.i64(-MAX_DRIFT_PPM..=MAX_DRIFT_PPM) } else { 0 };
+            let clock = LocalClock { origin_nanos: world.rng.u64(0..1_000_000_000_000), drift_ppm };
+            world.nodes.push(Node {
+                id,
+                endpoint,
+                incarnation: Incarnation(0),
+                core: None,
+                durable: DurableState::default(),
+                files: BTreeMap::new(),
+                clock,
+                frozen: false,
+                syncing: None,
+                unread: VecDeque::new(),
+                leaving: false,
+            });
+            let spread = Duration::from_millis(if world.rng.bool() { 5 } else { 2000 });
+            let start = world.random(spread);
+            world.push(start, Item::Restart(number));
+        }
+        world.push(Duration::from_millis(500), Item::Fault);
+        world
+    }
+
+    pub(crate) fn chaos(&mut self) {
+        let end = self.now + CHAOS;
+        self.run_until(end);
+    }
+
+    pub(crate) fn push(&mut self, wait: Duration, item: Item) {
+        self.last_item += 1;
+        self.queue.insert((self.now + wait, self.last_item), Box::new(item));
+    }
+
+    pub(crate) fn random(&mut self, below: Duration) -> Duration {
+        let micros = u64::try_from(below.as_micros()).expect("short");
+        Duration::from_micros(self.rng.u64(0..micros.max(1)))
+    }
+
+    pub(crate) fn run_until(&mut self, end: Timestamp) {
+        while let Some(entry) = self.queue.first_entry() {
+            if entry.key().0 > end {
+                break;
+            }
+            let ((at, _), item) = entry.remove_entry();
+            self.now = self.now.max(at);
+            self.step(*item);
+            self.wake_watchers();
+        }
+        self.now = end;
+    }
+
+    fn step(&mut self, item: Item) {
+        match item {
+            Item::Tick(run) => {
+                let shown = self.nodes[run.0].clock.local(self.now);
+                let due = self.running(run).and_then(Core::next_deadline).is_some_and(|deadline| deadline <= shown);
+                if due && !self.is_held_up(run.0) {
+                    self.handle(run.0, Event::Tick);
+                }
+            }
+            Item::Arrive { rpc, caller, callee, question } => self.arrive(rpc, caller, callee, question),
+            Item::Answered { rpc, nameserver, event } => {
+                if self.nameserver_up && nameserver == self.nameserver_run {
+                    self.send_answer(rpc, NAMESERVER, event);
+                }
+            }
+            Item::Answer { rpc, event } => {
+                if let Some(waiting) = self.waiting.remove(&rpc) {
+                    self.deliver(waiting.run, *event);
+                }
+            }
+            Item::Expire { rpc, failure } => {
+                if let Some(waiting) = self.waiting.remove(&rpc) {
+                    let from = self.nodes.get(waiting.callee).map(|node| node.id.clone());
+                    if let Some(event) = network::failed(waiting.kind, waiting.call, from, failure) {
+                        self.deliver(waiting.run, event);
+                    }
+                }
+            }
+            Item::Lost { run, peer } => self.deliver(run, Event::ConnectionLost { peer }),
+            Item::Refused { run, at } => self.deliver(run, Event::KnockRefused { at }),
+            Item::Looked { rpc, nameserver, caller, claim, closed, since } => {
+                if self.nameserver_up && nameserver == self.nameserver_run {
+                    self.looked(rpc, caller, claim, closed, since);
+                }
+            }
+            Item::Watched(run) => self.tell_watcher(run),
+            Item::Synced(run) => {
+                if self.running(run).is_some() && !self.nodes[run.0].frozen {
+                    self.synced(run.0);
+                }
+            }
+            Item::Renew(run) => {
+                if self.running(run).is_some() {
+                    if !self.nodes[run.0].frozen && self.reaches(run.0, NAMESERVER) && self.nameserver_up {
+                        self.register(run.0);
+                    }
+                    self.push(DEFAULT_LEASE / 6, Item::Renew(run));
+                }
+            }
+            Item::Fault => {
+                if !self.calm {
+                    self.fault();
+                    let next = self.random(Duration::from_millis(700));
+                    self.push(next, Item::Fault);
+                }
+            }
+            Item::Elect(node) => self.elect(node),
+            Item::Thaw(run) => self.thaw(run),
+            Item::Restart(node) => {
+                if self.nodes[node].core.is_none() && !self.calm {
+                    self.restart(node);
+                }
+            }
+            Item::NameserverBack => {
+                if !self.nameserver_up && !self.calm {
+                    self.nameserver_back();
+                }
+            }
+        }
+    }
+
+    pub(crate) fn running(&self, (node, incarnation): Run) -> Option<&Core> {
+        let node = &self.nodes[node];
+        node.core.as_ref().filter(|_| node.incarnation == incarnation)
+    }
+
+    pub(crate) fn run_of(&self, node: usize) -> Run {
+        (node, self.nodes[node].incarnation)
+    }
+
+    pub(crate) fn note(&self, what: &str) {
+        if self.trace {
+            eprintln!("{:.4} -- {what}", self.now.since_origin().as_secs_f64());
+        }
+    }
+
+    /// Where the tracker is, the first if there are several.
+    pub(crate) fn tracker(&self) -> Option<usize> {
+        self.nodes.iter().position(|node| node.core.as_ref().is_some_and(|core| core.role() == Role::Tracker))
+    }
+
+    pub(crate) fn alive(&self) -> usize {
+        self.nodes.iter().filter(|node| node.core.is_some()).count()
+    }
+
+    /// The end of `from`'s connection to `to` is on its way.
+    pub(crate) fn lose_connection(&mut self, from: usize, to: usize) {
+        if let Some(travel) = self.travel(from, to) {
+            self.checks.sometimes("connection lost");
+            let item = Item::Lost { run: self.run_of(to), peer: self.nodes[from].id.clone() };
+            self.push(travel, item);
+        }
+    }
+
+    pub(crate) fn contact(node: &Node) -> Contact {
+        Contact { peer: node.id.clone(), endpoint: node.endpoint.clone() }
+    }
+}

@@ -6,7 +6,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use peer::store::resume::{BootId, parse};
+use peer::store::download::resume::format::{BootId, parse};
 use shared::group_ranges::{GroupRanges, group_count};
 
 const RECORD_BYTES: usize = 40;

@@ -1,17 +1,17 @@
-//! `peer`: shares a folder with other peers. The commands are in [`peer::cli`], the peer itself in [`peer::peer`].
+//! `peer`: shares a folder with other peers. The commands are in [`peer::cli`], the peer itself in [`peer::runtime::peer`].
 
 use std::{process::exit, sync::Arc};
 
 use peer::{
     api::PeerApi,
     cli::{
+        app::{Program, fail},
         console::Console,
-        front::{Program, fail},
         output::Rendered,
         session::print,
     },
     config::{Environment, Invocation},
-    peer::Peer,
+    runtime::peer::Peer,
 };
 use shared::error::{Failure, FailureCode};
 

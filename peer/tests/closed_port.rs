@@ -14,7 +14,8 @@ fn a_killed_tracker_is_missed_for_its_port_and_not_for_its_silence() {
     for number in 1..=3 {
         let id = format!("peer{number}");
         let mut command = network.command(&id, &["--headless"]);
-        let mut program = Program::spawn(command.env("BRASA_LOG", "peer::node=info").stdin(Stdio::null()));
+        let mut program =
+            Program::spawn(command.env("BRASA_LOG", "peer::runtime::core_task=info").stdin(Stdio::null()));
         assert!(program.line().starts_with(&format!("[{id}] ready at ")));
         peers.push((id, program));
     }

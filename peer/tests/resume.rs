@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use peer::store::resume;
+use peer::store::download::format::format;
 use rustix::process::Signal;
 use shared::limits::MAX_UNSYNCED_BYTES;
 
@@ -28,7 +28,7 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
 fn claimed(share: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(share.join(".brasa/partial")) else { return 0 };
     let haves = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(".have"));
-    let read = haves.filter_map(|have| resume::parse(&fs::read(have.path()).ok()?).ok());
+    let read = haves.filter_map(|have| format::parse(&fs::read(have.path()).ok()?).ok());
     read.map(|have| have.claims(&have.header.boot).0.bytes(have.header.file.size)).sum()
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use peer::{
-    store::{Destination, Partial, resume},
+    store::{Destination, Partial, download::resume::format},
     transfer::{FetchError, fetch, serve},
 };
 use shared::{

@@ -15,7 +15,7 @@ use std::{
 };
 
 use peer::{
-    store::{Partial, destination::Standing},
+    store::{Partial, download::destination::Standing},
     transfer::{Brought, FetchError, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
 };
 use proptest::prelude::*;

@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn two_trackers_of_an_epoch_are_found_in_the_logs() {
-        let became = |epoch| format!("2026 INFO peer::node: report=BecameTracker {{ epoch: Epoch({epoch}) }}\n");
+        let became =
+            |epoch| format!("2026 INFO peer::runtime::core_task: report=BecameTracker {{ epoch: Epoch({epoch}) }}\n");
         let fine = read(&[("peer1", &became(3)), ("peer2", &became(4)), ("peer1", &became(3))]);
         assert_eq!((fine.violations.len(), fine.reports["BecameTracker"]), (0, 3));
         let wrong = read(&[("peer1", &became(3)), ("peer2", &became(3))]);

@@ -181,7 +181,7 @@ impl World {
         for variable in ["BRASA_NAMESERVER", "BRASA_STATE_DIR", "BRASA_JOIN"] {
             command.env_remove(variable);
         }
-        command.env("BRASA_LOG", "warn,tarpc=off,peer::node=info");
+        command.env("BRASA_LOG", "warn,tarpc=off,peer::runtime::core_task=info");
         command.current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         command
     }

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::rpc_client::Calls;
-use crate::node::{NodeHandle, Stopped};
+use crate::runtime::core_task::{NodeHandle, Stopped};
 use protocol::election::Event;
 
 /// The names that a peer wants to hear of: peers and trackers.

@@ -25,7 +25,7 @@ use shared::{
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::node::NodeHandle;
+use crate::runtime::core_task::NodeHandle;
 use protocol::election::{Action, CallError, CallFailure, Event};
 
 /// Makes calls to the nameserver, the tracker and other peers.

@@ -22,7 +22,7 @@ use shared::{
 use tarpc::context::Context;
 
 use crate::{
-    node::{NodeHandle, Stopped},
+    runtime::core_task::{NodeHandle, Stopped},
     store::Share,
     swarm::Swarms,
     upload::Uploads,

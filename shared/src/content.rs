@@ -46,7 +46,7 @@ pub const DIRECTORY_HASH: ContentHash = ContentHash([
     0xec, 0xca, 0x68, 0x9e, 0xb4, 0x61, 0x62, 0x1c, 0x47, 0x4a, 0xe3, 0xd0, 0xd2,
 ]);
 
-/// See [`DIRECTORY_HASH`].
+/// Key derivation context of [`DIRECTORY_HASH`].
 pub const DIRECTORY_CONTEXT: &str = "Brasa 2026-11-22 directory with nothing in it";
 
 /// Prefix of a [`ContentHash`], as a user types it after `@`: 4 to 64 hexadecimal digits.

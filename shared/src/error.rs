@@ -86,21 +86,21 @@ impl FailureCode {
     }
 }
 
-/// A failure, told so that the reader knows what to do: `WHAT (WHY; WHAT TO DO)`.
+/// Failure with its cause and a remedy, displayed as `WHAT (WHY; HINT)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What kind.
+    /// Kind of the failure.
     pub code: FailureCode,
-    /// What did not work.
+    /// Operation that failed.
     pub what: String,
-    /// Why.
+    /// Cause.
     pub why: String,
-    /// What the user can do.
+    /// Remedy for the user.
     pub hint: String,
 }
 
 impl Failure {
-    /// A failure with all that a reader needs.
+    /// Creates a failure.
     pub fn new(code: FailureCode, what: impl Into<String>, why: impl fmt::Display, hint: impl Into<String>) -> Self {
         Self { code, what: what.into(), why: why.to_string(), hint: hint.into() }
     }

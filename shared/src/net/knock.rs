@@ -1,12 +1,12 @@
-//! Whether anybody listens on a UDP port: what the other machine says of it.
+//! Port probe: detects a closed UDP port from ICMP.
 //!
-//! A process that is killed says nothing, and QUIC must not believe ICMP (RFC 9000 section 21.7), so quinn does not. But
-//! a plain socket that is *connected* is told "connection refused" when a datagram of its own came to a port that nobody
-//! has (ICMP port unreachable, RFC 1122 section 4.1.3.1): on a living machine within a round trip.
+//! A killed process sends nothing, and QUIC ignores ICMP errors (RFC 9000 section 21.7). A plain *connected* UDP socket,
+//! however, returns "connection refused" after a datagram to a port without a listener (ICMP port unreachable, RFC 1122
+//! section 4.1.3.1). On a running machine this takes one round trip.
 //!
-//! It is a hint. That it does not come means nothing: a frozen process still has its port, a machine that is cut off says
-//! nothing, firewalls swallow ICMP, and systems limit how much of it they send. That it comes can be a mistake (a firewall
-//! that rejects *this* socket's packets) or a forgery by whoever sees the packets. So whoever acts on it asks for more.
+//! The result is a hint. A missing refusal proves nothing: a frozen process keeps its port, an unreachable machine sends
+//! nothing, firewalls drop ICMP, and operating systems limit its rate. A refusal can be wrong (a firewall rejects only the
+//! packets of this socket) or forged by an attacker on the path. A caller that acts on it needs further evidence.
 
 use std::{
     io::{self, ErrorKind},
@@ -21,22 +21,22 @@ use tokio::{
 
 use crate::limits::{KNOCK_AGAIN, KNOCK_WAIT};
 
-/// What is sent. Too short for the connection id that a QUIC endpoint looks for in it, so it is dropped before anything
-/// is looked up, and nothing is answered: neither a version negotiation nor a stateless reset, which would have to be
-/// shorter than what it answers (RFC 9000 section 10.3).
-const KNOCK: [u8; 1] = [0];
+/// Payload of a probe. It is too short to contain a connection id, so a QUIC endpoint drops it without a lookup and
+/// without a reply: neither version negotiation nor a stateless reset, which must be shorter than the packet that
+/// triggers it (RFC 9000 section 10.3).
+const PAYLOAD: [u8; 1] = [0];
 
-/// A plain socket that knocks at one address.
+/// Plain UDP socket that probes one address.
 #[derive(Debug)]
 pub struct Knocker {
     socket: UdpSocket,
 }
 
 impl Knocker {
-    /// A socket for knocking at `address`. Needs a tokio runtime with I/O.
+    /// Creates a socket that probes `address`. Requires a tokio runtime with I/O enabled.
     ///
     /// # Errors
-    /// When there is no socket left, or no way to the address.
+    /// Fails if no socket is available or the address is not routable.
     pub async fn to(address: SocketAddr) -> io::Result<Self> {
         let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
         let socket = UdpSocket::bind(any).await?;
@@ -44,16 +44,17 @@ impl Knocker {
         Ok(Self { socket })
     }
 
-    /// Knocks. Whether it is known by now that an earlier knock was refused; this one then was not sent.
+    /// Sends a probe. Returns true if an earlier probe was refused; in that case this one is not sent.
     pub async fn knock(&self) -> bool {
-        // Other errors say nothing of the port.
-        self.socket.send(&KNOCK).await.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        // Other errors carry no information about the port.
+        self.socket.send(&PAYLOAD).await.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     }
 
-    /// Returns when a knock is refused; never otherwise.
+    /// Returns when a probe is refused, and never otherwise.
     pub async fn refused(&self) {
         loop {
-            // An error is told once for each ICMP message, a datagram is nothing that was asked for: no busy loop.
+            // The socket returns one error per ICMP message, and an unexpected datagram is discarded. Each iteration
+            // waits, so this is not a busy loop.
             if let Err(error) = self.socket.recv(&mut [0; 1]).await
                 && error.kind() == ErrorKind::ConnectionRefused
             {
@@ -62,30 +63,31 @@ impl Knocker {
         }
     }
 
-    /// Knocks once; whether that was refused within `wait`.
+    /// Sends one probe and returns true if it is refused within `wait`.
     pub async fn is_refused(&self, wait: Duration) -> bool {
         self.knock().await || timeout(wait, self.refused()).await.is_ok()
     }
 }
 
-/// Whether nobody listens at `address`: two knocks, [`KNOCK_AGAIN`] apart, were refused within [`KNOCK_WAIT`] each.
+/// Returns true if `address` has no listener: two probes, [`KNOCK_AGAIN`] apart, are each refused within
+/// [`KNOCK_WAIT`].
 pub async fn is_port_closed(address: SocketAddr) -> bool {
-    let Ok(knocker) = Knocker::to(address).await else { return false };
-    if !knocker.is_refused(KNOCK_WAIT).await {
+    let Ok(probe) = Knocker::to(address).await else { return false };
+    if !probe.is_refused(KNOCK_WAIT).await {
         return false;
     }
     sleep(KNOCK_AGAIN).await;
-    knocker.is_refused(KNOCK_WAIT).await
+    probe.is_refused(KNOCK_WAIT).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(5);
+    const DEADLINE: Duration = Duration::from_secs(5);
 
     #[tokio::test]
-    async fn a_port_is_open_until_its_socket_is_gone() {
+    async fn port_is_closed_only_after_its_socket_is_dropped() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         assert!(!is_port_closed(address).await);
@@ -94,19 +96,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_knocked_before_sees_the_port_close() {
+    async fn probe_used_before_detects_that_the_port_closes() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let knocker = Knocker::to(socket.local_addr().unwrap()).await.unwrap();
+        let probe = Knocker::to(socket.local_addr().unwrap()).await.unwrap();
         for _ in 0..3 {
-            assert!(!knocker.knock().await);
+            assert!(!probe.knock().await);
         }
         drop(socket);
-        assert!(!knocker.knock().await, "nothing is known before the answer");
-        timeout(SOON, knocker.refused()).await.expect("the refusal comes in time");
+        assert!(!probe.knock().await, "refused before the first datagram to the closed port");
+        timeout(DEADLINE, probe.refused()).await.expect("no refusal before the deadline");
     }
 
     #[tokio::test]
-    async fn a_quic_endpoint_ignores_knocks() {
+    async fn quic_endpoint_does_not_answer_probes() {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let endpoint = quinn::Endpoint::new(
             quinn::EndpointConfig::default(),
@@ -118,7 +120,7 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.connect(endpoint.local_addr().unwrap()).await.unwrap();
         for _ in 0..100 {
-            socket.send(&KNOCK).await.unwrap();
+            socket.send(&PAYLOAD).await.unwrap();
         }
         let answer = timeout(KNOCK_WAIT * 2, socket.recv(&mut [0; 1])).await;
         assert!(answer.is_err(), "{answer:?}");

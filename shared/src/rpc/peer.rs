@@ -114,7 +114,7 @@ pub enum SeatNotice {
 }
 
 /// Breakdown of the time of an owner's uploads of one content to one peer. Times are sums over the uploads, which may
-/// overlap, so only their ratios are meaningful (docs/bottlenecks.md).
+/// overlap, so only their ratios are meaningful (docs/transfer.md, "Why it is slow").
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadReport {
     /// Number of uploads.

@@ -22,15 +22,15 @@ use shared::{
 use tarpc::{Response, trace};
 use tokio::{net::UdpSocket, time::timeout};
 
-use crate::harness::{LIFE, Node, PATIENCE, dialler, eventually, loopback, peer, succeeds};
+use crate::harness::{LIFETIME, Node, DEADLINE, client_pool, eventually, loopback, peer, retry_until_ok};
 
 #[tokio::test]
 async fn garbage_datagrams_disturb_nobody() {
     let authority = Authority::ephemeral().unwrap();
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
-    a.ask(&b.target()).await.unwrap();
-    let vandal = UdpSocket::bind(loopback()).await.unwrap();
-    vandal.connect(b.address()).await.unwrap();
+    a.whoami(&b.target()).await.unwrap();
+    let attacker = UdpSocket::bind(loopback()).await.unwrap();
+    attacker.connect(b.address()).await.unwrap();
     // Any first byte: long and short headers, all versions and none; repeatable.
     for at in 0..2000_u32 {
         let seed = blake3::hash(&at.to_le_bytes());
@@ -42,29 +42,29 @@ async fn garbage_datagrams_disturb_nobody() {
             bytes[1..5].copy_from_slice(&[0, 0, 0, 1]);
         }
         // What the kernel does not take is not missed.
-        let _ = vandal.send(&bytes).await;
+        let _ = attacker.send(&bytes).await;
     }
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
-    assert_eq!(Node::new(&authority, "c").ask(&b.target()).await.unwrap(), "c");
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), 2);
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
+    assert_eq!(Node::new(&authority, "c").whoami(&b.target()).await.unwrap(), "c");
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
 async fn an_unknown_kind_of_stream_ends_its_own_connection_only() {
     let authority = Authority::ephemeral().unwrap();
-    let (a, b, vandal) = (Node::new(&authority, "a"), Node::new(&authority, "b"), Node::new(&authority, "vandal"));
-    a.ask(&b.target()).await.unwrap();
-    let connection = dial(&vandal.endpoint, &b.target()).await.unwrap();
+    let (a, b, attacker) = (Node::new(&authority, "a"), Node::new(&authority, "b"), Node::new(&authority, "attacker"));
+    a.whoami(&b.target()).await.unwrap();
+    let connection = dial(&attacker.endpoint, &b.target()).await.unwrap();
     // A stream that ends without a word is nothing.
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     send.finish().unwrap();
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     send.write_all(&[0xee]).await.unwrap();
-    let ended = timeout(PATIENCE, connection.closed()).await.unwrap();
+    let ended = timeout(DEADLINE, connection.closed()).await.unwrap();
     let quinn::ConnectionError::ApplicationClosed(close) = ended else { panic!("{ended:?}") };
     assert_eq!(CloseCode::from_varint(close.error_code), CloseCode::Protocol);
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), 1);
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), 1);
 }
 
 /// A frame: its length, then its bytes.
@@ -76,17 +76,17 @@ fn frame(body: &[u8]) -> Vec<u8> {
 async fn garbage_frames_end_their_own_stream_only() {
     let authority = Authority::ephemeral().unwrap();
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
-    a.ask(&b.target()).await.unwrap();
+    a.whoami(&b.target()).await.unwrap();
     let connection = a.connections.connection(&b.target()).await.unwrap();
     let too_long = (u32::try_from(limits::MAX_FRAME_BYTES).unwrap() + 1).to_be_bytes().to_vec();
     for garbage in [vec![0xff; 64], too_long, frame(b"nonsense"), frame(&[0xff; 40]), frame(b"")] {
         let (mut send, mut recv) = open_stream(&connection, StreamKind::Peer).await.unwrap();
         send.write_all(&garbage).await.unwrap();
         // The server ends the stream, with or without a word.
-        let ended = timeout(PATIENCE, recv.read_to_end(1 << 20)).await.expect("the stream ends");
+        let ended = timeout(DEADLINE, recv.read_to_end(1 << 20)).await.expect("the stream ends");
         assert!(ended.is_ok_and(|bytes| bytes.is_empty()), "{garbage:02x?}");
     }
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
     assert_eq!(a.connections.connection(&b.target()).await.unwrap().stable_id(), connection.stable_id());
 }
 
@@ -101,7 +101,7 @@ async fn a_deadline_beyond_all_time_is_brought_down() {
         let call = (0_u32, (deadline, trace::Context::default()), id, PeerServiceRequest::Info {});
         send.write_all(&frame(&postcard::to_stdvec(&call).unwrap())).await.unwrap();
         let mut length = [0; 4];
-        timeout(PATIENCE, recv.read_exact(&mut length)).await.unwrap().expect("the call is answered");
+        timeout(DEADLINE, recv.read_exact(&mut length)).await.unwrap().expect("the call is answered");
         let mut body = vec![0; u32::from_be_bytes(length) as usize];
         recv.read_exact(&mut body).await.unwrap();
         let answer: Response<PeerServiceResponse> = postcard::from_bytes(&body).unwrap();
@@ -118,17 +118,17 @@ async fn one_identity_has_so_many_connections_and_others_have_theirs() {
         let connection = dial(&greedy.endpoint, &b.target()).await.unwrap();
         // A stream makes sure that the server has counted it.
         let (_send, mut recv) = open_stream(&connection, StreamKind::Names).await.unwrap();
-        timeout(PATIENCE, recv.read_to_end(0)).await.unwrap().unwrap();
+        timeout(DEADLINE, recv.read_to_end(0)).await.unwrap().unwrap();
         held.push(connection);
     }
-    let error = greedy.ask(&b.target()).await.unwrap_err();
+    let error = greedy.whoami(&b.target()).await.unwrap_err();
     assert!(matches!(&error, NetError::Closed { why, .. } if why.contains("too many")), "{error:?}");
     assert!(held.iter().all(|connection| connection.close_reason().is_none()));
-    assert_eq!(Node::new(&authority, "a").ask(&b.target()).await.unwrap(), "a");
+    assert_eq!(Node::new(&authority, "a").whoami(&b.target()).await.unwrap(), "a");
 
     let gone = held.pop().unwrap();
     gone.close(CloseCode::Done.to_varint(), b"");
-    succeeds("one more has its place when the close has arrived", async || greedy.ask(&b.target()).await).await;
+    retry_until_ok("one more has its place when the close has arrived", async || greedy.whoami(&b.target()).await).await;
 }
 
 #[tokio::test]
@@ -143,17 +143,17 @@ async fn streams_with_calls_are_few_and_bulk_streams_are_not_counted_among_them(
         send.write_all(&[0, 1, 0, 0]).await.unwrap();
         held.push((send, recv));
     }
-    let all = || b.seen.streams.load(Ordering::SeqCst) == limits::MAX_CALL_STREAMS;
+    let all = || b.stats.streams.load(Ordering::SeqCst) == limits::MAX_CALL_STREAMS;
     eventually("all of them are looked at", all).await;
     let (_send, mut recv) = open_stream(&connection, StreamKind::Peer).await.unwrap();
-    assert!(timeout(PATIENCE, recv.read_to_end(0)).await.unwrap().unwrap().is_empty(), "one too many is ended");
+    assert!(timeout(DEADLINE, recv.read_to_end(0)).await.unwrap().unwrap().is_empty(), "one too many is ended");
     assert!(all());
     let (_send, mut recv) = open_stream(&connection, StreamKind::Bulk).await.unwrap();
-    timeout(PATIENCE, recv.read_to_end(0)).await.unwrap().unwrap();
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), limits::MAX_CALL_STREAMS + 1);
+    timeout(DEADLINE, recv.read_to_end(0)).await.unwrap().unwrap();
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), limits::MAX_CALL_STREAMS + 1);
     // One ends, the next has its place.
     held.pop();
-    succeeds("the next has its place", async || a.ask(&b.target()).await).await;
+    retry_until_ok("the next has its place", async || a.whoami(&b.target()).await).await;
 }
 
 /// Destination connection id of an Initial packet (RFC 9000 section 17.2.2).
@@ -170,15 +170,15 @@ async fn half_open_handshakes_keep_nobody_out() {
 
     // The first packets of many handshakes, each in two datagrams, recorded at a socket that never answers.
     let recorder = UdpSocket::bind(loopback()).await.unwrap();
-    let vandal = authority.identity(&peer("vandal"), LIFE).unwrap();
-    let vandal = endpoint::bind(loopback(), None, trust::member_client(&vandal, &[ALPN]).unwrap()).unwrap().endpoint;
+    let attacker = authority.identity(&peer("attacker"), LIFETIME).unwrap();
+    let attacker = endpoint::bind(loopback(), None, trust::member_client(&attacker, &[ALPN]).unwrap()).unwrap().endpoint;
     let mut flights: HashMap<Vec<u8>, HashSet<Vec<u8>>> = HashMap::new();
     let mut connecting = Vec::new();
     let mut buffer = [0; 2048];
     for started in 1..=FLOOD {
-        connecting.push(vandal.connect(recorder.local_addr().unwrap(), "b.peer.brasa").unwrap());
+        connecting.push(attacker.connect(recorder.local_addr().unwrap(), "b.peer.brasa").unwrap());
         while flights.len() < started || flights.values().any(|flight| flight.len() < 2) {
-            let length = timeout(PATIENCE, recorder.recv(&mut buffer)).await.unwrap().unwrap();
+            let length = timeout(DEADLINE, recorder.recv(&mut buffer)).await.unwrap().unwrap();
             let packet = buffer[..length].to_vec();
             flights.entry(destination(&packet)).or_default().insert(packet);
         }
@@ -194,18 +194,18 @@ async fn half_open_handshakes_keep_nobody_out() {
     eventually("the door is crowded", || b.endpoint.open_connections() >= limits::MAX_HANDSHAKES).await;
     assert!(b.endpoint.open_connections() <= limits::MAX_HANDSHAKES, "{}", b.endpoint.open_connections());
     // A member proves its address and is let in, at once.
-    assert_eq!(a.ask_within(&b.target(), Duration::from_secs(1)).await.unwrap(), "a");
+    assert_eq!(a.whoami_within(&b.target(), Duration::from_secs(1)).await.unwrap(), "a");
     // What does not go on is given up.
     eventually("the door is clear", || b.endpoint.open_connections() <= 1).await;
-    assert_eq!(Node::new(&authority, "c").ask(&b.target()).await.unwrap(), "c");
+    assert_eq!(Node::new(&authority, "c").whoami(&b.target()).await.unwrap(), "c");
 }
 
 #[tokio::test]
 async fn a_stream_that_never_says_what_it_is_for_holds_up_no_other() {
     let authority = Authority::ephemeral().unwrap();
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
-    let identity = authority.identity(&peer("mute"), LIFE).unwrap();
-    let mute = dialler(trust::member_client(&identity, &[ALPN]).unwrap());
+    let identity = authority.identity(&peer("mute"), LIFETIME).unwrap();
+    let mute = client_pool(trust::member_client(&identity, &[ALPN]).unwrap());
     let connection = mute.connection(&b.target()).await.unwrap();
     let mut streams = Vec::new();
     for _ in 0..limits::MAX_STREAMS_PER_CONNECTION {
@@ -215,6 +215,6 @@ async fn a_stream_that_never_says_what_it_is_for_holds_up_no_other() {
     }
     // One more than a connection may have does not open.
     assert!(timeout(Duration::from_millis(200), connection.open_bi()).await.is_err());
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
     assert!(connection.close_reason().is_none());
 }

@@ -17,7 +17,7 @@ use shared::{
 };
 use tokio::net::UdpSocket;
 
-use crate::harness::{LIFE, eventually, loopback, peer};
+use crate::harness::{LIFETIME, eventually, loopback, peer};
 
 /// What an Ethernet takes.
 const SMALL: usize = 1472;
@@ -54,7 +54,7 @@ async fn relay(server: SocketAddr, is_narrow: Arc<AtomicBool>) -> SocketAddr {
 async fn datagrams_become_large_again_soon_after_a_path_lost_them() {
     let authority = Authority::ephemeral().unwrap();
     let bound = ["a", "b"].map(|id| {
-        let identity = authority.identity(&peer(id), LIFE).unwrap();
+        let identity = authority.identity(&peer(id), LIFETIME).unwrap();
         let server = trust::member_server(&identity, &[ALPN]).unwrap();
         endpoint::bind(loopback(), Some(server), trust::member_client(&identity, &[ALPN]).unwrap()).unwrap().endpoint
     });

@@ -38,7 +38,7 @@ use tarpc::context::Context;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{LIFE, Log, Node, PATIENCE, ask, dialler, eventually, loopback, peer, stranger_who_trusts};
+use crate::harness::{LIFETIME, CapturedLog, Node, DEADLINE, whoami, client_pool, eventually, loopback, peer, foreign_identity_trusting};
 
 /// The reason of a refusal.
 fn refusal<T: std::fmt::Debug>(answer: Result<T, NetError>) -> String {
@@ -53,16 +53,16 @@ async fn a_certificate_of_another_authority_opens_nothing() {
     let (ours, theirs) = (Authority::ephemeral().unwrap(), Authority::ephemeral().unwrap());
     let (a, b) = (Node::new(&ours, "a"), Node::new(&ours, "b"));
     let stranger = Node::new(&theirs, "a");
-    let why = refusal(stranger.ask(&b.target()).await);
+    let why = refusal(stranger.whoami(&b.target()).await);
     assert!(why.contains("not trusted here") && why.contains("another network"), "{why}");
 
     // One who would trust us is not trusted by us.
-    let stranger = stranger_who_trusts(&theirs.identity(&peer("a"), LIFE).unwrap(), &ours);
-    let stranger = dialler(trust::member_client(&stranger, &[ALPN]).unwrap());
-    let why = refusal(ask(&stranger, &b.target(), PATIENCE).await);
+    let stranger = foreign_identity_trusting(&theirs.identity(&peer("a"), LIFETIME).unwrap(), &ours);
+    let stranger = client_pool(trust::member_client(&stranger, &[ALPN]).unwrap());
+    let why = refusal(whoami(&stranger, &b.target(), DEADLINE).await);
     assert!(why.contains("not accepted there") && why.contains("another network"), "{why}");
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), 0, "the stranger was heard");
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), 0, "the stranger was heard");
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
 }
 
 #[tokio::test]
@@ -77,9 +77,9 @@ async fn nobody_gets_in_without_a_certificate() {
         .with_root_certificates(roots)
         .with_no_client_auth();
     anonymous.alpn_protocols = vec![ALPN.to_vec()];
-    let why = refusal(ask(&dialler(anonymous), &b.target(), PATIENCE).await);
+    let why = refusal(whoami(&client_pool(anonymous), &b.target(), DEADLINE).await);
     assert!(why.contains("a certificate is required"), "{why}");
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), 0);
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
@@ -88,11 +88,11 @@ async fn somebody_else_at_the_address_is_not_talked_to() {
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
     for expected in [peer("c"), Role::Nameserver, Role::Admin] {
         let target = Target { role: expected, endpoint: b.target().endpoint };
-        let why = refusal(a.ask(&target).await);
+        let why = refusal(a.whoami(&target).await);
         assert!(why.contains("somebody else answers there"), "{why}");
     }
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), 0);
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), 0);
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
 }
 
 #[tokio::test]
@@ -102,21 +102,21 @@ async fn an_expired_certificate_is_refused_on_both_sides() {
     let now = || i64::try_from(unix_micros() / 1_000_000).unwrap();
     eventually("the certificate is over", || now() > expired.expires_unix_seconds()).await;
     let (late, b) = (Node::of(&expired), Node::new(&authority, "b"));
-    let why = refusal(late.ask(&b.target()).await);
+    let why = refusal(late.whoami(&b.target()).await);
     assert!(why.contains("not accepted there") && why.contains("expired"), "{why}");
-    let why = refusal(b.ask(&late.target()).await);
+    let why = refusal(b.whoami(&late.target()).await);
     assert!(why.contains("not trusted here") && why.contains("expired"), "{why}");
 }
 
 #[tokio::test]
 async fn different_protocol_versions_are_told_on_both_sides() {
-    let log = Log::start();
+    let log = CapturedLog::start();
     let authority = Authority::ephemeral().unwrap();
-    let identity = authority.identity(&peer("new"), LIFE).unwrap();
+    let identity = authority.identity(&peer("new"), LIFETIME).unwrap();
     let next = trust::member_server(&identity, &[b"brasa/2"]).unwrap();
     let new = Node::bound(&identity, loopback(), next).unwrap();
     let old = Node::new(&authority, "old");
-    let error = old.ask(&new.target()).await.unwrap_err();
+    let error = old.whoami(&new.target()).await.unwrap_err();
     assert!(matches!(error, NetError::VersionMismatch { .. }), "{error:?}");
     let told =
         |line: &str| line.contains(&old.address().to_string()) && line.contains("another version of the protocol");
@@ -149,15 +149,15 @@ impl ClientSessionStore for Tickets {
 async fn sessions_are_not_resumed_and_nothing_is_said_before_the_handshake() {
     let authority = Authority::ephemeral().unwrap();
     let b = Node::new(&authority, "b");
-    let identity = authority.identity(&peer("a"), LIFE).unwrap();
+    let identity = authority.identity(&peer("a"), LIFETIME).unwrap();
     let tickets = Arc::new(Tickets::default());
     // A client that would like to.
     let mut eager = trust::member_client(&identity, &[ALPN]).unwrap();
     eager.resumption = Resumption::store(tickets.clone());
     eager.enable_early_data = true;
-    let connections = dialler(eager);
+    let connections = client_pool(eager);
     for _ in 0..2 {
-        assert_eq!(ask(&connections, &b.target(), PATIENCE).await.unwrap(), "a");
+        assert_eq!(whoami(&connections, &b.target(), DEADLINE).await.unwrap(), "a");
         let connection = connections.connection(&b.target()).await.unwrap();
         connections.forget(&b.target(), &connection);
     }
@@ -167,13 +167,13 @@ async fn sessions_are_not_resumed_and_nothing_is_said_before_the_handshake() {
 
 /// A nameserver's door: enrolment, by one token.
 #[derive(Clone)]
-struct Door {
+struct EnrolmentHandler {
     authority: Arc<Authority>,
     key: ProofKey,
     remote: Option<Arc<Remote>>,
 }
 
-impl EnrolService for Door {
+impl EnrolService for EnrolmentHandler {
     async fn enrol(self, _: Context, request: EnrolRequest) -> Result<Enrolled, EnrolError> {
         let remote = self.remote.unwrap();
         let Caller::Applicant(public_key) = &remote.caller else { panic!("a member enrols") };
@@ -190,7 +190,7 @@ impl EnrolService for Door {
     }
 }
 
-impl Handler for Door {
+impl Handler for EnrolmentHandler {
     fn stream(
         self: Arc<Self>,
         remote: Arc<Remote>,
@@ -216,19 +216,19 @@ struct Nameserver {
 impl Nameserver {
     fn start() -> Self {
         let authority = Arc::new(Authority::ephemeral().unwrap());
-        let identity = authority.identity(&Role::Nameserver, LIFE).unwrap();
+        let identity = authority.identity(&Role::Nameserver, LIFETIME).unwrap();
         let token = JoinToken::new(authority.fingerprint(), vec![]).unwrap();
         let server = trust::nameserver_server(&identity, &[ALPN, ENROL_ALPN]).unwrap();
         let client = trust::member_client(&identity, &[ALPN]).unwrap();
         let endpoint = endpoint::bind(loopback(), Some(server), client).unwrap().endpoint;
         let address = Endpoint::from(endpoint.local_addr().unwrap());
-        let door = Door { authority: authority.clone(), key: token.proof_key(), remote: None };
+        let door = EnrolmentHandler { authority: authority.clone(), key: token.proof_key(), remote: None };
         tokio::spawn(serve(endpoint, Arc::new(door), CancellationToken::new()));
         Self { authority, token, target: Target { role: Role::Nameserver, endpoint: address } }
     }
 
     async fn connect(&self, tls: rustls::ClientConfig) -> Result<quinn::Connection, NetError> {
-        dialler(tls).connection(&self.target).await
+        client_pool(tls).connection(&self.target).await
     }
 
     async fn newcomer(&self) -> (Applicant, quinn::Connection) {
@@ -241,7 +241,7 @@ impl Nameserver {
 
 async fn enrol(connection: &quinn::Connection, request: EnrolRequest) -> Result<Enrolled, EnrolError> {
     let (send, recv) = shared::net::connection::open_stream(connection, StreamKind::Enrol).await.unwrap();
-    EnrolServiceClient::on(send, recv).enrol(call_context(PATIENCE), request).await.unwrap()
+    EnrolServiceClient::on(send, recv).enrol(call_context(DEADLINE), request).await.unwrap()
 }
 
 fn request(connection: &quinn::Connection, key: ProofKey, role: &Role, csr: &[u8]) -> EnrolRequest {
@@ -259,7 +259,7 @@ async fn a_newcomer_with_the_secret_becomes_a_member() {
     let identity: Identity = applicant.into_member(certificate, authority).unwrap();
     assert_eq!(identity.role(), &peer("new"));
     let member = Node::new(&nameserver.authority, "other");
-    assert_eq!(Node::of(&identity).ask(&member.target()).await.unwrap(), "new");
+    assert_eq!(Node::of(&identity).whoami(&member.target()).await.unwrap(), "new");
 }
 
 #[tokio::test]
@@ -298,17 +298,17 @@ async fn a_newcomer_can_do_nothing_but_enrol() {
     let tls = |protocol| trust::applicant_client(&applicant, fingerprint, &[protocol]).unwrap();
 
     // At a member's door, on either protocol.
-    let why = refusal(ask(&dialler(tls(ALPN)), &member.target(), PATIENCE).await);
+    let why = refusal(whoami(&client_pool(tls(ALPN)), &member.target(), DEADLINE).await);
     assert!(why.contains("not accepted there"), "{why}");
-    let elsewhere = ask(&dialler(tls(ENROL_ALPN)), &member.target(), PATIENCE).await;
+    let elsewhere = whoami(&client_pool(tls(ENROL_ALPN)), &member.target(), DEADLINE).await;
     assert!(matches!(elsewhere, Err(NetError::VersionMismatch { .. })), "{elsewhere:?}");
-    assert_eq!(member.seen.streams.load(Ordering::SeqCst), 0);
+    assert_eq!(member.stats.streams.load(Ordering::SeqCst), 0);
 
     // At the nameserver's, on the members' protocol.
     let connection = nameserver.connect(tls(ALPN)).await.unwrap();
     let ended = NetError::from_connection("the nameserver", &connection.closed().await);
     assert!(refusal::<()>(Err(ended)).contains("authority is required"));
-    assert_eq!(member.ask(&member.target()).await.unwrap(), "member");
+    assert_eq!(member.whoami(&member.target()).await.unwrap(), "member");
 }
 
 #[tokio::test]
@@ -322,7 +322,7 @@ async fn newcomers_are_few_at_a_time_and_do_not_stay() {
     let ended = NetError::from_connection("the nameserver", &one_more.closed().await);
     assert!(matches!(&ended, NetError::Closed { why, .. } if why.contains("too many")), "{ended:?}");
     let ended =
-        timeout(limits::NEWCOMER_STAY + PATIENCE, held[0].closed()).await.expect("who does not enrol has to go");
+        timeout(limits::NEWCOMER_STAY + DEADLINE, held[0].closed()).await.expect("who does not enrol has to go");
     let ended = NetError::from_connection("the nameserver", &ended);
     assert!(matches!(&ended, NetError::Closed { why, .. } if why.contains("took too long")), "{ended:?}");
 }
@@ -330,7 +330,7 @@ async fn newcomers_are_few_at_a_time_and_do_not_stay() {
 #[tokio::test]
 async fn a_member_is_told_that_it_need_not_enrol() {
     let nameserver = Nameserver::start();
-    let identity = nameserver.authority.identity(&peer("a"), LIFE).unwrap();
+    let identity = nameserver.authority.identity(&peer("a"), LIFETIME).unwrap();
     let connection = nameserver.connect(trust::member_client(&identity, &[ENROL_ALPN]).unwrap()).await.unwrap();
     let ended = NetError::from_connection("the nameserver", &connection.closed().await);
     assert!(refusal::<()>(Err(ended)).contains("need not enrol"));
@@ -347,12 +347,12 @@ async fn a_newcomer_trusts_the_pinned_authority_only() {
 
     // A member of the right network that plays nameserver does not pass for it.
     let member = Node::new(&nameserver.authority, "member");
-    let identity = nameserver.authority.identity(&peer("thief"), LIFE).unwrap();
+    let identity = nameserver.authority.identity(&peer("thief"), LIFETIME).unwrap();
     assert_ne!(public_key_of(identity.certificate()).unwrap(), Vec::<u8>::new());
     let server = trust::member_server(&identity, &[ENROL_ALPN]).unwrap();
     let thief = Node::bound(&identity, loopback(), server).unwrap();
     let target = Target { role: Role::Nameserver, endpoint: thief.target().endpoint };
-    let why = refusal(dialler(pinned(nameserver.authority.fingerprint())).connection(&target).await);
+    let why = refusal(client_pool(pinned(nameserver.authority.fingerprint())).connection(&target).await);
     assert!(why.contains("somebody else answers there"), "{why}");
     drop(member);
 }

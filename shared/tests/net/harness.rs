@@ -1,4 +1,4 @@
-//! Members with a small service, and what tests need to look at them.
+//! Test harness: members with a small peer service, observable from the tests.
 
 use std::{
     fs, io,
@@ -49,12 +49,13 @@ pub(crate) fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// Waits until `what` holds; for what tells nobody that it has begun to.
+/// Polls until `holds` returns true, for conditions without a notification. `what` describes the condition.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     retry_until_ok(what, async || holds().then_some(()).ok_or(())).await;
 }
 
-/// Tries until `what` retry_until_ok; for what depends on the other side, which tells nobody when it can.
+/// Repeats `attempt` until it succeeds, for operations that depend on the state of the other side. `what` describes the
+/// operation.
 pub(crate) async fn retry_until_ok<T, E>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
     let poll = async {
         loop {
@@ -64,17 +65,17 @@ pub(crate) async fn retry_until_ok<T, E>(what: &str, mut attempt: impl AsyncFnMu
             }
         }
     };
-    timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("never: {what}"))
+    timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("not before the deadline: {what}"))
 }
 
-/// What a server has seen.
+/// Counters of a server.
 #[derive(Default)]
 pub(crate) struct ServerStats {
-    /// Calls that are being answered.
+    /// Calls in progress.
     pub(crate) calls: AtomicUsize,
-    /// Streams of a kind that it knows.
+    /// Streams of a known kind, in total.
     pub(crate) streams: AtomicUsize,
-    /// The connections they were on, by their stable ids.
+    /// Stable ids of the connections of these streams.
     pub(crate) connections: Mutex<Vec<usize>>,
 }
 
@@ -179,7 +180,7 @@ impl Handler for TestHandler {
     }
 }
 
-/// A member that serves and calls.
+/// Member that serves and calls.
 pub(crate) struct Node {
     pub(crate) role: Role,
     pub(crate) endpoint: quinn::Endpoint,
@@ -220,7 +221,7 @@ impl Node {
         Target { role: self.role.clone(), endpoint: Endpoint::from(self.address()) }
     }
 
-    /// A call that is answered at once; who the other side says that this is.
+    /// Calls `target` and returns this node's id as the target reports it.
     pub(crate) async fn whoami(&self, target: &Target) -> Result<String, NetError> {
         self.whoami_within(target, limits::CALL_DEADLINE).await
     }
@@ -229,7 +230,7 @@ impl Node {
         whoami(&self.connections, target, wait).await
     }
 
-    /// A call for one name.
+    /// Calls `have` of `target` and returns true if the file exists there.
     pub(crate) async fn have(&self, target: &Target, name: &str, wait: Duration) -> Result<bool, NetError> {
         let call =
             |client: PeerServiceClient, context| async move { client.have(context, name.to_owned(), None).await };
@@ -239,7 +240,7 @@ impl Node {
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.connections.close(CloseCode::ShuttingDown, "stopping").await;
-        timeout(DEADLINE, self.task).await.expect("a server stops when it is told to").unwrap();
+        timeout(DEADLINE, self.task).await.expect("the server did not stop before the deadline").unwrap();
     }
 }
 
@@ -248,12 +249,12 @@ pub(crate) async fn whoami(connections: &Connections, target: &Target, wait: Dur
     Ok(connections.call(target, wait, call).await?.peer.to_string())
 }
 
-/// A socket that only dials, with any TLS configuration.
+/// Creates a connection pool on a socket without a server, with any TLS configuration.
 pub(crate) fn client_pool(tls: rustls::ClientConfig) -> Connections {
     Connections::new(endpoint::bind(loopback(), None, tls).unwrap().endpoint)
 }
 
-/// The key and certificate of one identity, with the trust of another: what a stranger can put together.
+/// Combines the key and certificate of `stranger` with the root certificate of `authority`, as an attacker can.
 pub(crate) fn foreign_identity_trusting(stranger: &Identity, authority: &Authority) -> Identity {
     let folder = tempfile::tempdir().unwrap();
     let files = [folder.path().join("stranger"), folder.path().join("member")];
@@ -267,7 +268,7 @@ pub(crate) fn foreign_identity_trusting(stranger: &Identity, authority: &Authori
     Identity::load(&file).unwrap().unwrap()
 }
 
-/// What all tests of this program log; each finds its own by its ports.
+/// Log of all tests of this process. A test identifies its own lines by its ports.
 #[derive(Clone, Default)]
 pub(crate) struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
@@ -277,7 +278,7 @@ impl CapturedLog {
         let start = || {
             let log = Self::default();
             tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).init();
-            // Threads that logged while there was nobody to listen have remembered that.
+            // Callsites that were hit before the subscriber was installed have cached that they are disabled.
             tracing::callsite::rebuild_interest_cache();
             log
         };
@@ -308,14 +309,14 @@ impl<'a> MakeWriter<'a> for CapturedLog {
     }
 }
 
-/// A server in a runtime of its own, which can be killed: nothing that it still wanted to say is sent.
+/// Server in its own runtime. Killing the runtime stops the server without sending a close.
 pub(crate) struct KillableServer {
     runtime: Option<tokio::runtime::Runtime>,
     pub(crate) target: Target,
 }
 
 impl KillableServer {
-    /// Binds `address`, which a killed one may still hold for a moment.
+    /// Binds `address`, which a killed server may still hold for a short time.
     pub(crate) async fn start(identity: &Identity, address: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut bound = None;

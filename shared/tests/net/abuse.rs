@@ -208,10 +208,9 @@ async fn streams_without_a_kind_byte_do_not_block_other_connections() {
     let mut streams = Vec::new();
     for _ in 0..limits::MAX_STREAMS_PER_CONNECTION {
         let (send, recv) = connection.open_bi().await.unwrap();
-        // An acknowledged priority or the like says nothing: only the first byte does.
         streams.push((send, recv));
     }
-    // One more than a connection may have does not open.
+    // A stream over the limit of the connection does not open.
     assert!(timeout(Duration::from_millis(200), connection.open_bi()).await.is_err());
     assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
     assert!(connection.close_reason().is_none());

@@ -37,7 +37,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Longer than anything here takes; what hangs fails.
+/// Deadline of every wait; longer than any step of a test takes.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const LIFETIME: Duration = Duration::from_secs(3600);
 
@@ -79,8 +79,8 @@ pub(crate) struct ServerStats {
     pub(crate) connections: Mutex<Vec<usize>>,
 }
 
-/// TestHandler the peer service: `info` says who called; `have` answers at once, except of `slow`, which it never does;
-/// `list` gives more than a frame holds after `long`.
+/// Peer service of a test server. `info` returns the caller's id. `have` answers immediately, but never for the name
+/// `slow`. `list` after the name `long` returns more than a frame holds.
 #[derive(Clone)]
 struct TestPeerService {
     caller: Arc<Remote>,

@@ -1,7 +1,8 @@
-//! Resume file parser: it reads arbitrary bytes without a panic and claims no group without a record with a valid checksum.
+//! Resume file parser: it reads arbitrary bytes without a panic and claims no group without a record with a valid
+//! checksum.
 //!
-//! Mutation alone never finds a checksum of 16 bytes. The target therefore writes valid checksums, then damages the file
-//! as the input directs.
+//! Mutation alone never finds a checksum of 16 bytes. The target therefore writes valid checksums, then damages the
+//! file as the input directs.
 
 #![no_main]
 
@@ -18,7 +19,8 @@ const RECORD_BYTES: usize = 40;
 struct Input<'a> {
     /// File without a valid checksum.
     raw: &'a [u8],
-    /// Body of the header. With `records` it forms a file in the format of docs/transfer.md, encoded independently here.
+    /// Body of the header. With `records` it forms a file in the format of docs/transfer.md, encoded independently
+    /// here.
     body: &'a [u8],
     /// Records: kind, first and second number.
     records: Vec<(u8, u64, u64)>,

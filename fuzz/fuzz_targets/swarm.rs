@@ -1,5 +1,5 @@
-//! Download scheduler: under arbitrary sequences of events it never panics, sends only permitted requests, always sets a
-//! finite deadline, and completes once one honest owner has the whole content.
+//! Download scheduler: under arbitrary sequences of events it never panics, sends only permitted requests, always sets
+//! a finite deadline, and completes once one honest owner has the whole content.
 
 #![no_main]
 

@@ -1,11 +1,12 @@
-//! Selection of the electors: at most [`MAX_ELECTORS`] peers. Members that know the same peers select the same electors.
+//! Selection of the electors: at most [`MAX_ELECTORS`] peers. Members that know the same peers select the same
+//! electors.
 
 use std::collections::BTreeSet;
 
 use crate::{id::PeerId, limits::MAX_ELECTORS};
 
-/// Salt of the rendezvous hash that selects the electors. It is constant, so adding or removing one peer replaces at most
-/// one elector.
+/// Salt of the rendezvous hash that selects the electors. It is constant, so adding or removing one peer replaces at
+/// most one elector.
 const RENDEZVOUS_SALT: &[u8] = b"electors";
 
 /// Returns the rendezvous hash of `peer`. Every member computes the same order for one `salt`; lower values come first

@@ -8,9 +8,9 @@ use crate::limits::PROVISIONAL_EPOCHS;
 
 /// Number of one tenure of the tracker seat. It rises with every accepted claim and is never reused.
 ///
-/// Multiples of [`PROVISIONAL_EPOCHS`] belong to trackers that were elected while the nameserver was unreachable. Such a
-/// tracker keeps its epoch when it registers. `Epoch::NONE` (0) means that the seat was never claimed; the first tracker
-/// has epoch 1.
+/// Multiples of [`PROVISIONAL_EPOCHS`] belong to trackers that were elected while the nameserver was unreachable. Such
+/// a tracker keeps its epoch when it registers. `Epoch::NONE` (0) means that the seat was never claimed; the first
+/// tracker has epoch 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 

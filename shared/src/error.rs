@@ -117,8 +117,8 @@ impl Failure {
 
     /// Creates a [`FailureCode::Usage`] failure of `program` from the message of its argument parser.
     ///
-    /// The first line of `text` gives the cause, a line that begins with `tip:` the hint. Without such a line the hint is
-    /// `otherwise`.
+    /// The first line of `text` gives the cause, a line that begins with `tip:` the hint. Without such a line the hint
+    /// is `otherwise`.
     pub fn from_parser(program: &str, text: &str, otherwise: &str) -> Self {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         // Without this prefix the text is the help text, which the parser prints if the command is missing.

@@ -143,7 +143,8 @@ fn check_part(part: &str) -> Result<(), &'static str> {
 /// name look like another (Unicode Standard Annex 9; "Trojan Source", Boucher and Anderson 2021).
 pub fn is_unprintable(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2060}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2060}' | '\u{feff}')
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Returns true for a Windows device name, with or without an extension ("Naming Files, Paths, and Namespaces",

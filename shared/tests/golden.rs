@@ -86,7 +86,12 @@ impl Golden {
 
 /// Adds messages and asserts that every variant of their type has at least one.
 macro_rules! all_variants {
-    ($golden:ident, $prefix:literal, $type:ident { $($variant:ident),+ $(,)? }, [$($label:literal => $value:expr),+ $(,)?]) => {{
+    (
+        $golden:ident,
+        $prefix:literal,
+        $type:ident { $($variant:ident),+ $(,)? },
+        [$($label:literal => $value:expr),+ $(,)?]
+    ) => {{
         // The match has no wildcard, so a new variant does not compile until it is listed.
         fn variant(value: &$type) -> &'static str {
             match value { $($type::$variant { .. } => stringify!($variant)),+ }
@@ -169,8 +174,8 @@ fn name_service_messages_have_golden_bytes() {
     let text = || "peer.peer1".to_owned();
     let position = Position { run: 7, revision: Revision(300) };
     all_variants!(golden, "request", NameServiceRequest {
-        Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign, MintToken,
-        Changes,
+        Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign,
+        MintToken, Changes,
     }, [
         "ping" => Q::Ping {},
         "register" => Q::Register { request: register },
@@ -182,7 +187,9 @@ fn name_service_messages_have_golden_bytes() {
         "remove.name" => Q::Remove { selector: Selector { name: Some(text()), ..Selector::default() } },
         "remove.prefix" => Q::Remove { selector: Selector { prefix: Some(text()), ..Selector::default() } },
         "remove.regex" => Q::Remove { selector: Selector { regex: Some("p.*".to_owned()), ..Selector::default() } },
-        "list" => Q::List { query: ListQuery { prefix: Some(text()), regex: Some("p".to_owned()), after: Some(name()) } },
+        "list" => Q::List {
+            query: ListQuery { prefix: Some(text()), regex: Some("p".to_owned()), after: Some(name()) }
+        },
         "list.all" => Q::List { query: ListQuery::default() },
         "yplookup" => Q::Yplookup {
             query: TagQuery { all: Some(vec!["a".to_owned()]), any: Some(vec!["b".to_owned()]), after: Some(name()) }
@@ -212,8 +219,8 @@ fn name_service_messages_have_golden_bytes() {
     let page = Page { records: vec![record()], next: Some(name()), revision: Revision(300) };
     let grant = SeatGrant { epoch: Epoch(5), lease: Duration::from_millis(750) };
     all_variants!(golden, "response", NameServiceResponse {
-        Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign, MintToken,
-        Changes,
+        Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign,
+        MintToken, Changes,
     }, [
         "ping" => A::Ping(info),
         "register" => A::Register(Ok(registered(Some(Duration::from_secs(10))))),
@@ -303,7 +310,12 @@ fn tracker_service_messages_have_golden_bytes() {
     let files = vec![IndexedFile { file: meta(), owners: vec![peer_id()] }];
     all_variants!(golden, "response", TrackerServiceResponse { Heartbeat, Announce, WhoHas, ListAll, Leave }, [
         "heartbeat" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: Some(299), next_beat: ms(100), standbys })),
-        "heartbeat.unknown" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: None, next_beat: ms(1000), standbys: vec![] })),
+        "heartbeat.unknown" => A::Heartbeat(Ok(HeartbeatAck {
+            epoch,
+            known_seq: None,
+            next_beat: ms(1000),
+            standbys: vec![],
+        })),
         "announce" => A::Announce(Ok(())),
         "announce.error" => A::Announce(Err(TrackerError::SnapshotNeeded)),
         "who_has" => A::WhoHas(Ok(vec![version])),
@@ -334,7 +346,9 @@ fn peer_service_messages_have_golden_bytes() {
     let mut golden = Golden::default();
     let request =
         VoteRequest { epoch: Epoch(5), expected_epoch: Epoch(4), force: true, probe: false, provisional: true };
-    all_variants!(golden, "request", PeerServiceRequest { Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories, Receiving }, [
+    all_variants!(golden, "request", PeerServiceRequest {
+        Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories, Receiving,
+    }, [
         "info" => Q::Info {},
         "list" => Q::List { after: Some("a.txt".parse().unwrap()) },
         "list.first" => Q::List { after: None },
@@ -378,7 +392,9 @@ fn peer_service_messages_have_golden_bytes() {
         machine: Some(MachineReport { idle_permille: 900, own_permille: 50 }),
     };
     let directory = DirectoryMeta { mtime_micros: 1_700_000_000_000_000, mode: 0o755 };
-    all_variants!(golden, "response", PeerServiceResponse { Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories, Receiving }, [
+    all_variants!(golden, "response", PeerServiceResponse {
+        Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories, Receiving,
+    }, [
         "info" => A::Info(info),
         "list" => A::List(FilePage { files: vec![meta()], next: Some("docs/a.txt".parse().unwrap()) }),
         "have" => A::Have(Some(meta())),
@@ -514,7 +530,8 @@ fn stream_kinds_close_codes_and_envelopes_have_golden_bytes() {
     envelope(&mut golden, "cancel", &ClientMessage::<PeerServiceRequest>::Cancel { trace_context, request_id: 300 });
     let message = Ok(PeerServiceResponse::Have(None));
     golden.message("answer", &Response { request_id: 300, message });
-    // tarpc writes the error kind as a signed integer and reads an unsigned one, so only `Other` round-trips in postcard.
+    // tarpc writes the error kind as a signed integer and reads an unsigned one, so only `Other` round-trips in
+    // postcard.
     let error = ServerError::new(std::io::ErrorKind::Other, "why".to_owned());
     golden.message("answer.error", &Response::<PeerServiceResponse> { request_id: 300, message: Err(error) });
     golden.check("envelope.txt");

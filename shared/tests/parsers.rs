@@ -90,7 +90,10 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_header_parses_within_its_bounds_or_fails(bytes in proptest::collection::vec(any::<u8>(), 0..300), length in proptest::option::of(0_u32..100)) {
+    fn arbitrary_header_parses_within_its_bounds_or_fails(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        length in proptest::option::of(0_u32..100),
+    ) {
         // A plausible length prefix makes the parser reach the message.
         let bytes = match length {
             Some(length) => [&length.to_be_bytes(), bytes.as_slice()].concat(),

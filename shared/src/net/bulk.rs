@@ -55,8 +55,8 @@ pub enum BulkRefusal {
 pub enum BulkAbort {
     /// From the owner: its file has changed. The receiver asks another owner.
     Changed,
-    /// From the owner: its disk failed, or the receiver made no progress for too long. The content may be intact, so the
-    /// receiver can retry later or ask another owner.
+    /// From the owner: its disk failed, or the receiver made no progress for too long. The content may be intact, so
+    /// the receiver can retry later or ask another owner.
     Stopped,
     /// From the receiver: it needs no more data.
     Enough,

@@ -184,8 +184,8 @@ impl Connections {
         dialling.await
     }
 
-    /// Dials in a separate task. A caller whose deadline is shorter than a handshake thus does not cancel the handshake,
-    /// and the next caller uses its result.
+    /// Dials in a separate task. A caller whose deadline is shorter than a handshake thus does not cancel the
+    /// handshake, and the next caller uses its result.
     fn dial(&self, target: Target) -> Dialling {
         let this = self.clone();
         let task = tokio::spawn(async move {
@@ -239,8 +239,8 @@ impl Open {
     }
 }
 
-/// Makes space for one entry in a full pool: removes all closed connections or, if there are none, an arbitrary open one.
-/// A removed connection stays open until its last user drops it.
+/// Makes space for one entry in a full pool: removes all closed connections or, if there are none, an arbitrary open
+/// one. A removed connection stays open until its last user drops it.
 fn evict(links: &mut HashMap<Target, Link>) {
     if links.len() < limits::MAX_CONNECTIONS {
         return;

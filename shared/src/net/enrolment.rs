@@ -1,4 +1,5 @@
-//! Applicant's side of the enrolment, and the proof that both sides compute. [`crate::rpc::enrol`] describes the protocol.
+//! Applicant's side of the enrolment, and the proof that both sides compute. [`crate::rpc::enrol`] describes the
+//! protocol.
 
 use certs::{Applicant, EXPORTER_LABEL, Identity, JoinToken, trust};
 

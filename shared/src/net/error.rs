@@ -135,7 +135,8 @@ impl NetError {
         }
     }
 
-    /// Converts the last error of dialling all known nameserver addresses into a failure; `None` if there was no address.
+    /// Converts the last error of dialling all known nameserver addresses into a failure; `None` if there was no
+    /// address.
     pub fn nameserver_failure(last: Option<Self>) -> Failure {
         match last {
             Some(error @ (Self::Unreachable { .. } | Self::Local(_) | Self::Deadline { .. })) => Failure::new(

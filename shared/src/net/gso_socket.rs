@@ -13,8 +13,8 @@ use quinn::{
     udp::{RecvMeta, Transmit},
 };
 
-/// Payload that the kernel accepts in one call, bytes: the 65,535 bytes of an IP packet less the longest headers, IPv6 (40)
-/// and UDP (8).
+/// Payload that the kernel accepts in one call, bytes: the 65,535 bytes of an IP packet less the longest headers, IPv6
+/// (40) and UDP (8).
 const MAX_CALL_BYTES: usize = 65_535 - 48;
 
 /// Socket that splits a send batch into calls of at most [`MAX_CALL_BYTES`].
@@ -44,8 +44,9 @@ impl AsyncUdpSocket for GsoSocket {
         Arc::clone(&self.socket).create_io_poller()
     }
 
-    /// Sends a batch in one or more calls. If the socket's buffer takes only the first calls, the rest is dropped and QUIC
-    /// recovers it as lost. Returning `WouldBlock` instead would repeat the first calls, and the whole batch may never fit.
+    /// Sends a batch in one or more calls. If the socket's buffer takes only the first calls, the rest is dropped and
+    /// QUIC recovers it as lost. Returning `WouldBlock` instead would repeat the first calls, and the whole batch may
+    /// never fit.
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let Some(segment) = transmit.segment_size.filter(|_| transmit.contents.len() > MAX_CALL_BYTES) else {
             return self.socket.try_send(transmit);

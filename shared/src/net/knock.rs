@@ -1,12 +1,13 @@
 //! Port probe: detects a closed UDP port from ICMP.
 //!
-//! A killed process sends nothing, and QUIC ignores ICMP errors (RFC 9000 section 21.7). A plain *connected* UDP socket,
-//! however, returns "connection refused" after a datagram to a port without a listener (ICMP port unreachable, RFC 1122
-//! section 4.1.3.1). On a running machine this takes one round trip.
+//! A killed process sends nothing, and QUIC ignores ICMP errors (RFC 9000 section 21.7). A plain *connected* UDP
+//! socket, however, returns "connection refused" after a datagram to a port without a listener (ICMP port unreachable,
+//! RFC 1122 section 4.1.3.1). On a running machine this takes one round trip.
 //!
-//! The result is a hint. A missing refusal proves nothing: a frozen process keeps its port, an unreachable machine sends
-//! nothing, firewalls drop ICMP, and operating systems limit its rate. A refusal can be wrong (a firewall rejects only the
-//! packets of this socket) or forged by an attacker on the path. A caller that acts on it needs further evidence.
+//! The result is a hint. A missing refusal proves nothing: a frozen process keeps its port, an unreachable machine
+//! sends nothing, firewalls drop ICMP, and operating systems limit its rate. A refusal can be wrong (a firewall
+//! rejects only the packets of this socket) or forged by an attacker on the path. A caller that acts on it needs
+//! further evidence.
 
 use std::{
     io::{self, ErrorKind},

@@ -22,8 +22,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackRequest(Vec<(ContentHash, u64)>);
 
-/// Reserved hash that requests the report on packs from `PeerService::upload_report`: one report covers all packs to one
-/// peer.
+/// Reserved hash that requests the report on packs from `PeerService::upload_report`: one report covers all packs to
+/// one peer.
 ///
 /// Like [`crate::content::DIRECTORY_HASH`] it is derived with BLAKE3's key derivation mode, from [`PACKS_CONTEXT`], so
 /// no content has it. An owner without support for it returns no report.

@@ -339,8 +339,8 @@ fn is_loopback(endpoint: &Endpoint) -> bool {
     }
 }
 
-/// Returns the addresses at which to look for a nameserver, from the first source that has any: the user, the join token,
-/// the addresses saved by the enrolment, the local token, the default.
+/// Returns the addresses at which to look for a nameserver, from the first source that has any: the user, the join
+/// token, the addresses saved by the enrolment, the local token, the default.
 fn candidates(config: &SessionConfig, addresses_file: &Path, local_token: Option<&JoinToken>) -> Vec<Endpoint> {
     if let Some(endpoint) = &config.nameserver {
         return vec![endpoint.clone()];
@@ -382,7 +382,8 @@ async fn no_identity(config: &SessionConfig, addresses: &[Endpoint], expired: bo
     };
     let mut last = None;
     for address in addresses {
-        // No authority has this fingerprint, so the handshake always fails. A rejection shows that a nameserver answers.
+        // No authority has this fingerprint, so the handshake always fails. A rejection shows that a nameserver
+        // answers.
         let untrusted = certs::Fingerprint([0; 32]);
         match dial_as_applicant(address, untrusted, &applicant).await {
             Err(DialError::Net(error @ (NetError::Unreachable { .. } | NetError::Local(_)))) => last = Some(error),

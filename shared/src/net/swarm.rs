@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! initiator -> acceptor   kind byte 18, SwarmHello
-//! both      -> other      SwarmNews, SwarmNews, … while both are members; the end of the stream means that the sender leaves
+//! both      -> other      SwarmNews, SwarmNews, … while both are members; the end of the stream means that the sender
+//!                         has left
 //! ```
 //!
 //! Each message is preceded by its length ([`super::bulk::write_header`]) and has at most
-//! [`crate::limits::MAX_BULK_HEADER_BYTES`]. Each pair of members has one stream. A receiver dials complete owners; of two
-//! receivers the one with the smaller id dials. Members push updates, batched for a short time, and never poll. The
-//! exchange needs neither the tracker nor the nameserver. Rules: docs/swarm.md.
+//! [`crate::limits::MAX_BULK_HEADER_BYTES`]. Each pair of members has one stream. A receiver dials complete owners; of
+//! two receivers the one with the smaller id dials. Members push updates, batched for a short time, and never poll.
+//! The exchange needs neither the tracker nor the nameserver. Rules: docs/swarm.md.
 
 use serde::{Deserialize, Serialize};
 

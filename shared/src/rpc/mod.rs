@@ -1,8 +1,9 @@
 //! RPC services: one tarpc service per module, with its messages.
 //!
-//! Messages are encoded with postcard (postcard 1.0 wire specification), which is not self-describing. Adding or moving
-//! a field changes the protocol and therefore [`ALPN`]; the golden bytes in `shared/tests/golden/` detect such a change.
-//! No message names its caller: the server takes the caller's identity from the certificate of the connection.
+//! Messages are encoded with postcard (postcard 1.0 wire specification), which is not self-describing. Adding or
+//! moving a field changes the protocol and therefore [`ALPN`]; the golden bytes in `shared/tests/golden/` detect such
+//! a change. No message names its caller: the server takes the caller's identity from the certificate of the
+//! connection.
 
 pub mod enrol;
 pub mod nameserver;

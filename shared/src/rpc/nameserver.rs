@@ -1,8 +1,8 @@
 //! Name service: maps names to endpoints, grants leases, and arbitrates the tracker seat.
 //!
-//! The semantics are those of Pyro5's name server, extended by leases, ownership, revisions and the seat. Requests carry
-//! names, tags and endpoints as plain strings. The server parses them, so an invalid one yields a typed error instead of
-//! a decoding error that ends the stream.
+//! The semantics are those of Pyro5's name server, extended by leases, ownership, revisions and the seat. Requests
+//! carry names, tags and endpoints as plain strings. The server parses them, so an invalid one yields a typed error
+//! instead of a decoding error that ends the stream.
 
 use std::{net::SocketAddr, time::Duration};
 

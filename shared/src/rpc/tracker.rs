@@ -68,8 +68,8 @@ pub struct HeartbeatAck {
     /// Time until the next heartbeat: `limits::HEARTBEAT` for electors, up to `limits::RESTING_HEARTBEAT` for other
     /// peers.
     pub next_beat: Duration,
-    /// Standbys of the tracker, to which the peer also sends its announcements. At most `limits::MAX_STANDBYS`; empty in
-    /// the reply of a standby.
+    /// Standbys of the tracker, to which the peer also sends its announcements. At most `limits::MAX_STANDBYS`; empty
+    /// in the reply of a standby.
     pub standbys: Vec<StandbyContact>,
 }
 

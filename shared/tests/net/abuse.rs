@@ -22,7 +22,7 @@ use shared::{
 use tarpc::{Response, trace};
 use tokio::{net::UdpSocket, time::timeout};
 
-use crate::harness::{LIFETIME, Node, DEADLINE, client_pool, eventually, loopback, peer, retry_until_ok};
+use crate::harness::{DEADLINE, LIFETIME, Node, client_pool, eventually, loopback, peer, retry_until_ok};
 
 #[tokio::test]
 async fn garbage_datagrams_do_not_affect_other_connections() {
@@ -170,7 +170,8 @@ async fn half_open_handshakes_do_not_lock_out_members() {
     // Record the first flights of many handshakes, two datagrams each, at a socket that never answers.
     let recorder = UdpSocket::bind(loopback()).await.unwrap();
     let attacker = authority.identity(&peer("attacker"), LIFETIME).unwrap();
-    let attacker = endpoint::bind(loopback(), None, trust::member_client(&attacker, &[ALPN]).unwrap()).unwrap().endpoint;
+    let attacker =
+        endpoint::bind(loopback(), None, trust::member_client(&attacker, &[ALPN]).unwrap()).unwrap().endpoint;
     let mut flights: HashMap<Vec<u8>, HashSet<Vec<u8>>> = HashMap::new();
     let mut connecting = Vec::new();
     let mut buffer = [0; 2048];

@@ -18,7 +18,7 @@ use shared::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{TestHandler, KillableServer, LIFETIME, Node, DEADLINE, ServerStats, eventually, loopback, peer};
+use crate::harness::{DEADLINE, KillableServer, LIFETIME, Node, ServerStats, TestHandler, eventually, loopback, peer};
 
 #[tokio::test]
 async fn calls_share_one_connection_and_identify_the_caller() {

@@ -38,7 +38,9 @@ use tarpc::context::Context;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{LIFETIME, CapturedLog, Node, DEADLINE, whoami, client_pool, eventually, loopback, peer, foreign_identity_trusting};
+use crate::harness::{
+    CapturedLog, DEADLINE, LIFETIME, Node, client_pool, eventually, foreign_identity_trusting, loopback, peer, whoami,
+};
 
 /// Returns the reason of a rejection.
 fn refusal<T: std::fmt::Debug>(answer: Result<T, NetError>) -> String {
@@ -321,8 +323,9 @@ async fn applicants_are_limited_in_number_and_time() {
     let (_, one_more) = nameserver.applicant().await;
     let ended = NetError::from_connection("the nameserver", &one_more.closed().await);
     assert!(matches!(&ended, NetError::Closed { why, .. } if why.contains("too many")), "{ended:?}");
-    let ended =
-        timeout(limits::NEWCOMER_STAY + DEADLINE, held[0].closed()).await.expect("the server did not close the connection");
+    let ended = timeout(limits::NEWCOMER_STAY + DEADLINE, held[0].closed())
+        .await
+        .expect("the server did not close the connection");
     let ended = NetError::from_connection("the nameserver", &ended);
     assert!(matches!(&ended, NetError::Closed { why, .. } if why.contains("took too long")), "{ended:?}");
 }

@@ -12,7 +12,7 @@ use shared::{
     net::{
         StreamKind,
         enrolment::check_enrol_proof,
-        knock::is_port_closed,
+        port_probe::is_port_closed,
         rpc_transport::serve_calls,
         serve::{Handler, Remote},
     },

@@ -78,13 +78,13 @@ pub const SEAT_SILENCE: Duration = Duration::from_millis(400);
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
 /// How often an elector knocks at the port of the tracker that it follows: a killed process says nothing, but its machine
 /// says that nobody listens there. One byte each, and with five peers the first of them knows after 10 ms on average.
-pub const KNOCK: Duration = Duration::from_millis(50);
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 /// How long after a knock that was refused the next one follows: only two refusals in a row mean something. What is in
 /// flight has arrived by then, and an answer to a heartbeat between them says more.
-pub const KNOCK_AGAIN: Duration = Duration::from_millis(5);
+pub const PROBE_RETRY: Duration = Duration::from_millis(5);
 /// How long the nameserver waits for each refusal: a round trip to another continent is not worth waiting for, since
 /// silence decides then.
-pub const KNOCK_WAIT: Duration = Duration::from_millis(50);
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long a voter that hears the tracker looks for itself, knocking, before it says no to a candidate that does not:
 /// two knocks and a local network's round trips, and far less than a candidate waits for votes.
 pub const VOTE_HOLD: Duration = Duration::from_millis(50);

@@ -17,7 +17,8 @@ use tarpc::{client::RpcError, context};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    close_code::CloseCode, error::NetError, knock::Knocker, rpc_transport::ServiceClient, stream_kind::StreamKind,
+    close_code::CloseCode, error::NetError, port_probe::PortProbe, rpc_transport::ServiceClient,
+    stream_kind::StreamKind,
 };
 use crate::{id::Role, limits, name::Endpoint};
 
@@ -339,10 +340,10 @@ pub(super) async fn unspecified_address(endpoints: &[Endpoint]) -> SocketAddr {
 /// Interval between port probes during a handshake, and the time to wait for each refusal.
 const PROBE_EVERY: Duration = Duration::from_millis(60);
 
-/// Returns when two consecutive port probes are refused ([`super::knock`]), and never otherwise. The hint is sufficient
+/// Returns when two consecutive port probes are refused ([`super::port_probe`]), and never otherwise. The hint is sufficient
 /// to end a first handshake early.
 async fn port_closed(address: SocketAddr) {
-    let Ok(probe) = Knocker::to(address).await else { return std::future::pending().await };
+    let Ok(probe) = PortProbe::connect(address).await else { return std::future::pending().await };
     let mut refusals = 0;
     // Two refusals, because a process that is just starting refuses the first probe.
     while refusals < 2 {

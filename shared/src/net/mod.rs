@@ -13,7 +13,7 @@
 //!  rpc_transport · bulk · pack · swarm ── protocols on a stream, selected by its first byte (StreamKind)
 //! ```
 //!
-//! [`port_probe`](knock) detects a closed UDP port. `gso_socket` splits send batches that exceed the kernel's limit.
+//! [`port_probe`] detects a closed UDP port. `gso_socket` splits send batches that exceed the kernel's limit.
 
 pub mod bulk;
 mod close_code;
@@ -22,8 +22,8 @@ pub mod endpoint;
 pub mod enrolment;
 pub mod error;
 mod gso_socket;
-pub mod knock;
 pub mod pack;
+pub mod port_probe;
 pub mod rpc_transport;
 pub mod serve;
 pub mod session;

@@ -20,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::limits::{KNOCK_AGAIN, KNOCK_WAIT};
+use crate::limits::{PROBE_RETRY, PROBE_TIMEOUT};
 
 /// Payload of a probe. It is too short to contain a connection id, so a QUIC endpoint drops it without a lookup and
 /// without a reply: neither version negotiation nor a stateless reset, which must be shorter than the packet that
@@ -29,16 +29,16 @@ const PAYLOAD: [u8; 1] = [0];
 
 /// Plain UDP socket that probes one address.
 #[derive(Debug)]
-pub struct Knocker {
+pub struct PortProbe {
     socket: UdpSocket,
 }
 
-impl Knocker {
+impl PortProbe {
     /// Creates a socket that probes `address`. Requires a tokio runtime with I/O enabled.
     ///
     /// # Errors
     /// Fails if no socket is available or the address is not routable.
-    pub async fn to(address: SocketAddr) -> io::Result<Self> {
+    pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
         let socket = UdpSocket::bind(any).await?;
         socket.connect(address).await?;
@@ -46,7 +46,7 @@ impl Knocker {
     }
 
     /// Sends a probe. Returns true if an earlier probe was refused; in that case this one is not sent.
-    pub async fn knock(&self) -> bool {
+    pub async fn send(&self) -> bool {
         // Other errors carry no information about the port.
         self.socket.send(&PAYLOAD).await.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     }
@@ -66,19 +66,19 @@ impl Knocker {
 
     /// Sends one probe and returns true if it is refused within `wait`.
     pub async fn is_refused(&self, wait: Duration) -> bool {
-        self.knock().await || timeout(wait, self.refused()).await.is_ok()
+        self.send().await || timeout(wait, self.refused()).await.is_ok()
     }
 }
 
-/// Returns true if `address` has no listener: two probes, [`KNOCK_AGAIN`] apart, are each refused within
-/// [`KNOCK_WAIT`].
+/// Returns true if `address` has no listener: two probes, [`PROBE_RETRY`] apart, are each refused within
+/// [`PROBE_TIMEOUT`].
 pub async fn is_port_closed(address: SocketAddr) -> bool {
-    let Ok(probe) = Knocker::to(address).await else { return false };
-    if !probe.is_refused(KNOCK_WAIT).await {
+    let Ok(probe) = PortProbe::connect(address).await else { return false };
+    if !probe.is_refused(PROBE_TIMEOUT).await {
         return false;
     }
-    sleep(KNOCK_AGAIN).await;
-    probe.is_refused(KNOCK_WAIT).await
+    sleep(PROBE_RETRY).await;
+    probe.is_refused(PROBE_TIMEOUT).await
 }
 
 #[cfg(test)]
@@ -99,12 +99,12 @@ mod tests {
     #[tokio::test]
     async fn probe_used_before_detects_that_the_port_closes() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let probe = Knocker::to(socket.local_addr().unwrap()).await.unwrap();
+        let probe = PortProbe::connect(socket.local_addr().unwrap()).await.unwrap();
         for _ in 0..3 {
-            assert!(!probe.knock().await);
+            assert!(!probe.send().await);
         }
         drop(socket);
-        assert!(!probe.knock().await, "refused before the first datagram to the closed port");
+        assert!(!probe.send().await, "refused before the first datagram to the closed port");
         timeout(DEADLINE, probe.refused()).await.expect("no refusal before the deadline");
     }
 
@@ -123,7 +123,7 @@ mod tests {
         for _ in 0..100 {
             socket.send(&PAYLOAD).await.unwrap();
         }
-        let answer = timeout(KNOCK_WAIT * 2, socket.recv(&mut [0; 1])).await;
+        let answer = timeout(PROBE_TIMEOUT * 2, socket.recv(&mut [0; 1])).await;
         assert!(answer.is_err(), "{answer:?}");
     }
 }

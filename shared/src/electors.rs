@@ -40,7 +40,7 @@ pub const fn majority(electors: usize) -> usize {
 ///
 /// Two quorums share a voter even if one candidate knows one peer more than the other. In a network with
 /// [`MAX_ELECTORS`] or more peers that peer can replace an elector, so the quorum there is one vote above the majority.
-pub const fn majority_alone(electors: usize) -> usize {
+pub const fn provisional_quorum(electors: usize) -> usize {
     if electors < MAX_ELECTORS { majority(electors) } else { majority(electors) + 1 }
 }
 
@@ -68,7 +68,7 @@ mod tests {
             let (before, after) = (electors(&peers(count)), electors(&peers(count + 1)));
             let all = before.union(&after).count();
             assert!(all <= before.len() + 1);
-            assert!(majority_alone(before.len()) + majority_alone(after.len()) > all, "{count}");
+            assert!(provisional_quorum(before.len()) + provisional_quorum(after.len()) > all, "{count}");
         }
     }
 }

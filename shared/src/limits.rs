@@ -93,7 +93,7 @@ pub const SUSPICION: Duration = Duration::from_millis(400);
 /// How late a process may run before it mistrusts its own sense of silence.
 pub const OVERSLEPT: Duration = Duration::from_millis(100);
 /// How often a peer that is no elector tells the tracker that it is there: who does not elect need not notice first.
-pub const RESTING_HEARTBEAT: Duration = Duration::from_secs(1);
+pub const REDUCED_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Peers that elect, whatever their number: an election costs the same in a network of ten and of ten thousand.
 pub const MAX_ELECTORS: usize = 9;
 /// Epochs of provisional trackers are multiples of this, those of registered ones are none: the two ways to an epoch

@@ -345,7 +345,7 @@ fn peer_service_messages_have_golden_bytes() {
     use {PeerServiceRequest as Q, PeerServiceResponse as A};
     let mut golden = Golden::default();
     let request =
-        VoteRequest { epoch: Epoch(5), expected_epoch: Epoch(4), force: true, probe: false, provisional: true };
+        VoteRequest { epoch: Epoch(5), expected_epoch: Epoch(4), force: true, pre_vote: false, provisional: true };
     all_variants!(golden, "request", PeerServiceRequest {
         Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories, Receiving,
     }, [

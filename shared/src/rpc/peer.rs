@@ -84,7 +84,7 @@ pub struct VoteRequest {
     /// Replaces a live incumbent (command `eleger`).
     pub force: bool,
     /// Pre-vote: the voter replies whether it would grant the vote. Neither side changes its state.
-    pub probe: bool,
+    pub pre_vote: bool,
     /// The candidate cannot reach the nameserver; the votes alone elect it.
     pub provisional: bool,
 }

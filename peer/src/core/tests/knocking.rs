@@ -103,8 +103,8 @@ fn who_rests_does_not_knock() {
     let mut peer = Harness::follower(&["a", "b", "tracker"]);
     let out = peer.pass(HEARTBEAT);
     let call = picked!(out, Action::SendHeartbeat { call, .. } => call);
-    let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: RESTING_HEARTBEAT, standbys: Vec::new() };
+    let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: REDUCED_HEARTBEAT, standbys: Vec::new() };
     let result = Ok(ack);
     peer.event(Event::HeartbeatAnswered { call, from: id("tracker"), result });
-    assert_eq!(knocks(&peer.pass(RESTING_HEARTBEAT / 2)), 0);
+    assert_eq!(knocks(&peer.pass(REDUCED_HEARTBEAT / 2)), 0);
 }

@@ -261,7 +261,7 @@ pub const SLOW_PART: u64 = 16;
 /// together no more than one upload that has a slot.
 pub const MAX_PARKED_UPLOADS: usize = 16;
 /// How often an asker whose request waits for its turn is told that it does: well within [`OWNER_SILENCE`].
-pub const QUEUE_NEWS: Duration = Duration::from_millis(500);
+pub const QUEUE_KEEPALIVE: Duration = Duration::from_millis(500);
 /// Smallest rate that `--limit-up` and `--limit-down` take, bytes a second: with less, a peer that shares its rate among
 /// [`MAX_UPLOADS`] would look dead to each.
 pub const MIN_RATE: u64 = 16 << 10;
@@ -293,13 +293,13 @@ pub const MAX_PIECES: u64 = 65_536;
 /// Smallest content, bytes, whose receivers tell each other what they have: for less it is over before it helps.
 pub const MIN_SWARM_BYTES: u64 = 1 << 20;
 /// News of a swarm are gathered for so long, in a swarm of few ...
-pub const SWARM_NEWS: Duration = Duration::from_millis(50);
+pub const SWARM_UPDATE_INTERVAL: Duration = Duration::from_millis(50);
 /// ... of up to so many members; with more, for longer in proportion.
-pub const SWARM_NEWS_MEMBERS: usize = 16;
+pub const SWARM_UPDATE_MEMBERS: usize = 16;
 /// Ranges of groups in one message of news.
-pub const RANGES_PER_NEWS: usize = 512;
+pub const RANGES_PER_UPDATE: usize = 512;
 /// Members in one message of news.
-pub const MEMBERS_PER_NEWS: usize = 64;
+pub const MEMBERS_PER_UPDATE: usize = 64;
 /// Members of one swarm that one peer talks to.
 pub const MAX_SWARM_MEMBERS: usize = 256;
 /// How long a receiver leaves it to another one to dial before it dials itself.

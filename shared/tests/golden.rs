@@ -239,7 +239,7 @@ fn name_service_messages_have_golden_bytes() {
         "renew_seat" => A::RenewSeat(Ok(grant)),
         "resign" => A::Resign(Ok(())),
         "mint_token" => A::MintToken(Ok("brasa1-aaaa".to_owned())),
-        "changes.news" => A::Changes(Ok(Changes::News {
+        "changes.delta" => A::Changes(Ok(Changes::Delta {
             position,
             changes: vec![
                 NameChange { name: name(), record: Some(record()) },

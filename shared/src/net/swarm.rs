@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! initiator -> acceptor   kind byte 18, SwarmHello
-//! both      -> other      SwarmNews, SwarmNews, … while both are members; the end of the stream means that the sender
+//! both      -> other      SwarmUpdate, SwarmUpdate, … while both are members; the end of the stream means that the sender
 //!                         has left
 //! ```
 //!
@@ -28,12 +28,12 @@ pub struct SwarmHello {
 
 /// Update that a member of a swarm sends to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SwarmNews {
+pub enum SwarmUpdate {
     /// The sender has the complete content.
     HasAll,
     /// Groups of 16 KiB (`limits::GROUP_BYTES`) that the sender has verified, as half-open ranges of group numbers in
-    /// the order of their arrival; at most `limits::RANGES_PER_NEWS`.
+    /// the order of their arrival; at most `limits::RANGES_PER_UPDATE`.
     Has(Vec<(u64, u64)>),
-    /// Other receivers of the content, at most `limits::MEMBERS_PER_NEWS`.
+    /// Other receivers of the content, at most `limits::MEMBERS_PER_UPDATE`.
     Members(Vec<Owner>),
 }

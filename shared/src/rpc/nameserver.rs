@@ -196,7 +196,7 @@ pub struct WatchQuery {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Changes {
     /// Changes since the watcher's position. The watcher continues from `position`.
-    News {
+    Delta {
         /// New position of the watcher.
         position: Position,
         /// Changes, oldest first, at most `limits::NAMES_PER_PAGE`; empty if none happened during the wait.

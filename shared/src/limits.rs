@@ -201,11 +201,11 @@ pub const MAX_CONNECTIONS_PER_IDENTITY: usize = 32;
 /// that is not complete yet.
 pub const MAX_CALL_STREAMS: usize = 16;
 /// Connections of newcomers at a time: whoever reaches the port can be one.
-pub const MAX_NEWCOMERS: usize = 64;
+pub const MAX_APPLICANTS: usize = 64;
 /// Streams that a newcomer may have open; it needs one.
-pub const MAX_NEWCOMER_STREAMS: usize = 4;
+pub const MAX_APPLICANT_STREAMS: usize = 4;
 /// How long a newcomer may stay: one call's time, and a person waits for it.
-pub const NEWCOMER_STAY: Duration = Duration::from_secs(10);
+pub const ENROLMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence after which a connection is given up.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an otherwise silent connection says that it is there.
@@ -231,7 +231,7 @@ pub const STREAM_WINDOW_BYTES: u32 = 12 << 20;
 pub const CONNECTION_WINDOW_BYTES: u32 = 14 << 20;
 /// Receive window of an accepted connection until its other end is known to be a member, bytes: enough for a
 /// signing request, too little to fill memory with.
-pub const NEWCOMER_WINDOW_BYTES: u32 = 64 << 10;
+pub const APPLICANT_WINDOW_BYTES: u32 = 64 << 10;
 /// Bytes a connection keeps for retransmission.
 pub const SEND_WINDOW_BYTES: u64 = 16 << 20;
 /// UDP socket buffers asked of the kernel, bytes; it may clamp them, which is reported.

@@ -494,7 +494,7 @@ fn pack_stream_messages_have_golden_bytes() {
 fn stream_kinds_close_codes_and_envelopes_have_golden_bytes() {
     let mut golden = Golden::default();
     golden.bytes("alpn.member", ALPN);
-    golden.bytes("alpn.newcomer", ENROL_ALPN);
+    golden.bytes("alpn.applicant", ENROL_ALPN);
     for kind in [
         StreamKind::Names,
         StreamKind::Tracker,

@@ -135,7 +135,7 @@ fn server_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, NetEr
     config.max_incoming(limits::MAX_HANDSHAKES);
     let mut transport = transport();
     // `serve` widens the window for members.
-    transport.receive_window(VarInt::from_u32(limits::NEWCOMER_WINDOW_BYTES));
+    transport.receive_window(VarInt::from_u32(limits::APPLICANT_WINDOW_BYTES));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }

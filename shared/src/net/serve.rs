@@ -132,7 +132,7 @@ async fn serve_connection<H: Handler>(
     // All applicants share one count, because their ids are not known yet.
     let (identity, limit, streams) = match &caller {
         Caller::Member(role) => (Some(role.clone()), limits::MAX_CONNECTIONS_PER_IDENTITY, limits::MAX_CALL_STREAMS),
-        Caller::Applicant(_) => (None, limits::MAX_NEWCOMERS, limits::MAX_NEWCOMER_STREAMS),
+        Caller::Applicant(_) => (None, limits::MAX_APPLICANTS, limits::MAX_APPLICANT_STREAMS),
     };
     let name = identity.as_ref().map_or_else(|| "applicants".to_owned(), Role::to_string);
     let Some(_guard) = identities.enter(identity, limit) else {
@@ -145,7 +145,7 @@ async fn serve_connection<H: Handler>(
     if remote.member().is_some() {
         remote.connection.set_receive_window(VarInt::from_u32(limits::CONNECTION_WINDOW_BYTES));
         accept.await;
-    } else if timeout(limits::NEWCOMER_STAY, accept).await.is_err() {
+    } else if timeout(limits::ENROLMENT_TIMEOUT, accept).await.is_err() {
         remote.connection.close(CloseCode::Overloaded.to_varint(), b"enrolment took too long");
     }
 }

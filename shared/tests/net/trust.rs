@@ -317,13 +317,13 @@ async fn applicant_is_rejected_for_everything_but_enrolment() {
 async fn applicants_are_limited_in_number_and_time() {
     let nameserver = Nameserver::start();
     let mut held = Vec::new();
-    for _ in 0..limits::MAX_NEWCOMERS {
+    for _ in 0..limits::MAX_APPLICANTS {
         held.push(nameserver.applicant().await.1);
     }
     let (_, one_more) = nameserver.applicant().await;
     let ended = NetError::from_connection("the nameserver", &one_more.closed().await);
     assert!(matches!(&ended, NetError::Closed { why, .. } if why.contains("too many")), "{ended:?}");
-    let ended = timeout(limits::NEWCOMER_STAY + DEADLINE, held[0].closed())
+    let ended = timeout(limits::ENROLMENT_TIMEOUT + DEADLINE, held[0].closed())
         .await
         .expect("the server did not close the connection");
     let ended = NetError::from_connection("the nameserver", &ended);

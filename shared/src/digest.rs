@@ -20,23 +20,23 @@ pub struct ShareDigest {
 impl ShareDigest {
     /// Adds a file to the set.
     pub fn add(&mut self, file: &FileMeta) {
-        self.add_described(file.name.as_str(), file.hash, file.size, file.mtime_micros, file.executable);
+        self.add_fields(file.name.as_str(), file.hash, file.size, file.mtime_micros, file.executable);
     }
 
     /// Removes a file, which must be in the set.
     pub fn remove(&mut self, file: &FileMeta) {
-        self.remove_described(file.name.as_str(), file.hash, file.size, file.mtime_micros, file.executable);
+        self.remove_fields(file.name.as_str(), file.hash, file.size, file.mtime_micros, file.executable);
     }
 
     /// Adds a file given by its fields. The size is in bytes, the time in microseconds since the Unix epoch.
-    pub fn add_described(&mut self, name: &str, hash: ContentHash, size: u64, mtime_micros: i64, executable: bool) {
+    pub fn add_fields(&mut self, name: &str, hash: ContentHash, size: u64, mtime_micros: i64, executable: bool) {
         let file = hash_of(name, hash, size, mtime_micros, executable);
         self.sum = u128::from_le_bytes(self.sum).wrapping_add(file).to_le_bytes();
         self.count = self.count.wrapping_add(1);
     }
 
-    /// Removes a file given by its fields, which must be in the set. The units are those of [`Self::add_described`].
-    pub fn remove_described(&mut self, name: &str, hash: ContentHash, size: u64, mtime_micros: i64, executable: bool) {
+    /// Removes a file given by its fields, which must be in the set. The units are those of [`Self::add_fields`].
+    pub fn remove_fields(&mut self, name: &str, hash: ContentHash, size: u64, mtime_micros: i64, executable: bool) {
         let file = hash_of(name, hash, size, mtime_micros, executable);
         self.sum = u128::from_le_bytes(self.sum).wrapping_sub(file).to_le_bytes();
         self.count = self.count.wrapping_sub(1);

@@ -377,7 +377,7 @@ fn peer_service_messages_have_golden_bytes() {
         bytes: 70_000,
         served: time(1500),
         network_wait: time(300),
-        pace_wait: time(1000),
+        throttle_wait: time(1000),
         slot_wait: time(20),
         limit_up: Some(300_000),
         slots: 8,

@@ -140,7 +140,7 @@ pub struct SourceMeter {
     bytes: AtomicU64,
     rtt_micros: AtomicU64,
     bytes_wait: Spent,
-    pace_wait: Spent,
+    throttle_wait: Spent,
     decoder_wait: Spent,
     disk_wait: Spent,
     disk_write: Spent,
@@ -155,7 +155,7 @@ impl SourceMeter {
             bytes: AtomicU64::new(0),
             rtt_micros: AtomicU64::new(0),
             bytes_wait: Spent::default(),
-            pace_wait: Spent::default(),
+            throttle_wait: Spent::default(),
             decoder_wait: Spent::default(),
             disk_wait: Spent::default(),
             disk_write: Spent::default(),
@@ -207,7 +207,7 @@ impl SourceMeter {
         phases.advance(self.download.clock.now());
         SourceTime {
             bytes_wait: self.bytes_wait.total(),
-            pace_wait: self.pace_wait.total(),
+            throttle_wait: self.throttle_wait.total(),
             decoder_wait: self.decoder_wait.total(),
             disk_wait: self.disk_wait.total(),
             disk_write: self.disk_write.total(),
@@ -287,7 +287,7 @@ impl<S: ChunkSource> ChunkSource for Metered<'_, S> {
     async fn ready(&mut self) {
         let begun = self.meter.download.clock.now();
         self.source.ready().await;
-        self.meter.pace_wait.add(self.meter.download.clock.now().since(begun));
+        self.meter.throttle_wait.add(self.meter.download.clock.now().since(begun));
     }
 
     fn batch_bytes(&self) -> usize {

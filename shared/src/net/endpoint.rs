@@ -87,7 +87,7 @@ pub fn bind(
 ///
 /// # Errors
 /// Fails like [`bind`].
-pub fn bind_again(
+pub fn bind_with_reset_keys(
     address: SocketAddr,
     server: rustls::ServerConfig,
     client: rustls::ClientConfig,

@@ -126,7 +126,7 @@ pub struct UploadReport {
     /// Part of `served` during which the connection accepted no data: the path or the receiver was the bottleneck.
     pub network_wait: Duration,
     /// Part of `served` during which the owner's rate limit delayed data.
-    pub pace_wait: Duration,
+    pub throttle_wait: Duration,
     /// Time that the requests waited for an upload slot, before `served` begins.
     pub slot_wait: Duration,
     /// Upload rate limit of the owner, bytes per second; `None` if unlimited.

@@ -1,19 +1,22 @@
 //! QUIC transport: one UDP socket per process for client and server, with mutual authentication.
 //!
 //! ```text
-//!        session ── joins the network: identity, socket, nameserver; calls enrolment for an applicant
-//!       ╱       ╲
-//!  enrolment     ╲
-//!       ╲         ╲
-//!      connection  │   serve ── accepts connections, authenticates, limits, dispatches streams to a Handler
-//!     (dial, pool) │     │
-//!          ╲       │     │
-//!     port_probe  endpoint ── socket, transport settings, socket buffers
+//! session ──┬──▶ enrolment ──┬──▶ connection ──┬──▶ rpc_transport
+//!           │                │                 └──▶ port_probe
+//!           └────────────────┴──▶ endpoint ───────▶ gso_socket
 //!
-//!  rpc_transport · bulk · pack · swarm ── protocols on a stream, selected by its first byte (StreamKind)
+//! serve ──▶ Handler (implemented by each server)
 //! ```
 //!
-//! [`port_probe`] detects a closed UDP port. `gso_socket` splits send batches that exceed the kernel's limit.
+//! | module | purpose |
+//! |---|---|
+//! | [`session`] | joins the network: identity, socket, nameserver |
+//! | [`enrolment`] | applicant's side of the enrolment |
+//! | [`connection`] | dials; pool of outgoing connections |
+//! | [`serve`] | accepts and authenticates connections, enforces limits, dispatches streams |
+//! | [`endpoint`], `gso_socket` | UDP socket, transport settings, splitting of large send batches |
+//! | [`port_probe`] | detects a closed UDP port |
+//! | [`rpc_transport`], [`bulk`], [`pack`], [`swarm`] | protocols on a stream, selected by its first byte ([`StreamKind`]) |
 
 pub mod bulk;
 mod close_code;

@@ -222,16 +222,7 @@ impl Model {
             }
             Step::Bring { which, count } => self.bring(which, count.into()),
             Step::BringLate { which, count } => self.bring_late(which, count.into()),
-            Step::Invent { owner, serial, run } => {
-                let request = RequestId { owner: id(owner), serial: u64::from(serial) + (1 << 40) };
-                let groups = range(run, self.groups);
-                self.handle(Event::Begun { request });
-                self.proven.extend(groups.clone());
-                self.handle(Event::Verified { request, groups });
-                // Groups beyond the end prove nothing.
-                self.handle(Event::Verified { request, groups: self.groups..self.groups + 1 });
-                self.handle(Event::RequestFailed { request, why: Failure::Broken });
-            }
+            Step::Invent { owner, serial, run } => self.invent(id(owner), serial, run),
             Step::Done { which } => {
                 if let Some(request) = self.pick(which) {
                     self.end(request);
@@ -300,6 +291,18 @@ impl Model {
         left.start = brought.end;
         self.proven.extend(brought.clone());
         self.handle(Event::Verified { request, groups: brought });
+    }
+
+    /// Reports groups of a request that the scheduler never sent.
+    fn invent(&mut self, owner: OwnerId, serial: u8, run: (u16, u8)) {
+        let request = RequestId { owner, serial: u64::from(serial) + (1 << 40) };
+        let groups = range(run, self.groups);
+        self.handle(Event::Begun { request });
+        self.proven.extend(groups.clone());
+        self.handle(Event::Verified { request, groups });
+        // Groups beyond the end prove nothing.
+        self.handle(Event::Verified { request, groups: self.groups..self.groups + 1 });
+        self.handle(Event::RequestFailed { request, why: Failure::Broken });
     }
 
     fn fail(&mut self, request: RequestId, why: Failure) {

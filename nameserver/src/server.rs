@@ -159,7 +159,7 @@ async fn bind(config: &Config, authority: &Authority, folder: &Path) -> Result<e
     let keys = ResetKeys::load_or_create(&key_file).map_err(|error| Failure::unusable(&key_file, error))?;
     let mut last = None;
     for address in resolve(config).await? {
-        match endpoint::bind_again(address, server.clone(), client.clone(), &keys) {
+        match endpoint::bind_with_reset_keys(address, server.clone(), client.clone(), &keys) {
             Ok(bound) => return Ok(bound),
             Err(error) => last = Some(error),
         }

@@ -12,7 +12,7 @@ use shared::{
     net::{
         StreamKind,
         enrolment::check_enrol_proof,
-        knock::is_port_closed,
+        port_probe::is_port_closed,
         rpc_transport::serve_calls,
         serve::{Handler, Remote},
     },
@@ -207,10 +207,10 @@ impl NameService for Member {
             let position = Position { run, revision };
             match news {
                 None => return Ok(Changes::Resync { position }),
-                Some(changes) if !changes.is_empty() => return Ok(Changes::News { position, changes }),
+                Some(changes) if !changes.is_empty() => return Ok(Changes::Delta { position, changes }),
                 Some(_) => since = Some(revision),
             }
-            let nothing = Changes::News { position, changes: Vec::new() };
+            let nothing = Changes::Delta { position, changes: Vec::new() };
             tokio::select! {
                 changed = revisions.changed() => if changed.is_err() { return Ok(nothing) },
                 () = &mut over => return Ok(nothing),

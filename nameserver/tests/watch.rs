@@ -40,14 +40,14 @@ async fn a_watcher_waits_for_changes_and_misses_none() {
         panic!("it knows nothing")
     };
     let quiet = changes(&watcher, Some(position), Duration::from_millis(20)).await;
-    assert_eq!(quiet, Changes::News { position, changes: vec![] });
+    assert_eq!(quiet, Changes::Delta { position, changes: vec![] });
 
     let waiting = async {
         let (mut since, mut seen) = (position, Vec::new());
         // One is not meant; the lease of the other ends, which is a change too.
         while seen.len() < 2 {
             match changes(&watcher, Some(since), Duration::from_secs(2)).await {
-                Changes::News { position, changes } => {
+                Changes::Delta { position, changes } => {
                     since = position;
                     seen.extend(changes.into_iter().map(|change| (change.name.to_string(), change.record.is_some())));
                 }

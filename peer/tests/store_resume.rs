@@ -273,7 +273,7 @@ async fn a_disk_that_fills_up_stops_a_download_which_goes_on_when_there_is_room(
         assert!(matches!(full, FetchError::NoSpace(_)), "{full}");
         assert!(!full.is_owners_fault());
     }
-    let noted = resume::parse(&fs::read(download.have()).unwrap()).unwrap();
+    let noted = format::parse(&fs::read(download.have()).unwrap()).unwrap();
     let (claimed, _) = noted.claims(&noted.header.boot);
     assert!(claimed.bytes(SIZE as u64) <= 40 * GROUP_BYTES, "what was not written is claimed");
     let data = fs::read(download.data()).unwrap();

@@ -281,7 +281,7 @@ impl Names {
                     let title = prefix.as_ref().map(|prefix| format!("- prefix '{prefix}'")).unwrap_or_default();
                     print(&listing(&self.list(prefix.as_deref(), None).await?, &title))?;
                 }
-                Changes::News { position, changes } => {
+                Changes::Delta { position, changes } => {
                     since = Some(position);
                     changes.iter().try_for_each(|change| print(&changed(change)))?;
                 }

@@ -137,7 +137,7 @@ impl Member {
     /// How far the changes are that can be asked for from now on.
     pub(crate) async fn position(&self) -> Position {
         match self.changes(None, "", Duration::ZERO).await {
-            Changes::Resync { position } | Changes::News { position, .. } => position,
+            Changes::Resync { position } | Changes::Delta { position, .. } => position,
         }
     }
 
@@ -145,7 +145,7 @@ impl Member {
     pub(crate) async fn sees_gone(&self, name: &str, mut since: Position, within: Duration) {
         let told = async {
             loop {
-                let Changes::News { position, changes } = self.changes(Some(since), name, within).await else {
+                let Changes::Delta { position, changes } = self.changes(Some(since), name, within).await else {
                     panic!("it has forgotten what changed")
                 };
                 since = position;

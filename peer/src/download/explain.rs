@@ -248,7 +248,7 @@ impl Peer {
             sum.bytes += report.bytes;
             sum.served += report.served;
             sum.network_wait += report.network_wait;
-            sum.pace_wait += report.pace_wait;
+            sum.throttle_wait += report.throttle_wait;
             sum.slot_wait += report.slot_wait;
             sum.path.sent_packets += report.path.sent_packets;
             sum.path.lost_packets += report.path.lost_packets;

@@ -81,7 +81,7 @@ impl Watching<'_> {
                 self.since = Some(position);
                 self.node.tell(Event::SeatChanged).await?;
             }
-            Changes::News { position, changes } => {
+            Changes::Delta { position, changes } => {
                 self.since = Some(position);
                 // A tracker's name is no peer's: then the seat has changed.
                 let mut seat_changed = false;

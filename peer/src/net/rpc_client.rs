@@ -15,7 +15,7 @@ use shared::{
     id::PeerId,
     limits,
     name::PEER_PREFIX,
-    net::{Connections, NetError, Target, knock::Knocker},
+    net::{Connections, NetError, Target, port_probe::PortProbe},
     rpc::{
         nameserver::{ListQuery, NameError, NameServiceClient, Page},
         peer::PeerServiceClient,
@@ -262,7 +262,7 @@ impl Calls {
 
 /// Knocks as often as `wanted` says, and tells the node of refusals, until nobody wants it any more or the node has stopped.
 async fn keep_knocking(at: Contact, address: SocketAddr, mut wanted: mpsc::Receiver<()>, node: NodeHandle) {
-    let knocker = match Knocker::to(address).await {
+    let knocker = match PortProbe::connect(address).await {
         Ok(knocker) => knocker,
         // Then silence has to tell.
         Err(error) => return tracing::debug!(%error, %address, "it cannot be knocked there"),
@@ -272,7 +272,7 @@ async fn keep_knocking(at: Contact, address: SocketAddr, mut wanted: mpsc::Recei
     loop {
         let refused = tokio::select! {
             knock = wanted.recv() => match knock {
-                Some(()) => knocker.knock().await,
+                Some(()) => knocker.send().await,
                 None => return,
             },
             () = knocker.refused() => true,

@@ -15,7 +15,7 @@ use shared::{
         bulk::{read_header, write_header},
         rpc_transport::serve_calls,
         serve::{Handler, Remote},
-        swarm::{SwarmHello, SwarmNews},
+        swarm::{SwarmHello, SwarmUpdate},
     },
     rpc::peer::PeerService as _,
 };
@@ -60,7 +60,7 @@ impl Handler for Flapper {
                     read_header::<SwarmHello>(&mut recv).await.unwrap();
                     self.talks.fetch_add(1, Ordering::Relaxed);
                     // The other may be gone at the end of the test.
-                    let _ = write_header(&mut send, &SwarmNews::HasAll).await;
+                    let _ = write_header(&mut send, &SwarmUpdate::HasAll).await;
                     let _ = send.finish();
                     let _ = send.stopped().await;
                 }

@@ -20,7 +20,7 @@ use shared::{
         bulk::{BULK_BEGINS, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
         rpc_transport::serve_calls,
         serve::{Handler, Remote},
-        swarm::{SwarmHello, SwarmNews},
+        swarm::{SwarmHello, SwarmUpdate},
     },
     rpc::peer::PeerService as _,
     time::{Clock, Timestamp},
@@ -75,12 +75,12 @@ impl Handler for Leaver {
 impl Leaver {
     async fn talk(&self, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
         read_header::<SwarmHello>(&mut recv).await.unwrap();
-        write_header(&mut send, &SwarmNews::Has(vec![(0, self.groups)])).await.unwrap();
+        write_header(&mut send, &SwarmUpdate::Has(vec![(0, self.groups)])).await.unwrap();
         let mut told = 0;
         while told < self.groups {
             // The other tells a group once, and only when it has nothing more to do about that.
             let Ok(news) = read_header(&mut recv).await else { return };
-            if let SwarmNews::Has(ranges) = news {
+            if let SwarmUpdate::Has(ranges) = news {
                 told += ranges.iter().map(|(start, end)| end - start).sum::<u64>();
             }
         }

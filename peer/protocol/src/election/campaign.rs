@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use shared::{
-    electors::{electors, majority, majority_alone},
+    electors::{electors, majority, provisional_quorum},
     epoch::Epoch,
     id::PeerId,
     limits::{CLAIM_WAIT, MAX_ELECTORS},
@@ -120,7 +120,7 @@ impl Campaign {
         let of = |electors: &BTreeSet<PeerId>, needed: usize| (electors.intersection(votes).count(), needed);
         if self.kind == Kind::Provisional {
             let views = std::iter::once(&self.electorate.with).chain(&self.electorate.others_views);
-            let counts = views.map(|electors| of(electors, majority_alone(electors.len())));
+            let counts = views.map(|electors| of(electors, provisional_quorum(electors.len())));
             return counts.max_by_key(|(votes, needed)| needed.saturating_sub(*votes)).unwrap_or((0, 1));
         }
         let incumbent_voted = self.electorate.incumbent.as_ref().is_some_and(|incumbent| votes.contains(incumbent));

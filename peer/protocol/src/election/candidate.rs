@@ -124,7 +124,7 @@ impl Core {
             epoch: campaign.epoch,
             expected_epoch: campaign.expected,
             force: forced,
-            probe: matches!(campaign.stage, Stage::Probing { .. }),
+            pre_vote: matches!(campaign.stage, Stage::Probing { .. }),
             provisional: campaign.kind == Kind::Provisional,
         };
         for voter in &voters {

@@ -7,7 +7,7 @@ use shared::{
     content::FileMeta,
     file_name::FileName,
     id::PeerId,
-    limits::{ANNOUNCE_RETRY, HEARTBEAT, MAX_SNAPSHOT_WAIT, RESTING_HEARTBEAT, SUSPICION},
+    limits::{ANNOUNCE_RETRY, HEARTBEAT, MAX_SNAPSHOT_WAIT, REDUCED_HEARTBEAT, SUSPICION},
     rpc::{
         nameserver::Seat,
         tracker::{Addressee, Heartbeat, HeartbeatAck, TrackerError},
@@ -140,7 +140,7 @@ impl Core {
         match &mut self.standing {
             Standing::Following(following) if current(&following.seat) && call >= following.first_call => {
                 if let Some(ack) = ack {
-                    following.pace = ack.next_beat.clamp(HEARTBEAT, RESTING_HEARTBEAT);
+                    following.pace = ack.next_beat.clamp(HEARTBEAT, REDUCED_HEARTBEAT);
                     // Who was waved to rest, or out of it, has its next heartbeat planned by the old pace.
                     following.next_beat = following.next_beat.min(now + following.pace);
                     following.publisher.on_ack(call, ack.known_seq, &self.share);

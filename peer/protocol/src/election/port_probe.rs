@@ -1,6 +1,6 @@
 //! Knocking at the tracker's port: a process that was killed says nothing, but its machine says that nobody listens.
 //!
-//! A refusal is a hint, not a proof (`shared::net::knock`). So a peer suspects its tracker only after two of them, with
+//! A refusal is a hint, not a proof (`shared::net::port_probe`). So a peer suspects its tracker only after two of them, with
 //! a heartbeat between them that nothing answered; and where a heartbeat *is* answered although knocks were refused,
 //! refusals mean nothing from then on. All that a suspicion does is to ask: the other electors, who knock themselves
 //! before they agree ([`VOTE_HOLD`]), and the nameserver, which does so too.
@@ -10,7 +10,7 @@ use std::time::Duration;
 use shared::{
     contact::Contact,
     id::PeerId,
-    limits::{HEARTBEAT, KNOCK, KNOCK_AGAIN, MAX_ELECTORS, VOTE_HOLD},
+    limits::{HEARTBEAT, MAX_ELECTORS, PROBE_INTERVAL, PROBE_RETRY, VOTE_HOLD},
     rpc::peer::VoteRequest,
     time::Timestamp,
 };
@@ -52,13 +52,13 @@ pub(crate) struct HeldVote {
 impl Knocking {
     /// A tracker is followed from `now` on.
     pub(crate) fn new(now: Timestamp, of_use: bool) -> Self {
-        Self { of_use, next: of_use.then_some(now + KNOCK), refusal: None }
+        Self { of_use, next: of_use.then_some(now + PROBE_INTERVAL), refusal: None }
     }
 
     /// The tracker wants to hear of this peer every `pace`: electors knock, those who rest do not.
     pub(crate) fn pace(&mut self, now: Timestamp, pace: Duration) {
         if self.of_use && pace <= HEARTBEAT {
-            self.next.get_or_insert(now + KNOCK);
+            self.next.get_or_insert(now + PROBE_INTERVAL);
         } else {
             self.next = None;
         }
@@ -75,7 +75,7 @@ impl Core {
     pub(crate) fn knock(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let Standing::Following(following) = &mut self.standing else { return };
         if following.knocking.next.is_some_and(|next| next <= now) {
-            following.knocking.next = Some(now + KNOCK);
+            following.knocking.next = Some(now + PROBE_INTERVAL);
             out.push(Action::Knock { at: following.contact() });
         }
     }
@@ -89,14 +89,14 @@ impl Core {
         match following.knocking.refusal {
             None => {
                 let seat = following.seat.clone();
-                following.knocking.next = Some(now + KNOCK_AGAIN);
+                following.knocking.next = Some(now + PROBE_RETRY);
                 self.send_heartbeat(&seat, out);
                 let refusal = Refusal { since: now, call: CallId(self.last_call) };
                 if let Standing::Following(following) = &mut self.standing {
                     following.knocking.refusal = Some(refusal);
                 }
             }
-            Some(refusal) if refusal.since + KNOCK_AGAIN <= now => {
+            Some(refusal) if refusal.since + PROBE_RETRY <= now => {
                 self.suspect(now, Suspicion::Unreachable, out);
                 if let Standing::Seeking(seeking) = &mut self.standing {
                     seeking.refusal = Some(refusal);

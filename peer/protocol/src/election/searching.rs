@@ -2,7 +2,7 @@
 
 use shared::{
     contact::Contact,
-    electors::majority_alone,
+    electors::provisional_quorum,
     limits::{HEARTBEAT, SEAT_POLL, VOTE_WAIT},
     rpc::nameserver::{Seat, SeatView},
     time::Timestamp,
@@ -34,7 +34,7 @@ impl Core {
             Some(Word::Vacant | Word::Held(_)) => true,
             Some(Word::Away) => {
                 let there = self.electors.iter().filter(|elector| Some(*elector) != seeking.former.as_ref()).count();
-                !self.members.is_empty() && there >= majority_alone(self.electors.len())
+                !self.members.is_empty() && there >= provisional_quorum(self.electors.len())
             }
             None => false,
         }

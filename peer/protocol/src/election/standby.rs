@@ -3,7 +3,7 @@
 use shared::{
     epoch::Epoch,
     id::{Incarnation, PeerId},
-    limits::RESTING_HEARTBEAT,
+    limits::REDUCED_HEARTBEAT,
     rpc::tracker::{Announcement, Heartbeat, HeartbeatAck, TrackerError},
     time::Timestamp,
 };
@@ -89,8 +89,8 @@ impl Core {
     ) -> Result<HeartbeatAck, TrackerError> {
         let standby = self.fence_standby(now, beat.epoch, out)?;
         let known_seq = standby.index.meet(from, beat)?;
-        standby.liveness.heard(from, RESTING_HEARTBEAT, now);
-        Ok(HeartbeatAck { epoch: beat.epoch, known_seq, next_beat: RESTING_HEARTBEAT, standbys: Vec::new() })
+        standby.liveness.heard(from, REDUCED_HEARTBEAT, now);
+        Ok(HeartbeatAck { epoch: beat.epoch, known_seq, next_beat: REDUCED_HEARTBEAT, standbys: Vec::new() })
     }
 
     pub(crate) fn on_standby_announcement(

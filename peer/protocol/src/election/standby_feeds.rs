@@ -7,7 +7,7 @@
 use shared::{
     contact::Contact,
     id::PeerId,
-    limits::{HEARTBEAT, MAX_STANDBYS, RESTING_HEARTBEAT},
+    limits::{HEARTBEAT, MAX_STANDBYS, REDUCED_HEARTBEAT},
     rpc::tracker::{Addressee, HeartbeatAck, StandbyContact},
     time::Timestamp,
 };
@@ -85,7 +85,7 @@ impl Core {
         let mut mirrors = std::mem::take(&mut following.mirrors);
         for mirror in &mut mirrors.all {
             if mirror.next_beat <= now {
-                mirror.next_beat = now + RESTING_HEARTBEAT;
+                mirror.next_beat = now + REDUCED_HEARTBEAT;
                 let call = self.call();
                 let beat = self.beat(Addressee::Standby);
                 out.push(Action::SendHeartbeat { call, to: mirror.to.clone(), beat });

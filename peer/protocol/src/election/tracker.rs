@@ -11,7 +11,7 @@ use shared::{
     id::{Incarnation, PeerId},
     limits::{
         DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, MAX_ELECTORS, MAX_STANDBYS, PEER_SILENCE,
-        RESTING_HEARTBEAT, SEAT_RENEWAL,
+        REDUCED_HEARTBEAT, SEAT_RENEWAL,
     },
     name::Endpoint,
     rpc::{
@@ -341,7 +341,7 @@ impl Core {
         out: &mut Vec<Action>,
     ) -> Result<HeartbeatAck, TrackerError> {
         let resting = self.electors.len() >= MAX_ELECTORS && !self.electors.contains(from);
-        let next_beat = if resting { RESTING_HEARTBEAT } else { HEARTBEAT };
+        let next_beat = if resting { REDUCED_HEARTBEAT } else { HEARTBEAT };
         let term = self.fence(now, beat.epoch, out)?;
         let known_seq = term.index.meet(from, beat)?;
         let joined = term.liveness.heard(from, next_beat, now);

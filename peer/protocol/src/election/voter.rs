@@ -35,7 +35,7 @@ impl Core {
         if granted && rival {
             self.end_campaign(now, ElectionFailure::Lost(self.seat_view()), out);
         }
-        if granted && !request.probe {
+        if granted && !request.pre_vote {
             self.vote(request.epoch, from.clone(), out);
             let again = now + VOTE_WAIT + self.jitter(ELECTION_BACKOFF);
             // Who only probed has no vote any more for the epoch that it probed for.
@@ -88,7 +88,7 @@ impl Core {
     /// the other go first, as long as nothing is promised.
     fn is_rival(&self, request: &VoteRequest) -> bool {
         let rivals = |own: &Campaign| own.is_probing() && (own.kind == Kind::Provisional) == request.provisional;
-        request.probe && self.campaign.as_ref().is_some_and(rivals)
+        request.pre_vote && self.campaign.as_ref().is_some_and(rivals)
     }
 
     /// Which of two rivals goes first; both come to the same answer unless the tracker named them different standbys, which

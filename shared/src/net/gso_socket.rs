@@ -1,4 +1,4 @@
-//! A UDP socket that takes any batch of datagrams, whatever their size.
+//! UDP socket that splits batches of datagrams that are too large for one system call.
 
 use std::{
     io::{self, IoSliceMut},
@@ -13,39 +13,40 @@ use quinn::{
     udp::{RecvMeta, Transmit},
 };
 
-/// What the kernel takes in one call, headers not counted, bytes: an IP packet's 65,535 less the longest headers (IPv6
-/// and UDP; it segments only behind them).
+/// Payload that the kernel accepts in one call, bytes: the 65,535 bytes of an IP packet less the longest headers, IPv6
+/// (40) and UDP (8).
 const MAX_CALL_BYTES: usize = 65_535 - 48;
 
-/// A socket that hands the kernel no more at a time than it takes.
+/// Socket that splits a send batch into calls of at most [`MAX_CALL_BYTES`].
 ///
-/// QUIC's driver gathers ten datagrams for one call (generic segmentation offload), however large they are; the kernel
-/// refuses what would not fit one IP packet, and the driver takes that for a loss. With this one datagrams may be larger
-/// than a tenth of it, which is where a fast path spends less time on each byte.
+/// quinn batches ten datagrams of any size in one call (generic segmentation offload). The kernel rejects a batch that
+/// does not fit in one IP packet, and quinn treats the rejection as packet loss. Splitting the batch permits datagrams
+/// larger than a tenth of the limit, which cost less processor time per byte on a fast path.
 #[derive(Debug)]
-pub(super) struct Batching {
+pub(super) struct GsoSocket {
     socket: Arc<dyn AsyncUdpSocket>,
 }
 
-impl Batching {
+impl GsoSocket {
     pub(super) fn new(socket: Arc<dyn AsyncUdpSocket>) -> Self {
         Self { socket }
     }
 }
 
-/// How much of a batch of datagrams of `segment` bytes goes in one call, bytes: whole datagrams, one at least.
+/// Returns the bytes of a batch of `segment`-byte datagrams to send in one call: whole datagrams, at least one.
 fn call_bytes(segment: usize) -> usize {
     let segment = segment.max(1);
     (MAX_CALL_BYTES / segment).max(1) * segment
 }
 
-impl AsyncUdpSocket for Batching {
+impl AsyncUdpSocket for GsoSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         Arc::clone(&self.socket).create_io_poller()
     }
 
-    /// When the socket has room for the first part only, the rest counts as lost on the way: were all of it to wait, it might
-    /// never fit at once, and the first part would be sent again and again.
+    /// Sends a batch in one or more calls. If the socket's buffer takes only the first calls, the rest is dropped and
+    /// QUIC recovers it as lost. Returning `WouldBlock` instead would repeat the first calls, and the whole batch may
+    /// never fit.
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let Some(segment) = transmit.segment_size.filter(|_| transmit.contents.len() > MAX_CALL_BYTES) else {
             return self.socket.try_send(transmit);
@@ -92,28 +93,28 @@ mod tests {
 
     use super::*;
 
-    /// A socket that notes what it is given, and has room for so many calls.
+    /// Socket that records its calls and blocks after `capacity` of them.
     #[derive(Debug)]
-    struct Noting {
+    struct RecordingSocket {
         calls: Mutex<Vec<(Vec<u8>, Option<usize>)>>,
-        room: usize,
+        capacity: usize,
     }
 
-    impl Noting {
-        fn batching(room: usize) -> (Arc<Self>, Batching) {
-            let socket = Arc::new(Self { calls: Mutex::default(), room });
-            (Arc::clone(&socket), Batching::new(socket))
+    impl RecordingSocket {
+        fn wrapped(capacity: usize) -> (Arc<Self>, GsoSocket) {
+            let socket = Arc::new(Self { calls: Mutex::default(), capacity });
+            (Arc::clone(&socket), GsoSocket::new(socket))
         }
     }
 
-    impl AsyncUdpSocket for Noting {
+    impl AsyncUdpSocket for RecordingSocket {
         fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-            unreachable!("nobody waits")
+            unreachable!("the tests do not poll")
         }
 
         fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
             let mut calls = self.calls.lock().unwrap();
-            if calls.len() == self.room {
+            if calls.len() == self.capacity {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             calls.push((transmit.contents.to_vec(), transmit.segment_size));
@@ -139,13 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn every_call_fits_a_packet_and_the_datagrams_stay_whole_and_in_order() {
+    fn batch_over_the_limit_is_split_between_datagrams_in_order() {
         for (segment, datagrams, last) in
             [(1200, 10, 700), (6500, 10, 6500), (9000, 10, 1), (32_000, 10, 32_000), (40_000, 3, 9)]
         {
             let contents: Vec<u8> = (0..segment * (datagrams - 1) + last).map(|i| (i % 251) as u8).collect();
-            let (socket, batching) = Noting::batching(usize::MAX);
-            batching.try_send(&transmit(&contents, Some(segment))).unwrap();
+            let (socket, gso) = RecordingSocket::wrapped(usize::MAX);
+            gso.try_send(&transmit(&contents, Some(segment))).unwrap();
             let calls = socket.calls.lock().unwrap();
             let mut arrived = Vec::new();
             for (contents, segment_size) in calls.iter() {
@@ -153,27 +154,27 @@ mod tests {
                 arrived.extend(contents.chunks(segment_size.unwrap_or(contents.len())).map(<[u8]>::to_vec));
             }
             let expected: Vec<_> = contents.chunks(segment).map(<[u8]>::to_vec).collect();
-            assert!(arrived == expected, "{segment} bytes a datagram");
+            assert!(arrived == expected, "datagrams of {segment} bytes are split, lost or reordered");
             let fit = MAX_CALL_BYTES / segment;
-            assert_eq!(calls.len(), datagrams.div_ceil(fit), "{segment}: as many in a call as fit");
+            assert_eq!(calls.len(), datagrams.div_ceil(fit), "{segment}: a call carries fewer datagrams than fit");
         }
     }
 
     #[test]
-    fn a_single_datagram_goes_as_it_is() {
-        let (socket, batching) = Noting::batching(1);
-        batching.try_send(&transmit(&[7; 1300], None)).unwrap();
+    fn single_datagram_is_passed_through_unchanged() {
+        let (socket, gso) = RecordingSocket::wrapped(1);
+        gso.try_send(&transmit(&[7; 1300], None)).unwrap();
         assert_eq!(*socket.calls.lock().unwrap(), [(vec![7; 1300], None)]);
     }
 
     #[test]
-    fn a_full_socket_is_said_to_be_full_unless_some_went() {
+    fn full_socket_reports_would_block_only_before_the_first_call() {
         let batch = [7; 90_000];
-        let (socket, batching) = Noting::batching(0);
-        let full = batching.try_send(&transmit(&batch, Some(32_000))).unwrap_err();
+        let (socket, gso) = RecordingSocket::wrapped(0);
+        let full = gso.try_send(&transmit(&batch, Some(32_000))).unwrap_err();
         assert_eq!((full.kind(), socket.calls.lock().unwrap().len()), (io::ErrorKind::WouldBlock, 0));
-        let (socket, batching) = Noting::batching(1);
-        batching.try_send(&transmit(&batch, Some(32_000))).unwrap();
+        let (socket, gso) = RecordingSocket::wrapped(1);
+        gso.try_send(&transmit(&batch, Some(32_000))).unwrap();
         assert_eq!(socket.calls.lock().unwrap().len(), 1);
     }
 }

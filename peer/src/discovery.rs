@@ -26,8 +26,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     api::GlobalListing,
-    net::rpc_client::Calls,
-    runtime::core_task::{NodeHandle, Stopped},
+    core_handle::{CoreHandle, Stopped},
+    net::rpc_client::RpcClient,
     store::Share,
 };
 
@@ -40,11 +40,11 @@ pub struct Lookup {
     /// Who this peer is.
     pub me: PeerId,
     /// The node.
-    pub node: NodeHandle,
+    pub node: CoreHandle,
     /// Connections to others.
     pub connections: Connections,
-    /// Calls to the nameserver.
-    pub calls: Arc<Calls>,
+    /// RpcClient to the nameserver.
+    pub calls: Arc<RpcClient>,
     /// This peer's own files.
     pub share: Share,
     /// The peers that the nameserver named last, for when it is away. The core's own list is some seconds old.
@@ -83,10 +83,7 @@ impl Lookup {
             loop {
                 let query = ListAll { epoch: seat.epoch, prefix: prefix.to_owned(), after };
                 let page = if seat.peer == self.me {
-                    self.node
-                        .look(move |core, now, out| core.list_all(now, &query, out))
-                        .await
-                        .map_err(Problem::Stopping)?
+                    self.node.list_all(query).await.map_err(Problem::Stopping)?
                 } else {
                     self.call_tracker(&seat, |tracker, cx| async move { tracker.list_all(cx, query).await }).await?
                 };
@@ -114,11 +111,7 @@ impl Lookup {
         self.ask_tracker(wait, |seat| async move {
             let query = WhoHas { epoch: seat.epoch, name: name.to_string(), version: version.cloned() };
             let answer = if seat.peer == self.me {
-                let me = self.me.clone();
-                self.node
-                    .look(move |core, now, out| core.who_has(now, &me, &query, out))
-                    .await
-                    .map_err(Problem::Stopping)?
+                self.node.who_has(self.me.clone(), query).await.map_err(Problem::Stopping)?
             } else {
                 self.call_tracker(&seat, |tracker, cx| async move { tracker.who_has(cx, query).await }).await?
             };
@@ -195,7 +188,7 @@ impl Lookup {
             }
             Err(error) => {
                 tracing::debug!(%error, "the nameserver does not answer; using the peers known");
-                let mut known = self.node.look(|core, _, _| core.members().clone()).await.unwrap_or_default();
+                let mut known = self.node.members().await.unwrap_or_default();
                 for contact in self.last_seen.lock().unwrap_or_else(PoisonError::into_inner).iter() {
                     known.entry(contact.peer.clone()).or_insert_with(|| contact.endpoint.clone());
                 }

@@ -19,6 +19,7 @@ pub mod api;
 pub mod bao;
 pub mod cli;
 pub mod config;
+pub mod core_handle;
 pub mod demo;
 pub mod diagnostics;
 pub mod discovery;

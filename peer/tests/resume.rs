@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use peer::store::download::format::format;
+use peer::store::download::resume::format;
 use rustix::process::Signal;
 use shared::limits::MAX_UNSYNCED_BYTES;
 

@@ -24,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Job, Numbered, Run, select::common_prefix};
 use crate::{
     api::Downloaded,
+    core_handle::Stopped,
     discovery::stopping,
-    runtime::{core_task::Stopped, peer::Peer},
+    runtime::peer::Peer,
     store::{Described, Share},
 };
 

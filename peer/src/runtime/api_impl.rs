@@ -1,13 +1,6 @@
 //! What the commands ask of a running peer, carried out.
 
-use std::{
-    num::NonZeroU64,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{num::NonZeroU64, sync::atomic::Ordering, time::Duration};
 
 use futures::future::BoxFuture;
 use shared::{
@@ -21,22 +14,21 @@ use shared::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{core_task::epoch_of, peer::Peer};
+use super::peer::Peer;
 use crate::{
     api::{
         AddRequest, Added, Discarded, DownloadRequest, Fetched, GlobalListing, PeerApi, ProgressSink, Status,
         parse_name,
     },
+    core_handle::ShareChange,
     discovery::stopping,
 };
-use protocol::election::{Core, ElectionFailure, Event, Reply};
+use protocol::election::{ElectionFailure, Event, Reply};
 
 /// How long `list` waits for files that are being hashed.
 const SETTLE_WAIT: Duration = Duration::from_secs(30);
 /// How long a command that changed the share waits until the tracker knows; it is told anyway, only later.
 const ANNOUNCE_WAIT: Duration = Duration::from_secs(2);
-/// How often it looks whether the tracker knows.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How often `eleger` tries when something passing is in its way.
 const ELECTION_TRIES: u32 = 5;
 /// How long an election may take.
@@ -57,7 +49,7 @@ impl PeerApi for Peer {
     fn list_all(&self) -> BoxFuture<'_, Result<GlobalListing, Failure>> {
         Box::pin(async {
             self.settle().await?;
-            self.until_announced(|_| true).await;
+            self.until_announced(ShareChange::None).await;
             self.lookup.list_all("", limits::TRACKER_WAIT).await
         })
     }
@@ -65,8 +57,7 @@ impl PeerApi for Peer {
     fn add(&self, request: AddRequest) -> BoxFuture<'_, Result<Added, Failure>> {
         Box::pin(async move {
             let added = self.add_to_share(request).await?;
-            let files = added.files.clone();
-            self.until_announced(move |core| files.iter().all(|file| core.share().get(&file.name) == Some(file))).await;
+            self.until_announced(ShareChange::Added(added.files.clone())).await;
             Ok(added)
         })
     }
@@ -76,7 +67,7 @@ impl PeerApi for Peer {
             // `list` shows a directory with a `/`.
             let name = parse_name(name.strip_suffix('/').unwrap_or(name))?;
             let removed = self.share.remove(&name).await?;
-            self.until_announced(move |core| !core.share().contains_key(&name)).await;
+            self.until_announced(ShareChange::Removed(name)).await;
             Ok(removed)
         })
     }
@@ -84,25 +75,15 @@ impl PeerApi for Peer {
     fn download(&self, request: DownloadRequest, progress: ProgressSink) -> BoxFuture<'_, Result<Fetched, Failure>> {
         Box::pin(async move {
             let downloaded = self.fetch_all(request, progress).await?;
-            let shared: Arc<Vec<_>> = Arc::new(
-                downloaded
-                    .files
-                    .iter()
-                    .filter(|done| done.path.starts_with(self.share.path()))
-                    // A directory that has something in it here is none of the share's entries.
-                    .filter(|done| !done.file.is_directory() || self.share.get(&done.file.name).is_some())
-                    .map(|done| done.file.name.clone())
-                    .collect(),
-            );
-            // Each look goes on where the last one ended: the core's task has other things to do than to find ten thousand
-            // files again and again.
-            let taken_in = Arc::new(AtomicUsize::new(0));
-            self.until_announced(move |core| {
-                let known = shared.iter().skip(taken_in.load(Ordering::Relaxed));
-                let more = known.take_while(|name| core.share().contains_key(*name)).count();
-                taken_in.fetch_add(more, Ordering::Relaxed) + more == shared.len()
-            })
-            .await;
+            let shared = downloaded
+                .files
+                .iter()
+                .filter(|done| done.path.starts_with(self.share.path()))
+                // A directory that has something in it here is not an entry of the share.
+                .filter(|done| !done.file.is_directory() || self.share.get(&done.file.name).is_some())
+                .map(|done| done.file.name.clone())
+                .collect();
+            self.until_announced(ShareChange::Present(shared)).await;
             Ok(downloaded)
         })
     }
@@ -168,7 +149,7 @@ impl PeerApi for Peer {
                 endpoint: self.endpoint.clone(),
                 nameserver: self.nameserver.clone(),
                 role: view.role,
-                epoch: epoch_of(&view),
+                epoch: view.epoch(),
                 tracker: view.tracker().map(|seat| seat.peer.clone()),
                 share_dir: self.share.path().to_owned(),
                 files: stats.files,
@@ -199,7 +180,7 @@ impl PeerApi for Peer {
 
 impl Peer {
     async fn elect_once(&self) -> Result<Result<(Epoch, PeerId), ElectionFailure>, Failure> {
-        let asked = self.node.ask(|token| Event::ElectionRequested { token });
+        let asked = self.node.request(|token| Event::ElectionRequested { token });
         let answer = timeout(ELECTION_WAIT, asked).await.map_err(|_| {
             Failure::new(FailureCode::Timeout, "the election did not end", "no decision in time", "try again")
         })?;
@@ -234,19 +215,10 @@ impl Peer {
         Ok(Added { files, note: None })
     }
 
-    /// Waits until the core has taken in a change of the share and the tracker knows it, or long enough.
-    async fn until_announced(&self, taken_in: impl Fn(&Core) -> bool + Clone + Send + 'static) {
-        let wait = async {
-            loop {
-                let taken_in = taken_in.clone();
-                match self.node.look(move |core, _, _| taken_in(core) && core.is_announced()).await {
-                    Ok(false) => sleep(LOOK_EVERY).await,
-                    Ok(true) | Err(_) => return,
-                }
-            }
-        };
-        if timeout(ANNOUNCE_WAIT, wait).await.is_err() {
-            tracing::info!("the tracker does not know of the change yet; it is told as soon as it answers");
+    /// Waits until the tracker has a change of the share, at most [`ANNOUNCE_WAIT`].
+    async fn until_announced(&self, change: ShareChange) {
+        if timeout(ANNOUNCE_WAIT, self.node.announced(change)).await.is_err() {
+            tracing::info!("the tracker does not have the change yet; it is announced when the tracker answers");
         }
     }
 }

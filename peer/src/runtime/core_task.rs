@@ -1,145 +1,51 @@
-//! The task that owns the core: it takes messages, makes durable what must be, and carries out what the core wants.
+//! The task that owns the election core: it receives messages, makes durable what must be, and carries out the actions.
 //!
 //! ```text
-//!   net::service ──┐                              ┌── nameserver (seat, peers)
-//!   share ─────────┤ Message            Action    ├── tracker, voters (RPC)
-//!   commands ──────┼──────────> [ core ] ────────>┤
-//!   net::calls ────┘    ^                         └── replies, reports, View
-//!                       └───── outcome of each call ─────┘
+//!   net::rpc_server ─┐                              ┌── nameserver (seat, peers)
+//!   store ───────────┤ Message            Action    ├── tracker, voters (RPC)
+//!   api_impl ────────┼──────────> [ core ] ────────>┤
+//!   net::rpc_client ─┘    ^                         └── replies, reports, View
+//!                         └───── outcome of each call ─────┘
 //! ```
 //!
 //! Nothing else touches the core, so its rules hold however the calls interleave.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
-use shared::{
-    epoch::Epoch,
-    limits,
-    rpc::nameserver::{Seat, SeatView},
-    time::{Clock, Timestamp},
-};
+use protocol::election::{Action, Core, DurableState, Event, Reply, Report, Role, SeatRole, Token};
+use shared::time::Clock;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::net::rpc_client::Calls;
-use protocol::election::{Action, Core, DurableState, Event, Reply, Report, Role, SeatRole, Token};
+use crate::{
+    core_handle::{AnnouncementWaiter, CoreHandle, Message, Query, View},
+    net::rpc_client::RpcClient,
+};
 
-/// What the node tells everybody who wants to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct View {
-    /// What this peer is to the seat.
-    pub role: SeatRole,
-    /// The seat as this peer sees it.
-    pub seat: SeatView,
-    /// Set when the node has stopped, and why if it was not asked to.
-    pub stopped: Option<Result<(), String>>,
-}
-
-impl View {
-    /// The seat that this peer holds or follows.
-    pub fn tracker(&self) -> Option<&Seat> {
-        self.seat.seat.as_ref().filter(|_| self.role != SeatRole::Electing)
-    }
-}
-
-type MakeEvent = Box<dyn FnOnce(Token) -> Event + Send>;
-type Look = Box<dyn FnOnce(&mut Core, Timestamp, &mut Vec<Action>) + Send>;
-
-enum Message {
-    /// Something happened.
-    Event(Event),
-    /// Something is asked; the core answers in its own time.
-    Ask(MakeEvent, oneshot::Sender<Reply>),
-    /// Something is looked up.
-    Look(Look),
-}
-
-/// The way to the node. Cheap to clone.
-#[derive(Clone)]
-pub struct NodeHandle {
-    messages: mpsc::Sender<Message>,
-    view: watch::Receiver<View>,
-}
-
-/// The node has stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this peer is stopping")]
-pub struct Stopped;
-
-impl NodeHandle {
-    /// Tells the core what happened. Waits while [`limits::MAX_QUEUED_EVENTS`] others wait before it.
-    ///
-    /// # Errors
-    /// When the node has stopped.
-    pub async fn tell(&self, event: Event) -> Result<(), Stopped> {
-        self.messages.send(Message::Event(event)).await.map_err(|_| Stopped)
-    }
-
-    /// Asks the core; `make` builds the event around the token of the reply.
-    ///
-    /// # Errors
-    /// When the node stops before it answers.
-    pub async fn ask(&self, make: impl FnOnce(Token) -> Event + Send + 'static) -> Result<Reply, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.messages.send(Message::Ask(Box::new(make), reply)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// Looks something up in the core. A question to the tracker can show that it is none any more, so a look
-    /// may bring actions like an event.
-    ///
-    /// # Errors
-    /// When the node has stopped.
-    pub async fn look<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&mut Core, Timestamp, &mut Vec<Action>) -> T + Send + 'static,
-    ) -> Result<T, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        let look: Look = Box::new(move |core, now, actions| {
-            // Who asked may have gone; then nobody misses the answer.
-            let _ = reply.send(look(core, now, actions));
-        });
-        self.messages.send(Message::Look(look)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// What the node says of itself now.
-    pub fn view(&self) -> View {
-        self.view.borrow().clone()
-    }
-
-    /// What the node says of itself, and when that changes.
-    pub fn watch(&self) -> watch::Receiver<View> {
-        self.view.clone()
-    }
-}
-
-/// The node before it runs.
-pub struct Node {
+/// The core's task before it runs.
+pub struct CoreTask {
     messages: mpsc::Receiver<Message>,
     view: watch::Sender<View>,
-    handle: NodeHandle,
+    handle: CoreHandle,
     durable_file: PathBuf,
+    waiters: Vec<AnnouncementWaiter>,
 }
 
-impl Node {
-    /// A node that keeps what must survive in `durable_file`, and the way to it.
-    pub fn new(durable_file: PathBuf) -> (Self, NodeHandle) {
-        let (sender, messages) = mpsc::channel(limits::MAX_QUEUED_EVENTS);
-        let start = View { role: SeatRole::Electing, seat: SeatView::default(), stopped: None };
-        let (view, watcher) = watch::channel(start);
-        let handle = NodeHandle { messages: sender, view: watcher };
-        (Self { messages, view, handle: handle.clone(), durable_file }, handle)
+impl CoreTask {
+    /// A task that keeps the durable state in `durable_file`, and the handle to it.
+    pub fn new(durable_file: PathBuf) -> (Self, CoreHandle) {
+        let (handle, messages, view) = CoreHandle::new();
+        (Self { messages, view, handle: handle.clone(), durable_file, waiters: Vec::new() }, handle)
     }
 
-    /// Runs until the core says that it is done. `now` comes from `clock`, which `core` was started with too.
-    pub async fn run(mut self, mut core: Core, clock: Clock, calls: Arc<Calls>) {
+    /// Runs until the core has stopped. `now` comes from `clock`, which `core` was started with too.
+    pub async fn run(mut self, mut core: Core, clock: Clock, calls: Arc<RpcClient>) {
         let mut pending: HashMap<Token, oneshot::Sender<Reply>> = HashMap::new();
         let mut tokens = 0;
         let mut actions = Vec::new();
         let reason = loop {
             let deadline = core.next_deadline();
             let message = tokio::select! {
-                // The deadline first: a process that slept must learn that before it takes anything in.
+                // The deadline first: a process that was suspended must notice that before it handles anything else.
                 biased;
                 () = sleep_until(deadline.map(|at| clock.instant(at))) => Message::Event(Event::Tick),
                 message = self.messages.recv() => match message {
@@ -149,18 +55,22 @@ impl Node {
             };
             match message {
                 Message::Event(event) => core.handle(clock.now(), event, &mut actions),
-                Message::Ask(make, reply) => {
+                Message::Request(make, reply) => {
                     tokens += 1;
                     let token = Token(tokens);
                     pending.insert(token, reply);
                     core.handle(clock.now(), make(token), &mut actions);
                 }
-                Message::Look(look) => look(&mut core, clock.now(), &mut actions),
+                Message::Query(query) => answer(query, &mut core, &clock, &mut actions),
+                Message::Await(waiter) => self.waiters.push(waiter),
             }
             if let Some(reason) = self.carry_out(&mut actions, &mut pending, &calls).await {
                 break reason;
             }
             self.publish(&core);
+            if !self.waiters.is_empty() {
+                self.waiters = std::mem::take(&mut self.waiters).into_iter().filter_map(|w| w.check(&core)).collect();
+            }
         };
         self.view.send_modify(|view| view.stopped = Some(reason));
     }
@@ -170,7 +80,7 @@ impl Node {
         &self,
         actions: &mut Vec<Action>,
         pending: &mut HashMap<Token, oneshot::Sender<Reply>>,
-        calls: &Arc<Calls>,
+        calls: &Arc<RpcClient>,
     ) -> Option<Result<(), String>> {
         for action in actions.drain(..) {
             match action {
@@ -192,7 +102,7 @@ impl Node {
                 }
                 Action::Report(report) => tell(&report),
                 Action::Stopped => return Some(Ok(())),
-                call => calls.make(call, &self.handle),
+                call => calls.start(call, &self.handle),
             }
         }
         None
@@ -213,6 +123,16 @@ impl Node {
             }
             changed
         });
+    }
+}
+
+/// Answers a question. A question to the tracker can show that it is none any more, so it may bring actions like an event.
+fn answer(query: Query, core: &mut Core, clock: &Clock, actions: &mut Vec<Action>) {
+    // A caller that has gone needs no answer: a failed `send` is not an error.
+    match query {
+        Query::WhoHas { asker, query, reply } => drop(reply.send(core.who_has(clock.now(), &asker, &query, actions))),
+        Query::ListAll { query, reply } => drop(reply.send(core.list_all(clock.now(), &query, actions))),
+        Query::Members { reply } => drop(reply.send(core.members().clone())),
     }
 }
 
@@ -264,13 +184,10 @@ pub fn read_durable(file: &std::path::Path) -> std::io::Result<DurableState> {
     }
 }
 
-/// The epoch of the seat that a view knows of, for calls that must name one.
-pub fn epoch_of(view: &View) -> Epoch {
-    view.seat.seat.as_ref().map_or(view.seat.epoch_high, |seat| seat.epoch)
-}
-
 #[cfg(test)]
 mod tests {
+    use shared::epoch::Epoch;
+
     use super::*;
     use protocol::election::Vote;
 

@@ -34,9 +34,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::core_task::{Node, NodeHandle, read_durable};
+use super::core_task::{CoreTask, read_durable};
 use crate::{
     config::PeerConfig,
+    core_handle::CoreHandle,
     diagnostics::{system::Machine, upload_stats::Reports},
     discovery::Lookup,
     download::Run,
@@ -44,7 +45,7 @@ use crate::{
         nameserver_watch,
         registration::{Ended, Registration},
         router::Front,
-        rpc_client::Calls,
+        rpc_client::RpcClient,
         rpc_server::Service,
     },
     store::{Changes, Share, ShareOptions},
@@ -66,7 +67,7 @@ pub struct Peer {
     pub(crate) endpoint: Endpoint,
     pub(crate) nameserver: Endpoint,
     pub(crate) share: Share,
-    pub(crate) node: NodeHandle,
+    pub(crate) node: CoreHandle,
     pub(crate) lookup: Lookup,
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) swarms: Swarms,
@@ -123,10 +124,10 @@ impl Peer {
         let share = Share::open(&config.share_dir, &state_dir, ShareOptions::default(), share_events).await?;
 
         let clock = Clock::start();
-        let (node, handle) = Node::new(durable_file);
+        let (node, handle) = CoreTask::new(durable_file);
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
-        let calls = Arc::new(Calls::new(session.connections.clone(), session.nameserver.clone(), tasks.clone()));
+        let calls = Arc::new(RpcClient::new(session.connections.clone(), session.nameserver.clone(), tasks.clone()));
         let bulk = Connections::new(session.endpoint.clone());
         let me = Contact { peer: config.id.clone(), endpoint: endpoint.clone() };
         let swarms = Swarms::new(me, share.clone(), bulk.clone(), tasks.clone());
@@ -236,7 +237,7 @@ impl Peer {
     /// Leaves: gives the seat up if it has it, tells the others, removes its name, closes its connections. Bounded in
     /// time; doing it again does nothing.
     pub async fn stop(&self) {
-        if self.node.tell(Event::Shutdown).await.is_ok() {
+        if self.node.send(Event::Shutdown).await.is_ok() {
             let mut views = self.node.watch();
             let stopped = views.wait_for(|view| view.stopped.is_some());
             if timeout(limits::CLOSE_DEADLINE * 4, stopped).await.is_err() {
@@ -339,9 +340,9 @@ fn next_incarnation(file: &Path) -> io::Result<Incarnation> {
     Ok(Incarnation(next))
 }
 
-async fn forward_changes(mut changes: mpsc::Receiver<Changes>, node: NodeHandle) {
+async fn forward_changes(mut changes: mpsc::Receiver<Changes>, node: CoreHandle) {
     while let Some(Changes { upserts, removals }) = changes.recv().await {
-        if node.tell(Event::ShareChanged { upserts, removals }).await.is_err() {
+        if node.send(Event::ShareChanged { upserts, removals }).await.is_err() {
             return;
         }
     }
@@ -350,7 +351,7 @@ async fn forward_changes(mut changes: mpsc::Receiver<Changes>, node: NodeHandle)
 /// Reports when the registration or the node ends by itself.
 async fn watch_over(
     registration: impl Future<Output = Ended>,
-    node: NodeHandle,
+    node: CoreHandle,
     id: PeerId,
     end: oneshot::Sender<Failure>,
 ) {

@@ -32,8 +32,9 @@ use tokio::{sync::mpsc, task};
 use super::{Job, Run};
 use crate::{
     api::Downloaded,
+    core_handle::Stopped,
     discovery::stopping,
-    runtime::{core_task::Stopped, peer::Peer},
+    runtime::peer::Peer,
     store::{Destination, Looked, Many, Share, Staged},
     transfer::read_checked,
 };

@@ -1,12 +1,12 @@
-//! Random histories of the registry: what a storage replays is what the registry holds, what is undone never was, and
-//! the rules of `docs/names.md` and `docs/election.md` hold after every step.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Random histories of the registry: a storage loads the state that the registry holds, a roll-back leaves no trace,
+//! and the rules of `docs/names.md` and `docs/election.md` hold after every step.
+#![expect(clippy::unwrap_used, reason = "an unexpected error fails the test")]
 
 use std::{collections::BTreeMap, time::Duration};
 
 use nameserver::{
     registry::{Change, Registry, Snapshot, lease::Lease},
-    storage::{MemoryStorage, RedbStorage, Storage},
+    storage::{Storage, memory::MemoryStorage, redb::RedbStorage},
 };
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use shared::{
@@ -60,7 +60,7 @@ enum Step {
         who: usize,
     },
     Expire,
-    /// The commit of what is pending happens, or fails.
+    /// The pending changes are committed, or the commit fails.
     Commit {
         fails: bool,
     },
@@ -94,7 +94,7 @@ fn role(who: usize) -> Role {
     PEERS.get(who).map_or(Role::Admin, |id| Role::Peer(id.parse().unwrap()))
 }
 
-/// Two common names, then each peer's own.
+/// Names 0 and 1 are common; the others are the peers' own names.
 fn name(number: usize) -> String {
     match number {
         0 | 1 => format!("service.{number}"),
@@ -104,7 +104,7 @@ fn name(number: usize) -> String {
 
 fn step(registry: &mut Registry, now: Timestamp, step: Step) {
     let seat = registry.seat(now);
-    // Refusals are as good as acceptances: what counts is what they leave behind.
+    // Errors are expected; the checks after the step inspect the resulting state.
     match step {
         Step::Register { who, name: number, incarnation, safe, lease } => drop(registry.register(
             now,
@@ -150,7 +150,7 @@ fn step(registry: &mut Registry, now: Timestamp, step: Step) {
     }
 }
 
-/// S1, S2, S4 and S8 of `docs/election.md`, told from outside.
+/// Makes a claim and checks the properties S1, S2, S4 and S8 of `docs/election.md` through the public interface.
 fn check_claim(registry: &mut Registry, now: Timestamp, caller: &Role, claim: Claim) {
     let before = registry.seat(now);
     let peers = live_peers(registry, now);
@@ -177,12 +177,12 @@ fn live_peers(registry: &Registry, now: Timestamp) -> Vec<PeerId> {
     page.records.iter().filter_map(|record| record.name.as_peer()).collect()
 }
 
-/// What must be true of every state.
+/// Checks the invariants of every state.
 fn check(registry: &Registry, now: Timestamp) {
     let snapshot = registry.snapshot();
     for (name, row) in &snapshot.names {
         if let Some(id) = name.as_peer() {
-            assert_eq!(row.owner, Role::Peer(id), "a peer's name is that peer's");
+            assert_eq!(row.owner, Role::Peer(id), "a peer's name belongs to another identity");
         }
         assert_eq!(row.lease == Lease::Seat, name.as_tracker().is_some());
         assert!(row.lease != Lease::Permanent || row.owner == Role::Admin);
@@ -190,7 +190,7 @@ fn check(registry: &Registry, now: Timestamp) {
     }
     let trackers: Vec<_> = snapshot.names.keys().filter_map(Name::as_tracker).collect();
     let seat: Vec<_> = snapshot.seat.iter().map(|seat| seat.epoch).collect();
-    assert_eq!(trackers, seat, "the seat and its name come and go together");
+    assert_eq!(trackers, seat, "the seat and the tracker's name differ");
     assert!(seat.iter().all(|epoch| *epoch == snapshot.epoch_high));
     let page = registry.page(now, &ListQuery::default().try_into().unwrap());
     assert_eq!(page.records.len() as u64, registry.count(now));
@@ -212,7 +212,7 @@ fn run(mut storage: impl Storage, steps: Vec<Step>) {
                 for mutation in registry.pending() {
                     if let Change::SeatTaken(seat) = &mutation.change {
                         assert!(seat.epoch > durable.epoch_high);
-                        assert_eq!(winners.insert(seat.epoch, seat.peer.clone()), None, "one winner an epoch");
+                        assert_eq!(winners.insert(seat.epoch, seat.peer.clone()), None, "an epoch was granted twice");
                     }
                     durable.apply(mutation);
                 }
@@ -222,7 +222,7 @@ fn run(mut storage: impl Storage, steps: Vec<Step>) {
             }
             Step::Commit { fails: true } => {
                 registry.roll_back();
-                assert_eq!(registry.snapshot(), durable, "undone is as if it had never been");
+                assert_eq!(registry.snapshot(), durable, "a rolled-back change is visible");
             }
             Step::Restart => {
                 registry = Registry::restore(storage.load().unwrap(), now);
@@ -247,7 +247,7 @@ fn config(cases: u32) -> ProptestConfig {
 proptest! {
     #![proptest_config(config(400))]
     #[test]
-    fn histories_replay_in_memory(steps in steps()) {
+    fn random_history_replays_from_memory(steps in steps()) {
         run(MemoryStorage::default(), steps);
     }
 }
@@ -255,15 +255,15 @@ proptest! {
 proptest! {
     #![proptest_config(config(12))]
     #[test]
-    fn histories_replay_from_redb(steps in steps()) {
+    fn random_history_replays_from_redb(steps in steps()) {
         let folder = tempfile::tempdir().unwrap();
         run(RedbStorage::open(&folder.path().join("registry.redb")).unwrap(), steps);
     }
 }
 
-/// The histories above are not vacuous: seats are lost to majorities, names run out, commits fail.
+/// The steps of the histories are effective: majorities take seats, and names expire.
 #[test]
-fn histories_reach_what_they_are_for() {
+fn steps_of_histories_change_the_registry() {
     let mut registry = Registry::restore(Snapshot::default(), Timestamp::ZERO);
     for who in 0..3 {
         let register = Step::Register { who, name: who + 2, incarnation: 1, safe: false, lease: 3 };

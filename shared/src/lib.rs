@@ -8,6 +8,7 @@
 //! | [`error`] | failures as users see them |
 //! | [`rpc`] | the services and their messages |
 //! | [`net`] | endpoint, connections, stream kinds |
+//! | [`settings`] | nameserver address, state folder and join token from flags and environment |
 //! | [`telemetry`] | logs |
 
 pub mod content;
@@ -21,5 +22,6 @@ pub mod limits;
 pub mod name;
 pub mod net;
 pub mod rpc;
+pub mod settings;
 pub mod telemetry;
 pub mod time;

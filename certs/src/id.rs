@@ -27,7 +27,8 @@ impl PeerId {
 /// A text that is not a [`PeerId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a peer id: 1 to {MAX_PEER_ID_BYTES} characters a-z, 0-9, '-' and '_', first and last a letter or digit"
+    "{0:?} is not a peer id: 1 to {MAX_PEER_ID_BYTES} characters a-z, 0-9, '-' and '_', first and last a letter or \
+     digit"
 )]
 pub struct InvalidPeerId(pub String);
 

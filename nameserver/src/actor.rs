@@ -169,7 +169,8 @@ impl RegistryHandle {
         let Some(permit) = self.quota.acquire(&caller) else {
             return T::unavailable("too many writes of this identity are waiting".into());
         };
-        match self.commands.try_send(Box::new(Write { caller, _permit: permit, call: Some(call), answer: None, reply })) {
+        match self.commands.try_send(Box::new(Write { caller, _permit: permit, call: Some(call), answer: None, reply }))
+        {
             Ok(()) => answer.await.unwrap_or_else(|_| T::unavailable("it is shutting down".into())),
             Err(mpsc::error::TrySendError::Full(_)) => T::unavailable("too many calls are waiting".into()),
             Err(mpsc::error::TrySendError::Closed(_)) => T::unavailable("it is shutting down".into()),

@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{TestServer, Member, DEADLINE, leased, permanent, texts};
+use common::{DEADLINE, Member, TestServer, leased, permanent, texts};
 use nameserver::config::StorageChoice;
 use shared::{
     epoch::Epoch,

@@ -17,12 +17,7 @@ fn nsc(state_dir: &Path, arguments: &[&str], input: &str) -> (String, String, i3
 }
 
 /// Like [`nsc`], with environment variables.
-fn nsc_with(
-    state_dir: &Path,
-    variables: &[(&str, &str)],
-    arguments: &[&str],
-    input: &str,
-) -> (String, String, i32) {
+fn nsc_with(state_dir: &Path, variables: &[(&str, &str)], arguments: &[&str], input: &str) -> (String, String, i32) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_nsc"))
         .args(["--state-dir", state_dir.to_str().unwrap()])
         .args(arguments)

@@ -6,7 +6,7 @@ mod common;
 
 use std::{process::Command, time::Duration};
 
-use common::{Member, DEADLINE, Program, leased, permanent};
+use common::{DEADLINE, Member, Program, leased, permanent};
 use shared::{
     epoch::Epoch,
     id::Role,
@@ -99,7 +99,8 @@ async fn acknowledged_names_and_highest_epoch_survive_kill_9() {
     tracker.call(|c, cx| async move { c.claim(cx, claim(42, 41)).await }).await.unwrap();
     program.kill();
     let _program = Program::start(folder.path(), program.port());
-    let view: SeatView = call_until_answered(async || tracker.try_call(|c, cx| async move { c.seat(cx).await }).await).await;
+    let view: SeatView =
+        call_until_answered(async || tracker.try_call(|c, cx| async move { c.seat(cx).await }).await).await;
     assert_eq!(view.epoch_high, Epoch(42));
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{TestServer, Member, DEADLINE, Program};
+use common::{DEADLINE, Member, Program, TestServer};
 use nameserver::config::StorageChoice;
 use shared::{
     id::Incarnation,

@@ -15,7 +15,7 @@ use crate::{
         Snapshot,
         tests::{NOW, peer, request},
     },
-    storage::MemoryStorage,
+    storage::memory::MemoryStorage,
 };
 
 /// A storage in memory that counts its commits and fails on demand.

@@ -102,7 +102,11 @@ mod tests {
         for name in ["a.1", "b.1", "a.2"] {
             registry.register(NOW, &peer("p"), request(name)).unwrap();
         }
-        assert_eq!(registry.changes(Some(start), &prefix("a.")), (start, Some(vec![])), "a change is visible before it is durable");
+        assert_eq!(
+            registry.changes(Some(start), &prefix("a.")),
+            (start, Some(vec![])),
+            "a change is visible before it is durable"
+        );
         registry.settle();
         let (position, changes) = registry.changes(Some(start), &prefix("a."));
         assert_eq!(names(changes), [("a.1".to_owned(), true), ("a.2".to_owned(), true)]);
@@ -110,7 +114,11 @@ mod tests {
         registry.remove(NOW, &peer("p"), Selector { name: Some("a.1".to_owned()), ..Selector::default() }).unwrap();
         registry.register(NOW, &peer("p"), request("c")).unwrap();
         registry.roll_back();
-        assert_eq!(registry.changes(Some(position), &prefix("")), (position, Some(vec![])), "an undone change is visible");
+        assert_eq!(
+            registry.changes(Some(position), &prefix("")),
+            (position, Some(vec![])),
+            "an undone change is visible"
+        );
         registry.remove(NOW, &peer("p"), Selector { name: Some("a.1".to_owned()), ..Selector::default() }).unwrap();
         registry.settle();
         assert_eq!(names(registry.changes(Some(position), &prefix("a.")).1), [("a.1".to_owned(), false)]);

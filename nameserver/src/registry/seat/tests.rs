@@ -85,7 +85,8 @@ fn claim_with_stale_or_distant_epoch_is_rejected() {
     registry.claim(NOW, &peer("b"), claim(6, 5, &["b"])).unwrap();
     let again = registry.claim(NOW, &peer("b"), claim(6, 5, &["b"]));
     assert!(
-        matches!(again, Err(ClaimError::Moved(view)) if view.seat.as_ref().is_some_and(|seat| seat.peer.as_str() == "b"))
+        matches!(&again, Err(ClaimError::Moved(SeatView { seat: Some(seat), .. })) if seat.peer.as_str() == "b"),
+        "{again:?}"
     );
 }
 
@@ -239,7 +240,11 @@ fn tracker_name_changes_with_the_seat_only() {
     ] {
         assert!(matches!(result, Err(NameError::NotAuthorised(_))), "{result:?}");
     }
-    assert_eq!(registry.remove(NOW, &peer("a"), everything), Ok(1), "the holder removes its own name but not the seat's");
+    assert_eq!(
+        registry.remove(NOW, &peer("a"), everything),
+        Ok(1),
+        "the holder removes its own name but not the seat's"
+    );
     assert_eq!(holder(&registry, NOW), Some((1, "a".into())));
     assert_eq!(registry.remove(NOW, &Role::Admin, tracker), Ok(1));
     assert_eq!(registry.seat(NOW), SeatView { epoch_high: Epoch(1), seat: None });

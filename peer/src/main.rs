@@ -10,10 +10,13 @@ use peer::{
         output::Rendered,
         session::print,
     },
-    config::{Environment, Invocation},
+    config::Invocation,
     peer::Peer,
 };
-use shared::error::{Failure, FailureCode};
+use shared::{
+    error::{Failure, FailureCode},
+    settings::Environment,
+};
 
 /// Threads that move bytes and answer calls: half of the processors, at least one, at most this many. Hashing and disks have
 /// threads of their own, which need the other half; where there are two processors, a second thread here only makes the
@@ -28,7 +31,7 @@ fn main() {
 }
 
 fn run() -> Result<u8, Failure> {
-    let environment = Environment::of_process()?;
+    let environment = Environment::of_process().in_working_dir()?;
     let invocation = Invocation::parse(std::env::args_os(), &environment)?;
     let console = Console::default();
     let log = console.clone();

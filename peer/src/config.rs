@@ -144,7 +144,7 @@ pub enum Invocation {
     /// `peer PEER_ID …`.
     Peer {
         /// Configuration of the peer.
-        config: PeerConfig,
+        config: Box<PeerConfig>,
         /// Source of the peer's commands.
         mode: Mode,
         /// Whether each command prints one JSON document.
@@ -241,7 +241,7 @@ impl Args {
             Some(dir) => absolute(dir),
             None => absolute(Path::new("compartilhados")).join(id.as_str()),
         };
-        let config = PeerConfig {
+        let config = Box::new(PeerConfig {
             nameserver: environment.nameserver(self.host, self.port)?,
             share_dir,
             state_dir: environment.state_dir(self.state_dir.as_deref())?,
@@ -251,7 +251,7 @@ impl Args {
             limit_down: self.limit_down,
             max_uploads: self.max_uploads.unwrap_or(MAX_UPLOADS),
             id,
-        };
+        });
         Ok(Invocation::Peer { config, mode, json: self.json || json_in_command })
     }
 }
@@ -275,7 +275,7 @@ mod tests {
 
     fn peer_in(line: &str, environment: &Environment) -> (PeerConfig, Mode, bool) {
         match parse_in(line, environment).unwrap() {
-            Invocation::Peer { config, mode, json } => (config, mode, json),
+            Invocation::Peer { config, mode, json } => (*config, mode, json),
             other => panic!("{other:?}"),
         }
     }

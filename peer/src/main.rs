@@ -50,7 +50,7 @@ fn run() -> Result<u8, Failure> {
         }
         Invocation::Demo => runtime.block_on(peer::demo::run()).map(|()| 0),
         Invocation::Peer { config, mode, json } => {
-            let program = Program { config, mode, json, working_dir: environment.working_dir, console };
+            let program = Program { config: *config, mode, json, working_dir: environment.working_dir, console };
             let start = async |config| Ok(Arc::new(Peer::start(config).await?) as Arc<dyn Backend>);
             Ok(runtime.block_on(program.run(start)))
         }

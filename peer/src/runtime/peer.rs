@@ -24,7 +24,7 @@ use shared::{
     net::{
         CloseCode, Connections,
         serve::serve,
-        session::{Session, SessionConfig, parse_join},
+        session::{Session, SessionConfig},
     },
     time::{Clock, unix_micros},
 };
@@ -276,7 +276,7 @@ async fn open_session(config: &PeerConfig) -> Result<(Session, Option<Server>), 
         role: Role::Peer(config.id.clone()),
         state_dir: config.state_dir.clone(),
         nameserver: config.nameserver.clone(),
-        join: config.join.as_deref().map(parse_join).transpose()?,
+        join: config.join.clone(),
     };
     match Session::open(&session_config).await {
         Ok(session) => Ok((session, None)),

@@ -104,7 +104,7 @@ impl World {
             return self.push(busy, Item::Looked { rpc, nameserver, caller, claim, closed, since });
         }
         if let Some(epoch) = closed
-            && self.registry.note_closed_port(self.now, epoch, since)
+            && self.registry.record_closed_port(self.now, epoch, since)
         {
             self.checks.sometimes("nameserver saw a closed port");
         }

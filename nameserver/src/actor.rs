@@ -1,13 +1,12 @@
-//! The one thread that owns the registry and its storage.
+//! The thread that owns the registry and its storage.
 //!
-//! Calls arrive over a bounded queue. The owner takes up to [`COMMANDS_PER_COMMIT`] at a time, applies them in
-//! order, makes all their changes durable with *one* commit, and only then answers: a write costs an fsync shared with
-//! whatever arrived beside it. Reads and renewals alone cost none.
+//! Commands arrive over a bounded queue. The actor takes up to [`COMMANDS_PER_COMMIT`] of them, applies them in order,
+//! makes all their changes durable with *one* commit, and then answers. All writes of a batch share one fsync; a batch
+//! of reads and renewals needs none.
 //!
-//! When a commit fails, its changes are undone and its calls answered "unavailable". Until the storage can be
-//! loaded again (which tells whether the commit happened after all), writes are refused; reads and renewals go on.
-
-mod places;
+//! When a commit fails, the actor undoes its changes and answers its writes with "unavailable". It rejects further
+//! writes until the storage loads again, which shows whether the failed commit took effect. Reads and renewals continue
+//! meanwhile.
 
 use std::{fmt, sync::Arc, thread, time::Duration};
 
@@ -23,18 +22,18 @@ use shared::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
-use self::places::{Place, Places};
 use crate::{
+    quota::{WritePermit, WriteQuota},
     registry::{Mutation, Registry},
     storage::{Storage, StorageError},
 };
 
-/// How long a storage that failed is left alone before it is loaded again.
+/// Pause between a failure of the storage and the attempt to load it again.
 const RELOAD_PAUSE: Duration = Duration::from_secs(1);
 
-/// An answer that can say that the nameserver could not write or was not there.
+/// An answer that can express that the nameserver is unable to write.
 pub(crate) trait Fallible {
-    /// The answer that tells the caller to try again.
+    /// Makes the answer that asks the caller to try again; `why` is its reason.
     fn unavailable(why: String) -> Self;
 }
 
@@ -56,13 +55,13 @@ impl<T> Fallible for Result<T, EnrolError> {
     }
 }
 
-/// One call on its way to the registry and back.
+/// A call to the registry, with the channel for its answer.
 trait Command: Send {
-    /// Carries the call out and keeps its answer. Calls that change nothing durable may be applied again.
+    /// Applies the call to the registry and keeps its answer. A call without a writer may be applied again.
     fn apply(&mut self, registry: &mut Registry, now: Timestamp);
-    /// Sends the kept answer; `failure` says that the writes of this batch did not become durable.
+    /// Sends the kept answer; with `failure`, a write sends "unavailable" instead.
     fn answer(self: Box<Self>, failure: Option<&str>);
-    /// Who writes, for the audit log; `None` for calls that change nothing durable.
+    /// Identity that writes, for the audit log; `None` for a call that changes nothing durable.
     fn writer(&self) -> Option<&Role>;
 }
 
@@ -83,7 +82,7 @@ where
 
     fn answer(self: Box<Self>, _failure: Option<&str>) {
         if let Some(answer) = self.answer {
-            // The caller may have gone; then nobody wants the answer.
+            // Fails only when the caller no longer waits.
             let _ = self.reply.send(answer);
         }
     }
@@ -95,8 +94,8 @@ where
 
 struct Write<F, T> {
     caller: Role,
-    /// Given up when the call is answered, whether or not its caller still waits.
-    _place: Place,
+    /// Released when the call is answered, whether or not its caller still waits.
+    _permit: WritePermit,
     call: Option<F>,
     answer: Option<T>,
     reply: oneshot::Sender<T>,
@@ -117,6 +116,7 @@ where
             None => self.answer,
         };
         if let Some(answer) = answer {
+            // Fails only when the caller no longer waits.
             let _ = self.reply.send(answer);
         }
     }
@@ -126,23 +126,23 @@ where
     }
 }
 
-/// A way to the owner; cheap to clone. The owner ends when the last one is dropped.
+/// Handle to the actor; cheap to clone. The actor ends when the last handle is dropped.
 #[derive(Clone)]
-pub(crate) struct OwnerHandle {
+pub(crate) struct RegistryHandle {
     commands: mpsc::Sender<Box<dyn Command>>,
-    places: Arc<Places>,
+    quota: Arc<WriteQuota>,
     revisions: watch::Receiver<Revision>,
 }
 
-impl fmt::Debug for OwnerHandle {
+impl fmt::Debug for RegistryHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OwnerHandle").finish_non_exhaustive()
+        f.debug_struct("RegistryHandle").finish_non_exhaustive()
     }
 }
 
-impl OwnerHandle {
-    /// Reads from the registry, or renews a lease: what changes nothing durable. Waits for room in the queue; `None`
-    /// when the owner has ended. The call is made again if writes that it may have seen could not be stored.
+impl RegistryHandle {
+    /// Makes a call that changes nothing durable: a read, or the renewal of a lease. Waits while the queue is full;
+    /// `None` when the actor has ended. The actor repeats the call if it may have seen writes that were undone.
     pub(crate) async fn read<T, F>(&self, call: F) -> Option<T>
     where
         T: Send + 'static,
@@ -153,23 +153,24 @@ impl OwnerHandle {
         answer.await.ok()
     }
 
-    /// Tells when there are new durable changes.
+    /// Watches the revision of the last durable change.
     pub(crate) fn revisions(&self) -> watch::Receiver<Revision> {
         self.revisions.clone()
     }
 
-    /// Changes the registry for `caller`. The answer comes after the change is durable; when the queue is full, when
-    /// `caller` has too many writes in it, or when the owner has ended, it is "unavailable" at once.
+    /// Changes the registry for `caller` and returns the answer once the change is durable. Returns "unavailable" at
+    /// once when the queue is full, when `caller` has used up its quota of queued writes, or when the actor has ended.
     pub(crate) async fn write<T, F>(&self, caller: Role, call: F) -> T
     where
         T: Fallible + Send + 'static,
         F: FnOnce(&mut Registry, Timestamp, &Role) -> T + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let Some(place) = self.places.take(&caller) else {
+        let Some(permit) = self.quota.acquire(&caller) else {
             return T::unavailable("too many writes of this identity are waiting".into());
         };
-        match self.commands.try_send(Box::new(Write { caller, _place: place, call: Some(call), answer: None, reply })) {
+        match self.commands.try_send(Box::new(Write { caller, _permit: permit, call: Some(call), answer: None, reply }))
+        {
             Ok(()) => answer.await.unwrap_or_else(|_| T::unavailable("it is shutting down".into())),
             Err(mpsc::error::TrySendError::Full(_)) => T::unavailable("too many calls are waiting".into()),
             Err(mpsc::error::TrySendError::Closed(_)) => T::unavailable("it is shutting down".into()),
@@ -177,46 +178,46 @@ impl OwnerHandle {
     }
 }
 
-/// Loads the storage and starts the owner's thread. Join the thread after the last handle is dropped: then everything
-/// that was answered is stored and the storage is closed.
+/// Loads the storage and starts the actor's thread. The thread ends after the last handle is dropped; joining it
+/// guarantees that every acknowledged write is stored and that the storage is closed.
 ///
 /// # Errors
-/// When the storage cannot be loaded.
+/// When the storage cannot be loaded or the thread cannot be started.
 pub(crate) fn start(
     mut storage: Box<dyn Storage>,
     clock: Clock,
-) -> Result<(OwnerHandle, thread::JoinHandle<()>), StorageError> {
+) -> Result<(RegistryHandle, thread::JoinHandle<()>), StorageError> {
     let registry = Registry::restore(storage.load()?, clock.now());
     let (published, revisions) = watch::channel(registry.revision());
-    let mut owner = Owner { registry, storage, published, trouble: None };
+    let mut actor = RegistryActor { registry, storage, published, outage: None };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
-        .map_err(|error| StorageError::Io { path: "the owner's runtime".into(), error })?;
+        .map_err(|error| StorageError::Io { path: "the registry's runtime".into(), error })?;
     let (commands, mut queue) = mpsc::channel(MAX_QUEUED_EVENTS);
     let thread = thread::Builder::new()
         .name("registry".to_owned())
-        .spawn(move || runtime.block_on(owner.run(&mut queue, clock)))
-        .map_err(|error| StorageError::Io { path: "the owner's thread".into(), error })?;
-    Ok((OwnerHandle { commands, places: Arc::default(), revisions }, thread))
+        .spawn(move || runtime.block_on(actor.run(&mut queue, clock)))
+        .map_err(|error| StorageError::Io { path: "the registry's thread".into(), error })?;
+    Ok((RegistryHandle { commands, quota: Arc::default(), revisions }, thread))
 }
 
-struct Owner {
+struct RegistryActor {
     registry: Registry,
     storage: Box<dyn Storage>,
-    /// Wakes those who watch.
+    /// Revision of the last durable change, for watchers.
     published: watch::Sender<Revision>,
-    /// Set while the storage must be loaded again before anything is written.
-    trouble: Option<Trouble>,
+    /// Set after a failed commit until the storage is loaded again. Writes are rejected meanwhile.
+    outage: Option<StorageOutage>,
 }
 
-struct Trouble {
+struct StorageOutage {
     why: String,
-    /// When loading is tried (again).
+    /// Time of the next attempt to load the storage.
     retry_at: Timestamp,
 }
 
-impl Owner {
+impl RegistryActor {
     async fn run(&mut self, queue: &mut mpsc::Receiver<Box<dyn Command>>, clock: Clock) {
         let mut batch = Vec::with_capacity(COMMANDS_PER_COMMIT);
         loop {
@@ -231,23 +232,23 @@ impl Owner {
                 received = queue.recv_many(&mut batch, COMMANDS_PER_COMMIT) => if received == 0 { return },
                 () = timer => {}
             }
-            self.turn(&mut batch, clock.now());
+            self.process_batch(&mut batch, clock.now());
         }
     }
 
     fn wake_at(&self) -> Option<Timestamp> {
         let due = self.registry.next_deadline()?;
-        // Nothing ends durably while the storage is in trouble: do not spin.
-        Some(self.trouble.as_ref().map_or(due, |trouble| trouble.retry_at.max(due)))
+        // No expiry can be committed during an outage, so waking for it before the retry would busy-loop.
+        Some(self.outage.as_ref().map_or(due, |outage| outage.retry_at.max(due)))
     }
 
-    /// One batch: apply, commit once, answer. Empties `batch`.
-    fn turn(&mut self, batch: &mut Vec<Box<dyn Command>>, now: Timestamp) {
+    /// Applies a batch, commits once and answers. Leaves `batch` empty.
+    fn process_batch(&mut self, batch: &mut Vec<Box<dyn Command>>, now: Timestamp) {
         let mut failure = self.recover(now).err();
         if failure.is_none() {
             self.registry.expire(now);
         }
-        // Up to which of the pending changes each writer's go, for the audit log.
+        // For the audit log: each writer with the number of pending changes after its command.
         let mut writers: Vec<(Role, usize)> = vec![(Role::Nameserver, self.registry.pending().len())];
         for command in batch.iter_mut() {
             match command.writer().cloned() {
@@ -263,7 +264,7 @@ impl Owner {
             && let Err(why) = self.commit(now)
         {
             failure = Some(why);
-            // Reads of this batch may have seen what did not happen.
+            // Reads of this batch may have seen the undone writes.
             let reads = batch.iter_mut().filter(|command| command.writer().is_none());
             reads.for_each(|command| command.apply(&mut self.registry, now));
         } else {
@@ -281,41 +282,41 @@ impl Owner {
     fn commit(&mut self, now: Timestamp) -> Result<(), String> {
         let Some(first) = self.registry.pending().first() else { return Ok(()) };
         let expected = Revision(first.revision.0 - 1);
-        let Err(failure) = self.storage.commit(self.registry.pending(), expected) else { return Ok(()) };
+        let Err(error) = self.storage.commit(self.registry.pending(), expected) else { return Ok(()) };
         self.registry.roll_back();
-        error!(%failure, "a commit failed; its writes are undone");
-        let retry_at = match failure {
+        error!(%error, "cannot commit; the writes of the batch are undone");
+        let retry_at = match error {
             StorageError::Conflict { .. } => now,
             _ => now + RELOAD_PAUSE,
         };
-        let why = failure.to_string();
-        self.trouble = Some(Trouble { why: why.clone(), retry_at });
+        let why = error.to_string();
+        self.outage = Some(StorageOutage { why: why.clone(), retry_at });
         Err(why)
     }
 
-    /// After a failure, loads what really is stored.
+    /// Ends an outage by loading the state that the storage holds.
     fn recover(&mut self, now: Timestamp) -> Result<(), String> {
-        let Some(trouble) = &mut self.trouble else { return Ok(()) };
-        if now < trouble.retry_at {
-            return Err(trouble.why.clone());
+        let Some(outage) = &mut self.outage else { return Ok(()) };
+        if now < outage.retry_at {
+            return Err(outage.why.clone());
         }
         match self.storage.load() {
             Ok(snapshot) => {
-                warn!(revision = snapshot.revision.0, "the storage works again");
+                warn!(revision = snapshot.revision.0, "storage recovered");
                 self.registry = Registry::restore(snapshot, now);
-                self.trouble = None;
+                self.outage = None;
                 Ok(())
             }
-            Err(failure) => {
-                trouble.why = failure.to_string();
-                trouble.retry_at = now + RELOAD_PAUSE;
-                Err(trouble.why.clone())
+            Err(error) => {
+                outage.why = error.to_string();
+                outage.retry_at = now + RELOAD_PAUSE;
+                Err(outage.why.clone())
             }
         }
     }
 }
 
-/// One line a durable change: who, what, at which revision. The changes' texts hold no secrets.
+/// Logs each durable change with its revision and caller. The text of a change contains no secrets.
 fn audit(writers: &[(Role, usize)], changes: &[Mutation]) {
     let mut from = 0;
     for (caller, to) in writers {

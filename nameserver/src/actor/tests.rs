@@ -1,4 +1,4 @@
-//! One turn at a time with made-up clocks and a storage that fails on demand; then the thread itself.
+//! Single batches with simulated time and a storage that fails on demand, then the actor's thread.
 
 use std::sync::{Arc, Mutex};
 
@@ -15,10 +15,10 @@ use crate::{
         Snapshot,
         tests::{NOW, peer, request},
     },
-    storage::MemoryStorage,
+    storage::memory::MemoryStorage,
 };
 
-/// A storage whose commits fail when told to, before or after they have happened, and that counts them.
+/// A storage in memory that counts its commits and fails on demand.
 #[derive(Clone, Default)]
 struct Faulty(Arc<Mutex<State>>);
 
@@ -31,9 +31,9 @@ struct State {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
-    /// Nothing is written, nothing can be loaded.
+    /// Commits and loads fail without any effect.
     Dead,
-    /// The commit happens, but is reported as failed; loading works.
+    /// Commits take effect but are reported as failed; loads succeed.
     Ambiguous,
 }
 
@@ -75,14 +75,14 @@ impl Storage for Faulty {
     }
 }
 
-fn owner() -> (Owner, Faulty) {
+fn actor() -> (RegistryActor, Faulty) {
     let storage = Faulty::default();
     let registry = Registry::restore(Snapshot::default(), NOW);
     let published = watch::Sender::new(registry.revision());
-    (Owner { registry, storage: Box::new(storage.clone()), published, trouble: None }, storage)
+    (RegistryActor { registry, storage: Box::new(storage.clone()), published, outage: None }, storage)
 }
 
-/// The calls of one turn, and what they are answered.
+/// The commands of one batch.
 #[derive(Default)]
 struct Batch(Vec<Box<dyn Command>>);
 
@@ -92,8 +92,8 @@ impl Batch {
         let request = request(name);
         let call = move |registry: &mut Registry, now, caller: &Role| registry.register(now, caller, request);
         let caller = peer(id);
-        let place = Arc::new(Places::default()).take(&caller).unwrap();
-        self.0.push(Box::new(Write { caller, _place: place, call: Some(call), answer: None, reply }));
+        let permit = Arc::new(WriteQuota::default()).acquire(&caller).unwrap();
+        self.0.push(Box::new(Write { caller, _permit: permit, call: Some(call), answer: None, reply }));
         answer
     }
 
@@ -112,46 +112,46 @@ impl Batch {
 }
 
 #[test]
-fn a_batch_is_one_commit_and_reads_are_none() {
-    let (mut owner, storage) = owner();
+fn batch_of_writes_commits_once_and_batch_of_reads_never() {
+    let (mut actor, storage) = actor();
     let mut batch = Batch::default();
     let writes: Vec<_> = (0..100).map(|number| batch.register("a", &format!("n{number}"))).collect();
     let mut count = batch.count();
-    owner.turn(&mut batch.0, NOW);
+    actor.process_batch(&mut batch.0, NOW);
     assert_eq!(storage.commits(), 1);
     assert!(writes.into_iter().all(|mut write| write.try_recv().unwrap().is_ok()));
     assert_eq!(count.try_recv(), Ok(100));
-    assert_eq!(storage.stored(), owner.registry.snapshot());
+    assert_eq!(storage.stored(), actor.registry.snapshot());
 
     let mut batch = Batch::default();
     let mut renewed = batch.read(|registry, now| registry.renew(now, &peer("a"), "n1", Incarnation(1)));
-    owner.turn(&mut batch.0, NOW);
+    actor.process_batch(&mut batch.0, NOW);
     assert!(renewed.try_recv().unwrap().is_ok());
     assert_eq!(storage.commits(), 1);
 }
 
 #[test]
-fn writes_that_are_not_stored_are_answered_so_and_seen_by_nobody() {
-    let (mut owner, storage) = owner();
+fn write_that_cannot_be_stored_is_unavailable_and_invisible() {
+    let (mut actor, storage) = actor();
     let mut batch = Batch::default();
     let mut first = batch.register("a", "peer.a");
-    owner.turn(&mut batch.0, NOW);
+    actor.process_batch(&mut batch.0, NOW);
     assert!(first.try_recv().unwrap().is_ok());
 
     storage.set(Some(Fault::Dead));
     let mut batch = Batch::default();
     let mut lost = batch.register("b", "peer.b");
     let mut count = batch.count();
-    owner.turn(&mut batch.0, NOW);
+    actor.process_batch(&mut batch.0, NOW);
     assert!(matches!(lost.try_recv().unwrap(), Err(NameError::Unavailable(_))));
-    assert_eq!(count.try_recv(), Ok(1), "a read beside it does not see it");
+    assert_eq!(count.try_recv(), Ok(1), "a read of the same batch sees the undone write");
 
-    // Reads and renewals go on, writes are refused without being tried.
+    // Reads and renewals continue; writes are rejected without a commit.
     let later = NOW + RELOAD_PAUSE / 2;
     let mut batch = Batch::default();
     let mut refused = batch.register("b", "peer.b");
     let mut renewed = batch.read(|registry, now| registry.renew(now, &peer("a"), "peer.a", Incarnation(1)));
-    owner.turn(&mut batch.0, later);
+    actor.process_batch(&mut batch.0, later);
     assert!(matches!(refused.try_recv().unwrap(), Err(NameError::Unavailable(_))));
     assert!(renewed.try_recv().unwrap().is_ok());
     assert_eq!(storage.commits(), 2);
@@ -159,55 +159,55 @@ fn writes_that_are_not_stored_are_answered_so_and_seen_by_nobody() {
     storage.set(None);
     let mut batch = Batch::default();
     let mut again = batch.register("b", "peer.b");
-    owner.turn(&mut batch.0, NOW + RELOAD_PAUSE);
+    actor.process_batch(&mut batch.0, NOW + RELOAD_PAUSE);
     assert!(again.try_recv().unwrap().is_ok());
-    assert_eq!(storage.stored(), owner.registry.snapshot());
+    assert_eq!(storage.stored(), actor.registry.snapshot());
 }
 
 #[test]
-fn a_commit_that_happened_although_it_failed_is_found_again() {
-    let (mut owner, storage) = owner();
+fn commit_reported_as_failed_is_found_by_the_next_load() {
+    let (mut actor, storage) = actor();
     storage.set(Some(Fault::Ambiguous));
     let mut batch = Batch::default();
     let mut unsure = batch.register("a", "peer.a");
-    owner.turn(&mut batch.0, NOW);
+    actor.process_batch(&mut batch.0, NOW);
     assert!(matches!(unsure.try_recv().unwrap(), Err(NameError::Unavailable(_))));
-    assert_eq!(owner.registry.count(NOW), 0);
+    assert_eq!(actor.registry.count(NOW), 0);
 
     storage.set(None);
     let mut batch = Batch::default();
     let mut count = batch.count();
-    owner.turn(&mut batch.0, NOW + RELOAD_PAUSE);
+    actor.process_batch(&mut batch.0, NOW + RELOAD_PAUSE);
     assert_eq!(count.try_recv(), Ok(1));
-    assert_eq!(storage.stored(), owner.registry.snapshot());
+    assert_eq!(storage.stored(), actor.registry.snapshot());
 }
 
 #[test]
-fn what_runs_out_while_the_storage_is_in_trouble_does_not_make_the_owner_spin() {
-    let (mut owner, storage) = owner();
+fn expiry_during_an_outage_waits_for_the_retry() {
+    let (mut actor, storage) = actor();
     let mut batch = Batch::default();
     drop(batch.register("a", "peer.a"));
-    owner.turn(&mut batch.0, NOW);
-    let due = owner.wake_at().unwrap();
+    actor.process_batch(&mut batch.0, NOW);
+    let due = actor.wake_at().unwrap();
     storage.set(Some(Fault::Dead));
-    owner.turn(&mut Vec::new(), due);
-    assert_eq!(owner.wake_at(), Some(due + RELOAD_PAUSE));
-    assert_eq!(owner.registry.count(due), 0, "gone for every caller all the same");
+    actor.process_batch(&mut Vec::new(), due);
+    assert_eq!(actor.wake_at(), Some(due + RELOAD_PAUSE));
+    assert_eq!(actor.registry.count(due), 0, "an expired name is still visible");
     storage.set(None);
-    owner.turn(&mut Vec::new(), due + RELOAD_PAUSE);
-    // Loaded anew, the lease has begun anew.
-    assert_eq!(owner.registry.count(due + RELOAD_PAUSE), 1);
+    actor.process_batch(&mut Vec::new(), due + RELOAD_PAUSE);
+    // Loading the storage restarts the lease.
+    assert_eq!(actor.registry.count(due + RELOAD_PAUSE), 1);
 }
 
-/// Long enough for the slowest machine; every wait here ends as soon as what it waits for happens.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Deadline of every wait. It fails the test; a wait ends as soon as its event happens.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 #[test]
-fn the_thread_answers_expires_by_itself_and_ends_with_its_last_handle() {
+fn thread_expires_names_unasked_and_ends_with_its_last_handle() {
     let storage = Faulty::default();
     let (handle, thread) = start(Box::new(storage.clone()), Clock::start()).unwrap();
     let work = async {
@@ -220,7 +220,7 @@ fn the_thread_answers_expires_by_itself_and_ends_with_its_last_handle() {
             force: false,
         };
         handle.write(peer("a"), move |r, now, caller| r.claim(now, caller, claim)).await.unwrap();
-        // Nobody renews: within the lease and a second the seat is gone from the storage, not only from sight.
+        // Without a renewal the actor removes the seat from the storage, too.
         let gone = async {
             while storage.stored().seat.is_some() {
                 let seat: SeatView = handle.read(|r, now| r.seat(now)).await.unwrap();
@@ -228,7 +228,7 @@ fn the_thread_answers_expires_by_itself_and_ends_with_its_last_handle() {
                 tokio::time::sleep(pause).await;
             }
         };
-        tokio::time::timeout(PATIENCE, gone).await.unwrap();
+        tokio::time::timeout(DEADLINE, gone).await.unwrap();
         assert!(!storage.stored().names.contains_key(&Name::tracker(shared::epoch::Epoch(1))));
     };
     runtime().block_on(work);
@@ -237,7 +237,7 @@ fn the_thread_answers_expires_by_itself_and_ends_with_its_last_handle() {
 }
 
 #[test]
-fn callers_share_commits() {
+fn concurrent_writes_share_commits() {
     let storage = Faulty::default();
     let (handle, thread) = start(Box::new(storage.clone()), Clock::start()).unwrap();
     runtime().block_on(async {
@@ -245,7 +245,7 @@ fn callers_share_commits() {
             let request = request(&format!("n{number}"));
             handle.write(peer(&format!("p{}", number % 10)), move |r, now, caller| r.register(now, caller, request))
         });
-        let answers = tokio::time::timeout(PATIENCE, futures::future::join_all(writes)).await.unwrap();
+        let answers = tokio::time::timeout(DEADLINE, futures::future::join_all(writes)).await.unwrap();
         assert!(answers.iter().all(Result::is_ok));
     });
     assert_eq!(storage.stored().names.len(), 1000);
@@ -255,33 +255,33 @@ fn callers_share_commits() {
 }
 
 #[test]
-fn a_full_queue_is_an_answer_not_a_wait() {
-    // A storage that waits until it is let go keeps the owner busy.
-    struct Slow(std::sync::mpsc::Receiver<()>);
-    impl Storage for Slow {
+fn write_to_a_full_queue_is_unavailable_at_once() {
+    // A storage whose commits block until the test drops the sender keeps the actor busy.
+    struct Blocking(std::sync::mpsc::Receiver<()>);
+    impl Storage for Blocking {
         fn load(&mut self) -> Result<Snapshot, StorageError> {
             Ok(Snapshot::default())
         }
         fn commit(&mut self, _: &[Mutation], _: Revision) -> Result<(), StorageError> {
-            // Ends with an error when the test lets go for good.
-            let _ = self.0.recv_timeout(PATIENCE);
+            // Ends with an error when the sender is dropped.
+            let _ = self.0.recv_timeout(DEADLINE);
             Ok(())
         }
     }
-    let (let_go, wait) = std::sync::mpsc::channel();
-    let (handle, thread) = start(Box::new(Slow(wait)), Clock::start()).unwrap();
+    let (unblock, wait) = std::sync::mpsc::channel();
+    let (handle, thread) = start(Box::new(Blocking(wait)), Clock::start()).unwrap();
     runtime().block_on(async {
         let writes = (0..MAX_QUEUED_EVENTS + 2 * COMMANDS_PER_COMMIT + 10).map(|number| {
             let request = request(&format!("n{number}"));
             handle.write(peer(&format!("p{}", number % 10)), move |r, now, caller| r.register(now, caller, request))
         });
         let mut answers: futures::stream::FuturesUnordered<_> = writes.collect();
-        let first = tokio::time::timeout(PATIENCE, futures::StreamExt::next(&mut answers)).await.unwrap();
+        let first = tokio::time::timeout(DEADLINE, futures::StreamExt::next(&mut answers)).await.unwrap();
         assert!(
             matches!(&first, Some(Err(NameError::Unavailable(why))) if why.contains("calls are waiting")),
             "{first:?}"
         );
-        drop(let_go);
+        drop(unblock);
     });
     drop(handle);
     thread.join().unwrap();

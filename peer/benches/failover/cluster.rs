@@ -20,7 +20,8 @@ use crate::{
 /// Files in one directory of a share.
 const FILES_PER_DIRECTORY: usize = 1000;
 
-/// Running nameserver, peers and observer. Fields are dropped in order: processes exit before their namespaces are removed.
+/// Running nameserver, peers and observer. Fields are dropped in order: processes exit before their namespaces are
+/// removed.
 pub struct Cluster {
     folder: PathBuf,
     peers: BTreeMap<String, Peer>,

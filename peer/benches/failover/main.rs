@@ -4,10 +4,10 @@
 //! cargo build --release -p nameserver && cargo bench -p peer --bench failover [-- FLAGS]
 //! ```
 //!
-//! Runs the real programs as processes; `BRASA_BENCH_BIN_DIR` selects another build of them. `cut-off` needs root and is
-//! skipped otherwise. The time runs from the signal (or the disconnection) until another tracker, under a higher epoch,
-//! begins to answer `list_all` with every file of the remaining peers. A tracker that was frozen or cut off returns
-//! afterwards and must step down. Prints a table with percentiles for each fault.
+//! Runs the real programs as processes; `BRASA_BENCH_BIN_DIR` selects another build of them. `cut-off` needs root and
+//! is skipped otherwise. The time runs from the signal (or the disconnection) until another tracker, under a higher
+//! epoch, begins to answer `list_all` with every file of the remaining peers. A tracker that was frozen or cut off
+//! returns afterwards and must step down. Prints a table with percentiles for each fault.
 //!
 //! | module | purpose |
 //! |---|---|

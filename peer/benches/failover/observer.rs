@@ -1,5 +1,5 @@
-//! Observer: a process that polls for the tracker and its listing. It runs on the nameserver's host, because in a testbed
-//! this machine has no route to the cluster.
+//! Observer: a process that polls for the tracker and its listing. It runs on the nameserver's host, because in a
+//! testbed this machine has no route to the cluster.
 //!
 //! Each line on standard input is `EPOCH FILES`. The observer waits for a tracker above that epoch that lists that many
 //! files, and answers `PEER EPOCH MICROSECONDS`, with the time since that tracker began to answer.

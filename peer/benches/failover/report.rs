@@ -59,7 +59,8 @@ impl Report {
         let demands = p99_demanded.map_or_else(String::new, |demanded| format!(" / {demanded:.0}"));
         let missed = if is_met { "" } else { ", MISSED" };
         let line = format!(
-            "| {tracker} | {p50:.0} ms | {p99:.0} ms | {min:.0} ms | {max:.0} ms | {p50_demanded:.0}{demands} ms{missed} |"
+            "| {tracker} | {p50:.0} ms | {p99:.0} ms | {min:.0} ms | {max:.0} ms | \
+             {p50_demanded:.0}{demands} ms{missed} |"
         );
         self.rows.push(Row { tracker, p50, p99, min, max, rounds, p50_demanded, p99_demanded, is_met });
         line

@@ -50,8 +50,8 @@ const WHO_HAS: Duration = Duration::from_micros(100);
 const DELTA: Duration = Duration::from_micros(100);
 /// Time to remove a peer with 1000 files: a tenth of the heartbeat interval.
 const REMOVAL: Duration = Duration::from_millis(10);
-/// Time that a heartbeat waits while all peers announce their shares: a quarter of the time after which a peer suspects the
-/// tracker.
+/// Time that a heartbeat waits while all peers announce their shares: a quarter of the time after which a peer
+/// suspects the tracker.
 const HEARTBEAT_WAIT: Duration = Duration::from_millis(100);
 /// Files that every peer shares.
 const POPULAR: usize = 4;

@@ -29,7 +29,8 @@ impl Shares {
         self.files_per_peer.div_ceil(FILES_PER_PAGE).max(1)
     }
 
-    /// Returns the name of a file: 25 to 55 bytes, 40 on average. Neighbours in the order of names belong to different peers.
+    /// Returns the name of a file: 25 to 55 bytes, 40 on average. Neighbours in the order of names belong to
+    /// different peers.
     pub fn name(&self, peer: usize, file: usize) -> String {
         let number = (file * self.peers + peer) as u64;
         let scattered = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);

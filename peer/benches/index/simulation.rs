@@ -1,7 +1,7 @@
 //! Simulation of a failover: a thousand real cores and a real nameserver registry under one virtual clock.
 //!
-//! The simulation measures how long a core takes for an event and delays the core's next event by that time, so an overloaded
-//! tracker answers as late as it would in a real network. Messages take [`LATENCY`] and are not lost.
+//! The simulation measures how long a core takes for an event and delays the core's next event by that time, so an
+//! overloaded tracker answers as late as it would in a real network. Messages take [`LATENCY`] and are not lost.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -19,8 +19,8 @@ use shared::{
 
 use crate::shares::INCARNATION;
 
-/// Tracker with a virtual clock that only [`Self::advance`] moves. No timer fires in between, so a measurement covers the
-/// measured request alone.
+/// Tracker with a virtual clock that only [`Self::advance`] moves. No timer fires in between, so a measurement covers
+/// the measured request alone.
 pub struct Tracker {
     core: Core,
     now: Timestamp,

@@ -7,7 +7,8 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 pub struct Machine {
     cpus: usize,
-    /// Load average of the last minute before the benchmark (`proc_loadavg(5)`). A busy machine makes times meaningless.
+    /// Load average of the last minute before the benchmark (`proc_loadavg(5)`). A busy machine makes times
+    /// meaningless.
     load_before: String,
 }
 

@@ -11,7 +11,8 @@ use crate::{process::Process, testbed::Testbed};
 /// Host of the nameserver in a [`Testbed`].
 pub const NAMESERVER_HOST: &str = "ns";
 
-/// Returns the path of a program: in `BRASA_BENCH_BIN_DIR`, by default beside the `peer` that cargo built for this benchmark.
+/// Returns the path of a program: in `BRASA_BENCH_BIN_DIR`, by default beside the `peer` that cargo built for this
+/// benchmark.
 pub fn program(name: &str) -> PathBuf {
     match env::var_os("BRASA_BENCH_BIN_DIR") {
         Some(folder) => PathBuf::from(folder).join(name),
@@ -19,8 +20,8 @@ pub fn program(name: &str) -> PathBuf {
     }
 }
 
-/// Returns a command that runs a program on a host of the testbed, or on this machine without one. The program's working
-/// directory is `folder` and its state is in `folder/state`, apart from the user's own network.
+/// Returns a command that runs a program on a host of the testbed, or on this machine without one. The program's
+/// working directory is `folder` and its state is in `folder/state`, apart from the user's own network.
 pub fn command(testbed: Option<&Testbed>, host: &str, program: &Path, folder: &Path) -> Command {
     let mut command = testbed.map_or_else(|| Command::new(program), |testbed| testbed.command(host, program));
     command.current_dir(folder).env("BRASA_STATE_DIR", folder.join("state")).env_remove("BRASA_JOIN");

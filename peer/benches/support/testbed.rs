@@ -1,4 +1,5 @@
-//! Testbed: hosts as network namespaces on one bridge, with token-bucket rate limits (`tc-tbf(8)`). Needs root, `ip` and `tc`.
+//! Testbed: hosts as network namespaces on one bridge, with token-bucket rate limits (`tc-tbf(8)`). Needs root, `ip`
+//! and `tc`.
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 

@@ -1,9 +1,10 @@
 //! Baselines: a file over TCP and TLS 1.3, and bytes over a plain QUIC stream.
 //!
 //! Sender and receiver are processes of this program with a hidden subcommand. Like peers, they live for all runs.
-//! Certificates and cipher suites are Brasa's (crate `certs`). The QUIC endpoint is `shared::net::endpoint`, with the same
-//! datagram sizes, windows and socket buffers. One thread moves the bytes at each end, which is fastest on few cores. Each
-//! line on a receiver's standard input starts a transfer, and the receiver answers with a JSON [`Timing`].
+//! Certificates and cipher suites are Brasa's (crate `certs`). The QUIC endpoint is `shared::net::endpoint`, with the
+//! same datagram sizes, windows and socket buffers. One thread moves the bytes at each end, which is fastest on few
+//! cores. Each line on a receiver's standard input starts a transfer, and the receiver answers with a JSON
+//! [`Timing`].
 
 #![expect(clippy::print_stdout, reason = "the processes report on standard output")]
 

@@ -65,8 +65,9 @@ pub fn settle(folder: &Path) {
     rustix::fs::syncfs(&folder).expect("the file system can be synced");
 }
 
-/// Touches `bytes` of memory and frees it. The host of a virtual machine may reclaim pages that the guest has not used for some
-/// seconds, and then the first access to each is a page fault on the host, which would distort a measurement.
+/// Touches `bytes` of memory and frees it. The host of a virtual machine may reclaim pages that the guest has not
+/// used for some seconds, and then the first access to each is a page fault on the host, which would distort a
+/// measurement.
 pub fn touch_memory(bytes: u64) {
     let mut memory = vec![0_u8; usize::try_from(bytes).expect("the size is addressable")];
     for page in memory.chunks_mut(PAGE_BYTES) {

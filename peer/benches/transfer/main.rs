@@ -1,13 +1,14 @@
-//! Transfer benchmark: transfer rates against what the machine can do, with many files, several owners, a swarm, and owners
-//! that fail.
+//! Transfer benchmark: transfer rates against what the machine can do, with many files, several owners, a swarm, and
+//! owners that fail.
 //!
 //! ```text
 //! cargo build --release -p nameserver && cargo bench -p peer --bench transfer [-- FLAGS]
 //! ```
 //!
-//! Runs the real programs as processes and drives them by one-shot commands; `BRASA_BENCH_BIN_DIR` selects another build of
-//! them. Ratios compare series whose runs alternate within one run of this program. Sections that need root, `tc`, rsync or
-//! sshd are skipped where these are missing. A full run needs 3 GiB of disk. Prints a table for each section.
+//! Runs the real programs as processes and drives them by one-shot commands; `BRASA_BENCH_BIN_DIR` selects another
+//! build of them. Ratios compare series whose runs alternate within one run of this program. Sections that need root,
+//! `tc`, rsync or sshd are skipped where these are missing. A full run needs 3 GiB of disk. Prints a table for each
+//! section.
 //!
 //! | module | purpose |
 //! |---|---|
@@ -70,8 +71,9 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// Memory to touch before each measurement of `one-owner`, GiB. For virtual machines whose host reclaims free memory: choose
-    /// nearly all of the free memory, else the series that first uses reclaimed pages is several times slower
+    /// Memory to touch before each measurement of `one-owner`, GiB. For virtual machines whose host reclaims free
+    /// memory: choose nearly all of the free memory, else the series that first uses reclaimed pages is several times
+    /// slower
     #[arg(long, value_name = "GIB", default_value_t = 0)]
     touch: u64,
 

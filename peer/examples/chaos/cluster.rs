@@ -30,7 +30,8 @@ use crate::{
 
 /// Delay before a peer that exited during its start is started again.
 const RESTART_DELAY: Duration = Duration::from_millis(300);
-/// Upper bound of the attempts to start a peer while no fault is active. Each takes 3 s when the nameserver does not answer.
+/// Upper bound of the attempts to start a peer while no fault is active. Each takes 3 s when the nameserver does not
+/// answer.
 const MAX_HEALED_ATTEMPTS: u32 = 10;
 /// Exit status of a peer that cannot reach the nameserver.
 const NAMESERVER_UNREACHABLE: i32 = 3;
@@ -200,8 +201,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts a peer and waits until it has joined. Retries while the failure is transient: the nameserver is unreachable,
-    /// or a one-shot command still holds the peer's lock.
+    /// Starts a peer and waits until it has joined. Retries while the failure is transient: the nameserver is
+    /// unreachable, or a one-shot command still holds the peer's lock.
     ///
     /// # Errors
     /// When it fails for another reason, or [`MAX_HEALED_ATTEMPTS`] times while no fault is active.
@@ -312,8 +313,8 @@ impl Cluster {
         testbed.apply(&impairments).await.map(Some)
     }
 
-    /// Runs `peer PEER WORDS... --json`, which the running peer carries out. There is no deadline: a frozen peer answers
-    /// after it continues.
+    /// Runs `peer PEER WORDS... --json`, which the running peer carries out. There is no deadline: a frozen peer
+    /// answers after it continues.
     pub async fn command(&self, peer: PeerIndex, words: &[&str]) -> CommandResult {
         let mut command = self.peer_command(peer);
         command.args(words).arg("--json").stderr(Stdio::piped());

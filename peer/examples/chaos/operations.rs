@@ -228,8 +228,8 @@ async fn download(
     Ok(())
 }
 
-/// Checks that a downloaded file has the hash that its document states, and that this content was published under its name.
-/// Returns the hash of the file on disk.
+/// Checks that a downloaded file has the hash that its document states, and that this content was published under its
+/// name. Returns the hash of the file on disk.
 pub async fn verify(cluster: &Cluster, number: usize, name: &str, file: &Value) -> Option<Hash> {
     let (Some(stated), Some(path)) = (file["hash"].as_str(), file["path"].as_str()) else {
         cluster.violation(&format!("operation {number}: a download has no hash or no path: {file}"));
@@ -250,8 +250,8 @@ pub async fn verify(cluster: &Cluster, number: usize, name: &str, file: &Value) 
     Some(hash)
 }
 
-/// Returns the outcome of a failed command. The peer may still carry out a command that timed out, and may have carried out
-/// one that it was killed in.
+/// Returns the outcome of a failed command. The peer may still carry out a command that timed out, and may have
+/// carried out one that it was killed in.
 fn outcome_of_failure(cluster: &Cluster, peer: PeerIndex, kills_before: u64, code: &str) -> Outcome {
     if code == "timeout" || cluster.peer(peer).kills() != kills_before {
         Outcome::Indeterminate

@@ -13,7 +13,8 @@ use crate::{
 const FAULT_INTERVAL: Duration = Duration::from_millis(1800);
 /// Mean time between two operations in a network of [`REFERENCE_PEERS`].
 const OPERATION_INTERVAL: Duration = Duration::from_millis(300);
-/// Network size that the intervals refer to. The rates of faults and operations are proportional to the number of peers.
+/// Network size that the intervals refer to. The rates of faults and operations are proportional to the number of
+/// peers.
 const REFERENCE_PEERS: usize = 12;
 /// Distinct file names. There are few of them, so that a name has several versions and is written repeatedly.
 const NAMES: u64 = 60;

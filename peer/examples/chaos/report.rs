@@ -93,9 +93,9 @@ impl Elections {
         }
     }
 
-    /// Checks that no epoch has two trackers. Two *provisional* trackers are possible among peers that do not know of each
-    /// other (`docs/election.md`) and are only counted. Logs without any tracker are a violation, because then this check
-    /// would pass whatever happened.
+    /// Checks that no epoch has two trackers. Two *provisional* trackers are possible among peers that do not know of
+    /// each other (`docs/election.md`) and are only counted. Logs without any tracker are a violation, because then
+    /// this check would pass whatever happened.
     pub fn check(&mut self) {
         if self.trackers.is_empty() {
             self.violations.push("the logs name no tracker: their format has changed".to_owned());

@@ -115,8 +115,8 @@ async fn start(cluster: &Cluster, rng: &mut fastrand::Rng) -> Result<(), String>
     Ok(())
 }
 
-/// Carries out a plan, heals the cluster, and waits for the operations to complete. Returns `false` when they do not, or when
-/// a process does not recover.
+/// Carries out a plan, heals the cluster, and waits for the operations to complete. Returns `false` when they do not,
+/// or when a process does not recover.
 async fn round(cluster: &Arc<Cluster>, number: usize, plan: Plan, duration: Duration) -> Result<bool, String> {
     cluster.set_healed(false);
     let first = number * NUMBERS_PER_ROUND;
@@ -146,8 +146,8 @@ async fn round(cluster: &Arc<Cluster>, number: usize, plan: Plan, duration: Dura
     join_all(cluster, operations, OPERATIONS_DEADLINE, "operations do not complete").await
 }
 
-/// Waits for tasks, and records the errors that they return as violations. Returns `false` when they exceed the limit, which
-/// is a violation with the text `late`.
+/// Waits for tasks, and records the errors that they return as violations. Returns `false` when they exceed the
+/// limit, which is a violation with the text `late`.
 async fn join_all(
     cluster: &Cluster,
     mut tasks: JoinSet<Result<(), String>>,

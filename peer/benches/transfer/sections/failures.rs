@@ -1,7 +1,8 @@
-//! A download from two owners of which one fails halfway: the extra time relative to the undisturbed download of the same run.
+//! A download from two owners of which one fails halfway: the extra time relative to the undisturbed download of the
+//! same run.
 //!
-//! With a [`Testbed`] the receiver's link is the bottleneck, and one owner alone can saturate it. The extra time is then the
-//! detection time of the failure, not the lost rate of the failed owner.
+//! With a [`Testbed`] the receiver's link is the bottleneck, and one owner alone can saturate it. The extra time is
+//! then the detection time of the failure, not the lost rate of the failed owner.
 
 use std::time::Duration;
 

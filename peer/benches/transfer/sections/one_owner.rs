@@ -1,6 +1,6 @@
-//! One large file from one owner, verified and written to the disk by a running peer. The baselines are the same file over TCP
-//! and TLS 1.3, written unverified, and the same number of bytes over a plain QUIC stream, discarded. Every sender has the
-//! file in the page cache.
+//! One large file from one owner, verified and written to the disk by a running peer. The baselines are the same file
+//! over TCP and TLS 1.3, written unverified, and the same number of bytes over a plain QUIC stream, discarded. Every
+//! sender has the file in the page cache.
 
 use std::{fs, path::Path};
 

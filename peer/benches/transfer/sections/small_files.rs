@@ -1,5 +1,5 @@
-//! Many small files as one directory, downloaded by a running peer. The baselines are a local copy and rsync over ssh. All
-//! three end with the files on the disk.
+//! Many small files as one directory, downloaded by a running peer. The baselines are a local copy and rsync over
+//! ssh. All three end with the files on the disk.
 
 use std::{
     fs,

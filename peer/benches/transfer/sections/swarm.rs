@@ -1,6 +1,6 @@
 //! One owner and eight receivers that start together on equal links: the time relative to the optimum
-//! `T* = F/C (1 + floor(log2 N)/M)` for a file of F bits in M pieces, links of C bits a second and N receivers (Mundinger,
-//! Weber, Weiss: Optimal scheduling of peer-to-peer file dissemination, 2008).
+//! `T* = F/C (1 + floor(log2 N)/M)` for a file of F bits in M pieces, links of C bits a second and N receivers
+//! (Mundinger, Weber, Weiss: Optimal scheduling of peer-to-peer file dissemination, 2008).
 
 use shared::{limits::MIN_PIECE_BYTES, time::Clock};
 

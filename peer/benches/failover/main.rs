@@ -11,10 +11,10 @@
 //!
 //! | module | purpose |
 //! |---|---|
-//! | [`cluster`] | a nameserver, peers and an observer, and the faults of the tracker |
-//! | [`fault`] | the faults and the demands |
-//! | [`observer`] | a process that polls for the tracker and its listing |
-//! | [`report`] | table and JSON |
+//! | `cluster` | a nameserver, peers and an observer, and the faults of the tracker |
+//! | `fault` | the faults and the demands |
+//! | `observer` | a process that polls for the tracker and its listing |
+//! | `report` | table and JSON |
 //! | `../support` | processes, network namespaces, options |
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]

@@ -10,9 +10,9 @@
 //!
 //! | module | purpose |
 //! |---|---|
-//! | [`tracker`], [`shares`] | a core that is the tracker, and the shares that peers announce to it |
-//! | [`simulation`] | a failover of a thousand cores, with and without standbys |
-//! | [`report`] | table and JSON |
+//! | `tracker`, `shares` | a core that is the tracker, and the shares that peers announce to it |
+//! | `simulation` | a failover of a thousand cores, with and without standbys |
+//! | `report` | table and JSON |
 //! | `../support` | options, demands |
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]

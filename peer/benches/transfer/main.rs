@@ -12,11 +12,11 @@
 //!
 //! | module | purpose |
 //! |---|---|
-//! | [`sections`] | the measurements, one file each |
-//! | [`cluster`] | a nameserver and peers |
-//! | [`baselines`], [`sshd`] | processes that Brasa is compared with |
-//! | [`files`], [`usage`] | test files, resource usage of processes |
-//! | [`settings`], [`report`] | settings of a run, tables and JSON |
+//! | `sections` | the measurements, one file each |
+//! | `cluster` | a nameserver and peers |
+//! | `baselines`, `sshd` | processes that Brasa is compared with |
+//! | `files`, `usage` | test files, resource usage of processes |
+//! | `settings`, `report` | settings of a run, tables and JSON |
 //! | `../support` | processes, network namespaces, options, demands |
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its tables")]

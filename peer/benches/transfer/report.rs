@@ -17,7 +17,7 @@ struct Row {
     max: f64,
     runs: Vec<f64>,
     demanded: Option<Demand>,
-    /// Whether the median meets the demand.
+    /// Verdict on the median; `None` without a demand.
     is_met: Option<bool>,
 }
 

@@ -13,7 +13,7 @@ use crate::files;
 pub struct Settings {
     /// Runs of each series.
     pub runs: u32,
-    /// Whether files are small, to test the benchmark itself.
+    /// Small files, to test the benchmark itself.
     pub quick: bool,
     /// Directory for the files, absolute.
     pub dir: PathBuf,

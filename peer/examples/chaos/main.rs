@@ -10,13 +10,13 @@
 //!
 //! | module | purpose |
 //! |---|---|
-//! | [`run`] | rounds of faults and operations |
-//! | [`plan`], [`faults`], [`operations`] | draws faults and operations from the seed, and carries them out |
-//! | [`cluster`], [`process`] | the processes under test |
-//! | [`testbed`], [`relay`], [`impairment`], [`topology`] | the network between them |
-//! | [`model`], [`listing`], [`checker`] | the expected state and its comparison with the real one |
-//! | [`report`] | statistics, elections from the logs |
-//! | [`deadline`] | deadlines that exclude suspensions of this process |
+//! | `run` | rounds of faults and operations |
+//! | `plan`, `faults`, `operations` | draws faults and operations from the seed, and carries them out |
+//! | `cluster`, `process` | the processes under test |
+//! | `testbed`, `relay`, `impairment`, `topology` | the network between them |
+//! | `model`, `listing`, `checker` | the expected state and its comparison with the real one |
+//! | `report` | statistics, elections from the logs |
+//! | `deadline` | deadlines that exclude suspensions of this process |
 
 #![expect(clippy::print_stdout, reason = "the program prints its report")]
 #![expect(clippy::print_stderr, reason = "the program prints its errors")]

@@ -30,7 +30,7 @@ pub struct PlanConfig {
     pub peers: usize,
     /// Time by which every fault has ended.
     pub duration: Duration,
-    /// Whether network faults are possible.
+    /// Allows network faults.
     pub network_faults: bool,
 }
 
@@ -91,21 +91,21 @@ pub enum Operation {
         content: u64,
         /// Size, bytes.
         size: usize,
-        /// How the file is written.
+        /// Way of writing.
         method: Method,
     },
     /// Removes one of the files that the share holds at the time.
     Remove {
         /// Random number that selects the file.
         draw: u64,
-        /// How the file is removed.
+        /// Way of removal.
         method: Method,
     },
     /// Downloads one of the files that were published by then.
     Download {
         /// Random number that selects the file.
         draw: u64,
-        /// Whether the file goes into the share.
+        /// Downloads into the share instead of a path outside it.
         into_share: bool,
     },
     /// Forces an election.

@@ -1,11 +1,12 @@
-//! What Brasa is measured against: a file over TCP and TLS 1.3, and bytes over a bare QUIC stream. Each end is a
-//! process of its own, this very program with hidden words; they stay for all runs, as peers do.
+//! Baselines: a file over TCP and TLS 1.3, and bytes over a plain QUIC stream.
 //!
-//! Certificates and cipher suites are Brasa's (crate `certs`), the QUIC endpoint is `shared::net::endpoint`: same
-//! datagrams, windows and socket buffers. One thread moves the bytes at each end, which is the fastest for both on few
-//! cores. A receiver takes a line of its standard input as the word to begin and answers with a line of JSON.
+//! Sender and receiver are processes of this program with a hidden subcommand. Like peers, they live for all runs.
+//! Certificates and cipher suites are Brasa's (crate `certs`). The QUIC endpoint is `shared::net::endpoint`, with the
+//! same datagram sizes, windows and socket buffers. One thread moves the bytes at each end, which is fastest on few
+//! cores. Each line on a receiver's standard input starts a transfer, and the receiver answers with a JSON
+//! [`Timing`].
 
-#![expect(clippy::print_stdout, reason = "the processes talk by their standard output")]
+#![expect(clippy::print_stdout, reason = "the processes report on standard output")]
 
 use std::{
     fs::File,
@@ -31,84 +32,86 @@ use tokio_rustls::{
     rustls::{ClientConfig, ServerConfig, pki_types::ServerName},
 };
 
-use crate::process::Running;
+use crate::process::Process;
 
-/// Bytes read, written and handed to TLS at a time.
+/// Size of reads and writes, bytes.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Life of the certificates that the two ends show each other.
-const LIFE: Duration = Duration::from_secs(24 * 3600);
+/// Lifetime of the certificates.
+const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// One end of a measurement.
+/// Process at one end of a baseline.
 #[derive(Debug, Subcommand)]
-pub enum Tool {
-    /// Sends a file to whoever connects by TCP and TLS.
+pub enum Endpoint {
+    /// Sends a file to every client that connects over TCP and TLS
     #[command(hide = true)]
     ServeTls { identities: PathBuf, file: PathBuf },
-    /// Receives a file by TCP and TLS, anew for each line of standard input.
+    /// Receives a file over TCP and TLS for each line on standard input
     #[command(hide = true)]
     FetchTls { identities: PathBuf, address: SocketAddr, to: PathBuf },
-    /// Sends as many bytes as whoever connects by QUIC asks for.
+    /// Sends the requested number of bytes to every client that connects over QUIC
     #[command(hide = true)]
     ServeQuic { identities: PathBuf },
-    /// Receives bytes by QUIC and throws them away, anew for each line of standard input.
+    /// Receives and discards bytes over QUIC for each line on standard input
     #[command(hide = true)]
     FetchQuic { identities: PathBuf, address: SocketAddr, bytes: u64 },
 }
 
-/// How long a receiver took, connecting included, seconds.
+/// Duration of a transfer with its handshake, seconds.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Took {
-    /// Until the last byte was written, or thrown away.
+pub struct Timing {
+    /// Until the last byte is written or discarded.
     pub received: f64,
-    /// Until the file was on the disk.
+    /// Until the file is on the disk.
     pub synced: f64,
 }
 
-/// Two processes of which one receives what the other sends.
+/// Sender and receiver of a baseline.
 pub struct Pair {
-    pub sender: Running,
-    pub receiver: Running,
+    pub sender: Process,
+    pub receiver: Process,
 }
 
 impl Pair {
-    /// A file over TCP and TLS, written to `to`.
+    /// Starts a pair that transfers a file over TCP and TLS and writes it to `to`.
     pub fn tls(folder: &Path, file: &Path, to: &Path) -> Self {
         Self::start(folder, "tls", &[file.to_owned()], &[to.to_owned()])
     }
 
-    /// So many bytes over a bare QUIC stream, thrown away.
+    /// Starts a pair that transfers `bytes` bytes over a plain QUIC stream and discards them.
     pub fn quic(folder: &Path, bytes: u64) -> Self {
         Self::start(folder, "quic", &[], &[bytes.to_string().into()])
     }
 
     fn start(folder: &Path, protocol: &str, send: &[PathBuf], receive: &[PathBuf]) -> Self {
         let identities = folder.join(format!("{protocol}-identities"));
-        std::fs::create_dir_all(&identities).expect("a folder for identities");
-        let authority = Authority::ephemeral().expect("an authority can be made");
+        std::fs::create_dir_all(&identities).expect("the directory is writable");
+        let authority = Authority::ephemeral().expect("key generation succeeds");
         for id in ["sender", "receiver"] {
-            let identity = authority.identity(&role(id), LIFE).expect("an identity can be made");
-            identity.save(&identities.join(id)).expect("an identity can be kept");
+            let identity =
+                authority.identity(&role(id), CERTIFICATE_LIFETIME).expect("the authority issues an identity");
+            identity.save(&identities.join(id)).expect("the directory is writable");
         }
         let this = std::env::current_exe().expect("this program has a path");
         let spawn = |verb: &str, words: &[PathBuf]| {
             let mut command = Command::new(&this);
             command.arg(format!("{verb}-{protocol}")).arg(&identities).args(words);
-            Running::spawn(&mut command, &folder.join(format!("{verb}-{protocol}.log")))
+            Process::spawn(&mut command, &folder.join(format!("{verb}-{protocol}.log")))
         };
         let sender = spawn("serve", send);
-        let address = PathBuf::from(sender.line());
+        let address = PathBuf::from(sender.read_line());
         let receiver = spawn("fetch", &[&[address], receive].concat());
         Self { sender, receiver }
     }
 
-    pub fn fetch(&mut self) -> Took {
-        self.receiver.say("");
-        serde_json::from_str(&self.receiver.line()).expect("the receiver answers with what it took")
+    /// Transfers once.
+    pub fn fetch(&mut self) -> Timing {
+        self.receiver.write_line("");
+        serde_json::from_str(&self.receiver.read_line()).expect("the receiver answers with its timing")
     }
 }
 
-impl Tool {
-    /// Does what it is for until its input ends or it is killed.
+impl Endpoint {
+    /// Runs the process until standard input closes (receivers) or it is killed (senders).
     pub fn run(self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         match self {
@@ -133,7 +136,7 @@ fn role(id: &str) -> Role {
 }
 
 fn identity(identities: &Path, id: &str) -> Identity {
-    Identity::load(&identities.join(id)).expect("readable").expect("it was put there")
+    Identity::load(&identities.join(id)).expect("the identity is readable").expect("the identity exists")
 }
 
 fn server(identities: &Path) -> ServerConfig {
@@ -144,7 +147,7 @@ fn client(identities: &Path) -> ClientConfig {
     trust::member_client(&identity(identities, "receiver"), &[ALPN]).expect("a TLS configuration")
 }
 
-fn each_line(mut fetch: impl FnMut() -> Took) {
+fn each_line(mut fetch: impl FnMut() -> Timing) {
     for _ in io::stdin().lock().lines().map_while(Result::ok) {
         println!("{}", serde_json::to_string(&fetch()).expect("numbers have a JSON form"));
     }
@@ -158,10 +161,10 @@ async fn serve_tls(tls: ServerConfig, path: &Path) {
         let (stream, _) = listener.accept().await.expect("a connection");
         stream.set_nodelay(true).expect("a TCP socket");
         let mut stream = acceptor.accept(stream).await.expect("a handshake");
-        let mut file = File::open(path).expect("the file is there");
+        let mut file = File::open(path).expect("the file exists");
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {
-            match file.read(&mut buffer).expect("readable") {
+            match file.read(&mut buffer).expect("the file is readable") {
                 0 => break,
                 count => stream.write_all(&buffer[..count]).await.expect("the receiver reads"),
             }
@@ -170,21 +173,21 @@ async fn serve_tls(tls: ServerConfig, path: &Path) {
     }
 }
 
-async fn fetch_tls(tls: ClientConfig, address: SocketAddr, to: &Path) -> Took {
+async fn fetch_tls(tls: ClientConfig, address: SocketAddr, to: &Path) -> Timing {
     let clock = Clock::start();
     let stream = TcpStream::connect(address).await.expect("the sender listens");
     stream.set_nodelay(true).expect("a TCP socket");
     let name = ServerName::try_from(role("sender").dns_name()).expect("a role's name is a DNS name");
     let mut stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await.expect("a handshake");
-    let mut file = File::create_new(to).expect("the last one was removed");
+    let mut file = File::create_new(to).expect("the file of the last run was removed");
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut filled = 0;
     loop {
         let count = stream.read(&mut buffer[filled..]).await.expect("the sender sends");
         filled += count;
-        // Whole buffers: TLS hands out 16 KiB at a time, and each write is a call of the system.
+        // Full buffers only: TLS returns 16 KiB at a time, and each write is a system call.
         if count == 0 || filled == buffer.len() {
-            file.write_all(&buffer[..filled]).expect("room for the file");
+            file.write_all(&buffer[..filled]).expect("the disk has room for the file");
             filled = 0;
         }
         if count == 0 {
@@ -192,8 +195,8 @@ async fn fetch_tls(tls: ClientConfig, address: SocketAddr, to: &Path) -> Took {
         }
     }
     let received = clock.now().since_origin().as_secs_f64();
-    file.sync_all().expect("the disk takes it");
-    Took { received, synced: clock.now().since_origin().as_secs_f64() }
+    file.sync_all().expect("the disk accepts the file");
+    Timing { received, synced: clock.now().since_origin().as_secs_f64() }
 }
 
 async fn serve_quic(identities: &Path) {
@@ -202,21 +205,21 @@ async fn serve_quic(identities: &Path) {
     println!("{}", bound.endpoint.local_addr().expect("a bound socket has an address"));
     let block = Bytes::from(vec![0x5a; BUFFER_BYTES]);
     loop {
-        let incoming = bound.endpoint.accept().await.expect("nobody closes it");
+        let incoming = bound.endpoint.accept().await.expect("the endpoint stays open");
         let connection = incoming.await.expect("a handshake");
         let (mut send, mut recv) = connection.accept_bi().await.expect("a stream");
-        let mut left = recv.read_u64().await.expect("how many");
-        while left > 0 {
-            let take = usize::try_from(left).map_or(BUFFER_BYTES, |left| left.min(BUFFER_BYTES));
+        let mut remaining = recv.read_u64().await.expect("the receiver sends the number of bytes");
+        while remaining > 0 {
+            let take = usize::try_from(remaining).map_or(BUFFER_BYTES, |remaining| remaining.min(BUFFER_BYTES));
             send.write_chunk(block.slice(..take)).await.expect("the receiver reads");
-            left -= take as u64;
+            remaining -= take as u64;
         }
-        send.finish().expect("it was not finished before");
+        send.finish().expect("the stream is open");
         connection.closed().await;
     }
 }
 
-async fn fetch_quic(endpoint: &quinn::Endpoint, address: SocketAddr, bytes: u64) -> Took {
+async fn fetch_quic(endpoint: &quinn::Endpoint, address: SocketAddr, bytes: u64) -> Timing {
     let clock = Clock::start();
     let connecting = endpoint.connect(address, &role("sender").dns_name()).expect("an address to connect to");
     let connection = connecting.await.expect("a handshake");
@@ -226,8 +229,8 @@ async fn fetch_quic(endpoint: &quinn::Endpoint, address: SocketAddr, bytes: u64)
     while let Some(chunk) = recv.read_chunk(usize::MAX, true).await.expect("the sender sends") {
         received += chunk.bytes.len() as u64;
     }
-    assert_eq!(received, bytes, "all bytes came");
+    assert_eq!(received, bytes, "all bytes arrive");
     let took = clock.now().since_origin().as_secs_f64();
     connection.close(quinn::VarInt::from_u32(0), b"");
-    Took { received: took, synced: took }
+    Timing { received: took, synced: took }
 }

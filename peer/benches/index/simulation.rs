@@ -1,7 +1,7 @@
-//! What a failover costs in a large network: a thousand real cores and a real registry under one virtual clock.
+//! Simulation of a failover: a thousand real cores and a real nameserver registry under one virtual clock.
 //!
-//! The time that a peer needs for an event is measured and keeps it from the next one, so that a tracker that is flooded
-//! answers as late as it would. Messages take [`LATENCY`] and are not lost.
+//! The simulation measures how long a core takes for an event and delays the core's next event by that time, so an
+//! overloaded tracker answers as late as it would in a real network. Messages take [`LATENCY`] and are not lost.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,28 +27,33 @@ use shared::{
     time::{Clock, Timestamp},
 };
 
-use crate::tracker::Shares;
+use crate::shares::Shares;
 
-/// How long a message takes, and the nameserver for a write.
+/// Latency of a message, and of a write of the nameserver.
 const LATENCY: Duration = Duration::from_micros(500);
-/// A core that never comes to an end is a mistake.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Virtual time after which a network that has not converged is a failure.
+const CONVERGENCE_DEADLINE: Duration = Duration::from_secs(120);
 
-/// What a failover cost until all was known again.
+/// Cost of a failover, until the new tracker's index is complete.
 #[derive(Debug, Default)]
 pub struct Cost {
-    /// Until there was a tracker, until its index opened, and until it had everything.
+    /// Time until a peer becomes tracker.
     pub seated: Duration,
+    /// Time until the tracker answers queries.
     pub settled: Duration,
+    /// Time until the index is complete.
     pub complete: Duration,
-    /// To the tracker; bytes of requests, encoded.
+    /// Announcements to the tracker.
     pub announcements: usize,
+    /// Encoded size of the announcements, bytes.
     pub announcement_bytes: usize,
+    /// Heartbeats to the tracker.
     pub heartbeats: usize,
+    /// Encoded size of the heartbeats, bytes.
     pub heartbeat_bytes: usize,
-    /// Snapshots that were told to come later.
+    /// Snapshots that the tracker postponed.
     pub postponed: usize,
-    /// Longest that a heartbeat waited in the tracker's queue, its answer included.
+    /// Longest time from the arrival of a heartbeat at the tracker to the arrival of its answer.
     pub longest_wait: Duration,
 }
 
@@ -61,8 +66,8 @@ struct Call {
     caller: usize,
     call: CallId,
     callee: usize,
-    asked: Timestamp,
-    is_beat: bool,
+    sent_at: Timestamp,
+    is_heartbeat: bool,
 }
 
 struct Node {
@@ -72,8 +77,8 @@ struct Node {
     busy_until: Timestamp,
 }
 
-/// The network.
-pub struct Network {
+/// Simulated network.
+pub struct Simulation {
     now: Timestamp,
     clock: Clock,
     queue: BTreeMap<(Timestamp, u64), (usize, Item)>,
@@ -83,13 +88,13 @@ pub struct Network {
     registry: Registry,
     calls: HashMap<Token, Call>,
     cost: Cost,
-    began: Timestamp,
+    killed_at: Timestamp,
 }
 
-impl Network {
-    /// All are there, know a tracker, and it and its standbys know what they have.
+impl Simulation {
+    /// Starts all peers and runs until the tracker's index is complete.
     pub fn start(shares: &Shares) -> Self {
-        let mut network = Self {
+        let mut simulation = Self {
             now: Timestamp::from_origin(Duration::from_secs(1)),
             clock: Clock::start(),
             queue: BTreeMap::new(),
@@ -99,19 +104,19 @@ impl Network {
             registry: Registry::restore(Snapshot::default(), Timestamp::ZERO),
             calls: HashMap::new(),
             cost: Cost::default(),
-            began: Timestamp::ZERO,
+            killed_at: Timestamp::ZERO,
         };
         for peer in 0..shares.peers {
-            network.register(peer);
+            simulation.register(peer);
         }
         for peer in 0..shares.peers {
-            network.join(peer, shares);
-            // The first is tracker when the others come, two a millisecond.
+            simulation.join(peer, shares);
+            // The first peer becomes tracker before the others join, two in each millisecond.
             let wait = if peer == 0 { Duration::from_secs(2) } else { LATENCY };
-            network.run_until(network.now + wait);
+            simulation.run_until(simulation.now + wait);
         }
-        network.run_until_complete();
-        network
+        simulation.run_until_complete();
+        simulation
     }
 
     fn register(&mut self, number: usize) {
@@ -125,7 +130,9 @@ impl Network {
             condition: Condition::Always,
             incarnation: Incarnation(1),
         };
-        self.registry.register(self.now, &Identity::Peer(id.clone()), request).expect("one's own name");
+        self.registry
+            .register(self.now, &Identity::Peer(id.clone()), request)
+            .expect("a peer may register its own name");
         self.registry.settle();
         self.numbers.insert(id.clone(), number);
         self.nodes.push(Node { id, endpoint, core: None, busy_until: self.now });
@@ -174,9 +181,9 @@ impl Network {
             Item::Event(event) => *event,
         };
         let mut actions = Vec::new();
-        let begun = self.clock.now();
+        let started = self.clock.now();
         core.handle(self.now, event, &mut actions);
-        node.busy_until = self.now + self.clock.now().since(begun);
+        node.busy_until = self.now + self.clock.now().since(started);
         if let Some(deadline) = core.next_deadline() {
             self.push(deadline.since(self.now), number, Item::Tick);
         }
@@ -196,30 +203,30 @@ impl Network {
                     self.cost.heartbeats += 1;
                     self.cost.heartbeat_bytes += bytes(&beat);
                 }
-                return self.ask(number, &to, call, |token| Event::HeartbeatReceived { token, from, beat });
+                return self.call(number, &to, call, |token| Event::HeartbeatReceived { token, from, beat });
             }
             Action::SendAnnouncement { call, to, announcement } => {
                 if announcement.to == Addressee::Tracker {
                     self.cost.announcements += 1;
                     self.cost.announcement_bytes += bytes(&announcement);
                 }
-                return self.ask(number, &to, call, |token| Event::AnnouncementReceived { token, from, announcement });
+                return self.call(number, &to, call, |token| Event::AnnouncementReceived { token, from, announcement });
             }
             Action::RequestVote { call, to, request } => {
-                return self.ask(number, &to, call, |token| Event::VoteRequested { token, from, request });
+                return self.call(number, &to, call, |token| Event::VoteRequested { token, from, request });
             }
             Action::SendNotice { to, notice } => {
-                return self.ask(number, &to, CallId(0), |token| Event::NoticeReceived { token, from, notice });
+                return self.call(number, &to, CallId(0), |token| Event::NoticeReceived { token, from, notice });
             }
             Action::Reply { token, reply } => return self.reply(number, token, reply),
-            // The killed tracker is missed by its silence: what is measured comes after that.
+            // Peers detect the killed tracker by missed heartbeats. The detection is not part of the measurement.
             Action::Knock { .. } => return,
             Action::Report(Report::BecameTracker { .. }) => {
-                self.cost.seated = now.since(self.began);
+                self.cost.seated = now.since(self.killed_at);
                 return;
             }
             Action::Report(Report::Settled { .. }) => {
-                self.cost.settled = now.since(self.began);
+                self.cost.settled = now.since(self.killed_at);
                 return;
             }
             Action::QuerySeat { call } => Event::SeatAnswered { call, result: Ok(self.registry.seat(now)) },
@@ -245,14 +252,14 @@ impl Network {
         self.push(LATENCY * 2, number, Item::Event(Box::new(answer)));
     }
 
-    fn ask(&mut self, caller: usize, to: &Contact, call: CallId, event: impl FnOnce(Token) -> Event) {
+    fn call(&mut self, caller: usize, to: &Contact, call: CallId, event: impl FnOnce(Token) -> Event) {
         let callee = self.numbers[&to.peer];
         self.last += 1;
         let token = Token(self.last);
         let event = event(token);
-        let is_beat = matches!(event, Event::HeartbeatReceived { .. });
+        let is_heartbeat = matches!(event, Event::HeartbeatReceived { .. });
         if self.nodes[callee].core.is_none() {
-            // The machine lives and says that nobody listens.
+            // The host is up and refuses the datagram.
             let failure = CallFailure::Unreachable;
             let from = to.peer.clone();
             let failed = match event {
@@ -266,21 +273,23 @@ impl Network {
             self.push(LATENCY * 2, caller, Item::Event(Box::new(failed)));
             return;
         }
-        self.calls.insert(token, Call { caller, call, callee, asked: self.now, is_beat });
+        self.calls.insert(token, Call { caller, call, callee, sent_at: self.now, is_heartbeat });
         self.push(LATENCY, callee, Item::Event(Box::new(event)));
     }
 
     fn reply(&mut self, callee: usize, token: Token, reply: Reply) {
-        let Some(Call { caller, call, callee: asked_of, asked, is_beat }) = self.calls.remove(&token) else { return };
-        assert_eq!(callee, asked_of, "who was asked answers");
+        let Some(Call { caller, call, callee: expected, sent_at, is_heartbeat }) = self.calls.remove(&token) else {
+            return;
+        };
+        assert_eq!(callee, expected, "only the callee replies");
         let from = self.nodes[callee].id.clone();
         let done = self.nodes[callee].busy_until.max(self.now);
-        let took = done.since(asked) + LATENCY;
+        let took = done.since(sent_at) + LATENCY;
         let is_tracker = self.nodes[callee].core.as_ref().is_some_and(|core| core.role() == Role::Tracker);
-        if is_beat && is_tracker {
+        if is_heartbeat && is_tracker {
             self.cost.longest_wait = self.cost.longest_wait.max(took);
         }
-        let late = took > if is_beat { HEARTBEAT_DEADLINE } else { CALL_DEADLINE };
+        let late = took > if is_heartbeat { HEARTBEAT_DEADLINE } else { CALL_DEADLINE };
         let event = match reply {
             Reply::Heartbeat(_) if late => {
                 Event::HeartbeatAnswered { call, from, result: Err(CallFailure::NoAnswer.into()) }
@@ -313,57 +322,57 @@ impl Network {
         self.cores().find(|core| core.role() == Role::Tracker)
     }
 
-    /// One tracker is known to all, is settled, and has everything.
+    /// Returns whether all peers know one tracker and its index is complete.
     fn is_complete(&self) -> bool {
         let Some(tracker) = self.tracker() else { return false };
-        let known = |core: &Core| core.tracker() == tracker.tracker() && core.is_announced();
+        let is_announced = |core: &Core| core.tracker() == tracker.tracker() && core.is_announced();
         let members = self.cores().count();
-        tracker.index_size().is_some_and(|(known, _)| known == members) && self.cores().all(known)
+        tracker.index_size().is_some_and(|(known, _)| known == members) && self.cores().all(is_announced)
     }
 
-    /// The standbys have all but the tracker's and their own files.
+    /// Returns whether the standbys' indices hold all files but the tracker's and their own.
     fn is_warm(&self, shares: usize) -> bool {
         let Some(tracker) = self.tracker() else { return false };
         let others = self.cores().count() - 2;
-        let warm = |peer: &PeerId| {
+        let is_warm = |peer: &PeerId| {
             let core = self.nodes[self.numbers[peer]].core.as_ref();
             core.and_then(Core::standby_size) == Some((others, others * shares))
         };
-        tracker.standbys().len() == 2 && tracker.standbys().iter().all(warm)
+        tracker.standbys().len() == 2 && tracker.standbys().iter().all(is_warm)
     }
 
     fn run_until_complete(&mut self) {
-        let end = self.now + PATIENCE;
+        let end = self.now + CONVERGENCE_DEADLINE;
         while !self.is_complete() {
-            assert!(self.now < end, "all is known at some time: {:?}", self.tracker().map(Core::index_size));
+            assert!(self.now < end, "the index is not complete: {:?}", self.tracker().map(Core::index_size));
             self.run_until(self.now + Duration::from_millis(10));
         }
     }
 
-    /// Waits until the standbys have everything.
+    /// Runs until the standbys' indices are complete.
     pub fn warm_up(&mut self, shares: &Shares) {
-        let end = self.now + PATIENCE;
+        let end = self.now + CONVERGENCE_DEADLINE;
         while !self.is_warm(shares.files_per_peer) {
-            assert!(self.now < end, "the standbys have everything at some time");
+            assert!(self.now < end, "the standbys' indices are not complete");
             self.run_until(self.now + Duration::from_millis(10));
         }
     }
 
-    /// The tracker's process dies, with its standbys' or not; what it costs until a new one knows everything.
+    /// Kills the tracker, and its standbys if `with_standbys`, and runs until the index of a new tracker is complete.
     pub fn kill(&mut self, with_standbys: bool) -> Cost {
-        let tracker = self.tracker().expect("there is one");
+        let tracker = self.tracker().expect("the network has a tracker");
         let standbys = if with_standbys { tracker.standbys().to_vec() } else { Vec::new() };
         for peer in std::iter::once(tracker.id().clone()).chain(standbys) {
             let number = self.numbers[&peer];
             self.nodes[number].core = None;
         }
-        self.began = self.now;
+        self.killed_at = self.now;
         self.cost = Cost::default();
         self.run_until_complete();
         while self.cost.settled.is_zero() {
             self.run_until(self.now + Duration::from_millis(10));
         }
-        self.cost.complete = self.now.since(self.began);
+        self.cost.complete = self.now.since(self.killed_at);
         std::mem::take(&mut self.cost)
     }
 }

@@ -22,7 +22,7 @@ use shared::{content::ContentHash, time::Clock};
 pub(crate) const PEER: &str = env!("CARGO_BIN_EXE_peer");
 
 /// Pause between two polls of a condition.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Ports below every common range of ephemeral ports, so that no socket bound to port 0 takes one of them.
 const FIXED_PORTS: std::ops::Range<u16> = 12_000..31_000;

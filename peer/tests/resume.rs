@@ -124,10 +124,7 @@ fn stopped_download_is_shown_continued_and_discarded() {
     let shown = network.json("peer2", &["status"]);
     let unfinished = shown["unfinished"].as_array().expect("a list");
     assert_eq!(unfinished.len(), 2, "{shown}");
-    assert!(
-        unfinished.iter().all(|one| one["name"] == "big.bin" && one["bytes"].as_u64() >= Some(8 << 20)),
-        "{shown}"
-    );
+    assert!(unfinished.iter().all(|one| one["name"] == "big.bin" && one["bytes"].as_u64() >= Some(8 << 20)), "{shown}");
     let text = network.run("peer2", &["status"]).out;
     assert!(text.contains("% of 240.0 MiB; `download big.bin` continues it\n"), "{text}");
     let with_to = format!("`download big.bin --to {}` continues it\n", to.display());

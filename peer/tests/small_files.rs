@@ -398,9 +398,8 @@ fn small_files_come_from_both_owners() {
     network.wait_for_owners("peer3", 1_501, 2);
     let done = network.json("peer3", &["download", "tree/"]);
     let from = |peer: &str| {
-        let is_source = |file: &&serde_json::Value| {
-            file["sources"].as_array().unwrap().iter().any(|source| source["peer"] == peer)
-        };
+        let is_source =
+            |file: &&serde_json::Value| file["sources"].as_array().unwrap().iter().any(|source| source["peer"] == peer);
         files(&done).iter().filter(is_source).count()
     };
     assert!(from("peer1") > 200 && from("peer2") > 200, "{} and {}", from("peer1"), from("peer2"));

@@ -27,8 +27,7 @@ fn names(listing: &Value) -> BTreeSet<String> {
 fn agreed_tracker(network: &Network, peers: &[(String, Program)], epoch: u64) -> Value {
     wait_for("agreement on a tracker", || {
         let answers: Vec<_> = peers.iter().map(|(peer, _)| network.run(peer, &["tracker", "--json"])).collect();
-        let trackers: Vec<Value> =
-            answers.iter().filter_map(|answer| serde_json::from_str(&answer.out).ok()).collect();
+        let trackers: Vec<Value> = answers.iter().filter_map(|answer| serde_json::from_str(&answer.out).ok()).collect();
         let is_agreed =
             |tracker: &Value| tracker["epoch"].as_u64() > Some(epoch) && trackers.iter().all(|other| other == tracker);
         match trackers.first() {

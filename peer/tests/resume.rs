@@ -8,7 +8,6 @@ use std::{
 
 use peer::store::resume;
 use rustix::process::Signal;
-use serde_json::Value;
 use shared::{
     limits::{BULK_BATCH_BYTES, BULK_BATCHES, CONNECTION_WINDOW_BYTES, IDLE_TIMEOUT, MAX_UNSYNCED_BYTES},
     time::Clock,
@@ -31,10 +30,6 @@ fn claimed(share: &Path) -> u64 {
 
 fn share(network: &Network, peer: &str) -> PathBuf {
     network.shared(peer, "")
-}
-
-fn has_files(count: usize) -> impl Fn(&Value) -> bool {
-    move |list| list["files"].as_array().is_some_and(|files| files.len() == count)
 }
 
 /// Begins a download of peer2 and waits until the resume files claim at least `bytes`.
@@ -70,7 +65,7 @@ fn download_killed_repeatedly_continues_from_its_resume_file() {
     network.put("peer1", "big.bin", &content);
     // The cap keeps the download from completing between two polls.
     let _owner = network.headless_with("peer1", &["--limit-up", "48MiB"]);
-    network.json_until("peer1", &["list"], has_files(1));
+    network.wait_for_own_files("peer1", 1);
 
     let mut random = fastrand::Rng::with_seed(SEED);
     let (mut kills, mut next) = (0, 0);
@@ -109,7 +104,7 @@ fn stopped_download_is_shown_continued_and_discarded() {
     let content = noise(SIZE, 2);
     network.put("peer1", "big.bin", &content);
     let _owner = network.headless_with("peer1", &["--limit-up", "64MiB"]);
-    network.json_until("peer1", &["list"], has_files(1));
+    network.wait_for_own_files("peer1", 1);
     // The path as the programs see it.
     let to = network.folder().canonicalize().expect("the folder exists").join("copy.bin");
 
@@ -156,7 +151,7 @@ fn killed_receiver_continues_before_its_former_connection_times_out() {
     let content = noise(SIZE, 3);
     network.put("peer1", "big.bin", &content);
     let _owner = network.headless_with("peer1", &["--limit-up", "40MiB"]);
-    network.json_until("peer1", &["list"], has_files(1));
+    network.wait_for_own_files("peer1", 1);
 
     let mut receiver = begin_download(&network, &["download", "big.bin"], 8 << 20);
     for _ in 0..3 {
@@ -179,7 +174,7 @@ fn stopped_receiver_gives_its_slot_to_others_and_completes_when_resumed() {
     network.put("peer1", "big.bin", &big);
     network.put("peer1", "small.bin", &small);
     let _owner = network.headless_with("peer1", &["--limit-up", "40MiB", "--max-uploads", "1"]);
-    network.json_until("peer1", &["list"], has_files(2));
+    network.wait_for_own_files("peer1", 2);
 
     let stopped = begin_download(&network, &["download", "big.bin"], 8 << 20);
     stopped.signal(Signal::STOP);

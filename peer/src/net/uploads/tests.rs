@@ -246,7 +246,8 @@ impl Asker {
 #[test]
 fn a_receiver_that_does_not_read_says_nothing_of_the_file() {
     let size = limits::STREAM_WINDOW_BYTES as usize + (8 << 20);
-    let owner = Owner::with(&[size], Duration::from_millis(200));
+    // Longer than this thread ever pauses between the begin of the second upload and its first read.
+    let owner = Owner::with(&[size], Duration::from_secs(2));
     let asker = owner.asker("asker");
     let mut recv = asker.ask(owner.hashes[0]);
     let code = asker.run(recv.received_reset()).unwrap().expect("the stream is reset");

@@ -1,5 +1,5 @@
-//! An owner that serves its files correctly and gives hostile replies to `directories`: absurd metadata, too many or too
-//! few entries, silence, or bytes that are no reply.
+//! An owner that serves its files correctly and gives hostile replies to `directories`: absurd metadata, too many or
+//! too few entries, silence, or bytes that are no reply.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it does not get what it asks for")]
 

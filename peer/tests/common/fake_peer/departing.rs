@@ -1,6 +1,6 @@
-//! A member that receives a file, passes on what it has of it, and is gone as soon as the other has that too.
+//! A swarm member that has a part of a file, serves it, and leaves the swarm once the other receiver has that part too.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it does not get what it asks for")]
 
 use std::{
     sync::{
@@ -27,27 +27,27 @@ use shared::{
 };
 use tokio::time::sleep;
 
-use super::{answers::Answers, liar::end};
+use super::{finish, service::FakeService};
 
 /// See the module.
-pub(crate) struct Leaver {
-    /// What it receives.
+pub(crate) struct DepartingMember {
+    /// The file that it claims to receive.
     pub(crate) file: FileMeta,
-    /// Has all of it; what is passed on is taken from there.
+    /// A share with all of the file, from which it serves its part.
     pub(crate) share: Share,
-    /// How many groups it has: the first ones.
+    /// Verification groups that it has: the first ones of the file.
     pub(crate) groups: u64,
-    /// How long it stays when it has nothing to give any more.
+    /// Time for which it stays after it has nothing more to give.
     pub(crate) stays: Duration,
-    /// Called when it is about to send the last of what it has.
+    /// Called before it sends the last of its groups.
     pub(crate) before_last: Box<dyn Fn() + Send + Sync>,
     pub(crate) clock: Clock,
-    /// When it left.
+    /// Time at which it left.
     pub(crate) left: Arc<OnceLock<Timestamp>>,
     pub(crate) sent_groups: AtomicU64,
 }
 
-impl Handler for Leaver {
+impl Handler for DepartingMember {
     fn stream(
         self: Arc<Self>,
         _: Arc<Remote>,
@@ -61,38 +61,39 @@ impl Handler for Leaver {
                     let this = self.clone();
                     let receiving =
                         move || if this.left.get().is_some() { Vec::new() } else { vec![this.file.clone()] };
-                    let answers = Answers { receiving: Arc::new(receiving), ..Answers::default() };
-                    serve_calls(send, recv, answers.serve()).await;
+                    let service = FakeService { receiving: Arc::new(receiving), ..FakeService::default() };
+                    serve_calls(send, recv, service.serve()).await;
                 }
-                StreamKind::Swarm if self.left.get().is_none() => self.talk(send, recv).await,
-                StreamKind::Bulk => self.bulk(send, recv).await,
+                StreamKind::Swarm if self.left.get().is_none() => self.serve_swarm(send, recv).await,
+                StreamKind::Bulk => self.serve_bulk(send, recv).await,
                 _ => {}
             }
         })
     }
 }
 
-impl Leaver {
-    async fn talk(&self, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+impl DepartingMember {
+    async fn serve_swarm(&self, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
         read_header::<SwarmHello>(&mut recv).await.unwrap();
         write_header(&mut send, &SwarmUpdate::Has(vec![(0, self.groups)])).await.unwrap();
-        let mut told = 0;
-        while told < self.groups {
-            // The other tells a group once, and only when it has nothing more to do about that.
+        let mut received = 0;
+        while received < self.groups {
+            // A receiver advertises a group once, after it has verified and written it.
             let Ok(news) = read_header(&mut recv).await else { return };
             if let SwarmUpdate::Has(ranges) = news {
-                told += ranges.iter().map(|(start, end)| end - start).sum::<u64>();
+                received += ranges.iter().map(|(start, end)| end - start).sum::<u64>();
             }
         }
         sleep(self.stays).await;
-        self.left.set(self.clock.now()).unwrap();
-        end(send).await;
+        // A second swarm stream of the same receiver may have come to the same end.
+        let _ = self.left.set(self.clock.now());
+        finish(send).await;
     }
 
-    async fn bulk(&self, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+    async fn serve_bulk(&self, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
         let Ok(request) = read_header::<BulkRequest>(&mut recv).await else { return };
-        let asked = request.groups.iter().map(|(start, end)| end - start).sum::<u64>();
-        if self.sent_groups.fetch_add(asked, Ordering::Relaxed) + asked >= self.groups {
+        let requested = request.groups.iter().map(|(start, end)| end - start).sum::<u64>();
+        if self.sent_groups.fetch_add(requested, Ordering::Relaxed) + requested >= self.groups {
             (self.before_last)();
         }
         let source = self.share.open_for_serving(&request.hash).unwrap();
@@ -105,9 +106,9 @@ impl Leaver {
             send.write_all(&[BULK_BEGINS]).await.ok()?;
             send.write_all(&encoded).await.ok()
         };
-        // Otherwise the asker has left.
+        // Without a result the receiver has closed the stream.
         if sent.await.is_some() {
-            end(send).await;
+            finish(send).await;
         }
     }
 }

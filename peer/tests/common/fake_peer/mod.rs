@@ -1,6 +1,13 @@
-//! A member with a proper certificate that announces what it likes and answers as a test wants.
+//! Members with a valid certificate whose behaviour a test decides: they announce any files, and a handler of the test
+//! serves their streams.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it does not get what it asks for")]
+
+pub(crate) mod corrupt;
+pub(crate) mod departing;
+pub(crate) mod directories;
+pub(crate) mod service;
+pub(crate) mod unstable;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,12 +26,15 @@ use shared::{
         tracker::{Addressee, Announcement, AnnouncementKind, Heartbeat, TrackerServiceClient, WireFile},
     },
 };
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::Network;
+use super::{Network, POLL_INTERVAL, process::WAIT};
 
-/// An impostor; it ends when dropped.
+/// A running fake peer; it ends when dropped.
 pub(crate) struct Running(Vec<JoinHandle<()>>);
 
 impl Drop for Running {
@@ -33,24 +43,48 @@ impl Drop for Running {
     }
 }
 
-/// The session of a member that is nothing but its certificate.
-pub(crate) async fn session(network: &Network, id: &str) -> Session {
+/// Opens the session of a member that has a certificate and nothing else.
+pub(crate) async fn session(network: &Network, role: Role) -> Session {
     let nameserver = Endpoint::from_host_port(&network.address).unwrap();
-    let role = Role::Peer(id.parse().unwrap());
     let state_dir = network.folder().join("state");
     Session::open(&SessionConfig { role, state_dir, nameserver: Some(nameserver), join: None }).await.unwrap()
 }
 
-/// Who is the tracker, and where. There must be one.
-pub(crate) async fn tracker(session: &Session) -> Seat {
-    let seat = |names: NameServiceClient, cx| async move { names.seat(cx).await };
-    session.connections.call(&session.nameserver, CALL_DEADLINE, seat).await.unwrap().seat.unwrap()
+/// The same for the role of a peer.
+pub(crate) async fn peer_session(network: &Network, id: &str) -> Session {
+    session(network, Role::Peer(id.parse().unwrap())).await
 }
 
-/// Joins as `id`, announces `files` and has `handler` answer for them. There must be a tracker.
+/// Waits until the nameserver knows a tracker and returns its seat.
+pub(crate) async fn tracker(session: &Session) -> Seat {
+    let elected = async {
+        loop {
+            let seat = |names: NameServiceClient, cx| async move { names.seat(cx).await };
+            let view = session.connections.call(&session.nameserver, CALL_DEADLINE, seat).await.unwrap();
+            if let Some(seat) = view.seat {
+                return seat;
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    };
+    timeout(WAIT, elected).await.expect("the nameserver knows a tracker within the deadline")
+}
+
+/// Address of the tracker that holds `seat`.
+pub(crate) fn target_of(seat: &Seat) -> Target {
+    Target { role: Role::Peer(seat.peer.clone()), endpoint: seat.endpoint.clone() }
+}
+
+/// Finishes a stream and waits until the receiver has all of it.
+pub(crate) async fn finish(mut send: quinn::SendStream) {
+    let _ = send.finish();
+    let _ = send.stopped().await;
+}
+
+/// Joins as `id`, announces `files` to the tracker and serves streams with `handler`. Waits for a tracker.
 pub(crate) async fn start(network: &Network, id: &str, handler: impl Handler, files: Vec<WireFile>) -> Running {
-    assert!(files.len() <= FILES_PER_PAGE, "one announcement takes them all");
-    let session = session(network, id).await;
+    assert!(files.len() <= FILES_PER_PAGE, "one announcement holds all files");
+    let session = peer_session(network, id).await;
     let endpoint = session.advertised().unwrap();
     let serving = tokio::spawn(serve(session.endpoint.clone(), Arc::new(handler), CancellationToken::new()));
 
@@ -64,12 +98,12 @@ pub(crate) async fn start(network: &Network, id: &str, handler: impl Handler, fi
     };
     let register = |names: NameServiceClient, cx| async move { names.register(cx, request).await };
     session.connections.call(&session.nameserver, CALL_DEADLINE, register).await.unwrap().unwrap();
-    let Seat { epoch, peer, endpoint: at } = tracker(&session).await;
-    let tracker = Target { role: Role::Peer(peer), endpoint: at };
+    let seat = tracker(&session).await;
+    let (epoch, tracker) = (seat.epoch, target_of(&seat));
     let mut digest = ShareDigest::default();
     files.iter().for_each(|file| digest.add(&file.clone().try_into().unwrap()));
     let (to, incarnation) = (Addressee::Tracker, Incarnation(1));
-    let beat = move |seq| Heartbeat { to, epoch, incarnation, seq, digest, endpoint: endpoint.clone() };
+    let heartbeat = move |seq| Heartbeat { to, epoch, incarnation, seq, digest, endpoint: endpoint.clone() };
     let announcement = Announcement {
         to,
         epoch,
@@ -79,14 +113,14 @@ pub(crate) async fn start(network: &Network, id: &str, handler: impl Handler, fi
         upserts: files,
         removals: Vec::new(),
     };
-    let first = beat(0);
+    let first = heartbeat(0);
     let call = |tracker: TrackerServiceClient, cx| async move { tracker.heartbeat(cx, first).await };
     session.connections.call(&tracker, CALL_DEADLINE, call).await.unwrap().unwrap();
     let call = |tracker: TrackerServiceClient, cx| async move { tracker.announce(cx, announcement).await };
     session.connections.call(&tracker, CALL_DEADLINE, call).await.unwrap().unwrap();
     let beating = tokio::spawn(async move {
         loop {
-            let next = beat(1);
+            let next = heartbeat(1);
             let call = |tracker: TrackerServiceClient, cx| async move { tracker.heartbeat(cx, next).await };
             // The tracker may be gone at the end of the test.
             let _ = session.connections.call(&tracker, CALL_DEADLINE, call).await;

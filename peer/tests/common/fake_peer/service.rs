@@ -1,4 +1,4 @@
-//! What an impostor answers to calls.
+//! Replies of a fake peer to calls of `PeerService`.
 
 use std::{future::pending, sync::Arc};
 
@@ -13,25 +13,26 @@ use shared::{
 };
 use tarpc::context::Context;
 
-/// What it says of directories, in the order of their names.
-type Described = BoxFuture<'static, Vec<Option<DirectoryMeta>>>;
+/// Metadata of directories, in the order of the names in the call.
+type DirectoryReply = BoxFuture<'static, Vec<Option<DirectoryMeta>>>;
 
-/// See the module. What no test needs is not answered, or with nothing.
+/// A `PeerService` with replaceable replies to `receiving` and `directories`. Votes, notices and `info` get no reply;
+/// everything else gets an empty one.
 #[derive(Clone)]
-pub(crate) struct Answers {
-    /// What it says that it receives.
+pub(crate) struct FakeService {
+    /// Reply to `receiving`.
     pub(crate) receiving: Arc<dyn Fn() -> Vec<FileMeta> + Send + Sync>,
-    /// What it says of directories.
-    pub(crate) directories: Arc<dyn Fn(Vec<String>) -> Described + Send + Sync>,
+    /// Reply to `directories`.
+    pub(crate) directories: Arc<dyn Fn(Vec<String>) -> DirectoryReply + Send + Sync>,
 }
 
-impl Default for Answers {
+impl Default for FakeService {
     fn default() -> Self {
         Self { receiving: Arc::new(Vec::new), directories: Arc::new(|names| ready(vec![None; names.len()]).boxed()) }
     }
 }
 
-impl PeerService for Answers {
+impl PeerService for FakeService {
     async fn info(self, _: Context) -> PeerInfo {
         pending().await
     }

@@ -1,8 +1,8 @@
-//! What impostors answer when they are asked for files: one handler for every lie, on bulk streams and in packs.
+//! An owner that serves wrong bytes, a wrong size, or nothing after it accepted a request.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it does not get what it asks for")]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::pending, sync::Arc};
 
 use futures::future::BoxFuture;
 use peer::{
@@ -20,31 +20,32 @@ use shared::{
         serve::{Handler, Remote},
     },
 };
-use tokio::time::sleep;
 
-/// What is wrong with what comes.
+use super::finish;
+
+/// Fault of a [`CorruptOwner`]. Apart from `PackedContent`, packs are served correctly.
 #[derive(Clone)]
-pub(crate) enum Lie {
-    /// On bulk streams every byte is another.
+pub(crate) enum Fault {
+    /// Bulk streams carry wrong bytes only.
     Bytes,
-    /// On bulk streams it accepts, then says nothing.
+    /// Bulk requests are accepted; no byte follows.
     Stall,
-    /// On bulk streams another size than announced.
+    /// Bulk streams announce half of the size and carry wrong bytes.
     Size,
-    /// In packs one content has a wrong byte.
-    Content(ContentHash),
-    /// On bulk streams all is as it should be, but for one bit in the middle of each piece; at the rate of an honest owner. The share has
-    /// the content.
+    /// Packs carry one wrong byte in this content.
+    PackedContent(ContentHash),
+    /// Bulk streams carry the bytes that the share has, at the rate of an honest owner, with one bit flipped in the
+    /// middle of each piece.
     BitInEachPiece(Share, Pace),
 }
 
-/// Answers for `contents`.
-pub(crate) struct Liar {
-    pub(crate) lie: Lie,
+/// An owner of `contents` that serves them with a fault.
+pub(crate) struct CorruptOwner {
+    pub(crate) fault: Fault,
     pub(crate) contents: BTreeMap<ContentHash, Vec<u8>>,
 }
 
-impl Handler for Liar {
+impl Handler for CorruptOwner {
     fn stream(
         self: Arc<Self>,
         _: Arc<Remote>,
@@ -54,28 +55,31 @@ impl Handler for Liar {
     ) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             match kind {
-                StreamKind::Bulk => self.bulk(send, recv).await,
-                StreamKind::Pack => self.pack(send, recv).await,
+                StreamKind::Bulk => self.serve_bulk(send, recv).await,
+                StreamKind::Pack => self.serve_pack(send, recv).await,
                 _ => {}
             }
         })
     }
 }
 
-impl Liar {
-    async fn bulk(&self, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+impl CorruptOwner {
+    async fn serve_bulk(&self, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
         let Ok(request) = read_header::<BulkRequest>(&mut recv).await else { return };
         let size = self.contents[&request.hash].len() as u64;
-        let size = if matches!(self.lie, Lie::Size) { size / 2 } else { size };
+        let size = if matches!(self.fault, Fault::Size) { size / 2 } else { size };
         let accepted: Result<BulkAccepted, BulkRefusal> = Ok(BulkAccepted { size });
         if write_header(&mut send, &accepted).await.is_err() || send.write_all(&[BULK_BEGINS]).await.is_err() {
             return;
         }
-        match &self.lie {
-            Lie::Stall => sleep(Duration::from_secs(60)).await,
-            // Ends when the asker has seen enough.
-            Lie::Bytes | Lie::Size | Lie::Content(_) => while send.write_all(&[0x55; 64 << 10]).await.is_ok() {},
-            Lie::BitInEachPiece(share, pace) => {
+        match &self.fault {
+            // The stream stays open until the connection ends.
+            Fault::Stall => pending().await,
+            // Ends when the receiver stops the stream.
+            Fault::Bytes | Fault::Size | Fault::PackedContent(_) => {
+                while send.write_all(&[0x55; 64 << 10]).await.is_ok() {}
+            }
+            Fault::BitInEachPiece(share, pace) => {
                 let source = share.open_for_serving(&request.hash).unwrap();
                 let ranges = GroupRanges::requested(&request.groups, source.size).unwrap();
                 let mut encoded = Vec::new();
@@ -90,30 +94,24 @@ impl Liar {
                         return;
                     }
                 }
-                end(send).await;
+                finish(send).await;
             }
         }
     }
 
-    async fn pack(&self, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+    async fn serve_pack(&self, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
         let Ok(request) = read_header::<PackRequest>(&mut recv).await else { return };
         write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await.unwrap();
         send.write_all(&[BULK_BEGINS]).await.unwrap();
         for (hash, _) in request.contents().unwrap() {
             let mut content = self.contents[hash].clone();
-            if matches!(&self.lie, Lie::Content(lie) if lie == hash) {
+            if matches!(&self.fault, Fault::PackedContent(faulty) if faulty == hash) {
                 content[0] ^= 1;
             }
             if send.write_all(&[&[ITEM_FOLLOWS], content.as_slice()].concat()).await.is_err() {
                 return;
             }
         }
-        end(send).await;
+        finish(send).await;
     }
-}
-
-/// Ends a stream, and waits until the asker has it all.
-pub(crate) async fn end(mut send: quinn::SendStream) {
-    let _ = send.finish();
-    let _ = send.stopped().await;
 }

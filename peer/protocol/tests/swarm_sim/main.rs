@@ -35,6 +35,7 @@ fn simulate(setup: &Setup) -> Outcome {
         eprintln!("replay with BRASA_SIM_SEED={}", setup.seed);
         std::panic::resume_unwind(panic)
     })
+    .printed(setup)
 }
 
 /// A receiver whose own link is no limit.
@@ -185,4 +186,11 @@ fn a_swarm_survives_its_members() {
 fn the_same_seed_gives_the_same_run() {
     let run = || swarm(7, 4 << 20, vec![Link::equal(100.0 * MBIT); 3]).seconds;
     assert_eq!(run(), run());
+}
+
+impl Outcome {
+    fn printed(self, setup: &Setup) -> Self {
+        println!("DIGEST seed {} size {} o{} r{} {:016x} {:?}", setup.seed, setup.size, setup.owners.len(), setup.receivers.len(), self.digest, self.sent);
+        self
+    }
 }

@@ -1,6 +1,6 @@
 //! What goes over the links: requests, groups on their way, news.
 
-use std::{ops::Range, time::Duration};
+use std::{hash::Hash as _, ops::Range, time::Duration};
 
 use protocol::{
     swarm::{Action, Event, Failure, RequestId},
@@ -104,6 +104,15 @@ impl Sim {
     }
 
     fn act(&mut self, at: usize, action: Action) {
+        let words = match &action {
+            Action::Request { request, groups } => (0, request.owner.0, request.serial, groups.start, groups.end),
+            Action::Truncate { request, at_group } => (1, request.owner.0, request.serial, *at_group, 0),
+            Action::Cancel { request } => (2, request.owner.0, request.serial, 0, 0),
+            Action::Drop { owner, .. } => (3, owner.0, 0, 0, 0),
+            Action::Stuck => (4, 0, 0, 0, 0),
+            Action::Finished => (5, 0, 0, 0, 0),
+        };
+        (self.now.since_origin(), at, words).hash(&mut self.digest);
         match action {
             Action::Request { request, groups } => {
                 let to = request.owner.0 as usize;

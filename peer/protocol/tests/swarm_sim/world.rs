@@ -3,6 +3,7 @@
 use std::{
     cmp::{Ordering, Reverse},
     collections::{BTreeMap, BinaryHeap, VecDeque},
+    hash::{DefaultHasher, Hasher as _},
     ops::Range,
     time::Duration,
 };
@@ -159,6 +160,8 @@ pub(crate) struct Sim {
     pub(crate) size: u64,
     /// Receivers that are there and not finished.
     pub(crate) receiving: usize,
+    /// Digest of all actions of all receivers, in order.
+    pub(crate) digest: DefaultHasher,
 }
 
 impl Sim {
@@ -207,6 +210,7 @@ impl Sim {
             latency,
             size: setup.size,
             receiving: setup.receivers.len(),
+            digest: DefaultHasher::new(),
         };
         let owners = setup.owners.len();
         for at in owners..count {
@@ -250,6 +254,7 @@ impl Sim {
             seconds,
             sent: self.nodes.iter().map(|node| node.bytes_sent).collect(),
             dropped: receivers().flat_map(|node| node.dropped.clone()).collect(),
+            digest: self.digest.finish(),
         }
     }
 
@@ -277,6 +282,8 @@ pub(crate) struct Outcome {
     pub(crate) seconds: Vec<f64>,
     pub(crate) sent: Vec<u64>,
     pub(crate) dropped: Vec<(usize, Dropped)>,
+    /// Of all actions of all receivers, in order.
+    pub(crate) digest: u64,
 }
 
 impl Outcome {

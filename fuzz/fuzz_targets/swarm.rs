@@ -11,8 +11,14 @@ use std::{
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use protocol::swarm::{Action, Dropped, Event, Failure, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
-use shared::{group_ranges::{GroupRanges, group_count}, limits::{GROUP_BYTES, MAX_ACTIVE_OWNERS, MAX_OWNER_BACKOFF, MAX_REQUESTS_PER_OWNER, MAX_REQUEST_BYTES, MIN_PIECE_BYTES, OWNER_SILENCE}, time::Timestamp};
+use protocol::swarm::{Action, Dropped, Event, Failure, Has, ProviderId, PickerKind, RequestId, Swarm, SwarmConfig};
+use shared::{group_ranges::{GroupRanges, group_count}, limits::GROUP_BYTES, time::Timestamp};
+use protocol::swarm::params::MAX_ACTIVE_PROVIDERS;
+use protocol::provider_health::MAX_PROVIDER_BACKOFF;
+use protocol::swarm::params::MAX_REQUESTS_PER_PROVIDER;
+use protocol::swarm::params::MAX_REQUEST_BYTES;
+use protocol::swarm::params::MIN_PIECE_BYTES;
+use protocol::provider_health::PROVIDER_SILENCE;
 
 /// Groups of a piece, for files of which a piece has the least size.
 const PIECE: u64 = MIN_PIECE_BYTES / GROUP_BYTES;
@@ -105,10 +111,10 @@ struct Bed {
     /// What is still to come of each request.
     under_way: BTreeMap<RequestId, Range<u64>>,
     over: Vec<(RequestId, Range<u64>)>,
-    has: BTreeMap<OwnerId, BTreeSet<u64>>,
-    liars: BTreeSet<OwnerId>,
+    has: BTreeMap<ProviderId, BTreeSet<u64>>,
+    liars: BTreeSet<ProviderId>,
     proven: BTreeSet<u64>,
-    last_serial: BTreeMap<OwnerId, u64>,
+    last_serial: BTreeMap<ProviderId, u64>,
     paused: bool,
     stuck: bool,
     finished: bool,
@@ -120,7 +126,7 @@ fuzz_target!(|input: Input| {
     let have = set(input.have.iter().map(|&run| range(run, groups)));
     let picker = if input.sequential { PickerKind::Sequential } else { PickerKind::RarestFirst };
     let proven = have.iter().flatten().collect();
-    let config = SwarmConfig { size, have, picker, is_sociable: input.sociable, seed: input.seed };
+    let config = SwarmConfig { size, have, picker, expects_receivers: input.sociable, seed: input.seed };
     let mut bed = Bed {
         swarm: Swarm::new(config, Timestamp::ZERO),
         size,
@@ -171,7 +177,7 @@ fn millis(number: u16) -> Duration {
 
 impl Bed {
     fn step(&mut self, step: Step) {
-        let id = |owner: u8| OwnerId(u32::from(owner % OWNERS));
+        let id = |owner: u8| ProviderId(u32::from(owner % OWNERS));
         match step {
             Step::Add { owner, has, rtt_millis } => {
                 let groups = self.groups;
@@ -186,11 +192,11 @@ impl Bed {
                 if let Some(has) = self.has.get_mut(&id(owner)) {
                     has.extend(gained.clone());
                 }
-                self.tell(Event::OwnerHas { owner: id(owner), gained: set([gained].into_iter()) });
+                self.tell(Event::ProviderGained { owner: id(owner), gained: set([gained].into_iter()) });
             }
             Step::Lose { owner } => {
                 self.forget(id(owner));
-                self.tell(Event::OwnerLost { owner: id(owner) });
+                self.tell(Event::ProviderLost { owner: id(owner) });
             }
             Step::Heard { owner, rtt_millis } => {
                 self.tell(Event::Heard { owner: id(owner), rtt: rtt_millis.map(millis) });
@@ -254,7 +260,7 @@ impl Bed {
         self.under_way.keys().nth(usize::from(which) % self.under_way.len().max(1)).copied()
     }
 
-    fn add(&mut self, owner: OwnerId, has: Has, rtt: Option<Duration>) {
+    fn add(&mut self, owner: ProviderId, has: Has, rtt: Option<Duration>) {
         if !self.liars.contains(&owner) && !self.finished {
             let known = self.has.entry(owner).or_default();
             match &has {
@@ -262,7 +268,7 @@ impl Bed {
                 Has::Groups(groups) => known.extend(groups.iter().flatten()),
             }
         }
-        self.tell(Event::OwnerAdded { owner, has, rtt });
+        self.tell(Event::ProviderAdded { owner, has, rtt });
     }
 
     fn bring(&mut self, which: u8, count: u64) {
@@ -302,7 +308,7 @@ impl Bed {
     }
 
     /// An owner is gone, and its requests with it.
-    fn forget(&mut self, owner: OwnerId) {
+    fn forget(&mut self, owner: ProviderId) {
         self.has.remove(&owner);
         let gone: Vec<_> = self.under_way.keys().filter(|request| request.owner == owner).copied().collect();
         gone.into_iter().for_each(|request| self.end(request));
@@ -368,16 +374,16 @@ impl Bed {
 
     /// What always holds.
     fn check(&self) {
-        let mut of_owner: BTreeMap<OwnerId, usize> = BTreeMap::new();
-        let mut of_piece: BTreeMap<u64, Vec<OwnerId>> = BTreeMap::new();
+        let mut of_owner: BTreeMap<ProviderId, usize> = BTreeMap::new();
+        let mut of_piece: BTreeMap<u64, Vec<ProviderId>> = BTreeMap::new();
         for (request, left) in &self.under_way {
             *of_owner.entry(request.owner).or_default() += 1;
             for piece in left.start / PIECE..=(left.end - 1) / PIECE {
                 of_piece.entry(piece).or_default().push(request.owner);
             }
         }
-        assert!(of_owner.len() <= MAX_ACTIVE_OWNERS, "{} owners are asked", of_owner.len());
-        assert!(of_owner.values().all(|requests| *requests <= MAX_REQUESTS_PER_OWNER), "{of_owner:?}");
+        assert!(of_owner.len() <= MAX_ACTIVE_PROVIDERS, "{} owners are asked", of_owner.len());
+        assert!(of_owner.values().all(|requests| *requests <= MAX_REQUESTS_PER_PROVIDER), "{of_owner:?}");
         for (piece, owners) in of_piece {
             assert!(owners.len() <= 2, "piece {piece} is asked of {owners:?}");
             assert!(owners.len() < 2 || owners[0] != owners[1], "piece {piece} is asked of {owners:?}");
@@ -387,7 +393,7 @@ impl Bed {
         assert_eq!(self.swarm.progress().bytes_proven, bytes);
         let due = self.swarm.next_deadline();
         // A wait is at most this, jittered; silence is counted beyond a round trip.
-        let latest = self.now + 2 * MAX_OWNER_BACKOFF + 2 * OWNER_SILENCE + Duration::from_secs(60);
+        let latest = self.now + 2 * MAX_PROVIDER_BACKOFF + 2 * PROVIDER_SILENCE + Duration::from_secs(60);
         assert!(due.is_none_or(|due| due <= latest), "due {due:?} at {:?}", self.now);
         assert!(self.under_way.is_empty() || due.is_some(), "nobody would notice silence");
         if self.finished {
@@ -399,7 +405,7 @@ impl Bed {
     fn come_to_an_end(&mut self) {
         self.paused = false;
         self.tell(Event::Resume);
-        let honest = OwnerId(1000);
+        let honest = ProviderId(1000);
         self.add(honest, Has::All, None);
         let mut rounds = 0;
         while !self.finished {

@@ -9,10 +9,11 @@ use std::{
 };
 
 use clap::Parser;
+use protocol::upload::params::MAX_UPLOADS;
 use shared::{
     error::{Failure, FailureCode},
     id::PeerId,
-    limits::{MAX_TOKEN_FILE_BYTES, MAX_UPLOADS, MIN_RATE},
+    limits::{MAX_TOKEN_FILE_BYTES, MIN_RATE},
     name::{Endpoint, Host},
     net::session::{DEFAULT_PORT, StateDir},
 };

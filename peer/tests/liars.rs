@@ -370,7 +370,11 @@ async fn two_liars_among_four_owners_are_named_and_cost_little_time() {
     let log = receiver.wait().err;
     for liar in ["liar1", "liar2"] {
         let dropped = |line: &str| line.contains("asked for no more") && line.contains(&format!("owner={liar} "));
-        assert_eq!(log.lines().filter(|line| dropped(line) && line.contains("Lied")).count(), 1, "{liar}: {log}");
+        assert_eq!(
+            log.lines().filter(|line| dropped(line) && line.contains("SentCorruptData")).count(),
+            1,
+            "{liar}: {log}"
+        );
     }
     assert!(!log.contains("owner=honest"), "{log}");
 }

@@ -15,6 +15,7 @@
 pub mod election;
 pub mod index;
 pub mod packs;
+pub mod provider_health;
 pub mod replication;
 pub mod swarm;
 pub mod upload;

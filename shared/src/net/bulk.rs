@@ -3,7 +3,7 @@
 //! ```text
 //! asker  -> owner   kind byte 16, length (4 bytes, big endian), BulkRequest, end of stream
 //! owner  -> asker   length, Result<BulkAccepted, BulkRefusal>; if accepted,
-//!                   a byte 0 every `limits::QUEUE_NEWS` while the request waits for its turn, a byte 1, then
+//!                   a byte 0 every `limits::QUEUE_KEEPALIVE` while the request waits for its turn, a byte 1, then
 //!                   the verified stream: BLAKE3 tree nodes and groups of 16 KiB in pre-order (docs/transfer.md),
 //!                   end of stream
 //! ```

@@ -10,7 +10,8 @@ use crate::{
     process::STEP,
     report::{Demand, Report, median},
 };
-use shared::{limits::MIN_PIECE_BYTES, time::Clock};
+use protocol::swarm::params::MIN_PIECE_BYTES;
+use shared::time::Clock;
 
 pub const NAME: &str = "swarm";
 

@@ -1,33 +1,38 @@
 //! Which small files are asked of whom, in which pack. Pure.
 //!
-//! An *item* is a content that is wanted; it is asked of an owner in a *pack* with others, and ends fetched or failed:
+//! An *item* is a content that is wanted; it is asked of an provider in a *pack* with others, and ends fetched or failed:
 //!
 //! | state of an item | leaves it by |
 //! |---|---|
-//! | waiting | a pack it is asked in: *asked*; its last owner dropped: *failed* |
+//! | waiting | a pack it is asked in: *asked*; its last provider dropped: *failed* |
 //! | asked | its bytes, proven: *fetched*; a refusal, or the pack's end: *waiting*, or *failed* when nobody is left |
 //! | fetched, failed | - |
 //!
-//! All owners are asked at once, each for at most two packs. Packs shrink towards the end, by the owners' measured rates,
-//! so that all finish together; an owner with nothing left to do is then asked for the rear half of a pack that will take a while.
-//! Items that few owners have go first.
+//! All providers are asked at once, each for at most two packs. Packs shrink towards the end, by the providers' measured rates,
+//! so that all finish together; an provider with nothing left to do is then asked for the rear half of a pack that will take a while.
+//! Items that few providers have go first.
 
+pub mod params;
 mod provider;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::packs::params::MIN_PACK_COST;
+use crate::packs::params::PACK_DUPLICATE_AFTER;
+use crate::packs::params::PACK_ITEM_COST;
+use crate::packs::params::PACKS_PER_PROVIDER;
+use crate::provider_health::MAX_PROVIDER_FAILURES;
+use crate::swarm::params::BALANCE_INTERVAL;
+use crate::swarm::params::MAX_ACTIVE_PROVIDERS;
 use shared::{
-    limits::{
-        BALANCE_INTERVAL, MAX_ACTIVE_OWNERS, MAX_PACK_BYTES, MAX_PACK_CONTENTS, MIN_PACK_COST, OWNER_FAILURES,
-        PACK_DUPLICATE_AFTER, PACK_ITEM_COST, PACKS_PER_OWNER,
-    },
+    limits::{MAX_PACK_BYTES, MAX_PACK_CONTENTS},
     time::Timestamp,
 };
 
-pub use crate::swarm::OwnerId;
-use provider::Owner;
+pub use crate::swarm::ProviderId;
+use provider::Provider;
 
 /// A content that is wanted, by its place in the list that [`Packs::new`] was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,14 +42,14 @@ pub struct ItemId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PackId {
     /// Who is asked.
-    pub owner: OwnerId,
+    pub provider: ProviderId,
     /// Which of its packs.
     pub number: u64,
 }
 
-/// Why an owner did not deliver.
+/// PackFailure an provider did not deliver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
+pub enum PackFailure {
     /// It refused this item; another item may be had of it.
     Refused,
     /// It serves as many as it will; it is asked again later.
@@ -54,7 +59,7 @@ pub enum Why {
     /// The stream or the connection failed.
     Broken,
     /// It sent bytes that are not the content's. It is never asked again.
-    Lied,
+    SentCorruptData,
 }
 
 /// What the shell tells.
@@ -62,14 +67,14 @@ pub enum Why {
 pub enum Event {
     /// An item came and was proven, whichever pack it came in and whatever became of that.
     Delivered(PackId, ItemId),
-    /// The owner leaves this item of the pack out.
+    /// The provider leaves this item of the pack out.
     Refused(PackId, ItemId),
     /// The pack came to its end.
     Done(PackId),
     /// It did not. Items of it that were not delivered are asked of others.
-    Failed(PackId, Why),
-    /// The owner sent something, or could not because this peer did not take it.
-    Heard(OwnerId),
+    Failed(PackId, PackFailure),
+    /// The provider sent something, or could not because this peer did not take it.
+    Activity(ProviderId),
     /// Time passed.
     Tick,
 }
@@ -78,13 +83,13 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Ask for these, in this order.
-    Ask(PackId, Vec<ItemId>),
+    Request(PackId, Vec<ItemId>),
     /// Nothing more is wanted of this pack, or it is given up; events of it are not waited for.
     Cancel(PackId),
-    /// This owner is not asked any more.
-    Drop(OwnerId, Why),
-    /// Nobody is left to ask for this item. What each of its owners did is told.
-    Failed(ItemId, Vec<(OwnerId, Why)>),
+    /// This provider is not asked any more.
+    Drop(ProviderId, PackFailure),
+    /// Nobody is left to ask for this item. What each of its providers did is told.
+    Failed(ItemId, Vec<(ProviderId, PackFailure)>),
     /// Every item was delivered or has failed.
     Finished,
 }
@@ -95,26 +100,26 @@ pub struct Wanted {
     /// Bytes; at most `limits::MAX_PACKED_FILE_BYTES`.
     pub size: u64,
     /// Who has it.
-    pub owners: BTreeSet<OwnerId>,
+    pub providers: BTreeSet<ProviderId>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Packs {
     items: Vec<Item>,
-    /// Items with the same owners, which most have, are kept together.
+    /// Items with the same providers, which most have, are kept together.
     classes: Vec<Class>,
-    class_of: BTreeMap<BTreeSet<OwnerId>, usize>,
-    owners: Vec<Owner>,
+    class_of: BTreeMap<BTreeSet<ProviderId>, usize>,
+    providers: Vec<Provider>,
     packs: BTreeMap<PackId, Pack>,
-    refusals: BTreeMap<ItemId, Vec<OwnerId>>,
+    refusals: BTreeMap<ItemId, Vec<ProviderId>>,
     numbers: u64,
     /// Cost of the items that wait.
     waiting_cost: u64,
     open: usize,
     /// Whether somebody may have room who had none.
     room: bool,
-    /// Whether an owner was dropped (or this is the start, where items may have none).
+    /// Whether an provider was dropped (or this is the start, where items may have none).
     orphans: bool,
     /// When to look whether slow packs are to be asked for twice.
     balance_at: Option<Timestamp>,
@@ -131,14 +136,14 @@ struct Item {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Waiting,
-    Asked(PackId, Option<PackId>),
+    InFlight(PackId, Option<PackId>),
     Ended,
 }
 
-/// Items that the same owners may still be asked for.
+/// Items that the same providers may still be asked for.
 #[derive(Debug)]
 struct Class {
-    owners: BTreeSet<OwnerId>,
+    providers: BTreeSet<ProviderId>,
     waiting: BTreeSet<ItemId>,
 }
 
@@ -159,14 +164,14 @@ impl Item {
 }
 
 impl Packs {
-    /// A download of `wanted` from `owners` owners, numbered from 0. Begins with the first [`Event::Tick`].
-    pub fn new(wanted: Vec<Wanted>, owners: u32, seed: u64) -> Self {
+    /// A download of `wanted` from `providers` providers, numbered from 0. Begins with the first [`Event::Tick`].
+    pub fn new(wanted: Vec<Wanted>, providers: u32, seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut packs = Self {
             items: Vec::with_capacity(wanted.len()),
             classes: Vec::new(),
             class_of: BTreeMap::new(),
-            owners: (0..owners).map(|_| Owner::new(rng.fork())).collect(),
+            providers: (0..providers).map(|_| Provider::new(rng.fork())).collect(),
             packs: BTreeMap::new(),
             refusals: BTreeMap::new(),
             numbers: 0,
@@ -177,9 +182,9 @@ impl Packs {
             balance_at: None,
             finished: false,
         };
-        for (number, Wanted { size, mut owners }) in (0..).zip(wanted) {
-            owners.retain(|owner| (owner.0 as usize) < packs.owners.len());
-            let class = packs.class(owners);
+        for (number, Wanted { size, mut providers }) in (0..).zip(wanted) {
+            providers.retain(|provider| (provider.0 as usize) < packs.providers.len());
+            let class = packs.class(providers);
             packs.items.push(Item { size, class, state: State::Ended });
             packs.wait(ItemId(number));
         }
@@ -194,13 +199,13 @@ impl Packs {
             // What it left out without a word it failed to send.
             Event::Done(pack) => match self.packs.get(&pack).map(|pack| pack.left.is_empty()) {
                 Some(true) => self.close(now, pack),
-                Some(false) => self.failed(now, pack, Why::Broken, out),
+                Some(false) => self.failed(now, pack, PackFailure::Broken, out),
                 None => {}
             },
             Event::Failed(pack, why) => self.failed(now, pack, why, out),
-            Event::Heard(owner) => {
-                if let Some(owner) = self.owners.get_mut(owner.0 as usize) {
-                    owner.heard = now;
+            Event::Activity(provider) => {
+                if let Some(provider) = self.providers.get_mut(provider.0 as usize) {
+                    provider.heard = now;
                 }
             }
             Event::Tick => self.silences(now, out),
@@ -211,8 +216,8 @@ impl Packs {
         // Most events are deliveries, which change nothing for anybody else.
         if std::mem::take(&mut self.room) || event == Event::Tick || self.balance_at.is_some_and(|at| at <= now) {
             self.assign(now, out);
-            let idle = |owner: &Owner| owner.packs == 0 && owner.may_be_asked(now);
-            let balance = !self.packs.is_empty() && self.owners.iter().any(idle);
+            let idle = |provider: &Provider| provider.packs == 0 && provider.may_be_asked(now);
+            let balance = !self.packs.is_empty() && self.providers.iter().any(idle);
             self.balance_at = balance.then(|| now + BALANCE_INTERVAL);
         }
         if self.open == 0 && !self.finished {
@@ -229,7 +234,7 @@ impl Packs {
         if self.finished {
             return None;
         }
-        self.owners.iter().filter_map(|owner| owner.deadline(now)).chain(self.balance_at).min()
+        self.providers.iter().filter_map(|provider| provider.deadline(now)).chain(self.balance_at).min()
     }
 
     fn delivered(&mut self, now: Timestamp, pack: PackId, item: ItemId, out: &mut Vec<Action>) {
@@ -238,7 +243,7 @@ impl Packs {
         match found.state {
             State::Ended => return,
             State::Waiting => self.take(item),
-            State::Asked(first, second) => {
+            State::InFlight(first, second) => {
                 for asked in [Some(first), second].into_iter().flatten() {
                     if let Some(asked_pack) = self.packs.get_mut(&asked)
                         && asked_pack.left.remove(&item)
@@ -255,8 +260,8 @@ impl Packs {
         }
         self.items[item.0 as usize].state = State::Ended;
         self.open -= 1;
-        if let Some(owner) = self.owners.get_mut(pack.owner.0 as usize) {
-            owner.delivered(now);
+        if let Some(provider) = self.providers.get_mut(pack.provider.0 as usize) {
+            provider.delivered(now);
         }
     }
 
@@ -266,59 +271,59 @@ impl Packs {
             return;
         }
         asked.left_cost -= self.items[item.0 as usize].cost();
-        self.owners[pack.owner.0 as usize].heard = now;
-        self.refusals.entry(item).or_default().push(pack.owner);
-        let mut owners = self.classes[self.items[item.0 as usize].class].owners.clone();
-        owners.remove(&pack.owner);
-        let class = self.class(owners);
+        self.providers[pack.provider.0 as usize].heard = now;
+        self.refusals.entry(item).or_default().push(pack.provider);
+        let mut providers = self.classes[self.items[item.0 as usize].class].providers.clone();
+        providers.remove(&pack.provider);
+        let class = self.class(providers);
         self.items[item.0 as usize].class = class;
         self.back(item, pack, out);
     }
 
     /// A pack is over without all of it having come.
-    fn failed(&mut self, now: Timestamp, pack: PackId, why: Why, out: &mut Vec<Action>) {
+    fn failed(&mut self, now: Timestamp, pack: PackId, why: PackFailure, out: &mut Vec<Action>) {
         if !self.packs.contains_key(&pack) {
             return;
         }
         self.give_up(pack, out);
-        let owner = &mut self.owners[pack.owner.0 as usize];
-        if owner.dropped.is_some() {
+        let provider = &mut self.providers[pack.provider.0 as usize];
+        if provider.dropped.is_some() {
             return;
         }
         match why {
-            Why::Busy => owner.busy(now),
-            Why::Lied => self.drop_owner(pack.owner, why, out),
-            Why::Silent | Why::Broken | Why::Refused => {
-                if owner.failed(now) >= OWNER_FAILURES {
-                    self.drop_owner(pack.owner, why, out);
+            PackFailure::Busy => provider.busy(now),
+            PackFailure::SentCorruptData => self.drop_provider(pack.provider, why, out),
+            PackFailure::Silent | PackFailure::Broken | PackFailure::Refused => {
+                if provider.failed(now) >= MAX_PROVIDER_FAILURES {
+                    self.drop_provider(pack.provider, why, out);
                 }
             }
         }
     }
 
-    /// Owners that say nothing lose all their work.
+    /// Providers that say nothing lose all their work.
     fn silences(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        for number in 0..self.owners.len() {
-            if !self.owners[number].is_silent(now) {
+        for number in 0..self.providers.len() {
+            if !self.providers[number].is_silent(now) {
                 continue;
             }
-            let silent = OwnerId(u32::try_from(number).expect("owners are numbered by u32"));
+            let silent = ProviderId(u32::try_from(number).expect("providers are numbered by u32"));
             let packs: Vec<_> = self.packs_of(silent).collect();
             for pack in packs {
-                // The first may have had the owner dropped, with all its packs.
+                // The first may have had the provider dropped, with all its packs.
                 if self.packs.contains_key(&pack) {
                     out.push(Action::Cancel(pack));
-                    self.failed(now, pack, Why::Silent, out);
+                    self.failed(now, pack, PackFailure::Silent, out);
                 }
             }
         }
     }
 
-    fn drop_owner(&mut self, owner: OwnerId, why: Why, out: &mut Vec<Action>) {
-        self.owners[owner.0 as usize].dropped = Some(why);
+    fn drop_provider(&mut self, provider: ProviderId, why: PackFailure, out: &mut Vec<Action>) {
+        self.providers[provider.0 as usize].dropped = Some(why);
         self.orphans = true;
-        out.push(Action::Drop(owner, why));
-        let packs: Vec<_> = self.packs_of(owner).collect();
+        out.push(Action::Drop(provider, why));
+        let packs: Vec<_> = self.packs_of(provider).collect();
         for pack in packs {
             out.push(Action::Cancel(pack));
             self.give_up(pack, out);
@@ -328,7 +333,7 @@ impl Packs {
     /// Forgets a pack; what did not come of it waits again.
     fn give_up(&mut self, pack: PackId, out: &mut Vec<Action>) {
         let Some(Pack { left, .. }) = self.packs.remove(&pack) else { return };
-        self.owners[pack.owner.0 as usize].packs -= 1;
+        self.providers[pack.provider.0 as usize].packs -= 1;
         self.room = true;
         for item in left {
             self.back(item, pack, out);
@@ -338,17 +343,17 @@ impl Packs {
     /// A pack of which all came that was wanted.
     fn close(&mut self, now: Timestamp, pack: PackId) {
         if let Some(Pack { came_cost, since, .. }) = self.packs.remove(&pack) {
-            self.owners[pack.owner.0 as usize].finished_pack(now, since, came_cost);
+            self.providers[pack.provider.0 as usize].finished_pack(now, since, came_cost);
             self.room = true;
         }
     }
 
     /// An item does not come in `pack`.
     fn back(&mut self, item: ItemId, pack: PackId, out: &mut Vec<Action>) {
-        let State::Asked(first, second) = self.items[item.0 as usize].state else { return };
+        let State::InFlight(first, second) = self.items[item.0 as usize].state else { return };
         let other = if first == pack { second } else { Some(first) };
         match other {
-            Some(other) => self.items[item.0 as usize].state = State::Asked(other, None),
+            Some(other) => self.items[item.0 as usize].state = State::InFlight(other, None),
             None => {
                 self.wait(item);
                 self.fail_if_orphan(item, out);
@@ -356,12 +361,12 @@ impl Packs {
         }
     }
 
-    fn class(&mut self, owners: BTreeSet<OwnerId>) -> usize {
-        if let Some(class) = self.class_of.get(&owners) {
+    fn class(&mut self, providers: BTreeSet<ProviderId>) -> usize {
+        if let Some(class) = self.class_of.get(&providers) {
             return *class;
         }
-        self.class_of.insert(owners.clone(), self.classes.len());
-        self.classes.push(Class { owners, waiting: BTreeSet::new() });
+        self.class_of.insert(providers.clone(), self.classes.len());
+        self.classes.push(Class { providers, waiting: BTreeSet::new() });
         self.classes.len() - 1
     }
 
@@ -373,8 +378,8 @@ impl Packs {
         let number = entry.class;
         let class = &mut self.classes[number];
         if class.waiting.is_empty() {
-            for owner in &class.owners {
-                self.owners[owner.0 as usize].classes.insert((class.owners.len(), number));
+            for provider in &class.providers {
+                self.providers[provider.0 as usize].classes.insert((class.providers.len(), number));
             }
         }
         class.waiting.insert(item);
@@ -388,18 +393,18 @@ impl Packs {
         if class.waiting.remove(&item) {
             self.waiting_cost -= entry.cost();
             if class.waiting.is_empty() {
-                for owner in &class.owners {
-                    self.owners[owner.0 as usize].classes.remove(&(class.owners.len(), number));
+                for provider in &class.providers {
+                    self.providers[provider.0 as usize].classes.remove(&(class.providers.len(), number));
                 }
             }
         }
     }
 
     fn has_somebody(&self, class: usize) -> bool {
-        self.classes[class].owners.iter().any(|owner| self.owners[owner.0 as usize].dropped.is_none())
+        self.classes[class].providers.iter().any(|provider| self.providers[provider.0 as usize].dropped.is_none())
     }
 
-    /// Items whose owners have all been dropped.
+    /// Items whose providers have all been dropped.
     fn fail_orphans(&mut self, out: &mut Vec<Action>) {
         let orphans: Vec<_> = (0..self.classes.len())
             .filter(|class| !self.has_somebody(*class))
@@ -418,47 +423,52 @@ impl Packs {
         self.take(item);
         self.items[item.0 as usize].state = State::Ended;
         self.open -= 1;
-        let refused = self.refusals.remove(&item).unwrap_or_default().into_iter().map(|owner| (owner, Why::Refused));
-        let dropped = self.classes[class].owners.iter().filter_map(|owner| {
-            let why = self.owners[owner.0 as usize].dropped?;
-            Some((*owner, why))
+        let refused = self
+            .refusals
+            .remove(&item)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|provider| (provider, PackFailure::Refused));
+        let dropped = self.classes[class].providers.iter().filter_map(|provider| {
+            let why = self.providers[provider.0 as usize].dropped?;
+            Some((*provider, why))
         });
         out.push(Action::Failed(item, refused.chain(dropped).collect()));
     }
 
-    fn packs_of(&self, owner: OwnerId) -> impl Iterator<Item = PackId> {
-        let all = PackId { owner, number: 0 }..=PackId { owner, number: u64::MAX };
+    fn packs_of(&self, provider: ProviderId) -> impl Iterator<Item = PackId> {
+        let all = PackId { provider, number: 0 }..=PackId { provider, number: u64::MAX };
         self.packs.range(all).map(|(pack, _)| *pack)
     }
 
-    /// Gives every owner that has room a pack: first those with none, then a second one each.
+    /// Gives every provider that has room a pack: first those with none, then a second one each.
     fn assign(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let mut active = self.owners.iter().filter(|owner| owner.packs > 0).count();
-        for depth in 0..PACKS_PER_OWNER {
-            for number in 0..self.owners.len() {
-                let owner = &self.owners[number];
-                let idle = owner.packs == 0;
-                if owner.packs != depth || !owner.may_be_asked(now) || (idle && active >= MAX_ACTIVE_OWNERS) {
+        let mut active = self.providers.iter().filter(|provider| provider.packs > 0).count();
+        for depth in 0..PACKS_PER_PROVIDER {
+            for number in 0..self.providers.len() {
+                let provider = &self.providers[number];
+                let idle = provider.packs == 0;
+                if provider.packs != depth || !provider.may_be_asked(now) || (idle && active >= MAX_ACTIVE_PROVIDERS) {
                     continue;
                 }
-                let owner = OwnerId(u32::try_from(number).expect("owners are numbered by u32"));
-                let mut items = self.next_items(owner, now);
+                let provider = ProviderId(u32::try_from(number).expect("providers are numbered by u32"));
+                let mut items = self.next_items(provider, now);
                 if items.is_empty() && idle {
-                    items = self.duplicates(owner, now);
+                    items = self.duplicates(provider, now);
                 }
                 if !items.is_empty() {
                     active += usize::from(idle);
-                    self.ask(now, owner, items, out);
+                    self.ask(now, provider, items, out);
                 }
             }
         }
     }
 
-    /// Items that wait, as many as this owner should be asked for at a time.
-    fn next_items(&mut self, owner: OwnerId, now: Timestamp) -> BTreeSet<ItemId> {
-        let limit = self.pack_cost(owner, now);
+    /// Items that wait, as many as this provider should be asked for at a time.
+    fn next_items(&mut self, provider: ProviderId, now: Timestamp) -> BTreeSet<ItemId> {
+        let limit = self.pack_cost(provider, now);
         let (mut items, mut bytes, mut cost) = (BTreeSet::new(), 0, 0);
-        'full: while let Some((_, class)) = self.owners[owner.0 as usize].classes.first().copied() {
+        'full: while let Some((_, class)) = self.providers[provider.0 as usize].classes.first().copied() {
             while let Some(item) = self.classes[class].waiting.first().copied() {
                 let entry = &self.items[item.0 as usize];
                 let over = bytes + entry.size > MAX_PACK_BYTES || cost >= limit;
@@ -474,30 +484,30 @@ impl Packs {
         items
     }
 
-    /// Cost of the next pack of this owner: half of what would be its part of what waits, by rate.
-    fn pack_cost(&self, owner: OwnerId, now: Timestamp) -> u64 {
-        let live = || self.owners.iter().filter(|owner| owner.may_be_asked(now) || owner.packs > 0);
+    /// Cost of the next pack of this provider: half of what would be its part of what waits, by rate.
+    fn pack_cost(&self, provider: ProviderId, now: Timestamp) -> u64 {
+        let live = || self.providers.iter().filter(|provider| provider.may_be_asked(now) || provider.packs > 0);
         if live().count() <= 1 {
             return u64::MAX;
         }
-        let known: Vec<f64> = live().filter_map(|owner| owner.rate).collect();
+        let known: Vec<f64> = live().filter_map(|provider| provider.rate).collect();
         let mean = if known.is_empty() { 1.0 } else { known.iter().sum::<f64>() / known.len() as f64 };
-        let all: f64 = live().map(|owner| owner.rate.unwrap_or(mean)).sum();
-        let part = self.owners[owner.0 as usize].rate.unwrap_or(mean) / all.max(f64::MIN_POSITIVE);
+        let all: f64 = live().map(|provider| provider.rate.unwrap_or(mean)).sum();
+        let part = self.providers[provider.0 as usize].rate.unwrap_or(mean) / all.max(f64::MIN_POSITIVE);
         ((self.waiting_cost as f64 * part / 2.0) as u64).max(MIN_PACK_COST)
     }
 
-    /// For an owner with nothing to do: the rear half of the pack that will take longest.
-    fn duplicates(&self, owner: OwnerId, now: Timestamp) -> BTreeSet<ItemId> {
+    /// For an provider with nothing to do: the rear half of the pack that will take longest.
+    fn duplicates(&self, provider: ProviderId, now: Timestamp) -> BTreeSet<ItemId> {
         let once = |item: &&ItemId| {
             let item = &self.items[item.0 as usize];
-            matches!(item.state, State::Asked(_, None)) && self.classes[item.class].owners.contains(&owner)
+            matches!(item.state, State::InFlight(_, None)) && self.classes[item.class].providers.contains(&provider)
         };
         let slowest = self
             .packs
             .iter()
-            .filter(|(id, pack)| id.owner != owner && pack.left.iter().any(|item| once(&item)))
-            .map(|(id, pack)| (self.owners[id.owner.0 as usize].time_for(now, pack), pack))
+            .filter(|(id, pack)| id.provider != provider && pack.left.iter().any(|item| once(&item)))
+            .map(|(id, pack)| (self.providers[id.provider.0 as usize].time_for(now, pack), pack))
             .max_by_key(|(time, _)| *time);
         let Some((time, pack)) = slowest else { return BTreeSet::new() };
         if time < PACK_DUPLICATE_AFTER {
@@ -507,19 +517,19 @@ impl Packs {
         pack.left.iter().rev().take(half).filter(once).copied().collect()
     }
 
-    fn ask(&mut self, now: Timestamp, owner: OwnerId, items: BTreeSet<ItemId>, out: &mut Vec<Action>) {
+    fn ask(&mut self, now: Timestamp, provider: ProviderId, items: BTreeSet<ItemId>, out: &mut Vec<Action>) {
         self.numbers += 1;
-        let pack = PackId { owner, number: self.numbers };
+        let pack = PackId { provider, number: self.numbers };
         for item in &items {
             let state = &mut self.items[item.0 as usize].state;
             *state = match *state {
-                State::Asked(first, _) => State::Asked(first, Some(pack)),
-                State::Waiting | State::Ended => State::Asked(pack, None),
+                State::InFlight(first, _) => State::InFlight(first, Some(pack)),
+                State::Waiting | State::Ended => State::InFlight(pack, None),
             };
         }
         let left_cost = items.iter().map(|item| self.items[item.0 as usize].cost()).sum();
-        out.push(Action::Ask(pack, items.iter().copied().collect()));
+        out.push(Action::Request(pack, items.iter().copied().collect()));
         self.packs.insert(pack, Pack { left: items, left_cost, came_cost: 0, since: now });
-        self.owners[owner.0 as usize].asked(now);
+        self.providers[provider.0 as usize].asked(now);
     }
 }

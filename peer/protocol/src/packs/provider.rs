@@ -1,18 +1,18 @@
-//! What is known of one owner.
+//! What is known of one provider.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use shared::{
-    limits::{MAX_OWNER_BACKOFF, OWNER_BACKOFF, OWNER_SILENCE},
-    time::Timestamp,
-};
+use crate::provider_health::MAX_PROVIDER_BACKOFF;
+use crate::provider_health::PROVIDER_BACKOFF;
+use crate::provider_health::PROVIDER_SILENCE;
+use shared::time::Timestamp;
 
-use super::{Pack, Why};
+use super::{Pack, PackFailure};
 
-/// An owner, numbered by its place.
+/// An provider, numbered by its place.
 #[derive(Debug)]
-pub(crate) struct Owner {
-    /// Classes with items that wait and that it has: number of their owners, class.
+pub(crate) struct Provider {
+    /// Classes with items that wait and that it has: number of their providers, class.
     pub(crate) classes: BTreeSet<(usize, usize)>,
     /// Packs under way.
     pub(crate) packs: usize,
@@ -20,8 +20,8 @@ pub(crate) struct Owner {
     pub(crate) rate: Option<f64>,
     /// When it last gave a sign of life, or was asked while nothing was under way.
     pub(crate) heard: Timestamp,
-    /// Why it is not asked any more.
-    pub(crate) dropped: Option<Why>,
+    /// PackFailure it is not asked any more.
+    pub(crate) dropped: Option<PackFailure>,
     /// Failures, and times it was busy, since it delivered last.
     failures: u32,
     busy: u32,
@@ -31,7 +31,7 @@ pub(crate) struct Owner {
     rng: fastrand::Rng,
 }
 
-impl Owner {
+impl Provider {
     pub(crate) fn new(rng: fastrand::Rng) -> Self {
         Self {
             classes: BTreeSet::new(),
@@ -99,13 +99,13 @@ impl Owner {
 
     fn back_off(&mut self, now: Timestamp, times: u32) {
         let doublings = times.saturating_sub(1).min(16);
-        let backoff = OWNER_BACKOFF.saturating_mul(1 << doublings).min(MAX_OWNER_BACKOFF);
+        let backoff = PROVIDER_BACKOFF.saturating_mul(1 << doublings).min(MAX_PROVIDER_BACKOFF);
         // Many askers must not come back all at once.
         self.waiting_until = Some(now + backoff / 2 + (backoff / 2).mul_f64(self.rng.f64()));
     }
 
     pub(crate) fn is_silent(&self, now: Timestamp) -> bool {
-        self.packs > 0 && now >= self.heard + OWNER_SILENCE
+        self.packs > 0 && now >= self.heard + PROVIDER_SILENCE
     }
 
     /// When something is to be done about it.
@@ -113,7 +113,7 @@ impl Owner {
         if self.dropped.is_some() {
             return None;
         }
-        let silence = (self.packs > 0).then(|| self.heard + OWNER_SILENCE);
+        let silence = (self.packs > 0).then(|| self.heard + PROVIDER_SILENCE);
         // A wait that is over has been seen: there was nothing to ask it for.
         silence.into_iter().chain(self.waiting_until.filter(|until| *until > now)).min()
     }

@@ -1,19 +1,20 @@
-//! What a shell notices of the packs, and a simulation with owners of every kind.
+//! What a shell notices of the packs, and a simulation with providers of every kind.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use shared::limits::{MAX_PACKED_FILE_BYTES, OWNER_SILENCE};
+use crate::provider_health::PROVIDER_SILENCE;
+use shared::limits::MAX_PACKED_FILE_BYTES;
 
 use super::*;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-fn owners(numbers: &[u32]) -> BTreeSet<OwnerId> {
-    numbers.iter().copied().map(OwnerId).collect()
+fn providers(numbers: &[u32]) -> BTreeSet<ProviderId> {
+    numbers.iter().copied().map(ProviderId).collect()
 }
 
 fn wanted(count: usize, size: u64, of: &[u32]) -> Vec<Wanted> {
-    vec![Wanted { size, owners: owners(of) }; count]
+    vec![Wanted { size, providers: providers(of) }; count]
 }
 
 /// The packs and the shell's view of them.
@@ -21,16 +22,16 @@ struct Bed {
     packs: Packs,
     now: Timestamp,
     under_way: BTreeMap<PackId, Vec<ItemId>>,
-    dropped: Vec<(OwnerId, Why)>,
-    failed: BTreeMap<ItemId, Vec<(OwnerId, Why)>>,
+    dropped: Vec<(ProviderId, PackFailure)>,
+    failed: BTreeMap<ItemId, Vec<(ProviderId, PackFailure)>>,
     finished: bool,
     digest: std::hash::DefaultHasher,
 }
 
 impl Bed {
-    fn new(wanted: Vec<Wanted>, owners: u32) -> Self {
+    fn new(wanted: Vec<Wanted>, providers: u32) -> Self {
         let mut bed = Self {
-            packs: Packs::new(wanted, owners, 1),
+            packs: Packs::new(wanted, providers, 1),
             now: Timestamp::ZERO,
             under_way: BTreeMap::new(),
             dropped: Vec::new(),
@@ -51,33 +52,36 @@ impl Bed {
         for action in out {
             use std::hash::Hash as _;
             match &action {
-                Action::Ask(pack, items) => (0, pack.owner.0, pack.number, items).hash(&mut self.digest),
-                Action::Cancel(pack) => (1, pack.owner.0, pack.number).hash(&mut self.digest),
-                Action::Drop(owner, why) => (2, owner.0, *why as u8).hash(&mut self.digest),
+                Action::Request(pack, items) => (0, pack.provider.0, pack.number, items).hash(&mut self.digest),
+                Action::Cancel(pack) => (1, pack.provider.0, pack.number).hash(&mut self.digest),
+                Action::Drop(provider, why) => (2, provider.0, *why as u8).hash(&mut self.digest),
                 Action::Failed(item, reasons) => (3, item, reasons.len()).hash(&mut self.digest),
                 Action::Finished => 4.hash(&mut self.digest),
             }
             self.now.since_origin().hash(&mut self.digest);
             assert!(!self.finished, "nothing comes after the end: {action:?}");
             match action {
-                Action::Ask(pack, items) => {
+                Action::Request(pack, items) => {
                     assert!(!items.is_empty() && items.len() <= MAX_PACK_CONTENTS);
-                    assert!(!self.dropped.iter().any(|(owner, _)| *owner == pack.owner), "{pack:?} is dropped");
+                    assert!(
+                        !self.dropped.iter().any(|(provider, _)| *provider == pack.provider),
+                        "{pack:?} is dropped"
+                    );
                     assert!(self.under_way.insert(pack, items).is_none());
-                    assert!(self.of(pack.owner.0).len() <= PACKS_PER_OWNER);
+                    assert!(self.of(pack.provider.0).len() <= PACKS_PER_PROVIDER);
                 }
                 Action::Cancel(pack) => {
                     self.under_way.remove(&pack);
                 }
-                Action::Drop(owner, why) => self.dropped.push((owner, why)),
+                Action::Drop(provider, why) => self.dropped.push((provider, why)),
                 Action::Failed(item, reasons) => assert!(self.failed.insert(item, reasons).is_none()),
                 Action::Finished => self.finished = true,
             }
         }
     }
 
-    fn of(&self, owner: u32) -> Vec<PackId> {
-        self.under_way.keys().filter(|pack| pack.owner.0 == owner).copied().collect()
+    fn of(&self, provider: u32) -> Vec<PackId> {
+        self.under_way.keys().filter(|pack| pack.provider.0 == provider).copied().collect()
     }
 
     fn deliver(&mut self, pack: PackId) {
@@ -94,7 +98,7 @@ fn nothing_wanted_is_done_at_once() {
 }
 
 #[test]
-fn a_lone_owner_is_asked_for_full_packs_two_at_a_time() {
+fn a_lone_provider_is_asked_for_full_packs_two_at_a_time() {
     let mut bed = Bed::new(wanted(3 * MAX_PACK_CONTENTS, 100, &[0]), 1);
     let asked: Vec<_> = bed.under_way.values().map(Vec::len).collect();
     assert_eq!(asked, [MAX_PACK_CONTENTS; 2]);
@@ -134,7 +138,7 @@ fn what_one_refuses_another_is_asked_for_and_what_all_refuse_fails() {
     let pack = bed.of(1)[0];
     assert_eq!(bed.under_way[&pack], [ItemId(0)]);
     bed.tell(Event::Refused(pack, ItemId(0)));
-    assert_eq!(bed.failed[&ItemId(0)], [(OwnerId(0), Why::Refused), (OwnerId(1), Why::Refused)]);
+    assert_eq!(bed.failed[&ItemId(0)], [(ProviderId(0), PackFailure::Refused), (ProviderId(1), PackFailure::Refused)]);
     assert!(bed.finished);
 }
 
@@ -146,18 +150,18 @@ fn a_liar_is_dropped_for_good_and_what_it_owed_goes_elsewhere() {
     let pack = bed.of(0)[0];
     let owed = bed.under_way[&pack].clone();
     bed.tell(Event::Delivered(pack, owed[0]));
-    bed.tell(Event::Failed(pack, Why::Lied));
-    assert_eq!(bed.dropped, [(OwnerId(0), Why::Lied)]);
+    bed.tell(Event::Failed(pack, PackFailure::SentCorruptData));
+    assert_eq!(bed.dropped, [(ProviderId(0), PackFailure::SentCorruptData)]);
     while let Some(pack) = bed.of(1).first().copied() {
         bed.deliver(pack);
     }
     assert!(bed.finished && bed.of(0).is_empty());
-    assert!(bed.failed.values().all(|reasons| *reasons == [(OwnerId(0), Why::Lied)]));
+    assert!(bed.failed.values().all(|reasons| *reasons == [(ProviderId(0), PackFailure::SentCorruptData)]));
     assert_eq!(bed.failed.len(), 2, "those that only the liar had, without the one that was right");
 }
 
 #[test]
-fn a_silent_owner_loses_its_work_and_is_dropped_at_last() {
+fn a_silent_provider_loses_its_work_and_is_dropped_at_last() {
     let mut bed = Bed::new(wanted(50, 10, &[0]), 1);
     let mut asked = 0;
     while !bed.finished {
@@ -166,32 +170,32 @@ fn a_silent_owner_loses_its_work_and_is_dropped_at_last() {
         bed.tell(Event::Tick);
         assert!(asked < 100);
     }
-    assert_eq!(asked, OWNER_FAILURES as usize);
+    assert_eq!(asked, MAX_PROVIDER_FAILURES as usize);
     assert_eq!(bed.failed.len(), 50);
-    assert!(bed.now < Timestamp::ZERO + OWNER_SILENCE * 2 * OWNER_FAILURES);
+    assert!(bed.now < Timestamp::ZERO + PROVIDER_SILENCE * 2 * MAX_PROVIDER_FAILURES);
 }
 
 #[test]
-fn an_owner_that_is_heard_of_is_not_silent() {
+fn an_provider_that_is_heard_of_is_not_silent() {
     let mut bed = Bed::new(wanted(5, 10, &[0]), 1);
     let pack = bed.of(0)[0];
     for _ in 0..10 {
-        bed.now += OWNER_SILENCE / 2;
-        bed.tell(Event::Heard(OwnerId(0)));
+        bed.now += PROVIDER_SILENCE / 2;
+        bed.tell(Event::Activity(ProviderId(0)));
         bed.tell(Event::Tick);
     }
     assert_eq!(bed.of(0), [pack]);
 }
 
 #[test]
-fn an_idle_owner_is_asked_for_the_rear_of_a_slow_pack() {
+fn an_idle_provider_is_asked_for_the_rear_of_a_slow_pack() {
     let mut bed = Bed::new(wanted(8, 10, &[0, 1]), 2);
-    // Few items: the first owner got them all.
+    // Few items: the first provider got them all.
     let slow = bed.of(0)[0];
     assert_eq!(bed.under_way[&slow].len(), 8);
     while bed.of(1).is_empty() {
         bed.now = bed.packs.next_deadline(bed.now).unwrap();
-        assert!(bed.now < Timestamp::ZERO + OWNER_SILENCE, "long before it counts as silent");
+        assert!(bed.now < Timestamp::ZERO + PROVIDER_SILENCE, "long before it counts as silent");
         bed.tell(Event::Tick);
     }
     let fast = bed.of(1)[0];
@@ -210,7 +214,7 @@ fn an_idle_owner_is_asked_for_the_rear_of_a_slow_pack() {
 #[test]
 fn a_pack_that_ends_early_without_a_word_is_a_failure() {
     let mut bed = Bed::new(wanted(5, 10, &[0]), 1);
-    for _ in 0..OWNER_FAILURES {
+    for _ in 0..MAX_PROVIDER_FAILURES {
         while bed.of(0).is_empty() {
             bed.now = bed.packs.next_deadline(bed.now).unwrap();
             bed.tell(Event::Tick);
@@ -218,11 +222,11 @@ fn a_pack_that_ends_early_without_a_word_is_a_failure() {
         let pack = bed.of(0)[0];
         bed.tell(Event::Done(pack));
     }
-    assert_eq!(bed.dropped, [(OwnerId(0), Why::Broken)]);
+    assert_eq!(bed.dropped, [(ProviderId(0), PackFailure::Broken)]);
     assert_eq!(bed.failed.len(), 5);
 }
 
-/// How a simulated owner behaves.
+/// How a simulated provider behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manner {
     Honest {
@@ -239,8 +243,8 @@ enum Manner {
 /// Runs one download to its end; time goes from event to event.
 fn simulate(seed: u64) -> u64 {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let owner_count = rng.u32(1..8);
-    let manners: Vec<Manner> = (0..owner_count)
+    let provider_count = rng.u32(1..8);
+    let manners: Vec<Manner> = (0..provider_count)
         .map(|_| match rng.u8(0..10) {
             0 => Manner::Liar(rng.u32(0..300)),
             1 => Manner::Silent,
@@ -252,17 +256,19 @@ fn simulate(seed: u64) -> u64 {
         .collect();
     let items: Vec<Wanted> = (0..rng.u32(0..1500))
         .map(|_| {
-            let owners = (0..owner_count).filter(|_| rng.bool()).map(OwnerId).collect();
-            Wanted { size: rng.u64(0..MAX_PACKED_FILE_BYTES), owners }
+            let providers = (0..provider_count).filter(|_| rng.bool()).map(ProviderId).collect();
+            Wanted { size: rng.u64(0..MAX_PACKED_FILE_BYTES), providers }
         })
         .collect();
     let honest = |item: &Wanted| {
-        item.owners.iter().any(|owner| matches!(manners[owner.0 as usize], Manner::Honest { .. } | Manner::Busy))
+        item.providers
+            .iter()
+            .any(|provider| matches!(manners[provider.0 as usize], Manner::Honest { .. } | Manner::Busy))
     };
-    let mut bed = Bed::new(items.clone(), owner_count);
+    let mut bed = Bed::new(items.clone(), provider_count);
     let mut got = BTreeSet::new();
-    // When each owner's line is free again, and how often it was asked.
-    let mut asked: BTreeMap<OwnerId, u32> = BTreeMap::new();
+    // When each provider's line is free again, and how often it was asked.
+    let mut asked: BTreeMap<ProviderId, u32> = BTreeMap::new();
     let mut next: BTreeMap<PackId, (Timestamp, usize)> = BTreeMap::new();
     for step in 0.. {
         assert!(step < 200_000, "seed {seed} does not come to an end: {:?}", bed.under_way);
@@ -273,9 +279,9 @@ fn simulate(seed: u64) -> u64 {
         for pack in bed.under_way.keys() {
             next.entry(*pack).or_insert_with(|| (bed.now + MILLISECOND, 0));
         }
-        // An owner sends one pack after the other: the first in line is the one that brings something.
-        let first_in_line = |pack: &PackId| bed.of(pack.owner.0).first() == Some(pack);
-        let speaks = |pack: &PackId| manners[pack.owner.0 as usize] != Manner::Silent;
+        // An provider sends one pack after the other: the first in line is the one that brings something.
+        let first_in_line = |pack: &PackId| bed.of(pack.provider.0).first() == Some(pack);
+        let speaks = |pack: &PackId| manners[pack.provider.0 as usize] != Manner::Silent;
         let coming = next.iter().filter(|(pack, _)| first_in_line(pack) && speaks(pack)).min_by_key(|(_, (at, _))| *at);
         let deadline = bed.packs.next_deadline(bed.now);
         let tick = match (coming, deadline) {
@@ -292,8 +298,8 @@ fn simulate(seed: u64) -> u64 {
         }
         let (&pack, &(at, place)) = coming.expect("seed says who comes");
         bed.now = bed.now.max(at);
-        let manner = manners[pack.owner.0 as usize];
-        let times = *asked.entry(pack.owner).and_modify(|times| *times += u32::from(place == 0)).or_insert(1);
+        let manner = manners[pack.provider.0 as usize];
+        let times = *asked.entry(pack.provider).and_modify(|times| *times += u32::from(place == 0)).or_insert(1);
         let Some(item) = bed.under_way[&pack].get(place).copied() else {
             bed.tell(Event::Done(pack));
             continue;
@@ -304,14 +310,14 @@ fn simulate(seed: u64) -> u64 {
         };
         next.insert(pack, (bed.now + Duration::from_micros(pace), place + 1));
         match manner {
-            Manner::Liar(number) if number == item.0 => bed.tell(Event::Failed(pack, Why::Lied)),
-            Manner::Busy if times < 3 => bed.tell(Event::Failed(pack, Why::Busy)),
-            Manner::Breaks if place > 0 => bed.tell(Event::Failed(pack, Why::Broken)),
-            Manner::Breaks => bed.tell(Event::Heard(pack.owner)),
+            Manner::Liar(number) if number == item.0 => bed.tell(Event::Failed(pack, PackFailure::SentCorruptData)),
+            Manner::Busy if times < 3 => bed.tell(Event::Failed(pack, PackFailure::Busy)),
+            Manner::Breaks if place > 0 => bed.tell(Event::Failed(pack, PackFailure::Broken)),
+            Manner::Breaks => bed.tell(Event::Activity(pack.provider)),
             Manner::Forgetful if item.0 % 3 == 0 => bed.tell(Event::Refused(pack, item)),
             Manner::Silent => unreachable!("it says nothing"),
             _ => {
-                assert!(items[item.0 as usize].owners.contains(&pack.owner), "seed {seed}: asked of who has it");
+                assert!(items[item.0 as usize].providers.contains(&pack.provider), "seed {seed}: asked of who has it");
                 got.insert(item);
                 bed.tell(Event::Delivered(pack, item));
             }
@@ -322,8 +328,8 @@ fn simulate(seed: u64) -> u64 {
         assert!(got.contains(&id) != bed.failed.contains_key(&id), "seed {seed}: {id:?} ends one way");
         assert!(got.contains(&id) || !honest(item), "seed {seed}: {id:?} could be had");
         if let Some(reasons) = bed.failed.get(&id) {
-            let named: BTreeSet<_> = reasons.iter().map(|(owner, _)| *owner).collect();
-            assert_eq!(named, item.owners, "seed {seed}: every owner's reason is told");
+            let named: BTreeSet<_> = reasons.iter().map(|(provider, _)| *provider).collect();
+            assert_eq!(named, item.providers, "seed {seed}: every provider's reason is told");
         }
     }
     assert!(bed.under_way.is_empty(), "seed {seed}");
@@ -332,7 +338,7 @@ fn simulate(seed: u64) -> u64 {
 }
 
 #[test]
-fn every_item_ends_whatever_the_owners_do() {
+fn every_item_ends_whatever_the_providers_do() {
     for seed in 0..300 {
         println!("DIGEST pack {seed} {:016x}", simulate(seed));
     }

@@ -1,25 +1,25 @@
-//! Filling the owners' pipelines: how much to ask of whom.
+//! Filling the providers' pipelines: how much to ask of whom.
 
 use std::ops::Range;
 
-use shared::{
-    limits::{MAX_ACTIVE_OWNERS, MAX_REQUEST_BYTES, REQUEST_TIME},
-    time::Timestamp,
-};
+use crate::swarm::params::MAX_ACTIVE_PROVIDERS;
+use crate::swarm::params::MAX_REQUEST_BYTES;
+use crate::swarm::params::REQUEST_TIME;
+use shared::time::Timestamp;
 
 use super::{
     Fill, Swarm,
-    event::{Action, OwnerId, RequestId},
+    event::{Action, ProviderId, RequestId},
     picker::{Choice, Pick},
     piece::PieceState,
-    provider::{Owner, bytes_at},
+    provider::{Provider, bytes_at},
 };
 
-/// Of its share of what is left an owner is asked for one part in so many at a time, so that requests get shorter towards
-/// the end and all owners finish together (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Comput. 1987).
+/// Of its share of what is left an provider is asked for one part in so many at a time, so that requests get shorter towards
+/// the end and all providers finish together (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Comput. 1987).
 const PARTS_OF_SHARE: u64 = 2;
 
-/// What an owner is asked for next.
+/// What an provider is asked for next.
 enum Next {
     Run(Range<u64>),
     /// What it could be asked for is left to other receivers for now.
@@ -34,7 +34,7 @@ impl Swarm {
             Fill::Nobody => {}
             Fill::One(id) => {
                 self.fill_one(now, id, out);
-                if self.turned_away && self.active < MAX_ACTIVE_OWNERS {
+                if self.turned_away && self.active < MAX_ACTIVE_PROVIDERS {
                     self.fill_all(now, out);
                 }
             }
@@ -42,12 +42,12 @@ impl Swarm {
         }
     }
 
-    /// Those that are at work first, then the others from a random one on: of many owners a random few get a turn.
+    /// Those that are at work first, then the others from a random one on: of many providers a random few get a turn.
     fn fill_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         self.turned_away = false;
         let (mut ids, mut others) = (Vec::new(), Vec::new());
-        for (&id, owner) in self.owners.iter().filter(|(_, owner)| !owner.starved) {
-            if owner.requests.is_empty() { others.push(id) } else { ids.push(id) }
+        for (&id, provider) in self.providers.iter().filter(|(_, provider)| !provider.exhausted) {
+            if provider.requests.is_empty() { others.push(id) } else { ids.push(id) }
         }
         if !others.is_empty() {
             let first = self.rng.usize(..others.len());
@@ -59,24 +59,26 @@ impl Swarm {
         }
     }
 
-    fn fill_one(&mut self, now: Timestamp, id: OwnerId, out: &mut Vec<Action>) {
-        while let Some(owner) = self.owners.get(&id).filter(|owner| owner.has_room(now) && !owner.starved) {
-            if !self.may_be_asked(owner) {
+    fn fill_one(&mut self, now: Timestamp, id: ProviderId, out: &mut Vec<Action>) {
+        while let Some(provider) =
+            self.providers.get(&id).filter(|provider| provider.has_room(now) && !provider.exhausted)
+        {
+            if !self.may_be_asked(provider) {
                 self.turned_away = true;
                 return;
             }
             match self.next_run(now, id) {
                 Next::Run(groups) => self.ask(now, id, groups, out),
                 Next::Later => {
-                    if let Some(owner) = self.owners.get_mut(&id) {
-                        owner.leave_alone(now);
+                    if let Some(provider) = self.providers.get_mut(&id) {
+                        provider.leave_alone(now);
                     }
                     self.balance = true;
                     return;
                 }
                 Next::Nothing => {
-                    if let Some(owner) = self.owners.get_mut(&id) {
-                        owner.starved = true;
+                    if let Some(provider) = self.providers.get_mut(&id) {
+                        provider.exhausted = true;
                     }
                     self.balance = true;
                 }
@@ -84,49 +86,49 @@ impl Swarm {
         }
     }
 
-    /// Whether it is one of the [`MAX_ACTIVE_OWNERS`], or can become one.
-    pub(crate) fn may_be_asked(&self, owner: &Owner) -> bool {
-        self.active < MAX_ACTIVE_OWNERS || !owner.requests.is_empty()
+    /// Whether it is one of the [`MAX_ACTIVE_PROVIDERS`], or can become one.
+    pub(crate) fn may_be_asked(&self, provider: &Provider) -> bool {
+        self.active < MAX_ACTIVE_PROVIDERS || !provider.requests.is_empty()
     }
 
-    pub(crate) fn ask(&mut self, now: Timestamp, id: OwnerId, groups: Range<u64>, out: &mut Vec<Action>) {
-        let Some(owner) = self.owners.get_mut(&id) else { return };
+    pub(crate) fn ask(&mut self, now: Timestamp, id: ProviderId, groups: Range<u64>, out: &mut Vec<Action>) {
+        let Some(provider) = self.providers.get_mut(&id) else { return };
         self.last_serial += 1;
-        let request = RequestId { owner: id, serial: self.last_serial };
+        let request = RequestId { provider: id, serial: self.last_serial };
         for piece in self.layout.pieces_of(&groups) {
             self.pieces.ask(piece, request);
         }
-        self.active += usize::from(owner.requests.is_empty());
-        owner.push(now, request, groups.clone());
-        let silence = owner.silence_deadline();
+        self.active += usize::from(provider.requests.is_empty());
+        provider.push(now, request, groups.clone());
+        let silence = provider.silence_deadline();
         out.push(Action::Request { request, groups });
         if let Some(deadline) = silence {
             self.arm(deadline);
         }
     }
 
-    /// What an owner is asked for next.
-    fn next_run(&mut self, now: Timestamp, id: OwnerId) -> Next {
+    /// What an provider is asked for next.
+    fn next_run(&mut self, now: Timestamp, id: ProviderId) -> Next {
         if self.pieces.missing() == 0 {
             return Next::Nothing;
         }
-        let Some(owner) = self.owners.get(&id) else { return Next::Nothing };
-        let bytes = self.request_bytes(owner);
+        let Some(provider) = self.providers.get(&id) else { return Next::Nothing };
+        let bytes = self.request_bytes(provider);
         let wanted = bytes.div_ceil(self.layout.piece_bytes());
         let choice = Choice {
             pieces: &self.pieces,
-            owner,
+            provider,
             layout: self.layout,
-            place: self.place,
-            home: self.layout.part(self.place),
+            rank: self.rank,
+            home: self.layout.part(self.rank),
             now,
-            owners: &self.owners,
+            providers: &self.providers,
             wanted,
         };
         match self.picker.pick(&choice, &mut self.rng) {
             Pick::Piece(first) => Next::Run(self.run_from(first, bytes, &choice)),
             Pick::Later => Next::Later,
-            Pick::Nothing => self.fragment(owner).map_or(Next::Nothing, Next::Run),
+            Pick::Nothing => self.fragment(provider).map_or(Next::Nothing, Next::Run),
         }
     }
 
@@ -158,12 +160,12 @@ impl Swarm {
         }
     }
 
-    /// Groups of a piece that no owner has whole: what is left of it may be spread over several.
-    fn fragment(&self, owner: &Owner) -> Option<Range<u64>> {
-        let is_wanted = |group: u64| owner.has_group(group) && !self.have.has_group(group);
-        owner
+    /// Groups of a piece that no provider has whole: what is left of it may be spread over several.
+    fn fragment(&self, provider: &Provider) -> Option<Range<u64>> {
+        let is_wanted = |group: u64| provider.has_group(group) && !self.have.has_group(group);
+        provider
             .begun()
-            .filter(|&piece| self.pieces.state(piece) == PieceState::Missing && self.pieces.owners(piece) == 0)
+            .filter(|&piece| self.pieces.state(piece) == PieceState::Missing && self.pieces.providers(piece) == 0)
             .find_map(|piece| {
                 let groups = self.layout.groups_of(piece);
                 let start = groups.clone().find(|&group| is_wanted(group))?;
@@ -172,33 +174,33 @@ impl Swarm {
             })
     }
 
-    /// How much an owner is asked for at a time: much of a lone one (where others may turn up, no more than it has brought
+    /// How much an provider is asked for at a time: much of a lone one (where others may turn up, no more than it has brought
     /// already), of several what [`REQUEST_TIME`] brings and less towards the end. At least a piece.
-    pub(crate) fn request_bytes(&self, owner: &Owner) -> u64 {
+    pub(crate) fn request_bytes(&self, provider: &Provider) -> u64 {
         let least = self.layout.piece_bytes();
-        if self.owners.len() == 1 {
+        if self.providers.len() == 1 {
             let most = MAX_REQUEST_BYTES.max(least);
-            // An owner's stream takes in 12 MiB at once, and sends them until it hears that a long request was cut.
-            return if self.is_sociable { owner.bytes.clamp(least, most) } else { most };
+            // An provider's stream takes in 12 MiB at once, and sends them until it hears that a long request was cut.
+            return if self.expects_receivers { provider.bytes.clamp(least, most) } else { most };
         }
-        let Some(rate) = owner.rate() else { return least };
+        let Some(rate) = provider.rate() else { return least };
         let others: f64 =
-            self.owners.values().filter(|other| other.waiting_until().is_none()).filter_map(Owner::rate).sum();
+            self.providers.values().filter(|other| other.waiting_until().is_none()).filter_map(Provider::rate).sum();
         let left = u64::from(self.pieces.missing()) * self.layout.piece_bytes();
         let share = bytes_at(rate / others.max(rate).max(1.0), left as f64) / PARTS_OF_SHARE;
-        let is_swarm = self.owners.values().any(|owner| !owner.has_all());
+        let is_swarm = self.providers.values().any(|provider| !provider.has_all());
         let comfortable =
-            if is_swarm { owner.pipeline_bytes() / 2 } else { bytes_at(rate, REQUEST_TIME.as_secs_f64()) };
+            if is_swarm { provider.pipeline_bytes() / 2 } else { bytes_at(rate, REQUEST_TIME.as_secs_f64()) };
         comfortable.min(share).min(MAX_REQUEST_BYTES).max(least)
     }
 
-    /// A second owner has come: the long requests that the first one got while it was alone are cut to what it would
+    /// A second provider has come: the long requests that the first one got while it was alone are cut to what it would
     /// get now.
     pub(crate) fn share_out(&mut self, out: &mut Vec<Action>) {
-        for id in self.owners.keys().copied().collect::<Vec<_>>() {
-            let Some(owner) = self.owners.get(&id) else { continue };
-            let mut budget = self.request_bytes(owner).max(owner.pipeline_bytes());
-            let requests: Vec<_> = owner.requests.iter().map(|request| (request.id, request.rest())).collect();
+        for id in self.providers.keys().copied().collect::<Vec<_>>() {
+            let Some(provider) = self.providers.get(&id) else { continue };
+            let mut budget = self.request_bytes(provider).max(provider.pipeline_bytes());
+            let requests: Vec<_> = provider.requests.iter().map(|request| (request.id, request.rest())).collect();
             for (index, (request, rest)) in requests.into_iter().enumerate() {
                 let bytes = self.layout.bytes(&rest);
                 if bytes > budget {

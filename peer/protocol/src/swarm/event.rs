@@ -4,27 +4,27 @@ use std::{fmt, ops::Range, time::Duration};
 
 use shared::group_ranges::GroupRanges;
 
-/// An owner as the shell numbers it: one number for one peer, as long as the download lasts.
+/// An provider as the shell numbers it: one number for one peer, as long as the download lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OwnerId(pub u32);
+pub struct ProviderId(pub u32);
 
-impl fmt::Display for OwnerId {
+impl fmt::Display for ProviderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "owner {}", self.0)
+        write!(f, "provider {}", self.0)
     }
 }
 
-/// One request to one owner, that is one bulk stream. It carries its owner so that a late report, of a request that
+/// One request to one provider, that is one bulk stream. It carries its provider so that a late report, of a request that
 /// was cancelled in the meantime, still tells whom it is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId {
     /// Who is asked.
-    pub owner: OwnerId,
+    pub provider: ProviderId,
     /// Never reused within a swarm.
     pub serial: u64,
 }
 
-/// What an owner has.
+/// What an provider has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Has {
     /// The whole version.
@@ -33,23 +33,23 @@ pub enum Has {
     Groups(GroupRanges),
 }
 
-/// Why a request brought no more.
+/// PackFailure a request brought no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// The owner sent bytes that are not the version's. It is never asked again.
-    Lied,
-    /// The owner has another content now. It is never asked again, unless it is added anew.
+    /// The provider sent bytes that are not the version's. It is never asked again.
+    SentCorruptData,
+    /// The provider has another content now. It is never asked again, unless it is added anew.
     Changed,
-    /// The owner does not have the version (any more). As [`Failure::Changed`].
+    /// The provider does not have the version (any more). As [`Failure::Changed`].
     NotHere,
-    /// The owner will not serve this request whatever comes. As [`Failure::Changed`].
+    /// The provider will not serve this request whatever comes. As [`Failure::Changed`].
     Refused,
-    /// The owner serves as many as it can; its requests under way go on.
+    /// The provider serves as many as it can; its requests under way go on.
     Busy {
         /// How long it wants to be left alone, if it said so.
         retry_after: Option<Duration>,
     },
-    /// The owner said nothing for too long, as the shell measured it.
+    /// The provider said nothing for too long, as the shell measured it.
     Silent,
     /// The stream or the connection broke, or could not be opened.
     Broken,
@@ -58,44 +58,44 @@ pub enum Failure {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// An owner is there, or there again: what was held against it is forgotten, except a lie.
-    OwnerAdded {
+    /// An provider is there, or there again: what was held against it is forgotten, except a lie.
+    ProviderAdded {
         /// Who.
-        owner: OwnerId,
+        provider: ProviderId,
         /// What it has.
         has: Has,
         /// Round-trip time of its connection, if there is one.
         rtt: Option<Duration>,
     },
-    /// An owner has more than it had.
-    OwnerHas {
+    /// An provider has more than it had.
+    ProviderGained {
         /// Who.
-        owner: OwnerId,
+        provider: ProviderId,
         /// What came to it.
         gained: GroupRanges,
     },
-    /// An owner is gone. Its requests are over; the shell need not report them.
-    OwnerLost {
+    /// An provider is gone. Its requests are over; the shell need not report them.
+    ProviderLost {
         /// Who.
-        owner: OwnerId,
+        provider: ProviderId,
     },
     /// This peer is at `place` (from 0) of `receivers` that fetch the content now, in an order in which all of them see
-    /// themselves. What only one owner has they divide among themselves by it, so that its uplink carries it once.
-    Placed {
+    /// themselves. What only one provider has they divide among themselves by it, so that its uplink carries it once.
+    Ranked {
         /// Less than `receivers`.
-        place: u32,
+        rank: u32,
         /// This one included.
         receivers: u32,
     },
-    /// Bytes come from an owner though no group is proven yet: it is not silent, whatever this peer's disk does.
-    Heard {
+    /// Bytes come from an provider though no group is proven yet: it is not silent, whatever this peer's disk does.
+    Activity {
         /// Who.
-        owner: OwnerId,
+        provider: ProviderId,
         /// Its round-trip time, if measured since.
         rtt: Option<Duration>,
     },
-    /// An owner begins to send what a request asked for: what is given up of it from now on has been sent for nothing.
-    Begun {
+    /// An provider begins to send what a request asked for: what is given up of it from now on has been sent for nothing.
+    RequestStarted {
         /// Which request.
         request: RequestId,
     },
@@ -107,7 +107,7 @@ pub enum Event {
         /// Which groups.
         groups: Range<u64>,
     },
-    /// A request ended as an owner wanted it to end. Before its last group this is a failure.
+    /// A request ended as an provider wanted it to end. Before its last group this is a failure.
     RequestDone {
         /// Which.
         request: RequestId,
@@ -116,7 +116,7 @@ pub enum Event {
     RequestFailed {
         /// Which.
         request: RequestId,
-        /// Why.
+        /// PackFailure.
         why: Failure,
     },
     /// [`super::Swarm::next_deadline`] has come.
@@ -127,20 +127,20 @@ pub enum Event {
     Resume,
 }
 
-/// Why an owner is asked for nothing any more.
+/// PackFailure an provider is asked for nothing any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
     /// It sent wrong bytes: blame it by name. The one thing that is never forgiven.
-    Lied,
+    SentCorruptData,
     /// It has another content now.
     Changed,
     /// It does not have the version.
     NotHere,
     /// It will not serve.
     Refused,
-    /// It failed [`shared::limits::OWNER_FAILURES`] times in a row, without a proven group in between.
+    /// It failed [`crate::provider_health::MAX_PROVIDER_FAILURES`] times in a row, without a proven group in between.
     Failing,
-    /// There are [`shared::limits::MAX_SWARM_OWNERS`] already. It may be added when one is lost.
+    /// There are [`crate::swarm::params::MAX_SWARM_PROVIDERS`] already. It may be added when one is lost.
     TooMany,
 }
 
@@ -167,15 +167,15 @@ pub enum Action {
         /// Which request.
         request: RequestId,
     },
-    /// An owner is asked for nothing any more; its requests are cancelled by actions of their own.
+    /// An provider is asked for nothing any more; its requests are cancelled by actions of their own.
     Drop {
         /// Who.
-        owner: OwnerId,
-        /// Why.
+        provider: ProviderId,
+        /// PackFailure.
         why: Dropped,
     },
     /// Nobody who is left can deliver what is missing. It goes on by itself when somebody comes who can. How long that is waited for is
-    /// the shell's to say: from now on, whenever a group came last (the last owner may have taken long to be given up).
+    /// the shell's to say: from now on, whenever a group came last (the last provider may have taken long to be given up).
     Stuck,
     /// Every group is proven. Said once.
     Finished,

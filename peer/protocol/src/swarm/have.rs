@@ -6,7 +6,7 @@ use super::piece::Layout;
 
 /// The pieces and groups that one peer has. At most a bit a piece, and a bit a group for `max_begun` pieces.
 #[derive(Debug, Clone)]
-pub(crate) struct Holdings {
+pub(crate) struct Have {
     layout: Layout,
     whole: Bits,
     /// Groups of the pieces that are begun and not whole.
@@ -14,7 +14,7 @@ pub(crate) struct Holdings {
     max_begun: usize,
 }
 
-impl Holdings {
+impl Have {
     /// Nothing yet. Of pieces that are begun while `max_begun` others are, nothing is remembered.
     pub(crate) fn new(layout: Layout, max_begun: usize) -> Self {
         Self { layout, whole: Bits::new(u64::from(layout.pieces())), begun: BTreeMap::new(), max_begun }
@@ -124,26 +124,26 @@ mod tests {
         #[test]
         fn it_is_a_set_of_groups(runs in prop::collection::vec((0u64..70, 0u64..40), 0..12), short in 0..GROUP_BYTES) {
             let layout = Layout::new(70 * GROUP_BYTES - short);
-            let mut holdings = Holdings::new(layout, usize::MAX);
+            let mut have = Have::new(layout, usize::MAX);
             let mut model = BTreeSet::new();
             let mut completed = Vec::new();
             for (start, len) in runs {
                 let before: u64 = model.iter().map(|&group| layout.bytes(&(group..group + 1))).sum();
-                let new = holdings.insert(start..start + len, |piece| completed.push(piece));
+                let new = have.insert(start..start + len, |piece| completed.push(piece));
                 model.extend(start..(start + len).min(layout.groups()));
                 let after: u64 = model.iter().map(|&group| layout.bytes(&(group..group + 1))).sum();
                 prop_assert_eq!(before + new, after);
             }
             for group in 0..layout.groups() {
-                prop_assert_eq!(holdings.has_group(group), model.contains(&group));
+                prop_assert_eq!(have.has_group(group), model.contains(&group));
             }
             completed.sort_unstable();
-            prop_assert_eq!(&completed, &holdings.whole().collect::<Vec<_>>());
+            prop_assert_eq!(&completed, &have.whole().collect::<Vec<_>>());
             for piece in 0..layout.pieces() {
                 let has_all = layout.groups_of(piece).all(|group| model.contains(&group));
                 let has_some = layout.groups_of(piece).any(|group| model.contains(&group));
-                prop_assert_eq!(holdings.has_piece(piece), has_all);
-                prop_assert_eq!(holdings.begun().any(|begun| begun == piece), has_some && !has_all);
+                prop_assert_eq!(have.has_piece(piece), has_all);
+                prop_assert_eq!(have.begun().any(|begun| begun == piece), has_some && !has_all);
             }
         }
     }
@@ -151,13 +151,13 @@ mod tests {
     #[test]
     fn what_is_remembered_of_fragments_is_bounded() {
         let layout = Layout::new(8 << 20);
-        let mut holdings = Holdings::new(layout, 2);
+        let mut have = Have::new(layout, 2);
         for piece in 0..8 {
             let first = layout.groups_of(piece).start;
-            holdings.insert(first..first + 1, |_| {});
+            have.insert(first..first + 1, |_| {});
         }
-        assert_eq!(holdings.begun().collect::<Vec<_>>(), [0, 1]);
-        holdings.insert(0..layout.groups(), |_| {});
-        assert_eq!(holdings.whole().count(), 32, "whole pieces are always known");
+        assert_eq!(have.begun().collect::<Vec<_>>(), [0, 1]);
+        have.insert(0..layout.groups(), |_| {});
+        assert_eq!(have.whole().count(), 32, "whole pieces are always known");
     }
 }

@@ -1,4 +1,4 @@
-//! One download of one version from all its owners at once: which groups to ask of whom, and when to give up on one.
+//! One download of one version from all its providers at once: which groups to ask of whom, and when to give up on one.
 //!
 //! Pure: no I/O, no clock, no global randomness. [`Swarm::handle`] takes the time and what happened and hands out what to
 //! do; the shell (`download`) opens a bulk stream for each [`Action::Request`] and reports the groups as they are proven.
@@ -8,12 +8,12 @@
 //! |---|---|
 //! | [`event`] | what goes in and what comes out |
 //! | `piece` | pieces and their states, a table |
-//! | `holdings` | who has which pieces and groups |
-//! | `owner` | one owner: rate, pipeline, silence, waits; a table |
+//! | `have` | who has which pieces and groups |
+//! | `provider` | one provider: rate, pipeline, silence, waits; a table |
 //! | `picker` | which piece next: rarest first, sequential |
-//! | `assign` | filling the owners' pipelines |
+//! | `assign` | filling the providers' pipelines |
 //! | `status` | what `status` and `--explain` show |
-//! | `balance` | moving work from slow owners to idle ones, and the endgame |
+//! | `balance` | moving work from slow providers to idle ones, and the endgame |
 //! | [`uploads`], [`rate_limit`], [`hearing`], [`taking`] | the other side: whose request is served next, how fast, and until when |
 //!
 //! `docs/swarm.md` has the rules, the timings and what was measured in simulation.
@@ -21,6 +21,7 @@
 mod assign;
 pub mod event;
 mod have;
+pub mod params;
 mod picker;
 mod piece;
 mod provider;
@@ -33,20 +34,18 @@ use std::{
     time::Duration,
 };
 
-use shared::{
-    group_ranges::GroupRanges,
-    limits::{MAX_SWARM_OWNERS, OVERSLEPT, OWNER_FAILURES},
-    time::Timestamp,
-};
+use crate::provider_health::MAX_PROVIDER_FAILURES;
+use crate::swarm::params::MAX_SWARM_PROVIDERS;
+use shared::{group_ranges::GroupRanges, limits::OVERSLEPT, time::Timestamp};
 
-pub use event::{Action, Dropped, Event, Failure, Has, OwnerId, RequestId};
+pub use event::{Action, Dropped, Event, Failure, Has, ProviderId, RequestId};
 pub use picker::PickerKind;
-pub use status::{OwnerStatus, Progress, Standing};
+pub use status::{Progress, ProviderStatus, Standing};
 
-use have::Holdings;
+use have::Have;
 use picker::Picker;
-use piece::{Layout, PieceState, Pieces, Place};
-use provider::Owner;
+use piece::{Layout, PieceState, Pieces, Rank};
+use provider::Provider;
 
 /// What a swarm is made of.
 #[derive(Debug, Clone)]
@@ -58,7 +57,7 @@ pub struct SwarmConfig {
     /// In which order pieces are asked for.
     pub picker: PickerKind,
     /// Others who receive the version may turn up at any moment.
-    pub is_sociable: bool,
+    pub expects_receivers: bool,
     /// For choices that shall differ between peers.
     pub seed: u64,
 }
@@ -68,13 +67,13 @@ pub struct SwarmConfig {
 pub struct Swarm {
     layout: Layout,
     pieces: Pieces,
-    have: Holdings,
-    owners: BTreeMap<OwnerId, Owner>,
-    liars: BTreeSet<OwnerId>,
+    have: Have,
+    providers: BTreeMap<ProviderId, Provider>,
+    liars: BTreeSet<ProviderId>,
     picker: Box<dyn Picker>,
-    is_sociable: bool,
+    expects_receivers: bool,
     /// Which part of what receivers divide among themselves is this peer's.
-    place: Place,
+    rank: Rank,
     rng: fastrand::Rng,
     last_serial: u64,
     standing: Standing,
@@ -83,13 +82,13 @@ pub struct Swarm {
     /// Not later than the end of any silence, wait or doubt.
     timer: Option<Timestamp>,
     fill: Fill,
-    /// Owners with requests under way.
+    /// Providers with requests under way.
     active: usize,
-    /// An owner was not asked for anything because so many others are.
+    /// An provider was not asked for anything because so many others are.
     turned_away: bool,
     /// Pieces are missing again: those that had nothing to do may have now.
     came_back: bool,
-    /// An owner has nothing to be asked for, now or at all: it may take over work of another ...
+    /// An provider has nothing to be asked for, now or at all: it may take over work of another ...
     balance: bool,
     /// ... from this time on.
     balance_from: Timestamp,
@@ -99,16 +98,16 @@ pub struct Swarm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fill {
     Nobody,
-    One(OwnerId),
+    One(ProviderId),
     All,
 }
 
 impl Swarm {
-    /// A swarm without owners. With nothing missing it is finished; the first [`Swarm::handle`] says so.
+    /// A swarm without providers. With nothing missing it is finished; the first [`Swarm::handle`] says so.
     pub fn new(config: SwarmConfig, now: Timestamp) -> Self {
         let layout = Layout::new(config.size);
         let mut pieces = Pieces::new(&layout);
-        let mut have = Holdings::new(layout, usize::MAX);
+        let mut have = Have::new(layout, usize::MAX);
         let mut bytes_proven = 0;
         for groups in config.have.iter() {
             bytes_proven += have.insert(groups, |piece| {
@@ -119,11 +118,11 @@ impl Swarm {
             layout,
             pieces,
             have,
-            place: Place::ALONE,
-            owners: BTreeMap::new(),
+            rank: Rank::ALONE,
+            providers: BTreeMap::new(),
             liars: BTreeSet::new(),
             picker: config.picker.build(),
-            is_sociable: config.is_sociable,
+            expects_receivers: config.expects_receivers,
             rng: fastrand::Rng::with_seed(config.seed),
             last_serial: 0,
             standing: Standing::Running,
@@ -174,35 +173,35 @@ impl Swarm {
         self.timer.into_iter().chain((self.balance && is_running).then_some(self.balance_from)).min()
     }
 
-    /// A peer that slept (was stopped, or its machine was) hears nothing and must not blame the owners for it.
+    /// A peer that slept (was stopped, or its machine was) hears nothing and must not blame the providers for it.
     fn excuse_own_sleep(&mut self, now: Timestamp) {
         let late = self.next_deadline().map_or(Duration::ZERO, |due| now.since(due));
         if late > OVERSLEPT {
-            self.owners.values_mut().for_each(|owner| owner.excuse(late));
+            self.providers.values_mut().for_each(|provider| provider.excuse(late));
         }
     }
 
     fn dispatch(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) {
         match event {
-            Event::OwnerAdded { owner, has, rtt } => self.on_added(now, owner, &has, rtt, out),
-            Event::OwnerHas { owner, gained } => self.on_gained(owner, &gained, out),
-            Event::OwnerLost { owner } => {
-                self.remove_owner(owner);
+            Event::ProviderAdded { provider, has, rtt } => self.on_added(now, provider, &has, rtt, out),
+            Event::ProviderGained { provider, gained } => self.on_gained(provider, &gained, out),
+            Event::ProviderLost { provider } => {
+                self.remove_provider(provider);
             }
-            Event::Placed { place, receivers } => self.place = Place::new(place, receivers),
-            Event::Heard { owner, rtt } => {
-                if let Some(known) = self.owners.get_mut(&owner) {
+            Event::Ranked { rank, receivers } => self.rank = Rank::new(rank, receivers),
+            Event::Activity { provider, rtt } => {
+                if let Some(known) = self.providers.get_mut(&provider) {
                     known.heard(now, rtt);
-                    self.look_at(owner);
+                    self.look_at(provider);
                 }
             }
-            Event::Begun { request } => {
-                if let Some(owner) = self.owners.get_mut(&request.owner) {
-                    owner.heard(now, None);
-                    if let Some(request) = owner.request_mut(request) {
+            Event::RequestStarted { request } => {
+                if let Some(provider) = self.providers.get_mut(&request.provider) {
+                    provider.heard(now, None);
+                    if let Some(request) = provider.request_mut(request) {
                         request.has_begun = true;
                     }
-                    self.look_at(request.owner);
+                    self.look_at(request.provider);
                 }
             }
             Event::Verified { request, groups } => self.on_verified(now, request, groups, out),
@@ -222,46 +221,46 @@ impl Swarm {
         }
     }
 
-    fn on_added(&mut self, now: Timestamp, id: OwnerId, has: &Has, rtt: Option<Duration>, out: &mut Vec<Action>) {
+    fn on_added(&mut self, now: Timestamp, id: ProviderId, has: &Has, rtt: Option<Duration>, out: &mut Vec<Action>) {
         if self.liars.contains(&id) {
-            out.push(Action::Drop { owner: id, why: Dropped::Lied });
-        } else if let Some(owner) = self.owners.get_mut(&id) {
-            owner.renew(has, rtt, &mut self.pieces);
+            out.push(Action::Drop { provider: id, why: Dropped::SentCorruptData });
+        } else if let Some(provider) = self.providers.get_mut(&id) {
+            provider.renew(has, rtt, &mut self.pieces);
             self.look_at(id);
-        } else if self.owners.len() >= MAX_SWARM_OWNERS {
-            out.push(Action::Drop { owner: id, why: Dropped::TooMany });
+        } else if self.providers.len() >= MAX_SWARM_PROVIDERS {
+            out.push(Action::Drop { provider: id, why: Dropped::TooMany });
         } else {
-            self.owners.insert(id, Owner::new(now, self.layout, has, rtt, &mut self.pieces));
-            if self.owners.len() == 2 {
+            self.providers.insert(id, Provider::new(now, self.layout, has, rtt, &mut self.pieces));
+            if self.providers.len() == 2 {
                 self.share_out(out);
             }
             self.look_at(id);
         }
     }
 
-    fn on_gained(&mut self, id: OwnerId, gained: &GroupRanges, out: &mut Vec<Action>) {
-        let Some(owner) = self.owners.get_mut(&id) else { return };
-        let pieces = owner.gain(gained.iter(), &mut self.pieces);
+    fn on_gained(&mut self, id: ProviderId, gained: &GroupRanges, out: &mut Vec<Action>) {
+        let Some(provider) = self.providers.get_mut(&id) else { return };
+        let pieces = provider.gain(gained.iter(), &mut self.pieces);
         self.look_at(id);
         for piece in pieces {
             self.make_way(piece, out);
         }
     }
 
-    /// Two receivers must not go through the same part of an only owner side by side. When another has got a piece which
-    /// only one owner had and which is on its way from there, its run is ahead of this one: what was asked behind the
+    /// Two receivers must not go through the same part of an only provider side by side. When another has got a piece which
+    /// only one provider had and which is on its way from there, its run is ahead of this one: what was asked behind the
     /// piece is given up, and the picker looks for another place.
     fn make_way(&mut self, piece: u32, out: &mut Vec<Action>) {
-        let PieceState::Asked(request) = self.pieces.state(piece) else { return };
-        if self.pieces.owners(piece) != 2 {
+        let PieceState::InFlight(request) = self.pieces.state(piece) else { return };
+        if self.pieces.providers(piece) != 2 {
             return;
         }
-        let Some(owner) = self.owners.get_mut(&request.owner) else { return };
-        owner.next_piece = None;
-        let behind = owner.requests.iter().filter(|later| later.id.serial > request.serial);
+        let Some(provider) = self.providers.get_mut(&request.provider) else { return };
+        provider.next_piece = None;
+        let behind = provider.requests.iter().filter(|later| later.id.serial > request.serial);
         let behind: Vec<_> = behind.filter(|later| !later.has_begun()).map(|later| later.id).collect();
         let groups = self.layout.groups_of(piece);
-        let has_begun = owner.request(request).is_some_and(|request| {
+        let has_begun = provider.request(request).is_some_and(|request| {
             request.proven > groups.start || request.has_begun && groups.contains(&request.groups.start)
         });
         self.cut(request, if has_begun { groups.end } else { groups.start }, out);
@@ -281,13 +280,13 @@ impl Swarm {
         self.bytes_proven += new_bytes;
         self.bytes_twice += bytes - new_bytes;
         let mut is_done = false;
-        if let Some(owner) = self.owners.get_mut(&id.owner) {
-            owner.delivered(now, bytes, bytes - new_bytes);
-            if let Some(request) = owner.request_mut(id) {
+        if let Some(provider) = self.providers.get_mut(&id.provider) {
+            provider.delivered(now, bytes, bytes - new_bytes);
+            if let Some(request) = provider.request_mut(id) {
                 request.proven = request.proven.max(groups.end);
                 is_done = request.proven >= request.groups.end;
             }
-            self.look_at(id.owner);
+            self.look_at(id.provider);
         }
         for piece in completed {
             for other in self.pieces.complete(piece).into_iter().flatten().filter(|&other| other != id) {
@@ -300,68 +299,68 @@ impl Swarm {
     }
 
     fn on_failed(&mut self, now: Timestamp, id: RequestId, why: Failure, out: &mut Vec<Action>) {
-        if why == Failure::Lied {
-            // Even when the request is over: what it tells of the owner stays true.
-            self.liars.insert(id.owner);
+        if why == Failure::SentCorruptData {
+            // Even when the request is over: what it tells of the provider stays true.
+            self.liars.insert(id.provider);
             self.end_request(id);
-            self.drop_owner(id.owner, Dropped::Lied, out);
+            self.drop_provider(id.provider, Dropped::SentCorruptData, out);
             return;
         }
         if !self.end_request(id) {
             return;
         }
         match why {
-            Failure::Lied => {}
-            Failure::Changed => self.drop_owner(id.owner, Dropped::Changed, out),
-            Failure::NotHere => self.drop_owner(id.owner, Dropped::NotHere, out),
-            Failure::Refused => self.drop_owner(id.owner, Dropped::Refused, out),
+            Failure::SentCorruptData => {}
+            Failure::Changed => self.drop_provider(id.provider, Dropped::Changed, out),
+            Failure::NotHere => self.drop_provider(id.provider, Dropped::NotHere, out),
+            Failure::Refused => self.drop_provider(id.provider, Dropped::Refused, out),
             Failure::Busy { retry_after } => {
-                if let Some(owner) = self.owners.get_mut(&id.owner) {
-                    let until = owner.refused_as_busy(now, retry_after, &mut self.rng);
+                if let Some(provider) = self.providers.get_mut(&id.provider) {
+                    let until = provider.refused_as_busy(now, retry_after, &mut self.rng);
                     self.arm(until);
                 }
             }
-            Failure::Silent | Failure::Broken => self.on_owner_failing(now, id.owner, out),
+            Failure::Silent | Failure::Broken => self.on_provider_failing(now, id.provider, out),
         }
     }
 
-    /// An owner is silent or broke off: what it was to bring goes to others, and it is left alone for a while.
-    fn on_owner_failing(&mut self, now: Timestamp, id: OwnerId, out: &mut Vec<Action>) {
+    /// An provider is silent or broke off: what it was to bring goes to others, and it is left alone for a while.
+    fn on_provider_failing(&mut self, now: Timestamp, id: ProviderId, out: &mut Vec<Action>) {
         self.cancel_all(id, out);
-        let Some(owner) = self.owners.get_mut(&id) else { return };
-        if owner.failed() >= OWNER_FAILURES {
-            self.drop_owner(id, Dropped::Failing, out);
+        let Some(provider) = self.providers.get_mut(&id) else { return };
+        if provider.failed() >= MAX_PROVIDER_FAILURES {
+            self.drop_provider(id, Dropped::Failing, out);
         } else {
-            let until = owner.wait(now, None, &mut self.rng);
+            let until = provider.wait(now, None, &mut self.rng);
             self.arm(until);
         }
     }
 
     fn on_pause(&mut self, out: &mut Vec<Action>) {
         self.standing = Standing::Paused;
-        let owners: Vec<_> = self.owners.keys().copied().collect();
-        for owner in owners {
-            self.cancel_all(owner, out);
+        let providers: Vec<_> = self.providers.keys().copied().collect();
+        for provider in providers {
+            self.cancel_all(provider, out);
         }
     }
 
     fn run_timers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let mut silent = Vec::new();
-        for (&id, owner) in &mut self.owners {
-            owner.wake(now);
-            if owner.silence_deadline().is_some_and(|deadline| deadline <= now) {
+        for (&id, provider) in &mut self.providers {
+            provider.wake(now);
+            if provider.silence_deadline().is_some_and(|deadline| deadline <= now) {
                 silent.push(id);
             }
         }
         for id in silent {
-            self.on_owner_failing(now, id, out);
+            self.on_provider_failing(now, id, out);
         }
         // One whose wait or doubt is over may be asked again; all are looked at, which is cheap where nothing is new.
         self.fill = Fill::All;
         self.balance = true;
-        let silences = self.owners.values().filter_map(Owner::silence_deadline);
-        let waits = self.owners.values().filter_map(Owner::waiting_until);
-        let doubts = self.owners.values().filter_map(Owner::doubted_until).filter(|until| *until > now);
+        let silences = self.providers.values().filter_map(Provider::silence_deadline);
+        let waits = self.providers.values().filter_map(Provider::waiting_until);
+        let doubts = self.providers.values().filter_map(Provider::doubted_until).filter(|until| *until > now);
         self.timer = silences.chain(waits).chain(doubts).min();
     }
 
@@ -369,49 +368,49 @@ impl Swarm {
         self.timer = Some(self.timer.map_or(due, |timer| timer.min(due)));
     }
 
-    fn look_at(&mut self, owner: OwnerId) {
+    fn look_at(&mut self, provider: ProviderId) {
         self.fill = match self.fill {
-            Fill::Nobody => Fill::One(owner),
-            Fill::One(other) if other == owner => Fill::One(owner),
+            Fill::Nobody => Fill::One(provider),
+            Fill::One(other) if other == provider => Fill::One(provider),
             Fill::One(_) | Fill::All => Fill::All,
         };
     }
 
     /// What was left to others may be there by now, or nobody fetches it.
     fn look_at_those_left_alone(&mut self) {
-        let owners = self.owners.iter_mut();
+        let providers = self.providers.iter_mut();
         let left_alone: Vec<_> =
-            owners.filter_map(|(&id, owner)| std::mem::take(&mut owner.left_alone).then_some(id)).collect();
+            providers.filter_map(|(&id, provider)| std::mem::take(&mut provider.left_alone).then_some(id)).collect();
         left_alone.into_iter().for_each(|id| self.look_at(id));
     }
 
     fn look_at_all(&mut self) {
-        self.owners.values_mut().for_each(|owner| owner.starved = false);
+        self.providers.values_mut().for_each(|provider| provider.exhausted = false);
         self.fill = Fill::All;
     }
 
-    fn drop_owner(&mut self, id: OwnerId, why: Dropped, out: &mut Vec<Action>) {
-        for request in self.remove_owner(id) {
+    fn drop_provider(&mut self, id: ProviderId, why: Dropped, out: &mut Vec<Action>) {
+        for request in self.remove_provider(id) {
             out.push(Action::Cancel { request });
         }
-        out.push(Action::Drop { owner: id, why });
+        out.push(Action::Drop { provider: id, why });
     }
 
-    /// Forgets an owner; its work comes back. Returns the requests that it had.
-    fn remove_owner(&mut self, id: OwnerId) -> Vec<RequestId> {
-        let Some(owner) = self.owners.get(&id) else { return Vec::new() };
-        owner.withdraw(&mut self.pieces);
-        let requests: Vec<_> = owner.requests.iter().map(|request| request.id).collect();
+    /// Forgets an provider; its work comes back. Returns the requests that it had.
+    fn remove_provider(&mut self, id: ProviderId) -> Vec<RequestId> {
+        let Some(provider) = self.providers.get(&id) else { return Vec::new() };
+        provider.withdraw(&mut self.pieces);
+        let requests: Vec<_> = provider.requests.iter().map(|request| request.id).collect();
         for &request in &requests {
             self.end_request(request);
         }
-        self.owners.remove(&id);
+        self.providers.remove(&id);
         requests
     }
 
-    fn cancel_all(&mut self, id: OwnerId, out: &mut Vec<Action>) {
-        let Some(owner) = self.owners.get(&id) else { return };
-        let requests: Vec<_> = owner.requests.iter().map(|request| request.id).collect();
+    fn cancel_all(&mut self, id: ProviderId, out: &mut Vec<Action>) {
+        let Some(provider) = self.providers.get(&id) else { return };
+        let requests: Vec<_> = provider.requests.iter().map(|request| request.id).collect();
         for request in requests {
             self.end_request(request);
             out.push(Action::Cancel { request });
@@ -420,11 +419,11 @@ impl Swarm {
 
     /// A request is over; what it did not bring is missing again. Returns whether it was under way.
     fn end_request(&mut self, id: RequestId) -> bool {
-        let Some(owner) = self.owners.get_mut(&id.owner) else { return false };
-        let Some(request) = owner.remove(id) else { return false };
-        self.active -= usize::from(owner.requests.is_empty());
+        let Some(provider) = self.providers.get_mut(&id.provider) else { return false };
+        let Some(request) = provider.remove(id) else { return false };
+        self.active -= usize::from(provider.requests.is_empty());
         self.release(id, &request.groups);
-        self.look_at(id.owner);
+        self.look_at(id.provider);
         true
     }
 
@@ -438,7 +437,9 @@ impl Swarm {
 
     /// Wants nothing from `at_group` (where a piece begins) on of a request.
     fn cut(&mut self, id: RequestId, at_group: u64, out: &mut Vec<Action>) {
-        let Some(request) = self.owners.get_mut(&id.owner).and_then(|owner| owner.request_mut(id)) else { return };
+        let Some(request) = self.providers.get_mut(&id.provider).and_then(|provider| provider.request_mut(id)) else {
+            return;
+        };
         if at_group <= request.proven {
             self.end_request(id);
             out.push(Action::Cancel { request: id });
@@ -451,7 +452,7 @@ impl Swarm {
 
     /// A piece that a request was to bring has come by another: saves the rest of it if nothing lies behind it.
     fn spare(&mut self, id: RequestId, piece: u32, out: &mut Vec<Action>) {
-        let Some(request) = self.owners.get(&id.owner).and_then(|owner| owner.request(id)) else { return };
+        let Some(request) = self.providers.get(&id.provider).and_then(|provider| provider.request(id)) else { return };
         let piece_groups = self.layout.groups_of(piece);
         if request.groups.end <= piece_groups.end {
             self.cut(id, piece_groups.start, out);
@@ -459,9 +460,9 @@ impl Swarm {
     }
 
     fn finish(&mut self, out: &mut Vec<Action>) {
-        let owners: Vec<_> = self.owners.keys().copied().collect();
-        for owner in owners {
-            self.cancel_all(owner, out);
+        let providers: Vec<_> = self.providers.keys().copied().collect();
+        for provider in providers {
+            self.cancel_all(provider, out);
         }
         self.standing = Standing::Finished;
         self.timer = None;
@@ -477,15 +478,15 @@ impl Swarm {
         }
     }
 
-    /// Whether an owner, waiting or not, has anything that is missing.
+    /// Whether an provider, waiting or not, has anything that is missing.
     fn is_there_hope(&self) -> bool {
         let mut missing = (0..self.pieces.count()).filter(|&piece| self.pieces.state(piece) == PieceState::Missing);
-        let has_part = |owner: &Owner, piece| {
+        let has_part = |provider: &Provider, piece| {
             let mut groups = self.layout.groups_of(piece);
-            groups.any(|group| owner.has_group(group) && !self.have.has_group(group))
+            groups.any(|group| provider.has_group(group) && !self.have.has_group(group))
         };
-        missing.any(|piece| self.pieces.owners(piece) > 0)
-            || self.owners.values().any(|owner| owner.begun().any(|piece| has_part(owner, piece)))
+        missing.any(|piece| self.pieces.providers(piece) > 0)
+            || self.providers.values().any(|provider| provider.begun().any(|piece| has_part(provider, piece)))
     }
 }
 

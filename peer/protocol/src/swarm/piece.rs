@@ -4,17 +4,18 @@
 //!
 //! | state | requests | its groups | leaves it for |
 //! |---|---|---|---|
-//! | `Missing` | none | some are missing | `Asked`: picked |
-//! | `Asked` | one | some are missing | `Whole`; `Missing`: the request ends, is cancelled or cut; `Doubled`: endgame; `Asked` of another: stolen |
-//! | `Doubled` | two, of two owners | some are missing | `Whole`: the other request is cut or cancelled; `Asked`: one of them ends |
-//! | `Whole` | none | all are proven | never |
+//! | `Missing` | none | some are missing | `InFlight`: picked |
+//! | `InFlight` | one | some are missing | `Complete`; `Missing`: the request ends, is cancelled or cut; `Duplicated`: endgame; `InFlight` of another: stolen |
+//! | `Duplicated` | two, of two providers | some are missing | `Complete`: the other request is cut or cancelled; `InFlight`: one of them ends |
+//! | `Complete` | none | all are proven | never |
 
 use std::ops::Range;
 
-use shared::{
-    group_ranges::group_count,
-    limits::{GROUP_BYTES, MAX_PIECE_BYTES, MAX_PIECES, MIN_PIECE_BYTES, PIECES_PER_FILE},
-};
+use crate::swarm::params::MAX_PIECE_BYTES;
+use crate::swarm::params::MAX_PIECES;
+use crate::swarm::params::MIN_PIECE_BYTES;
+use crate::swarm::params::PIECES_PER_FILE;
+use shared::{group_ranges::group_count, limits::GROUP_BYTES};
 
 use super::event::RequestId;
 
@@ -55,14 +56,14 @@ impl Layout {
         u32::try_from(self.groups.div_ceil(self.groups_per_piece)).expect("pieces grow so that there are few")
     }
 
-    /// The part of the file that the receiver at a place fetches first; `None` for one alone, who divides with nobody.
-    pub(crate) fn part(&self, Place { place, receivers }: Place) -> Option<Range<u32>> {
+    /// The part of the file that the receiver at a rank fetches first; `None` for one alone, who divides with nobody.
+    pub(crate) fn part(&self, Rank { rank, receivers }: Rank) -> Option<Range<u32>> {
         if receivers < 2 {
             return None;
         }
         let pieces = u64::from(self.pieces());
-        let bound = |place: u64| u32::try_from(pieces * place / u64::from(receivers)).unwrap_or(u32::MAX);
-        Some(bound(place.into())..bound(u64::from(place) + 1))
+        let bound = |rank: u64| u32::try_from(pieces * rank / u64::from(receivers)).unwrap_or(u32::MAX);
+        Some(bound(rank.into())..bound(u64::from(rank) + 1))
     }
 
     pub(crate) fn piece_of(&self, group: u64) -> u32 {
@@ -92,28 +93,28 @@ impl Layout {
 
 /// Where a peer stands among those that receive the version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
-    place: u32,
+pub(crate) struct Rank {
+    rank: u32,
     receivers: u32,
 }
 
-impl Place {
+impl Rank {
     /// Of one that knows of no others.
-    pub(crate) const ALONE: Self = Self { place: 0, receivers: 1 };
+    pub(crate) const ALONE: Self = Self { rank: 0, receivers: 1 };
 
-    /// The `place`-th of `receivers`, from 0; alone when that makes no sense.
-    pub(crate) fn new(place: u32, receivers: u32) -> Self {
-        if place < receivers { Self { place, receivers } } else { Self::ALONE }
+    /// The `rank`-th of `receivers`, from 0; alone when that makes no sense.
+    pub(crate) fn new(rank: u32, receivers: u32) -> Self {
+        if rank < receivers { Self { rank, receivers } } else { Self::ALONE }
     }
 
     /// The places of all receivers, in their order.
     pub(crate) fn all(self) -> impl Iterator<Item = Self> {
-        (0..self.receivers).map(move |place| Self { place, ..self })
+        (0..self.receivers).map(move |rank| Self { rank, ..self })
     }
 
-    /// As far into `count` things as this place is into all places.
+    /// As far into `count` things as this rank is into all places.
     pub(crate) fn of(self, count: usize) -> usize {
-        count * self.place as usize / self.receivers as usize
+        count * self.rank as usize / self.receivers as usize
     }
 }
 
@@ -121,19 +122,19 @@ impl Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PieceState {
     Missing,
-    Asked(RequestId),
-    Doubled(RequestId, RequestId),
-    Whole,
+    InFlight(RequestId),
+    Duplicated(RequestId, RequestId),
+    Complete,
 }
 
-/// All pieces, and how many owners have each.
+/// All pieces, and how many providers have each.
 #[derive(Debug)]
 pub(crate) struct Pieces {
     states: Vec<PieceState>,
-    /// Owners that have the piece whole, without those that have everything.
-    partial_owners: Vec<u32>,
-    /// Owners that have everything.
-    full_owners: u32,
+    /// Providers that have the piece whole, without those that have everything.
+    partial_providers: Vec<u32>,
+    /// Providers that have everything.
+    full_providers: u32,
     missing: u32,
     whole: u32,
 }
@@ -143,8 +144,8 @@ impl Pieces {
         let count = layout.pieces();
         Self {
             states: vec![PieceState::Missing; count as usize],
-            partial_owners: vec![0; count as usize],
-            full_owners: 0,
+            partial_providers: vec![0; count as usize],
+            full_providers: 0,
             missing: count,
             whole: 0,
         }
@@ -167,37 +168,37 @@ impl Pieces {
         self.states[piece as usize]
     }
 
-    /// How many owners have the piece whole.
-    pub(crate) fn owners(&self, piece: u32) -> u32 {
-        self.full_owners + self.partial_owners[piece as usize]
+    /// How many providers have the piece whole.
+    pub(crate) fn providers(&self, piece: u32) -> u32 {
+        self.full_providers + self.partial_providers[piece as usize]
     }
 
-    /// How many owners have everything.
-    pub(crate) fn full_owners(&self) -> u32 {
-        self.full_owners
+    /// How many providers have everything.
+    pub(crate) fn full_providers(&self) -> u32 {
+        self.full_providers
     }
 
-    pub(crate) fn add_full_owner(&mut self) {
-        self.full_owners += 1;
+    pub(crate) fn add_full_provider(&mut self) {
+        self.full_providers += 1;
     }
 
-    pub(crate) fn remove_full_owner(&mut self) {
-        self.full_owners -= 1;
+    pub(crate) fn remove_full_provider(&mut self) {
+        self.full_providers -= 1;
     }
 
-    pub(crate) fn add_owner(&mut self, piece: u32) {
-        self.partial_owners[piece as usize] += 1;
+    pub(crate) fn add_provider(&mut self, piece: u32) {
+        self.partial_providers[piece as usize] += 1;
     }
 
-    pub(crate) fn remove_owner(&mut self, piece: u32) {
-        self.partial_owners[piece as usize] -= 1;
+    pub(crate) fn remove_provider(&mut self, piece: u32) {
+        self.partial_providers[piece as usize] -= 1;
     }
 
     /// A request for (part of) the piece goes out. At most two may.
     pub(crate) fn ask(&mut self, piece: u32, request: RequestId) {
         let next = match self.state(piece) {
-            PieceState::Missing => PieceState::Asked(request),
-            PieceState::Asked(first) if first.owner != request.owner => PieceState::Doubled(first, request),
+            PieceState::Missing => PieceState::InFlight(request),
+            PieceState::InFlight(first) if first.provider != request.provider => PieceState::Duplicated(first, request),
             state => {
                 debug_assert!(false, "{request:?} for piece {piece}, which is {state:?}");
                 state
@@ -209,9 +210,9 @@ impl Pieces {
     /// A request does not bring the piece any more.
     pub(crate) fn release(&mut self, piece: u32, request: RequestId) {
         let next = match self.state(piece) {
-            PieceState::Asked(one) if one == request => PieceState::Missing,
-            PieceState::Doubled(one, other) if one == request => PieceState::Asked(other),
-            PieceState::Doubled(one, other) if other == request => PieceState::Asked(one),
+            PieceState::InFlight(one) if one == request => PieceState::Missing,
+            PieceState::Duplicated(one, other) if one == request => PieceState::InFlight(other),
+            PieceState::Duplicated(one, other) if other == request => PieceState::InFlight(one),
             state => state,
         };
         self.set(piece, next);
@@ -220,20 +221,20 @@ impl Pieces {
     /// All groups of the piece are proven. Returns the requests that were to bring it.
     pub(crate) fn complete(&mut self, piece: u32) -> [Option<RequestId>; 2] {
         let requests = match self.state(piece) {
-            PieceState::Missing | PieceState::Whole => [None, None],
-            PieceState::Asked(one) => [Some(one), None],
-            PieceState::Doubled(one, other) => [Some(one), Some(other)],
+            PieceState::Missing | PieceState::Complete => [None, None],
+            PieceState::InFlight(one) => [Some(one), None],
+            PieceState::Duplicated(one, other) => [Some(one), Some(other)],
         };
-        self.set(piece, PieceState::Whole);
+        self.set(piece, PieceState::Complete);
         requests
     }
 
     fn set(&mut self, piece: u32, next: PieceState) {
         let state = &mut self.states[piece as usize];
         self.missing -= u32::from(*state == PieceState::Missing);
-        self.whole -= u32::from(*state == PieceState::Whole);
+        self.whole -= u32::from(*state == PieceState::Complete);
         self.missing += u32::from(next == PieceState::Missing);
-        self.whole += u32::from(next == PieceState::Whole);
+        self.whole += u32::from(next == PieceState::Complete);
         *state = next;
     }
 }
@@ -242,11 +243,11 @@ impl Pieces {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::event::OwnerId;
+    use super::super::event::ProviderId;
     use super::*;
 
-    fn request(owner: u32) -> RequestId {
-        RequestId { owner: OwnerId(owner), serial: u64::from(owner) }
+    fn request(provider: u32) -> RequestId {
+        RequestId { provider: ProviderId(provider), serial: u64::from(provider) }
     }
 
     #[test]
@@ -262,22 +263,22 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_is_asked_of_two_owners_at_most_and_comes_back() {
+    fn a_piece_is_asked_of_two_providers_at_most_and_comes_back() {
         let mut pieces = Pieces::new(&Layout::new(1 << 20));
         assert_eq!((pieces.count(), pieces.missing()), (4, 4));
         pieces.ask(1, request(1));
         pieces.ask(1, request(2));
         assert_eq!(pieces.missing(), 3);
-        assert_eq!(pieces.state(1), PieceState::Doubled(request(1), request(2)));
+        assert_eq!(pieces.state(1), PieceState::Duplicated(request(1), request(2)));
         pieces.release(1, request(1));
         pieces.release(1, request(7));
-        assert_eq!(pieces.state(1), PieceState::Asked(request(2)));
+        assert_eq!(pieces.state(1), PieceState::InFlight(request(2)));
         pieces.release(1, request(2));
         assert_eq!(pieces.missing(), 4);
         pieces.ask(1, request(3));
         assert_eq!(pieces.complete(1), [Some(request(3)), None]);
         pieces.release(1, request(3));
-        assert_eq!(pieces.state(1), PieceState::Whole);
+        assert_eq!(pieces.state(1), PieceState::Complete);
         assert!(!pieces.is_finished());
     }
 

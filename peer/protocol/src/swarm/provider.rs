@@ -1,4 +1,4 @@
-//! What is known of one owner: what it has, how fast it is, what it is asked for.
+//! What is known of one provider: what it has, how fast it is, what it is asked for.
 //!
 //! | state | is asked | leaves it for |
 //! |---|---|---|
@@ -6,21 +6,25 @@
 //! | doubted | no | ready: it is heard, or it has been left alone for as long as it was quiet; waiting: silent |
 //! | waiting | no; requests under way go on | ready: the wait is over |
 //!
-//! Dropped owners are not kept, but for the liars' numbers.
+//! Dropped providers are not kept, but for the liars' numbers.
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
-use shared::{
-    limits::{
-        DEFAULT_RTT, FIRST_RATE_WINDOW, LEFT_ALONE_AT_MOST, MAX_BEGUN_PIECES_PER_OWNER, MAX_OWNER_BACKOFF,
-        MAX_REQUESTS_PER_OWNER, MIN_REQUESTS_PER_OWNER, OWNER_BACKOFF, OWNER_SILENCE, PIPELINE_MARGIN, RATE_WINDOW,
-    },
-    time::Timestamp,
-};
+use crate::provider_health::MAX_PROVIDER_BACKOFF;
+use crate::provider_health::PROVIDER_BACKOFF;
+use crate::provider_health::PROVIDER_SILENCE;
+use crate::swarm::params::DEFAULT_RTT;
+use crate::swarm::params::FIRST_RATE_WINDOW;
+use crate::swarm::params::MAX_BEGUN_PIECES_PER_PROVIDER;
+use crate::swarm::params::MAX_REQUESTS_PER_PROVIDER;
+use crate::swarm::params::MAX_RESERVED_TIME;
+use crate::swarm::params::PIPELINE_MARGIN;
+use crate::swarm::params::RATE_WINDOW;
+use shared::{limits::MIN_REQUESTS_PER_PROVIDER, time::Timestamp};
 
 use super::{
     event::{Has, RequestId},
-    have::Holdings,
+    have::Have,
     piece::{Layout, Pieces},
 };
 
@@ -35,7 +39,7 @@ pub(crate) struct Request {
     pub(crate) groups: Range<u64>,
     /// Up to where its groups are proven.
     pub(crate) proven: u64,
-    /// Its owner has begun to send.
+    /// Its provider has begun to send.
     pub(crate) has_begun: bool,
 }
 
@@ -51,12 +55,12 @@ impl Request {
     }
 }
 
-/// One owner.
+/// One provider.
 #[derive(Debug)]
-pub(crate) struct Owner {
+pub(crate) struct Provider {
     layout: Layout,
     /// `None`: everything.
-    holdings: Option<Holdings>,
+    have: Option<Have>,
     /// In the order in which they were made, which is the order in which they are expected to be served.
     pub(crate) requests: VecDeque<Request>,
     rate: Rate,
@@ -68,7 +72,7 @@ pub(crate) struct Owner {
     failures: u32,
     refusals: u32,
     /// There was nothing to ask it for when it was last looked at.
-    pub(crate) starved: bool,
+    pub(crate) exhausted: bool,
     /// When it was last looked at, what it could be asked for was left to other receivers.
     pub(crate) left_alone: bool,
     /// Since when it has been left alone without being asked for anything.
@@ -81,18 +85,18 @@ pub(crate) struct Owner {
     pub(crate) bytes_twice: u64,
 }
 
-impl Owner {
+impl Provider {
     pub(crate) fn new(now: Timestamp, layout: Layout, has: &Has, rtt: Option<Duration>, pieces: &mut Pieces) -> Self {
-        let holdings = match has {
+        let have = match has {
             Has::All => {
-                pieces.add_full_owner();
+                pieces.add_full_provider();
                 None
             }
-            Has::Groups(_) => Some(Holdings::new(layout, MAX_BEGUN_PIECES_PER_OWNER)),
+            Has::Groups(_) => Some(Have::new(layout, MAX_BEGUN_PIECES_PER_PROVIDER)),
         };
-        let mut owner = Self {
+        let mut provider = Self {
             layout,
-            holdings,
+            have,
             requests: VecDeque::new(),
             rate: Rate::default(),
             rtt,
@@ -101,7 +105,7 @@ impl Owner {
             doubted_until: None,
             failures: 0,
             refusals: 0,
-            starved: false,
+            exhausted: false,
             left_alone: false,
             left_since: None,
             next_piece: None,
@@ -109,9 +113,9 @@ impl Owner {
             bytes_twice: 0,
         };
         if let Has::Groups(groups) = has {
-            owner.gain(groups.iter(), pieces);
+            provider.gain(groups.iter(), pieces);
         }
-        owner
+        provider
     }
 
     /// It is there again, perhaps with more.
@@ -125,11 +129,11 @@ impl Owner {
             Has::Groups(groups) => {
                 self.gain(groups.iter(), pieces);
             }
-            Has::All if self.holdings.is_some() => {
+            Has::All if self.have.is_some() => {
                 self.withdraw(pieces);
-                self.holdings = None;
-                pieces.add_full_owner();
-                self.starved = false;
+                self.have = None;
+                pieces.add_full_provider();
+                self.exhausted = false;
             }
             Has::All => {}
         }
@@ -138,38 +142,38 @@ impl Owner {
     /// Returns the pieces that it has whole now and had not before.
     pub(crate) fn gain(&mut self, runs: impl Iterator<Item = Range<u64>>, pieces: &mut Pieces) -> Vec<u32> {
         let mut gained = Vec::new();
-        let Some(holdings) = &mut self.holdings else { return gained };
+        let Some(have) = &mut self.have else { return gained };
         for groups in runs {
-            holdings.insert(groups, |piece| gained.push(piece));
+            have.insert(groups, |piece| gained.push(piece));
         }
-        gained.iter().for_each(|&piece| pieces.add_owner(piece));
-        self.starved = false;
+        gained.iter().for_each(|&piece| pieces.add_provider(piece));
+        self.exhausted = false;
         gained
     }
 
     /// Its pieces do not count as available any more.
     pub(crate) fn withdraw(&self, pieces: &mut Pieces) {
-        match &self.holdings {
-            None => pieces.remove_full_owner(),
-            Some(holdings) => holdings.whole().for_each(|piece| pieces.remove_owner(piece)),
+        match &self.have {
+            None => pieces.remove_full_provider(),
+            Some(have) => have.whole().for_each(|piece| pieces.remove_provider(piece)),
         }
     }
 
     pub(crate) fn has_all(&self) -> bool {
-        self.holdings.is_none()
+        self.have.is_none()
     }
 
     pub(crate) fn has_piece(&self, piece: u32) -> bool {
-        self.holdings.as_ref().is_none_or(|holdings| holdings.has_piece(piece))
+        self.have.as_ref().is_none_or(|have| have.has_piece(piece))
     }
 
     pub(crate) fn has_group(&self, group: u64) -> bool {
-        self.holdings.as_ref().is_none_or(|holdings| holdings.has_group(group))
+        self.have.as_ref().is_none_or(|have| have.has_group(group))
     }
 
     /// Pieces of which it has some groups and not all.
     pub(crate) fn begun(&self) -> impl Iterator<Item = u32> {
-        self.holdings.iter().flat_map(Holdings::begun)
+        self.have.iter().flat_map(Have::begun)
     }
 
     /// Whether it may be asked for more: it is ready, brings what it is asked for, and has less to do than lasts for a
@@ -178,16 +182,16 @@ impl Owner {
         self.waiting_until.is_none()
             && self.doubted_until.is_none_or(|until| until <= now)
             && self.quiet(now) == Duration::ZERO
-            && self.requests.len() < MAX_REQUESTS_PER_OWNER
-            && (self.requests.len() < MIN_REQUESTS_PER_OWNER || self.backlog_bytes() < self.pipeline_bytes())
+            && self.requests.len() < MAX_REQUESTS_PER_PROVIDER
+            && (self.requests.len() < MIN_REQUESTS_PER_PROVIDER || self.backlog_bytes() < self.pipeline_bytes())
     }
 
-    /// Bytes that are on their way or on the owner's list.
+    /// Bytes that are on their way or on the provider's list.
     pub(crate) fn backlog_bytes(&self) -> u64 {
         self.requests.iter().map(|request| self.layout.bytes(&request.rest())).sum()
     }
 
-    /// Bytes that keep the owner at work for a round trip and a margin.
+    /// Bytes that keep the provider at work for a round trip and a margin.
     pub(crate) fn pipeline_bytes(&self) -> u64 {
         let seconds = (self.rtt() + PIPELINE_MARGIN).as_secs_f64();
         bytes_at(self.rate.estimate.unwrap_or(0.0), seconds)
@@ -203,7 +207,7 @@ impl Owner {
     }
 
     /// For how long it has brought nothing though it was asked, beyond what a round trip explains. It is taken to
-    /// last as long again, which makes a stalled owner look slower by and by.
+    /// last as long again, which makes a stalled provider look slower by and by.
     pub(crate) fn quiet(&self, now: Timestamp) -> Duration {
         if self.requests.is_empty() { Duration::ZERO } else { now.since(self.heard + self.rtt() + PIPELINE_MARGIN) }
     }
@@ -233,7 +237,7 @@ impl Owner {
     /// Whether others have had their time: what they were left they do not fetch, or those who bring something meanwhile are slow,
     /// or pretend to bring something.
     pub(crate) fn was_left_for_long(&self, now: Timestamp) -> bool {
-        self.left_since.is_some_and(|since| now.since(since) >= LEFT_ALONE_AT_MOST)
+        self.left_since.is_some_and(|since| now.since(since) >= MAX_RESERVED_TIME)
     }
 
     pub(crate) fn request(&self, id: RequestId) -> Option<&Request> {
@@ -277,7 +281,7 @@ impl Owner {
         self.failures
     }
 
-    /// It has no slot free, as a polite owner says: no failure, but the next wait is longer. Returns when it ends.
+    /// It has no slot free, as a polite provider says: no failure, but the next wait is longer. Returns when it ends.
     pub(crate) fn refused_as_busy(
         &mut self,
         now: Timestamp,
@@ -292,8 +296,8 @@ impl Owner {
     /// Returns until when.
     pub(crate) fn wait(&mut self, now: Timestamp, wanted: Option<Duration>, rng: &mut fastrand::Rng) -> Timestamp {
         let doublings = self.failures.max(self.refusals).saturating_sub(1).min(16);
-        let backoff = OWNER_BACKOFF.saturating_mul(1 << doublings).min(MAX_OWNER_BACKOFF);
-        let wanted = wanted.unwrap_or_default().min(MAX_OWNER_BACKOFF);
+        let backoff = PROVIDER_BACKOFF.saturating_mul(1 << doublings).min(MAX_PROVIDER_BACKOFF);
+        let wanted = wanted.unwrap_or_default().min(MAX_PROVIDER_BACKOFF);
         let until = now + wanted.max(backoff / 2) + (backoff / 2).mul_f64(rng.f64());
         let until = self.waiting_until.map_or(until, |earlier| earlier.max(until));
         self.waiting_until = Some(until);
@@ -302,7 +306,7 @@ impl Owner {
     }
 
     /// It loses work to another. If it was quiet, it is left alone for as long again; and if it stays quiet when it is
-    /// asked then, that counts from the first time on: so two owners that have died do not pass work to and fro.
+    /// asked then, that counts from the first time on: so two providers that have died do not pass work to and fro.
     pub(crate) fn doubt(&mut self, now: Timestamp) {
         let quiet = self.quiet(now);
         if quiet > Duration::ZERO {
@@ -327,13 +331,13 @@ impl Owner {
     pub(crate) fn wake(&mut self, now: Timestamp) {
         if self.waiting_until.is_some_and(|until| until <= now) {
             self.waiting_until = None;
-            self.starved = false;
+            self.exhausted = false;
         }
     }
 
     /// When its silence becomes a failure.
     pub(crate) fn silence_deadline(&self) -> Option<Timestamp> {
-        (!self.requests.is_empty() || self.doubted_until.is_some()).then(|| self.heard + OWNER_SILENCE)
+        (!self.requests.is_empty() || self.doubted_until.is_some()).then(|| self.heard + PROVIDER_SILENCE)
     }
 }
 

@@ -1,15 +1,15 @@
-//! How far a swarm is, and how its owners do.
+//! How far a swarm is, and how its providers do.
 
 use std::time::Duration;
 
 use shared::time::Timestamp;
 
-use super::{Swarm, event::OwnerId, provider::Owner};
+use super::{Swarm, event::ProviderId, provider::Provider};
 
 /// How far a swarm is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Something is asked for, or will be when an owner's wait is over.
+    /// Something is asked for, or will be when an provider's wait is over.
     Running,
     /// Told to ask for nothing.
     Paused,
@@ -32,15 +32,15 @@ pub struct Progress {
     pub bytes_asked: u64,
     /// Bytes that came though they were there already: the price of endgame and stealing.
     pub bytes_twice: u64,
-    /// Rates of the owners that are asked for something, together, bytes a second.
+    /// Rates of the providers that are asked for something, together, bytes a second.
     pub bytes_per_second: f64,
 }
 
-/// One owner, for `status` and `--explain`.
+/// One provider, for `status` and `--explain`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct OwnerStatus {
+pub struct ProviderStatus {
     /// Who.
-    pub owner: OwnerId,
+    pub provider: ProviderId,
     /// Until when it is left alone: it was busy or failed.
     pub waiting_until: Option<Timestamp>,
     /// It has nothing (more) that is wanted of it.
@@ -66,31 +66,31 @@ pub struct OwnerStatus {
 impl Swarm {
     /// How far it is.
     pub fn progress(&self) -> Progress {
-        let busy = || self.owners.values().filter(|owner| !owner.requests.is_empty());
+        let busy = || self.providers.values().filter(|provider| !provider.requests.is_empty());
         Progress {
             standing: self.standing,
             bytes: self.layout.size(),
             bytes_proven: self.bytes_proven,
-            bytes_asked: busy().map(Owner::backlog_bytes).sum(),
+            bytes_asked: busy().map(Provider::backlog_bytes).sum(),
             bytes_twice: self.bytes_twice,
-            bytes_per_second: busy().filter_map(Owner::rate).sum(),
+            bytes_per_second: busy().filter_map(Provider::rate).sum(),
         }
     }
 
-    /// The owners that are not dropped, by number.
-    pub fn owners(&self, now: Timestamp) -> impl Iterator<Item = OwnerStatus> {
-        self.owners.iter().map(move |(&id, owner)| OwnerStatus {
-            owner: id,
-            waiting_until: owner.waiting_until(),
-            is_idle: owner.starved && owner.requests.is_empty(),
-            has_all: owner.has_all(),
-            bytes_per_second: owner.rate(),
-            rtt: owner.rtt(),
-            quiet: owner.quiet(now),
-            requests: owner.requests.len(),
-            bytes_asked: owner.backlog_bytes(),
-            bytes_proven: owner.bytes,
-            bytes_twice: owner.bytes_twice,
+    /// The providers that are not dropped, by number.
+    pub fn providers(&self, now: Timestamp) -> impl Iterator<Item = ProviderStatus> {
+        self.providers.iter().map(move |(&id, provider)| ProviderStatus {
+            provider: id,
+            waiting_until: provider.waiting_until(),
+            is_idle: provider.exhausted && provider.requests.is_empty(),
+            has_all: provider.has_all(),
+            bytes_per_second: provider.rate(),
+            rtt: provider.rtt(),
+            quiet: provider.quiet(now),
+            requests: provider.requests.len(),
+            bytes_asked: provider.backlog_bytes(),
+            bytes_proven: provider.bytes,
+            bytes_twice: provider.bytes_twice,
         })
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{num::NonZeroU64, time::Duration};
 
-use shared::{limits::RATE_BURST, time::Timestamp};
+use crate::upload::params::RATE_BURST;
+use shared::time::Timestamp;
 
 const NANOS: u128 = 1_000_000_000;
 

@@ -1,4 +1,4 @@
-//! Whole swarms in virtual time: every receiver runs the scheduler and serves what it has proven, over links with rates
+//! Complete swarms in virtual time: every receiver runs the scheduler and serves what it has proven, over links with rates
 //! and latencies. What is asserted are the promises of the transfer engine; the ratios are printed (`--nocapture`).
 //!
 //! A failure names its seed; `BRASA_SIM_SEED=<seed> cargo test -p peer --test swarm_sim` replays it.
@@ -31,19 +31,20 @@ fn seeds(usual: Range<u64>) -> Vec<u64> {
 #[expect(clippy::print_stderr, reason = "a test says how to repeat its failure")]
 fn simulate(setup: &Setup) -> Outcome {
     let sim = Sim::new(setup);
-    std::panic::catch_unwind(AssertUnwindSafe(|| sim.run())).unwrap_or_else(|panic| {
-        eprintln!("replay with BRASA_SIM_SEED={}", setup.seed);
-        std::panic::resume_unwind(panic)
-    })
-    .printed(setup)
+    std::panic::catch_unwind(AssertUnwindSafe(|| sim.run()))
+        .unwrap_or_else(|panic| {
+            eprintln!("replay with BRASA_SIM_SEED={}", setup.seed);
+            std::panic::resume_unwind(panic)
+        })
+        .printed(setup)
 }
 
 /// A receiver whose own link is no limit.
-fn from_owners(seed: u64, size: u64, owners: Vec<Link>) -> Outcome {
+fn from_providers(seed: u64, size: u64, providers: Vec<Link>) -> Outcome {
     simulate(&Setup {
         seed,
         size,
-        owners,
+        providers,
         receivers: vec![Link::equal(10_000.0 * MBIT)],
         latency_ms: 1..20,
         picker: if seed.is_multiple_of(2) { PickerKind::RarestFirst } else { PickerKind::Sequential },
@@ -54,7 +55,7 @@ fn swarm(seed: u64, size: u64, receivers: Vec<Link>) -> Outcome {
     simulate(&Setup {
         seed,
         size,
-        owners: vec![Link::equal(100.0 * MBIT)],
+        providers: vec![Link::equal(100.0 * MBIT)],
         receivers,
         latency_ms: 1..20,
         picker: PickerKind::RarestFirst,
@@ -89,56 +90,56 @@ fn hundreds_of_receivers_get_there() {
         let best = bound(size, receivers);
         let (median, last) = (outcome.median() / best, outcome.last() / best);
         println!("1+200, 2 MiB, seed {seed}: median {median:.2} T*, last {last:.2} T*");
-        // From the one owner in turn it would take 140 T*; as it is, each step of the doubling waits for the news.
+        // From the one provider in turn it would take 140 T*; as it is, each step of the doubling waits for the news.
         assert!(last < 8.0, "seed {seed}: last {last:.2}");
     }
 }
 
 #[test]
-fn equal_owners_add_up() {
+fn equal_providers_add_up() {
     let size = 128 << 20;
     for seed in seeds(0..4) {
-        let take = |owners| from_owners(seed, size, vec![Link::equal(100.0 * MBIT); owners]).last();
+        let take = |providers| from_providers(seed, size, vec![Link::equal(100.0 * MBIT); providers]).last();
         let one = take(1);
-        println!("one owner, seed {seed}: {:.3} of its rate", size as f64 / (100.0 * MBIT) / one);
+        println!("one provider, seed {seed}: {:.3} of its rate", size as f64 / (100.0 * MBIT) / one);
         for k in [2usize, 4] {
             let gain = one / take(k);
-            println!("{k} equal owners, seed {seed}: {:.3} k times one", gain / k as f64);
-            assert!(gain >= 0.95 * k as f64, "seed {seed}: {k} owners gain {gain:.3}");
+            println!("{k} equal providers, seed {seed}: {:.3} k times one", gain / k as f64);
+            assert!(gain >= 0.95 * k as f64, "seed {seed}: {k} providers gain {gain:.3}");
         }
     }
 }
 
 #[test]
-fn slow_owners_do_not_hold_up_fast_ones() {
+fn slow_providers_do_not_hold_up_fast_ones() {
     let size = 64 << 20;
     for seed in seeds(0..4) {
         let rates = [100.0, 50.0, 10.0, 1.0].map(|rate| rate * MBIT);
         let best = size as f64 / rates.iter().sum::<f64>();
-        let took = from_owners(seed, size, rates.map(Link::equal).to_vec()).last() / best;
+        let took = from_providers(seed, size, rates.map(Link::equal).to_vec()).last() / best;
         println!("100, 50, 10 and 1 Mbit/s, seed {seed}: {took:.3} of the time of all together");
         assert!(took < 1.10, "seed {seed}: {took:.3}");
     }
 }
 
 #[test]
-fn owners_that_stall_or_vanish_cost_less_than_the_silence_they_are_allowed() {
+fn providers_that_stall_or_vanish_cost_less_than_the_silence_they_are_allowed() {
     let (size, rate) = (64 << 20, 100.0 * MBIT);
     for seed in seeds(0..6) {
         let moment = Duration::from_millis(fastrand::Rng::with_seed(seed).u64(50..1800));
         for manner in [Manner::StallsAt(moment), Manner::VanishesAt(moment)] {
-            let mut owners = vec![Link::equal(rate); 3];
-            owners[1].manner = manner;
+            let mut providers = vec![Link::equal(rate); 3];
+            providers[1].manner = manner;
             // What three bring until then, two bring the rest of.
             let best = moment.as_secs_f64() + (size as f64 / rate - 3.0 * moment.as_secs_f64()).max(0.0) / 2.0;
-            let cost = from_owners(seed, size, owners).last() - best;
+            let cost = from_providers(seed, size, providers).last() - best;
             println!("1 of 3 {manner:?}, seed {seed}: costs {cost:.3} s");
             assert!(cost < 0.5, "seed {seed}: {manner:?} costs {cost:.3} s");
         }
-        let mut owners = vec![Link::equal(rate); 2];
-        owners[0].manner = Manner::StallsAt(moment);
+        let mut providers = vec![Link::equal(rate); 2];
+        providers[0].manner = Manner::StallsAt(moment);
         let best = moment.as_secs_f64() + size as f64 / rate - 2.0 * moment.as_secs_f64();
-        let cost = from_owners(seed, size, owners).last() - best;
+        let cost = from_providers(seed, size, providers).last() - best;
         println!("1 of 2 stalls at {moment:?}, seed {seed}: costs {cost:.3} s");
         assert!(cost < 0.5, "seed {seed}: costs {cost:.3} s");
     }
@@ -151,11 +152,11 @@ fn liars_are_dropped_and_cost_little() {
         let honest = vec![Link::equal(100.0 * MBIT); 2];
         let mut mixed = honest.clone();
         mixed.extend([Link { manner: Manner::Lies, ..honest[0] }; 2]);
-        let outcome = from_owners(seed, size, mixed);
-        let took = outcome.last() / from_owners(seed, size, honest).last();
+        let outcome = from_providers(seed, size, mixed);
+        let took = outcome.last() / from_providers(seed, size, honest).last();
         println!("2 of 4 lie, seed {seed}: {took:.3} times as long as from the honest ones");
         assert!(took < 1.5, "seed {seed}: {took:.3}");
-        assert_eq!(outcome.dropped, [(2, Dropped::Lied), (3, Dropped::Lied)]);
+        assert_eq!(outcome.dropped, [(2, Dropped::SentCorruptData), (3, Dropped::SentCorruptData)]);
     }
 }
 
@@ -190,7 +191,15 @@ fn the_same_seed_gives_the_same_run() {
 
 impl Outcome {
     fn printed(self, setup: &Setup) -> Self {
-        println!("DIGEST seed {} size {} o{} r{} {:016x} {:?}", setup.seed, setup.size, setup.owners.len(), setup.receivers.len(), self.digest, self.sent);
+        println!(
+            "DIGEST seed {} size {} o{} r{} {:016x} {:?}",
+            setup.seed,
+            setup.size,
+            setup.providers.len(),
+            setup.receivers.len(),
+            self.digest,
+            self.sent
+        );
         self
     }
 }

@@ -4,7 +4,7 @@ use std::{hash::Hash as _, ops::Range, time::Duration};
 
 use protocol::{
     swarm::{Action, Event, Failure, RequestId},
-    upload::queue::Asked,
+    upload::queue::Admission,
 };
 use shared::limits::GROUP_BYTES;
 
@@ -56,7 +56,7 @@ impl Sim {
                 if !gained.is_empty() {
                     for other in (0..self.nodes.len()).filter(|&other| other != at) {
                         if self.nodes[other].swarm.is_some() && self.nodes[other].finished.is_none() {
-                            let event = Event::OwnerHas { owner: id(at), gained: gained.clone() };
+                            let event = Event::ProviderGained { provider: id(at), gained: gained.clone() };
                             self.after(self.latency[&(at, other)], What::Tell(other, event));
                         }
                     }
@@ -72,7 +72,10 @@ impl Sim {
                 self.receiving -= usize::from(node.swarm.is_some() && node.finished.is_none());
                 if matches!(self.nodes[at].link.manner, Manner::VanishesAt(_)) {
                     for other in (0..self.nodes.len()).filter(|&other| other != at) {
-                        self.after(self.latency[&(at, other)], What::Tell(other, Event::OwnerLost { owner: id(at) }));
+                        self.after(
+                            self.latency[&(at, other)],
+                            What::Tell(other, Event::ProviderLost { provider: id(at) }),
+                        );
                     }
                 }
             }
@@ -86,8 +89,8 @@ impl Sim {
         if node.is_gone {
             return;
         }
-        if let Event::OwnerLost { owner } = &event {
-            node.wanted.retain(|request, _| request.owner != *owner);
+        if let Event::ProviderLost { provider } = &event {
+            node.wanted.retain(|request, _| request.provider != *provider);
         }
         let mut actions = Vec::new();
         swarm.handle(now, event, &mut actions);
@@ -105,35 +108,35 @@ impl Sim {
 
     fn act(&mut self, at: usize, action: Action) {
         let words = match &action {
-            Action::Request { request, groups } => (0, request.owner.0, request.serial, groups.start, groups.end),
-            Action::Truncate { request, at_group } => (1, request.owner.0, request.serial, *at_group, 0),
-            Action::Cancel { request } => (2, request.owner.0, request.serial, 0, 0),
-            Action::Drop { owner, .. } => (3, owner.0, 0, 0, 0),
+            Action::Request { request, groups } => (0, request.provider.0, request.serial, groups.start, groups.end),
+            Action::Truncate { request, at_group } => (1, request.provider.0, request.serial, *at_group, 0),
+            Action::Cancel { request } => (2, request.provider.0, request.serial, 0, 0),
+            Action::Drop { provider, .. } => (3, provider.0, 0, 0, 0),
             Action::Stuck => (4, 0, 0, 0, 0),
             Action::Finished => (5, 0, 0, 0, 0),
         };
         (self.now.since_origin(), at, words).hash(&mut self.digest);
         match action {
             Action::Request { request, groups } => {
-                let to = request.owner.0 as usize;
+                let to = request.provider.0 as usize;
                 assert!(!self.nodes[at].dropped.contains_key(&to), "{to} was dropped");
                 self.nodes[at].wanted.insert(request, groups.clone());
                 self.after(self.latency[&(at, to)], What::Ask { to, from: at, request, groups });
             }
             Action::Truncate { request, at_group } => {
-                let to = request.owner.0 as usize;
+                let to = request.provider.0 as usize;
                 let groups = self.nodes[at].wanted.get_mut(&request).expect("only what is under way is cut");
                 assert!(groups.start < at_group && at_group < groups.end);
                 groups.end = at_group;
                 self.after(self.latency[&(at, to)], What::Cut { to, from: at, request, at_group });
             }
             Action::Cancel { request } => {
-                let to = request.owner.0 as usize;
+                let to = request.provider.0 as usize;
                 self.nodes[at].wanted.remove(&request);
                 self.after(self.latency[&(at, to)], What::Cut { to, from: at, request, at_group: 0 });
             }
-            Action::Drop { owner, why } => {
-                self.nodes[at].dropped.insert(owner.0 as usize, why);
+            Action::Drop { provider, why } => {
+                self.nodes[at].dropped.insert(provider.0 as usize, why);
             }
             Action::Stuck => {}
             Action::Finished => {
@@ -154,10 +157,10 @@ impl Sim {
             node.has[groups.start as usize..groups.end as usize].iter().all(|has| *has),
             "{from} asks {to} for what it does not have"
         );
-        let (slot, is_active) = match node.slots.ask(&from) {
-            Asked::Now(slot) => (slot, true),
-            Asked::Waits(slot) => (slot, false),
-            Asked::Busy => {
+        let (slot, is_active) = match node.slots.request(&from) {
+            Admission::Active(slot) => (slot, true),
+            Admission::Waiting(slot) => (slot, false),
+            Admission::Busy => {
                 let why = Failure::Busy { retry_after: None };
                 let event = Event::RequestFailed { request, why };
                 self.nodes[from].wanted.remove(&request);
@@ -213,7 +216,7 @@ impl Sim {
         let Some(groups) = node.wanted.get(&request).filter(|groups| groups.contains(&group)) else { return };
         if lies {
             node.wanted.remove(&request);
-            self.tell(at, Event::RequestFailed { request, why: Failure::Lied });
+            self.tell(at, Event::RequestFailed { request, why: Failure::SentCorruptData });
             return;
         }
         let (is_first, is_last) = (group == groups.start, group + 1 == groups.end);
@@ -223,7 +226,7 @@ impl Sim {
         node.has[group as usize] = true;
         node.news.insert(group..group + 1);
         if is_first {
-            self.tell(at, Event::Begun { request });
+            self.tell(at, Event::RequestStarted { request });
         }
         self.tell(at, Event::Verified { request, groups: group..group + 1 });
         if is_last {

@@ -9,8 +9,8 @@ use std::{
 };
 
 use protocol::{
-    swarm::{Dropped, Event, Has, OwnerId, PickerKind, RequestId, Standing, Swarm, SwarmConfig},
-    upload::queue::{UploadId, UploadLimits, UploadSlots},
+    swarm::{Dropped, Event, Has, PickerKind, ProviderId, RequestId, Standing, Swarm, SwarmConfig},
+    upload::queue::{UploadId, UploadLimits, UploadQueue},
 };
 use shared::{
     group_ranges::{GroupRanges, group_count},
@@ -22,7 +22,7 @@ const UPLOADS: usize = 8;
 /// When a simulation is given up, in its own time.
 const GIVE_UP: Duration = Duration::from_secs(600);
 
-/// How a peer behaves as an owner.
+/// How a peer behaves as an provider.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Manner {
     Honest,
@@ -50,7 +50,7 @@ impl Link {
 pub(crate) struct Setup {
     pub(crate) seed: u64,
     pub(crate) size: u64,
-    pub(crate) owners: Vec<Link>,
+    pub(crate) providers: Vec<Link>,
     pub(crate) receivers: Vec<Link>,
     /// One way, milliseconds.
     pub(crate) latency_ms: Range<u64>,
@@ -62,7 +62,7 @@ pub(crate) enum What {
     /// A receiver hears of something.
     Tell(usize, Event),
     Tick(usize),
-    /// A request reaches an owner.
+    /// A request reaches an provider.
     Ask {
         to: usize,
         from: usize,
@@ -116,7 +116,7 @@ pub(crate) struct Node {
     pub(crate) dropped: BTreeMap<usize, Dropped>,
     pub(crate) finished: Option<Duration>,
     pub(crate) ticks_at: Option<Timestamp>,
-    pub(crate) slots: UploadSlots<usize>,
+    pub(crate) slots: UploadQueue<usize>,
     pub(crate) uploads: VecDeque<Upload>,
     pub(crate) uplink_is_busy: bool,
     pub(crate) downlink_free: Timestamp,
@@ -167,7 +167,7 @@ pub(crate) struct Sim {
 impl Sim {
     pub(crate) fn new(setup: &Setup) -> Self {
         let mut rng = fastrand::Rng::with_seed(setup.seed);
-        let count = setup.owners.len() + setup.receivers.len();
+        let count = setup.providers.len() + setup.receivers.len();
         let groups = group_count(setup.size);
         let mut latency = BTreeMap::new();
         for (a, b) in (0..count).flat_map(|a| (0..a).map(move |b| (a, b))) {
@@ -183,7 +183,7 @@ impl Sim {
             dropped: BTreeMap::new(),
             finished: None,
             ticks_at: None,
-            slots: UploadSlots::new(UploadLimits { active: UPLOADS, ..UploadLimits::default() }),
+            slots: UploadQueue::new(UploadLimits { active: UPLOADS, ..UploadLimits::default() }),
             uploads: VecDeque::new(),
             uplink_is_busy: false,
             downlink_free: Timestamp::ZERO,
@@ -191,13 +191,13 @@ impl Sim {
             is_gone: false,
             bytes_sent: 0,
         };
-        let mut nodes: Vec<_> = setup.owners.iter().map(|&link| node(link, true, None)).collect();
+        let mut nodes: Vec<_> = setup.providers.iter().map(|&link| node(link, true, None)).collect();
         for &link in &setup.receivers {
             let config = SwarmConfig {
                 size: setup.size,
                 have: GroupRanges::default(),
                 picker: setup.picker,
-                is_sociable: setup.receivers.len() > 1,
+                expects_receivers: setup.receivers.len() > 1,
                 seed: rng.u64(..),
             };
             nodes.push(node(link, false, Some(Swarm::new(config, Timestamp::ZERO))));
@@ -212,16 +212,16 @@ impl Sim {
             receiving: setup.receivers.len(),
             digest: DefaultHasher::new(),
         };
-        let owners = setup.owners.len();
-        for at in owners..count {
+        let providers = setup.providers.len();
+        for at in providers..count {
             for other in (0..count).filter(|&other| other != at) {
-                let has = if other < owners { Has::All } else { Has::Groups(GroupRanges::default()) };
+                let has = if other < providers { Has::All } else { Has::Groups(GroupRanges::default()) };
                 // Everybody comes to know of everybody within some ten milliseconds.
                 let delay = Duration::from_micros(rng.u64(0..30_000));
-                let event = Event::OwnerAdded { owner: id(other), has, rtt: Some(sim.latency[&(at, other)] * 2) };
+                let event = Event::ProviderAdded { provider: id(other), has, rtt: Some(sim.latency[&(at, other)] * 2) };
                 sim.after(delay, What::Tell(at, event));
             }
-            let place = Event::Placed { place: (at - owners) as u32, receivers: setup.receivers.len() as u32 };
+            let place = Event::Ranked { rank: (at - providers) as u32, receivers: setup.receivers.len() as u32 };
             sim.after(Duration::from_micros(rng.u64(0..30_000)), What::Tell(at, place));
             sim.after(Duration::from_micros(rng.u64(0..50_000)), What::News(at));
         }
@@ -273,8 +273,8 @@ impl Sim {
     }
 }
 
-pub(crate) fn id(node: usize) -> OwnerId {
-    OwnerId(u32::try_from(node).expect("few nodes"))
+pub(crate) fn id(node: usize) -> ProviderId {
+    ProviderId(u32::try_from(node).expect("few nodes"))
 }
 
 pub(crate) struct Outcome {

@@ -1,4 +1,4 @@
-//! Which of the missing pieces an owner is asked for next.
+//! Which of the missing pieces an provider is asked for next.
 //!
 //! To add one: a file beside this, a variant of [`PickerKind`], a line in [`PickerKind::build`]; the tests below
 //! run on every kind.
@@ -11,15 +11,15 @@ use std::{collections::BTreeMap, fmt, ops::Range};
 use shared::time::Timestamp;
 
 use super::{
-    event::OwnerId,
-    piece::{Layout, PieceState, Pieces, Place},
-    provider::Owner,
+    event::ProviderId,
+    piece::{Layout, PieceState, Pieces, Rank},
+    provider::Provider,
 };
 
 /// The ways to pick pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PickerKind {
-    /// What fewest owners have, so that nothing is lost with an owner and receivers have something to exchange.
+    /// What fewest providers have, so that nothing is lost with an provider and receivers have something to exchange.
     #[default]
     RarestFirst,
     /// From the beginning to the end, for those who read while it comes.
@@ -37,7 +37,7 @@ impl PickerKind {
 
 /// Picks pieces.
 pub(crate) trait Picker: fmt::Debug + Send {
-    /// The piece with which the next request to the owner begins, out of those for which [`Choice::is_open`];
+    /// The piece with which the next request to the provider begins, out of those for which [`Choice::is_open`];
     /// [`Pick::Nothing`] only when there is none.
     fn pick(&self, choice: &Choice<'_>, rng: &mut fastrand::Rng) -> Pick;
 
@@ -45,7 +45,7 @@ pub(crate) trait Picker: fmt::Debug + Send {
     fn goes_on(&self, choice: &Choice<'_>, first: u32, next: u32) -> bool;
 }
 
-/// What an owner is asked for next.
+/// What an provider is asked for next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pick {
     Piece(u32),
@@ -55,35 +55,36 @@ pub(crate) enum Pick {
     Nothing,
 }
 
-/// What there is to pick from, for one owner.
+/// What there is to pick from, for one provider.
 pub(crate) struct Choice<'a> {
     pub(crate) pieces: &'a Pieces,
-    pub(crate) owner: &'a Owner,
+    pub(crate) provider: &'a Provider,
     pub(crate) layout: Layout,
-    pub(crate) place: Place,
+    pub(crate) rank: Rank,
     /// This peer's part of what receivers divide among themselves; `None` as long as it knows of no others.
     pub(crate) home: Option<Range<u32>>,
     pub(crate) now: Timestamp,
     /// All that are known, this one among them.
-    pub(crate) owners: &'a BTreeMap<OwnerId, Owner>,
+    pub(crate) providers: &'a BTreeMap<ProviderId, Provider>,
     /// About how many pieces the request will have.
     pub(crate) wanted: u64,
 }
 
 impl Choice<'_> {
-    /// Whether nobody is asked for the piece and this owner has it.
+    /// Whether nobody is asked for the piece and this provider has it.
     pub(crate) fn is_open(&self, piece: u32) -> bool {
-        self.pieces.state(piece) == PieceState::Missing && self.owner.has_piece(piece)
+        self.pieces.state(piece) == PieceState::Missing && self.provider.has_piece(piece)
     }
 
-    /// Whether it is the only owner.
+    /// Whether it is the only provider.
     pub(crate) fn is_alone(&self) -> bool {
-        self.owners.len() == 1
+        self.providers.len() == 1
     }
 
-    /// No other owner brings anything just now, or what they bring has kept this one from being asked for long. Goes through all owners.
+    /// No other provider brings anything just now, or what they bring has kept this one from being asked for long. Goes through all providers.
     pub(crate) fn is_hungry(&self) -> bool {
-        self.owner.was_left_for_long(self.now) || !self.owners.values().any(|owner| owner.is_at_work(self.now))
+        self.provider.was_left_for_long(self.now)
+            || !self.providers.values().any(|provider| provider.is_at_work(self.now))
     }
 
     /// Whether there are parts.
@@ -101,8 +102,8 @@ impl Choice<'_> {
         (0..self.pieces.count()).filter(|&piece| self.is_open(piece))
     }
 
-    /// The piece behind the last request to this owner, if it is open: what an owner reads on, it reads fastest.
+    /// The piece behind the last request to this provider, if it is open: what an provider reads on, it reads fastest.
     pub(crate) fn following(&self) -> Option<u32> {
-        self.owner.next_piece.filter(|&piece| piece < self.pieces.count() && self.is_open(piece))
+        self.provider.next_piece.filter(|&piece| piece < self.pieces.count() && self.is_open(piece))
     }
 }

@@ -1,4 +1,4 @@
-//! Owners that lie, are gone, busy or silent, and a swarm that cannot go on.
+//! Providers that lie, are gone, busy or silent, and a swarm that cannot go on.
 
 use super::*;
 
@@ -8,10 +8,10 @@ fn a_liar_is_never_asked_again_and_what_it_proved_stays() {
     let (request, _) = bed.add(1, Has::All).remove(0);
     bed.add(2, Has::All);
     bed.bring(request, 5, MILLISECOND);
-    let went_over = bed.fail(request, Failure::Lied);
-    assert_eq!(bed.dropped, [(1, Dropped::Lied)]);
+    let went_over = bed.fail(request, Failure::SentCorruptData);
+    assert_eq!(bed.dropped, [(1, Dropped::SentCorruptData)]);
     assert!(bed.of(1).is_empty());
-    assert!(went_over.iter().all(|(request, _)| request.owner.0 == 2));
+    assert!(went_over.iter().all(|(request, _)| request.provider.0 == 2));
     assert_eq!(bed.swarm.progress().bytes_proven, 5 * GROUP_BYTES);
     assert!(bed.add(1, Has::All).is_empty());
     assert_eq!(bed.dropped.len(), 2, "said again");
@@ -23,8 +23,8 @@ fn a_lie_counts_though_the_request_was_cancelled() {
     let (request, _) = bed.add(1, Has::All).remove(0);
     bed.tell(Event::Pause);
     assert!(bed.under_way.is_empty());
-    bed.tell(Event::RequestFailed { request, why: Failure::Lied });
-    assert_eq!(bed.dropped, [(1, Dropped::Lied)]);
+    bed.tell(Event::RequestFailed { request, why: Failure::SentCorruptData });
+    assert_eq!(bed.dropped, [(1, Dropped::SentCorruptData)]);
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn the_gone_the_changed_and_the_unwilling_are_asked_when_they_come_again() {
 }
 
 #[test]
-fn a_busy_owner_is_left_alone_for_longer_and_longer() {
+fn a_busy_provider_is_left_alone_for_longer_and_longer() {
     let mut bed = Bed::rarest(4 << 20);
     let (mut request, _) = bed.add(1, Has::All).remove(0);
     let mut waits = Vec::new();
@@ -64,13 +64,13 @@ fn a_busy_owner_is_left_alone_for_longer_and_longer() {
         (request, _) = again.remove(0);
         waits.push(bed.now.since(since));
     }
-    assert!(waits[0] >= OWNER_BACKOFF / 2 && waits[0] <= OWNER_BACKOFF, "{waits:?}");
-    assert!(waits[7] > MAX_OWNER_BACKOFF / 2 && waits[7] <= MAX_OWNER_BACKOFF, "{waits:?}");
+    assert!(waits[0] >= PROVIDER_BACKOFF / 2 && waits[0] <= PROVIDER_BACKOFF, "{waits:?}");
+    assert!(waits[7] > MAX_PROVIDER_BACKOFF / 2 && waits[7] <= MAX_PROVIDER_BACKOFF, "{waits:?}");
     assert_eq!((bed.dropped.len(), bed.stuck), (0, 0), "busy is no failure");
     bed.bring(request, 1, MILLISECOND);
     let wanted = Duration::from_secs(5);
     bed.fail(request, Failure::Busy { retry_after: Some(wanted) });
-    assert!(bed.wait(wanted - MILLISECOND).iter().all(|(request, _)| request.owner.0 != 1), "as it said");
+    assert!(bed.wait(wanted - MILLISECOND).iter().all(|(request, _)| request.provider.0 != 1), "as it said");
 }
 
 #[test]
@@ -84,10 +84,10 @@ fn requests_under_way_go_on_when_the_next_is_refused_as_busy() {
 }
 
 #[test]
-fn a_silent_owner_loses_its_work_and_is_given_up_in_the_end() {
+fn a_silent_provider_loses_its_work_and_is_given_up_in_the_end() {
     let mut bed = Bed::rarest(4 << 20);
     bed.add(1, Has::All);
-    bed.wait(OWNER_SILENCE - MILLISECOND);
+    bed.wait(PROVIDER_SILENCE - MILLISECOND);
     assert!(!bed.of(1).is_empty());
     bed.wait(MILLISECOND);
     assert!(bed.of(1).is_empty());
@@ -98,24 +98,24 @@ fn a_silent_owner_loses_its_work_and_is_given_up_in_the_end() {
 }
 
 #[test]
-fn an_owner_that_is_heard_is_not_silent() {
+fn an_provider_that_is_heard_is_not_silent() {
     let mut bed = Bed::rarest(4 << 20);
     bed.add(1, Has::All);
     for _ in 0..5 {
-        bed.wait(OWNER_SILENCE - MILLISECOND);
-        bed.tell(Event::Heard { owner: OwnerId(1), rtt: None });
+        bed.wait(PROVIDER_SILENCE - MILLISECOND);
+        bed.tell(Event::Activity { provider: ProviderId(1), rtt: None });
     }
     assert_eq!(bed.of(1).len(), 1);
 }
 
 #[test]
-fn an_owner_is_not_blamed_for_this_peers_sleep() {
+fn an_provider_is_not_blamed_for_this_peers_sleep() {
     let mut bed = Bed::rarest(4 << 20);
     bed.add(1, Has::All);
     bed.now += Duration::from_secs(3600);
     bed.tell(Event::Tick);
     assert_eq!(bed.of(1).len(), 1);
-    bed.wait(OWNER_SILENCE);
+    bed.wait(PROVIDER_SILENCE);
     assert!(bed.of(1).is_empty(), "but for its own");
 }
 
@@ -127,7 +127,7 @@ fn a_stream_that_ends_too_early_is_a_failure() {
     bed.under_way.remove(&request);
     assert!(bed.tell(Event::RequestDone { request }).is_empty(), "no endless loop of requests");
     assert!(bed.of(1).is_empty());
-    assert!(!bed.wait(OWNER_BACKOFF).is_empty());
+    assert!(!bed.wait(PROVIDER_BACKOFF).is_empty());
 }
 
 #[test]

@@ -1,17 +1,22 @@
 //! What a shell notices of the scheduler. The simulation of whole swarms is `tests/swarm_sim`. Here is what the tests have in common.
 
-use shared::limits::{
-    GROUP_BYTES, LEFT_ALONE_AT_MOST, MAX_ACTIVE_OWNERS, MAX_OWNER_BACKOFF, MAX_REQUEST_BYTES, MAX_REQUESTS_PER_OWNER,
-    MIN_PIECE_BYTES, OWNER_BACKOFF, OWNER_SILENCE,
-};
+use crate::provider_health::MAX_PROVIDER_BACKOFF;
+use crate::provider_health::PROVIDER_BACKOFF;
+use crate::provider_health::PROVIDER_SILENCE;
+use crate::swarm::params::MAX_ACTIVE_PROVIDERS;
+use crate::swarm::params::MAX_REQUEST_BYTES;
+use crate::swarm::params::MAX_REQUESTS_PER_PROVIDER;
+use crate::swarm::params::MAX_RESERVED_TIME;
+use crate::swarm::params::MIN_PIECE_BYTES;
+use shared::limits::GROUP_BYTES;
 
 use super::*;
 
-mod any_owners;
-mod asking;
+mod any_providers;
 mod failing;
 mod rebalance;
 mod receivers;
+mod requests;
 
 const PIECE: u64 = MIN_PIECE_BYTES / GROUP_BYTES;
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -28,7 +33,7 @@ struct Bed {
 
 impl Bed {
     fn new(size: u64, have: &[Range<u64>], picker: PickerKind, seed: u64) -> Self {
-        Self::with(SwarmConfig { size, have: set(have), picker, is_sociable: false, seed })
+        Self::with(SwarmConfig { size, have: set(have), picker, expects_receivers: false, seed })
     }
 
     fn with(config: SwarmConfig) -> Self {
@@ -48,8 +53,8 @@ impl Bed {
 
     /// Carries out what the swarm wants; returns the new requests.
     fn tell(&mut self, event: Event) -> Vec<(RequestId, Range<u64>)> {
-        if let Event::OwnerLost { owner } = &event {
-            self.under_way.retain(|request, _| request.owner != *owner);
+        if let Event::ProviderLost { provider } = &event {
+            self.under_way.retain(|request, _| request.provider != *provider);
         }
         let mut out = Vec::new();
         self.swarm.handle(self.now, event, &mut out);
@@ -58,7 +63,10 @@ impl Bed {
             match action {
                 Action::Request { request, groups } => {
                     assert!(!groups.is_empty());
-                    assert!(!self.dropped.iter().any(|(owner, _)| *owner == request.owner.0), "{request:?}, dropped");
+                    assert!(
+                        !self.dropped.iter().any(|(provider, _)| *provider == request.provider.0),
+                        "{request:?}, dropped"
+                    );
                     assert!(self.under_way.insert(request, groups.clone()).is_none(), "a new name for a new request");
                     requests.push((request, groups));
                 }
@@ -70,7 +78,7 @@ impl Bed {
                 Action::Cancel { request } => {
                     assert!(self.under_way.remove(&request).is_some(), "only what is under way is cancelled");
                 }
-                Action::Drop { owner, why } => self.dropped.push((owner.0, why)),
+                Action::Drop { provider, why } => self.dropped.push((provider.0, why)),
                 Action::Stuck => self.stuck += 1,
                 Action::Finished => self.finished += 1,
             }
@@ -81,34 +89,34 @@ impl Bed {
 
     /// What holds after every event.
     fn check(&self) {
-        let mut of_piece: BTreeMap<u64, Vec<OwnerId>> = BTreeMap::new();
-        let mut of_owner: BTreeMap<OwnerId, usize> = BTreeMap::new();
+        let mut of_piece: BTreeMap<u64, Vec<ProviderId>> = BTreeMap::new();
+        let mut of_provider: BTreeMap<ProviderId, usize> = BTreeMap::new();
         for (request, groups) in &self.under_way {
-            *of_owner.entry(request.owner).or_default() += 1;
+            *of_provider.entry(request.provider).or_default() += 1;
             for piece in self.swarm.layout.pieces_of(groups) {
-                of_piece.entry(piece.into()).or_default().push(request.owner);
+                of_piece.entry(piece.into()).or_default().push(request.provider);
             }
         }
-        for (piece, owners) in of_piece {
-            assert!(owners.len() <= 2, "piece {piece} is asked of {owners:?}");
-            assert!(owners.len() < 2 || owners[0] != owners[1], "piece {piece} is asked of {owners:?}");
+        for (piece, providers) in of_piece {
+            assert!(providers.len() <= 2, "piece {piece} is asked of {providers:?}");
+            assert!(providers.len() < 2 || providers[0] != providers[1], "piece {piece} is asked of {providers:?}");
         }
-        assert!(of_owner.len() <= MAX_ACTIVE_OWNERS, "{of_owner:?}");
-        assert!(of_owner.values().all(|requests| *requests <= MAX_REQUESTS_PER_OWNER), "{of_owner:?}");
+        assert!(of_provider.len() <= MAX_ACTIVE_PROVIDERS, "{of_provider:?}");
+        assert!(of_provider.values().all(|requests| *requests <= MAX_REQUESTS_PER_PROVIDER), "{of_provider:?}");
         let due = self.swarm.next_deadline();
         // Silence is counted beyond a round trip, a wait is jittered.
-        let latest = self.now + 2 * (MAX_OWNER_BACKOFF + OWNER_SILENCE);
+        let latest = self.now + 2 * (MAX_PROVIDER_BACKOFF + PROVIDER_SILENCE);
         assert!(due.is_none_or(|due| due <= latest), "due {due:?} at {:?}", self.now);
         assert!(self.under_way.is_empty() || due.is_some(), "nobody would notice silence");
     }
 
-    fn add(&mut self, owner: u32, has: Has) -> Vec<(RequestId, Range<u64>)> {
-        self.dropped.retain(|(dropped, why)| *dropped != owner || *why == Dropped::Lied);
-        self.tell(Event::OwnerAdded { owner: OwnerId(owner), has, rtt: Some(10 * MILLISECOND) })
+    fn add(&mut self, provider: u32, has: Has) -> Vec<(RequestId, Range<u64>)> {
+        self.dropped.retain(|(dropped, why)| *dropped != provider || *why == Dropped::SentCorruptData);
+        self.tell(Event::ProviderAdded { provider: ProviderId(provider), has, rtt: Some(10 * MILLISECOND) })
     }
 
-    fn gain(&mut self, owner: u32, groups: Range<u64>) -> Vec<(RequestId, Range<u64>)> {
-        self.tell(Event::OwnerHas { owner: OwnerId(owner), gained: set(&[groups]) })
+    fn gain(&mut self, provider: u32, groups: Range<u64>) -> Vec<(RequestId, Range<u64>)> {
+        self.tell(Event::ProviderGained { provider: ProviderId(provider), gained: set(&[groups]) })
     }
 
     /// The next `count` groups of a request are proven, `after` from now.
@@ -140,16 +148,16 @@ impl Bed {
         requests
     }
 
-    /// The requests to `owner` that are under way, in order.
-    fn of(&self, owner: u32) -> Vec<(RequestId, Range<u64>)> {
-        let of = self.under_way.iter().filter(|(request, _)| request.owner.0 == owner);
+    /// The requests to `provider` that are under way, in order.
+    fn of(&self, provider: u32) -> Vec<(RequestId, Range<u64>)> {
+        let of = self.under_way.iter().filter(|(request, _)| request.provider.0 == provider);
         of.map(|(&request, groups)| (request, groups.clone())).collect()
     }
 
-    /// The first request of `owner` that is under way brings a group each `pace`, for `count` groups.
-    fn flow(&mut self, owner: u32, count: u64, pace: Duration) {
+    /// The first request of `provider` that is under way brings a group each `pace`, for `count` groups.
+    fn flow(&mut self, provider: u32, count: u64, pace: Duration) {
         for _ in 0..count {
-            let Some((request, _)) = self.of(owner).first().cloned() else { return };
+            let Some((request, _)) = self.of(provider).first().cloned() else { return };
             self.bring(request, 1, pace);
         }
     }

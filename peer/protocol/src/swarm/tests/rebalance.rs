@@ -1,9 +1,9 @@
-//! Work that goes from one owner to another, and the endgame.
+//! Work that goes from one provider to another, and the endgame.
 
 use super::*;
 
 #[test]
-fn a_second_owner_gets_what_the_first_was_asked_for() {
+fn a_second_provider_gets_what_the_first_was_asked_for() {
     let mut bed = Bed::rarest(64 << 20);
     bed.add(1, Has::All);
     assert!(bed.of(2).is_empty());
@@ -14,7 +14,7 @@ fn a_second_owner_gets_what_the_first_was_asked_for() {
 }
 
 #[test]
-fn an_idle_owner_takes_over_the_end_of_a_slow_ones_work() {
+fn an_idle_provider_takes_over_the_end_of_a_slow_ones_work() {
     let mut bed = Bed::rarest(16 << 20);
     bed.add(1, Has::All);
     let before = bed.of(1);
@@ -36,10 +36,10 @@ fn in_the_endgame_two_are_asked_and_the_slower_is_spared() {
     bed.add(1, Has::All);
     bed.add(2, Has::All);
     bed.add(3, Has::All);
-    // Owner 1 brings nothing at all; the others do.
+    // Provider 1 brings nothing at all; the others do.
     for _ in 0..200 {
-        for owner in [2, 3] {
-            bed.flow(owner, 1, MILLISECOND);
+        for provider in [2, 3] {
+            bed.flow(provider, 1, MILLISECOND);
         }
         bed.wait(5 * MILLISECOND);
         if bed.finished == 1 {
@@ -47,7 +47,7 @@ fn in_the_endgame_two_are_asked_and_the_slower_is_spared() {
         }
     }
     assert_eq!(bed.finished, 1, "without waiting for its silence to end: {:?}", bed.under_way);
-    assert!(bed.now < Timestamp::from_origin(OWNER_SILENCE));
+    assert!(bed.now < Timestamp::from_origin(PROVIDER_SILENCE));
     assert!(bed.under_way.is_empty(), "its requests are cancelled");
-    assert_eq!(bed.swarm.owners(bed.now).map(|owner| owner.bytes_proven).sum::<u64>(), 2 << 20);
+    assert_eq!(bed.swarm.providers(bed.now).map(|provider| provider.bytes_proven).sum::<u64>(), 2 << 20);
 }

@@ -1,4 +1,4 @@
-//! Whatever owners do, and in whatever order.
+//! Whatever providers do, and in whatever order.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ enum Step {
     Bring(prop::sample::Index, u64),
     Fail(prop::sample::Index, Failure),
     Wait(u64),
-    Place(u32, u32),
+    Rank(u32, u32),
     PauseAndResume,
 }
 
@@ -22,7 +22,7 @@ fn run(groups: u64) -> impl Strategy<Value = Range<u64>> {
 
 fn step(groups: u64) -> impl Strategy<Value = Step> {
     let failure = prop_oneof![
-        Just(Failure::Lied),
+        Just(Failure::SentCorruptData),
         Just(Failure::Changed),
         Just(Failure::NotHere),
         Just(Failure::Refused),
@@ -32,22 +32,22 @@ fn step(groups: u64) -> impl Strategy<Value = Step> {
     ];
     let has = prop::option::of(prop::collection::vec(run(groups), 0..4));
     prop_oneof![
-        2 => (0u32..6, has).prop_map(|(owner, has)| Step::Add(owner, has)),
-        2 => (0u32..6, run(groups)).prop_map(|(owner, run)| Step::Gain(owner, run)),
+        2 => (0u32..6, has).prop_map(|(provider, has)| Step::Add(provider, has)),
+        2 => (0u32..6, run(groups)).prop_map(|(provider, run)| Step::Gain(provider, run)),
         1 => (0u32..6).prop_map(Step::Lose),
         12 => (any::<prop::sample::Index>(), 1u64..20).prop_map(|(which, count)| Step::Bring(which, count)),
         1 => (any::<prop::sample::Index>(), failure).prop_map(|(which, why)| Step::Fail(which, why)),
         3 => (1u64..3000).prop_map(Step::Wait),
-        1 => (0u32..5, 0u32..5).prop_map(|(place, receivers)| Step::Place(place, receivers)),
+        1 => (0u32..5, 0u32..5).prop_map(|(rank, receivers)| Step::Rank(rank, receivers)),
         1 => Just(Step::PauseAndResume),
     ]
 }
 
 proptest! {
-    /// Whatever the owners do: nothing is asked that they do not have or that is there already, no group of more than two,
-    /// nothing of the dropped (as [`Bed::tell`] asserts); and with one honest owner it comes to an end.
+    /// Whatever the providers do: nothing is asked that they do not have or that is there already, no group of more than two,
+    /// nothing of the dropped (as [`Bed::tell`] asserts); and with one honest provider it comes to an end.
     #[test]
-    fn every_group_comes_whatever_owners_do(
+    fn every_group_comes_whatever_providers_do(
         size in 1u64..6 << 20,
         steps in prop::collection::vec(step(384), 0..120),
         seed in any::<u64>(),
@@ -60,19 +60,19 @@ proptest! {
         let mut proven: BTreeSet<u64> = BTreeSet::new();
         for step in steps {
             let requests = match step {
-                Step::Add(owner, runs) => {
-                    let known = has.entry(owner).or_default();
+                Step::Add(provider, runs) => {
+                    let known = has.entry(provider).or_default();
                     match &runs {
                         None => known.extend(0..groups),
                         Some(runs) => known.extend(runs.iter().cloned().flatten().filter(|group| *group < groups)),
                     }
-                    bed.add(owner, runs.map_or(Has::All, |runs| Has::Groups(set(&runs))))
+                    bed.add(provider, runs.map_or(Has::All, |runs| Has::Groups(set(&runs))))
                 }
-                Step::Gain(owner, run) => {
-                    has.entry(owner).or_default().extend(run.clone().filter(|group| *group < groups));
-                    bed.gain(owner, run)
+                Step::Gain(provider, run) => {
+                    has.entry(provider).or_default().extend(run.clone().filter(|group| *group < groups));
+                    bed.gain(provider, run)
                 }
-                Step::Lose(owner) => bed.tell(Event::OwnerLost { owner: OwnerId(owner) }),
+                Step::Lose(provider) => bed.tell(Event::ProviderLost { provider: ProviderId(provider) }),
                 Step::Bring(which, count) if !bed.under_way.is_empty() => {
                     let (request, run) = bed.under_way.iter().nth(which.index(bed.under_way.len())).unwrap();
                     let (request, run) = (*request, run.clone());
@@ -85,7 +85,7 @@ proptest! {
                 }
                 Step::Bring(..) | Step::Fail(..) => Vec::new(),
                 Step::Wait(millis) => bed.wait(Duration::from_millis(millis)),
-                Step::Place(place, receivers) => bed.tell(Event::Placed { place, receivers }),
+                Step::Rank(rank, receivers) => bed.tell(Event::Ranked { rank, receivers }),
                 Step::PauseAndResume => {
                     bed.tell(Event::Pause);
                     prop_assert!(bed.under_way.is_empty());
@@ -93,7 +93,7 @@ proptest! {
                 }
             };
             for (request, run) in requests {
-                prop_assert!(run.clone().all(|group| has[&request.owner.0].contains(&group)), "{request:?} {run:?}");
+                prop_assert!(run.clone().all(|group| has[&request.provider.0].contains(&group)), "{request:?} {run:?}");
                 prop_assert!(run.clone().all(|group| !proven.contains(&group)), "{request:?} {run:?} is there");
             }
         }

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_lone_owner_is_asked_for_long_runs_one_behind_the_other() {
+fn a_lone_provider_is_asked_for_long_runs_one_behind_the_other() {
     let mut bed = Bed::rarest(1 << 30);
     let requests = bed.add(1, Has::All);
     let run = MAX_REQUEST_BYTES / GROUP_BYTES;
@@ -20,10 +20,15 @@ fn a_lone_owner_is_asked_for_long_runs_one_behind_the_other() {
 }
 
 #[test]
-fn where_others_may_turn_up_a_lone_owner_is_asked_for_little_at_first_and_for_more_and_more() {
+fn where_others_may_turn_up_a_lone_provider_is_asked_for_little_at_first_and_for_more_and_more() {
     let picker = PickerKind::RarestFirst;
-    let mut bed =
-        Bed::with(SwarmConfig { size: 1 << 30, have: GroupRanges::default(), picker, is_sociable: true, seed: 1 });
+    let mut bed = Bed::with(SwarmConfig {
+        size: 1 << 30,
+        have: GroupRanges::default(),
+        picker,
+        expects_receivers: true,
+        seed: 1,
+    });
     bed.add(1, Has::All);
     let first = Layout::new(1 << 30).groups_per_piece();
     assert!(bed.of(1).iter().all(|(_, groups)| groups.end - groups.start == first), "{:?}", bed.of(1));
@@ -41,13 +46,13 @@ fn where_others_may_turn_up_a_lone_owner_is_asked_for_little_at_first_and_for_mo
 fn long_fat_paths_get_more_requests_but_not_without_end() {
     let mut bed = Bed::rarest(8 << 30);
     let rtt = Some(Duration::from_millis(200));
-    bed.tell(Event::OwnerAdded { owner: OwnerId(1), has: Has::All, rtt });
+    bed.tell(Event::ProviderAdded { provider: ProviderId(1), has: Has::All, rtt });
     // 2 GB/s: 250 ms of it are 500 MB, 16 runs of 32 MiB.
     for _ in 0..80 {
         let (request, _) = bed.of(1)[0].clone();
         bed.bring(request, 2000, 16 * MILLISECOND);
     }
-    assert_eq!(bed.of(1).len(), MAX_REQUESTS_PER_OWNER);
+    assert_eq!(bed.of(1).len(), MAX_REQUESTS_PER_PROVIDER);
 }
 
 #[test]
@@ -111,7 +116,7 @@ fn in_sequence_means_from_the_beginning() {
 }
 
 #[test]
-fn a_piece_can_come_from_owners_of_its_parts() {
+fn a_piece_can_come_from_providers_of_its_parts() {
     let mut bed = Bed::rarest(PIECE * GROUP_BYTES);
     bed.add(1, Has::Groups(one(0..7)));
     bed.add(2, Has::Groups(one(5..16)));
@@ -136,27 +141,27 @@ fn a_paused_swarm_asks_for_nothing() {
 }
 
 #[test]
-fn few_of_many_owners_are_asked_at_a_time_and_the_number_known_is_bounded() {
+fn few_of_many_providers_are_asked_at_a_time_and_the_number_known_is_bounded() {
     let mut bed = Bed::rarest(128 << 20);
-    for owner in 0..u32::try_from(MAX_SWARM_OWNERS).unwrap() {
-        bed.add(owner, Has::All);
+    for provider in 0..u32::try_from(MAX_SWARM_PROVIDERS).unwrap() {
+        bed.add(provider, Has::All);
     }
-    let asked: BTreeSet<_> = bed.under_way.keys().map(|request| request.owner).collect();
-    assert_eq!(asked.len(), MAX_ACTIVE_OWNERS);
+    let asked: BTreeSet<_> = bed.under_way.keys().map(|request| request.provider).collect();
+    assert_eq!(asked.len(), MAX_ACTIVE_PROVIDERS);
     bed.add(9999, Has::All);
     assert_eq!(bed.dropped, [(9999, Dropped::TooMany)]);
     let gone = asked.first().copied().unwrap();
-    bed.tell(Event::OwnerLost { owner: gone });
-    let asked: BTreeSet<_> = bed.under_way.keys().map(|request| request.owner).collect();
-    assert_eq!(asked.len(), MAX_ACTIVE_OWNERS, "another gets its turn");
+    bed.tell(Event::ProviderLost { provider: gone });
+    let asked: BTreeSet<_> = bed.under_way.keys().map(|request| request.provider).collect();
+    assert_eq!(asked.len(), MAX_ACTIVE_PROVIDERS, "another gets its turn");
 }
 
 #[test]
-fn owners_are_described() {
+fn providers_are_described() {
     let mut bed = Bed::rarest(64 << 20);
     bed.add(1, Has::All);
     bed.flow(1, 200, MILLISECOND);
-    let status = bed.swarm.owners(bed.now).next().expect("one owner");
+    let status = bed.swarm.providers(bed.now).next().expect("one provider");
     let rate = status.bytes_per_second.expect("measured");
     let expected = GROUP_BYTES as f64 * 1000.0;
     assert!((rate / expected - 1.0).abs() < 0.05, "{rate} instead of {expected}");

@@ -43,7 +43,7 @@ use crate::{
     swarm::{MemberEvent, Membership},
     transfer::{Brought, FetchError, throttle::Pace},
 };
-use protocol::swarm::{Action, Event, Has, PickerKind, ProviderId, RequestId, Swarm, SwarmConfig};
+use protocol::swarm::{Action, Event, Has, ProviderId, RequestId, Swarm, SwarmConfig};
 
 /// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its owner.
 const MAX_QUEUED_REPORTS: usize = 64;
@@ -104,7 +104,6 @@ impl Engine {
         let config = SwarmConfig {
             size: self.file.size,
             have: self.partial.verified(),
-            picker: PickerKind::RarestFirst,
             expects_receivers: self.swarm.is_some(),
             seed: fastrand::u64(..),
         };
@@ -114,20 +113,15 @@ impl Engine {
         let (membership, mut members) =
             self.swarm.take().map_or((None, None), |(membership, members)| (Some(membership), Some(members)));
         // All owners are introduced before the first is asked, so that the work is divided among all from the start.
-        swarm.handle(clock.now(), Event::Pause, &mut actions);
         for contact in contacts {
             if let Some((owner, true)) = owners.number(&contact, false) {
-                swarm.handle(
-                    clock.now(),
-                    Event::ProviderAdded { provider: owner, has: Has::All, rtt: None },
-                    &mut actions,
-                );
+                swarm.introduce(clock.now(), owner, &Has::All, None, &mut actions);
                 if let Some(membership) = &membership {
                     membership.talk_to(contact);
                 }
             }
         }
-        swarm.handle(clock.now(), Event::Resume, &mut actions);
+        swarm.handle(clock.now(), Event::Tick, &mut actions);
 
         // Dropped with this future: a download that is cancelled ends its streams.
         let mut tasks = JoinSet::new();

@@ -1,4 +1,4 @@
-//! Whatever providers do, and in whatever order.
+//! Arbitrary sequences of events.
 
 use proptest::prelude::*;
 
@@ -9,11 +9,10 @@ enum Step {
     Add(u32, Option<Vec<Range<u64>>>),
     Gain(u32, Range<u64>),
     Lose(u32),
-    Bring(prop::sample::Index, u64),
+    Deliver(prop::sample::Index, u64),
     Fail(prop::sample::Index, Failure),
-    Wait(u64),
+    Advance(u64),
     Rank(u32, u32),
-    PauseAndResume,
 }
 
 fn run(groups: u64) -> impl Strategy<Value = Range<u64>> {
@@ -35,27 +34,24 @@ fn step(groups: u64) -> impl Strategy<Value = Step> {
         2 => (0u32..6, has).prop_map(|(provider, has)| Step::Add(provider, has)),
         2 => (0u32..6, run(groups)).prop_map(|(provider, run)| Step::Gain(provider, run)),
         1 => (0u32..6).prop_map(Step::Lose),
-        12 => (any::<prop::sample::Index>(), 1u64..20).prop_map(|(which, count)| Step::Bring(which, count)),
+        12 => (any::<prop::sample::Index>(), 1u64..20).prop_map(|(which, count)| Step::Deliver(which, count)),
         1 => (any::<prop::sample::Index>(), failure).prop_map(|(which, why)| Step::Fail(which, why)),
-        3 => (1u64..3000).prop_map(Step::Wait),
+        3 => (1u64..3000).prop_map(Step::Advance),
         1 => (0u32..5, 0u32..5).prop_map(|(rank, receivers)| Step::Rank(rank, receivers)),
-        1 => Just(Step::PauseAndResume),
     ]
 }
 
 proptest! {
-    /// Whatever the providers do: nothing is asked that they do not have or that is there already, no group of more than two,
-    /// nothing of the dropped (as [`Bed::tell`] asserts); and with one honest provider it comes to an end.
+    /// Every request is for missing groups that the provider has, no group is in more than two requests, dropped
+    /// providers get none (asserted by [`Harness::handle`]), and one honest provider completes the download.
     #[test]
-    fn every_group_comes_whatever_providers_do(
+    fn arbitrary_events_lead_only_to_valid_requests_and_an_honest_provider_finishes(
         size in 1u64..6 << 20,
         steps in prop::collection::vec(step(384), 0..120),
         seed in any::<u64>(),
-        sequential in any::<bool>(),
     ) {
         let groups = shared::group_ranges::group_count(size);
-        let picker = if sequential { PickerKind::Sequential } else { PickerKind::RarestFirst };
-        let mut bed = Bed::new(size, &[], picker, seed);
+        let mut harness = Harness::resumed(size, &[], seed);
         let mut has: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
         let mut proven: BTreeSet<u64> = BTreeSet::new();
         for step in steps {
@@ -66,54 +62,49 @@ proptest! {
                         None => known.extend(0..groups),
                         Some(runs) => known.extend(runs.iter().cloned().flatten().filter(|group| *group < groups)),
                     }
-                    bed.add(provider, runs.map_or(Has::All, |runs| Has::Groups(set(&runs))))
+                    harness.add(provider, runs.map_or(Has::All, |runs| Has::Groups(set(&runs))))
                 }
                 Step::Gain(provider, run) => {
                     has.entry(provider).or_default().extend(run.clone().filter(|group| *group < groups));
-                    bed.gain(provider, run)
+                    harness.gain(provider, run)
                 }
-                Step::Lose(provider) => bed.tell(Event::ProviderLost { provider: ProviderId(provider) }),
-                Step::Bring(which, count) if !bed.under_way.is_empty() => {
-                    let (request, run) = bed.under_way.iter().nth(which.index(bed.under_way.len())).unwrap();
+                Step::Lose(provider) => harness.handle(Event::ProviderLost { provider: ProviderId(provider) }),
+                Step::Deliver(which, count) if !harness.in_flight.is_empty() => {
+                    let (request, run) = harness.in_flight.iter().nth(which.index(harness.in_flight.len())).unwrap();
                     let (request, run) = (*request, run.clone());
                     proven.extend(run.start..(run.start + count).min(run.end));
-                    bed.bring(request, count, MILLISECOND)
+                    harness.deliver(request, count, MILLISECOND)
                 }
-                Step::Fail(which, why) if !bed.under_way.is_empty() => {
-                    let request = *bed.under_way.keys().nth(which.index(bed.under_way.len())).unwrap();
-                    bed.fail(request, why)
+                Step::Fail(which, why) if !harness.in_flight.is_empty() => {
+                    let request = *harness.in_flight.keys().nth(which.index(harness.in_flight.len())).unwrap();
+                    harness.fail(request, why)
                 }
-                Step::Bring(..) | Step::Fail(..) => Vec::new(),
-                Step::Wait(millis) => bed.wait(Duration::from_millis(millis)),
-                Step::Rank(rank, receivers) => bed.tell(Event::Ranked { rank, receivers }),
-                Step::PauseAndResume => {
-                    bed.tell(Event::Pause);
-                    prop_assert!(bed.under_way.is_empty());
-                    bed.tell(Event::Resume)
-                }
+                Step::Deliver(..) | Step::Fail(..) => Vec::new(),
+                Step::Advance(millis) => harness.advance(Duration::from_millis(millis)),
+                Step::Rank(rank, receivers) => harness.handle(Event::Ranked { rank, receivers }),
             };
             for (request, run) in requests {
                 prop_assert!(run.clone().all(|group| has[&request.provider.0].contains(&group)), "{request:?} {run:?}");
-                prop_assert!(run.clone().all(|group| !proven.contains(&group)), "{request:?} {run:?} is there");
+                prop_assert!(run.clone().all(|group| !proven.contains(&group)), "{request:?} for {run:?}, which is verified");
             }
         }
-        bed.add(100, Has::All);
+        harness.add(100, Has::All);
         let mut rounds = 0;
-        while bed.finished == 0 {
+        while harness.finished == 0 {
             rounds += 1;
-            prop_assert!(rounds < 5000, "{:?} {:?}", bed.swarm.progress(), bed.under_way);
-            match bed.of(100).first().cloned() {
+            prop_assert!(rounds < 5000, "{} bytes, {:?}", harness.swarm.bytes_proven(), harness.in_flight);
+            match harness.requests_to(100).first().cloned() {
                 Some((request, run)) => {
                     proven.extend(run.start..(run.start + 4).min(run.end));
-                    bed.bring(request, 4, 2 * MILLISECOND);
+                    harness.deliver(request, 4, 2 * MILLISECOND);
                 }
                 None => {
-                    bed.wait(100 * MILLISECOND);
+                    harness.advance(100 * MILLISECOND);
                 }
             }
         }
         prop_assert_eq!(proven.len() as u64, groups);
-        prop_assert_eq!(bed.swarm.progress().bytes_proven, size);
-        prop_assert_eq!((bed.finished, bed.under_way.len(), bed.swarm.next_deadline()), (1, 0, None));
+        prop_assert_eq!(harness.swarm.bytes_proven(), size);
+        prop_assert_eq!((harness.finished, harness.in_flight.len(), harness.swarm.next_deadline()), (1, 0, None));
     }
 }

@@ -7,6 +7,7 @@ use super::*;
 #[derive(Debug, Clone)]
 enum Step {
     Add(u32, Option<Vec<Range<u64>>>),
+    Introduce(u32, Option<Vec<Range<u64>>>),
     Gain(u32, Range<u64>),
     Lose(u32),
     Deliver(prop::sample::Index, u64),
@@ -29,9 +30,10 @@ fn step(groups: u64) -> impl Strategy<Value = Step> {
         Just(Failure::Silent),
         Just(Failure::Broken),
     ];
-    let has = prop::option::of(prop::collection::vec(run(groups), 0..4));
+    let has = || prop::option::of(prop::collection::vec(run(groups), 0..4));
     prop_oneof![
-        2 => (0u32..6, has).prop_map(|(provider, has)| Step::Add(provider, has)),
+        2 => (0u32..6, has()).prop_map(|(provider, has)| Step::Add(provider, has)),
+        1 => (0u32..6, has()).prop_map(|(provider, has)| Step::Introduce(provider, has)),
         2 => (0u32..6, run(groups)).prop_map(|(provider, run)| Step::Gain(provider, run)),
         1 => (0u32..6).prop_map(Step::Lose),
         12 => (any::<prop::sample::Index>(), 1u64..20).prop_map(|(which, count)| Step::Deliver(which, count)),
@@ -39,6 +41,16 @@ fn step(groups: u64) -> impl Strategy<Value = Step> {
         3 => (1u64..3000).prop_map(Step::Advance),
         1 => (0u32..5, 0u32..5).prop_map(|(rank, receivers)| Step::Rank(rank, receivers)),
     ]
+}
+
+/// Records what a provider that joins has.
+fn learn(has: &mut BTreeMap<u32, BTreeSet<u64>>, groups: u64, provider: u32, runs: Option<Vec<Range<u64>>>) -> Has {
+    let known = has.entry(provider).or_default();
+    match &runs {
+        None => known.extend(0..groups),
+        Some(runs) => known.extend(runs.iter().cloned().flatten().filter(|group| *group < groups)),
+    }
+    runs.map_or(Has::All, |runs| Has::Groups(set(&runs)))
 }
 
 proptest! {
@@ -57,12 +69,13 @@ proptest! {
         for step in steps {
             let requests = match step {
                 Step::Add(provider, runs) => {
-                    let known = has.entry(provider).or_default();
-                    match &runs {
-                        None => known.extend(0..groups),
-                        Some(runs) => known.extend(runs.iter().cloned().flatten().filter(|group| *group < groups)),
-                    }
-                    harness.add(provider, runs.map_or(Has::All, |runs| Has::Groups(set(&runs))))
+                    let offered = learn(&mut has, groups, provider, runs);
+                    harness.add(provider, offered)
+                }
+                Step::Introduce(provider, runs) => {
+                    let offered = learn(&mut has, groups, provider, runs);
+                    harness.introduce(provider, &offered);
+                    Vec::new()
                 }
                 Step::Gain(provider, run) => {
                     has.entry(provider).or_default().extend(run.clone().filter(|group| *group < groups));

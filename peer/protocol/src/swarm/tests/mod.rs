@@ -71,6 +71,7 @@ impl Harness {
 
     /// Adds a provider that gets no request before the next event.
     fn introduce(&mut self, provider: u32, has: &Has) {
+        self.clear_drop(provider);
         let mut out = Vec::new();
         self.swarm.introduce(self.now, ProviderId(provider), has, Some(10 * MILLISECOND), &mut out);
         assert_eq!(self.carry_out(out), []);
@@ -132,8 +133,13 @@ impl Harness {
         assert!(self.in_flight.is_empty() || due.is_some(), "no deadline would detect silence");
     }
 
-    fn add(&mut self, provider: u32, has: Has) -> Vec<(RequestId, Range<u64>)> {
+    /// Allows requests to a dropped provider that joins again.
+    fn clear_drop(&mut self, provider: u32) {
         self.dropped.retain(|(dropped, why)| *dropped != provider || *why == Dropped::SentCorruptData);
+    }
+
+    fn add(&mut self, provider: u32, has: Has) -> Vec<(RequestId, Range<u64>)> {
+        self.clear_drop(provider);
         self.handle(Event::ProviderAdded { provider: ProviderId(provider), has, rtt: Some(10 * MILLISECOND) })
     }
 

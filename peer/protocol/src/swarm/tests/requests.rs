@@ -19,12 +19,8 @@ fn single_provider_gets_two_long_consecutive_requests() {
 
 #[test]
 fn requests_to_a_single_provider_grow_while_receivers_are_expected() {
-    let mut harness = Harness::with(SwarmConfig {
-        size: 1 << 30,
-        have: GroupRanges::default(),
-        expects_receivers: true,
-        seed: 1,
-    });
+    let mut harness =
+        Harness::with(SwarmConfig { size: 1 << 30, have: GroupRanges::default(), expects_receivers: true, seed: 1 });
     harness.add(1, Has::All);
     let first = Layout::new(1 << 30).groups_per_piece();
     assert!(

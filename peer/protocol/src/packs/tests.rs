@@ -1,4 +1,4 @@
-//! Behaviour of the pack scheduler as its shell observes it, and a simulation with providers of every kind.
+//! Behaviour of the pack scheduler as its shell observes it, and the harness of the tests.
 
 use std::{
     collections::BTreeMap,
@@ -10,6 +10,8 @@ use shared::limits::{MAX_PACK_BYTES, MAX_PACK_CONTENTS, MAX_PACKED_FILE_BYTES};
 
 use super::{params::PACKS_PER_PROVIDER, *};
 use crate::provider_health::PROVIDER_SILENCE;
+
+mod simulation;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -236,134 +238,4 @@ fn pack_done_with_items_missing_is_a_failure() {
     }
     assert_eq!(harness.dropped, [(ProviderId(0), PackFailure::Broken)]);
     assert_eq!(harness.failed.len(), 5);
-}
-
-/// Behaviour of a simulated provider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Behaviour {
-    Honest {
-        micros_an_item: u64,
-    },
-    /// Sends corrupt data for the item of this number.
-    Corrupt(u32),
-    Silent,
-    Busy,
-    Breaks,
-    Forgetful,
-}
-
-/// Runs one download to its end, in virtual time; returns the digest of its actions.
-fn simulate(seed: u64) -> u64 {
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let provider_count = rng.u32(1..8);
-    let behaviours: Vec<Behaviour> = (0..provider_count)
-        .map(|_| match rng.u8(0..10) {
-            0 => Behaviour::Corrupt(rng.u32(0..300)),
-            1 => Behaviour::Silent,
-            2 => Behaviour::Busy,
-            3 => Behaviour::Breaks,
-            4 => Behaviour::Forgetful,
-            _ => Behaviour::Honest { micros_an_item: rng.u64(10..3000) },
-        })
-        .collect();
-    let items: Vec<Wanted> = (0..rng.u32(0..1500))
-        .map(|_| {
-            let providers = (0..provider_count).filter(|_| rng.bool()).map(ProviderId).collect();
-            Wanted { size: rng.u64(0..MAX_PACKED_FILE_BYTES), providers }
-        })
-        .collect();
-    let honest = |item: &Wanted| {
-        item.providers
-            .iter()
-            .any(|provider| matches!(behaviours[provider.0 as usize], Behaviour::Honest { .. } | Behaviour::Busy))
-    };
-    let mut harness = Harness::new(items.clone(), provider_count);
-    let mut got = BTreeSet::new();
-    // Number of packs requested from each provider; time and index of the next item of each pack.
-    let mut asked: BTreeMap<ProviderId, u32> = BTreeMap::new();
-    let mut next: BTreeMap<PackId, (Timestamp, usize)> = BTreeMap::new();
-    for step in 0.. {
-        assert!(step < 200_000, "seed {seed} does not end: {:?}", harness.in_flight);
-        if harness.finished {
-            break;
-        }
-        next.retain(|pack, _| harness.in_flight.contains_key(pack));
-        for pack in harness.in_flight.keys() {
-            next.entry(*pack).or_insert_with(|| (harness.now + MILLISECOND, 0));
-        }
-        // A provider sends one pack after the other.
-        let first_in_line = |pack: &PackId| harness.packs_of(pack.provider.0).first() == Some(pack);
-        let sends = |pack: &PackId| behaviours[pack.provider.0 as usize] != Behaviour::Silent;
-        let coming = next.iter().filter(|(pack, _)| first_in_line(pack) && sends(pack)).min_by_key(|(_, (at, _))| *at);
-        let deadline = harness.packs.next_deadline(harness.now);
-        let tick = match (coming, deadline) {
-            (Some((_, (at, _))), Some(deadline)) => deadline < *at,
-            (None, Some(_)) => true,
-            (_, None) => false,
-        };
-        if tick {
-            let deadline = deadline.expect("a tick was chosen");
-            assert!(deadline > harness.now || step == 0 || coming.is_none_or(|(_, (at, _))| *at >= harness.now));
-            harness.now = harness.now.max(deadline);
-            harness.handle(Event::Tick);
-            continue;
-        }
-        let (&pack, &(at, place)) = coming.expect("an item is next");
-        harness.now = harness.now.max(at);
-        let behaviour = behaviours[pack.provider.0 as usize];
-        let times = *asked.entry(pack.provider).and_modify(|times| *times += u32::from(place == 0)).or_insert(1);
-        let Some(item) = harness.in_flight[&pack].get(place).copied() else {
-            harness.handle(Event::Done(pack));
-            continue;
-        };
-        let pace = match behaviour {
-            Behaviour::Honest { micros_an_item } => micros_an_item,
-            _ => 100,
-        };
-        next.insert(pack, (harness.now + Duration::from_micros(pace), place + 1));
-        match behaviour {
-            Behaviour::Corrupt(number) if number == item.0 => {
-                harness.handle(Event::Failed(pack, PackFailure::SentCorruptData))
-            }
-            Behaviour::Busy if times < 3 => harness.handle(Event::Failed(pack, PackFailure::Busy)),
-            Behaviour::Breaks if place > 0 => harness.handle(Event::Failed(pack, PackFailure::Broken)),
-            Behaviour::Breaks => harness.handle(Event::Activity(pack.provider)),
-            Behaviour::Forgetful if item.0 % 3 == 0 => harness.handle(Event::Refused(pack, item)),
-            Behaviour::Silent => unreachable!("a silent provider sends nothing"),
-            _ => {
-                assert!(
-                    items[item.0 as usize].providers.contains(&pack.provider),
-                    "seed {seed}: requested from a provider that has it"
-                );
-                got.insert(item);
-                harness.handle(Event::Delivered(pack, item));
-            }
-        }
-    }
-    for (number, item) in (0..).zip(&items) {
-        let id = ItemId(number);
-        assert!(
-            got.contains(&id) != harness.failed.contains_key(&id),
-            "seed {seed}: {id:?} is either delivered or failed"
-        );
-        assert!(got.contains(&id) || !honest(item), "seed {seed}: {id:?} was available");
-        if let Some(reasons) = harness.failed.get(&id) {
-            let named: BTreeSet<_> = reasons.iter().map(|(provider, _)| *provider).collect();
-            assert_eq!(named, item.providers, "seed {seed}: the failure names every provider");
-        }
-    }
-    assert!(harness.in_flight.is_empty(), "seed {seed}");
-    harness.digest.finish()
-}
-
-#[test]
-fn every_item_ends_with_providers_of_every_kind() {
-    for seed in 0..300 {
-        simulate(seed);
-    }
-}
-
-#[test]
-fn same_seed_gives_the_same_actions() {
-    assert!((0..10).all(|seed| simulate(seed) == simulate(seed)));
 }

@@ -30,7 +30,7 @@ fn seeds(usual: Range<u64>) -> Vec<u64> {
 }
 
 /// Runs one simulation; prints the seed of a failure.
-#[expect(clippy::print_stderr, reason = "a failed test prints how to replay it")]
+#[expect(clippy::print_stderr, clippy::print_stdout, reason = "prints the digest, and how to replay a failure")]
 fn simulate(setup: &Setup) -> Outcome {
     let sim = Sim::new(setup);
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| sim.run())).unwrap_or_else(|panic| {

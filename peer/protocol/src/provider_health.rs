@@ -1,4 +1,4 @@
-//! Failures, refusals and silence of one provider, and how long it is left alone after them.
+//! Failures, refusals and silence of one provider, and the waits after them.
 //!
 //! | report | effect |
 //! |---|---|

@@ -22,7 +22,7 @@ pub struct PackId {
 pub enum PackFailure {
     /// It refused this item. Other items may be requested from it.
     Refused,
-    /// It has no upload slot and no place in its queue. It is asked again later.
+    /// It has no upload slot and no place in its queue. It is retried later.
     Busy,
     /// It sent nothing for too long.
     Silent,

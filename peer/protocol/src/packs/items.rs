@@ -102,7 +102,7 @@ impl Items {
         self.waiting_cost
     }
 
-    /// Providers that may still be asked for the item.
+    /// Providers from which the item may still be requested.
     pub(super) fn providers(&self, item: ItemId) -> &BTreeSet<ProviderId> {
         &self.classes[self.items[item.0 as usize].class].providers
     }

@@ -1,6 +1,8 @@
-//! Download of many small files: which to request from which provider, in which pack. Pure, like [`swarm`](crate::swarm).
+//! Download of many small files: which to request from which provider, in which pack. Pure, like
+//! [`swarm`](crate::swarm).
 //!
-//! An *item* is a wanted content. It is requested from a provider in a *pack* with others, and ends delivered or failed:
+//! An *item* is a wanted content. It is requested from a provider in a *pack* with others, and ends delivered or
+//! failed:
 //!
 //! | state of an item | next state |
 //! |---|---|

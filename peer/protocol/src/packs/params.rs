@@ -9,5 +9,5 @@ pub const PACK_ITEM_COST: u64 = 16 << 10;
 pub const MIN_PACK_COST: u64 = 512 << 10;
 /// Maximum number of packs in flight to one provider: one is sent while the next one waits.
 pub const PACKS_PER_PROVIDER: usize = 2;
-/// Minimum expected time of the rest of a pack before an idle provider is asked for it too.
+/// Minimum expected time of the rest of a pack before an idle provider duplicates it.
 pub const PACK_DUPLICATE_AFTER: Duration = Duration::from_millis(250);

@@ -111,8 +111,8 @@ fn empty_download_finishes_at_once() {
 #[test]
 fn single_provider_gets_two_full_packs_at_a_time() {
     let mut harness = Harness::new(wanted(3 * MAX_PACK_CONTENTS, 100, &[0]), 1);
-    let asked: Vec<_> = harness.in_flight.values().map(Vec::len).collect();
-    assert_eq!(asked, [MAX_PACK_CONTENTS; 2]);
+    let requested: Vec<_> = harness.in_flight.values().map(Vec::len).collect();
+    assert_eq!(requested, [MAX_PACK_CONTENTS; 2]);
     while let Some(pack) = harness.packs_of(0).first().copied() {
         harness.now += MILLISECOND;
         harness.deliver(pack);
@@ -135,8 +135,8 @@ fn items_are_divided_among_providers_and_rare_ones_go_first() {
     let first = &harness.in_flight[&harness.packs_of(1)[0]];
     assert!((200..210).all(|item| first.contains(&ItemId(item))), "{first:?}");
     assert_eq!(harness.packs_of(0).len(), 2);
-    let asked: usize = harness.in_flight.values().map(Vec::len).sum();
-    assert!(asked < 210, "some items wait for rebalancing");
+    let requested: usize = harness.in_flight.values().map(Vec::len).sum();
+    assert!(requested < 210, "some items wait for rebalancing");
 }
 
 #[test]
@@ -177,14 +177,14 @@ fn provider_of_corrupt_data_is_dropped_and_its_items_go_to_others() {
 #[test]
 fn silent_provider_is_dropped_after_repeated_failures() {
     let mut harness = Harness::new(wanted(50, 10, &[0]), 1);
-    let mut asked = 0;
+    let mut requested = 0;
     while !harness.finished {
-        asked += harness.packs_of(0).len();
+        requested += harness.packs_of(0).len();
         harness.now = harness.packs.next_deadline(harness.now).expect("a tick is due");
         harness.handle(Event::Tick);
-        assert!(asked < 100);
+        assert!(requested < 100);
     }
-    assert_eq!(asked, MAX_PROVIDER_FAILURES as usize);
+    assert_eq!(requested, MAX_PROVIDER_FAILURES as usize);
     assert_eq!(harness.failed.len(), 50);
     assert!(harness.now < Timestamp::ZERO + PROVIDER_SILENCE * 2 * MAX_PROVIDER_FAILURES);
 }

@@ -124,7 +124,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn insert_of_any_runs_matches_a_set_of_groups(runs in prop::collection::vec((0u64..70, 0u64..40), 0..12), short in 0..GROUP_BYTES) {
+        fn insert_of_any_runs_matches_a_set_of_groups(
+            runs in prop::collection::vec((0u64..70, 0u64..40), 0..12),
+            short in 0..GROUP_BYTES,
+        ) {
             let layout = Layout::new(70 * GROUP_BYTES - short);
             let mut have = Have::new(layout, usize::MAX);
             let mut model = BTreeSet::new();

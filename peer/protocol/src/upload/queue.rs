@@ -280,10 +280,13 @@ mod tests {
             active in 1usize..5, per_peer in 1usize..3,
             steps in prop::collection::vec((0u8..4, any::<prop::sample::Index>(), 0u8..5), 1..200),
         ) {
-            let mut queue = UploadQueue::new(UploadLimits { active, active_per_peer: per_peer, waiting: 20, waiting_per_peer: 8 });
+            let limits =
+                UploadLimits { active, active_per_peer: per_peer, waiting: 20, waiting_per_peer: 8 };
+            let mut queue = UploadQueue::new(limits);
             let mut peers = BTreeMap::new();
             let (mut serving, mut waiting, mut demoted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-            let end = |queue: &mut UploadQueue<u8>, id, serving: &mut BTreeSet<UploadId>, waiting: &mut BTreeSet<UploadId>| {
+            type Ids = BTreeSet<UploadId>;
+            let end = |queue: &mut UploadQueue<u8>, id, serving: &mut Ids, waiting: &mut Ids| {
                 let mut start = Vec::new();
                 queue.end(id, &mut start);
                 serving.remove(&id);
@@ -326,14 +329,18 @@ mod tests {
                 for peer in 0..4 {
                     let of_peer = |set: &BTreeSet<UploadId>| set.iter().filter(|id| peers[id] == peer).count();
                     prop_assert!(of_peer(&serving) <= per_peer);
-                    prop_assert!(of_peer(&waiting) == 0 || of_peer(&serving) == per_peer || active_now == active, "no slot stays free while a request could use it");
+                    prop_assert!(
+                        of_peer(&waiting) == 0 || of_peer(&serving) == per_peer || active_now == active,
+                        "no slot stays free while a request could use it"
+                    );
                 }
             }
             while let Some(&id) = serving.first() {
                 end(&mut queue, id, &mut serving, &mut waiting);
             }
             prop_assert!(waiting.is_empty());
-            prop_assert!(queue.peers.is_empty() && queue.turns.is_empty() && queue.requesters.is_empty() && queue.demoted.is_empty());
+            prop_assert!(queue.peers.is_empty() && queue.turns.is_empty());
+            prop_assert!(queue.requesters.is_empty() && queue.demoted.is_empty());
         }
     }
 }

@@ -11,7 +11,8 @@ const NANOS: u128 = 1_000_000_000;
 /// Token bucket that returns the time at which bytes may be sent ("virtual scheduling", ITU-T I.371, annex A).
 ///
 /// Bytes are booked before they are sent, and may be sent at the returned time. Users of one limit therefore take turns
-/// in the order of booking. Over any period no more is sent than the rate allows, plus [`RATE_BURST`], plus one booking.
+/// in the order of booking. Over any period no more is sent than the rate allows, plus [`RATE_BURST`], plus one
+/// booking.
 #[derive(Debug, Clone)]
 pub struct RateLimit {
     bytes_per_second: NonZeroU64,

@@ -17,7 +17,7 @@ use shared::{
     time::Timestamp,
 };
 
-/// Uploads at a time: with few, pieces become whole sooner and can be passed on.
+/// Maximum number of active uploads. With few, pieces complete sooner and can be passed on.
 const UPLOADS: usize = 8;
 /// Virtual time at which a simulation fails.
 const GIVE_UP: Duration = Duration::from_secs(600);

@@ -12,7 +12,7 @@ use shared::{
     epoch::Epoch,
     error::FailureCode,
     id::{Incarnation, Role},
-    limits::{MIN_LEASE},
+    limits::MIN_LEASE,
     name::Endpoint,
     net::session::SessionConfig,
     rpc::nameserver::{

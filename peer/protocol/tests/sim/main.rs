@@ -9,6 +9,7 @@
 //! | `BRASA_SIM_SEED=S` | replays one seed and prints what happens in it |
 //! | `BRASA_SIM_SEEDS=N` | runs N seeds instead of the default |
 //! | `BRASA_SIM_FIRST=S` | ... beginning with S |
+//! | `BRASA_SIM_DIGEST=1` | prints a digest of everything that all seeds did (`digest`) |
 //!
 //! | room | what is in it |
 //! |---|---|
@@ -23,6 +24,7 @@
 #![expect(clippy::print_stderr, reason = "the seed to replay and what the runs covered")]
 
 mod checks;
+mod digest;
 mod exhaustive;
 mod faults;
 mod healing;
@@ -39,6 +41,7 @@ use std::{
     },
 };
 
+use digest::Digest;
 use world::World;
 
 /// Seeds of an ordinary test run: some 60 s of one core without optimisation.
@@ -88,12 +91,13 @@ const SOMETIMES: &[&str] = &[
 
 type Counters = BTreeMap<&'static str, u64>;
 
-/// Runs one seed to its end; what happened in it how often.
-fn run(seed: u64, trace: bool) -> Counters {
+/// Runs one seed to its end; returns how often each interesting thing happened, and the digest of the run if asked for.
+fn run(seed: u64, trace: bool, digest: bool) -> (Counters, u64) {
     let mut world = World::new(seed, trace);
+    world.digest = digest.then(Digest::default);
     world.chaos();
     world.heal();
-    world.checks.sometimes
+    (world.checks.sometimes, world.digest.map_or(0, |digest| digest.of_seed(seed)))
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -103,11 +107,13 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn the_seat_and_the_index_survive_what_happens_to_processes_and_networks() {
     if let Some(seed) = number("BRASA_SIM_SEED") {
-        eprintln!("{:#?}", run(seed, true));
+        eprintln!("{:#?}", run(seed, true, false).0);
         return;
     }
     let (first, seeds) = (number("BRASA_SIM_FIRST").unwrap_or(0), number("BRASA_SIM_SEEDS").unwrap_or(DEFAULT_SEEDS));
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
+    let with_digest = number("BRASA_SIM_DIGEST").is_some();
+    let digest = AtomicU64::new(0);
     let sometimes = Mutex::new(Counters::new());
     std::thread::scope(|threads| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
@@ -117,8 +123,9 @@ fn the_seat_and_the_index_survive_what_happens_to_processes_and_networks() {
                     if seed >= first.saturating_add(seeds) {
                         return;
                     }
-                    match catch_unwind(AssertUnwindSafe(|| run(seed, false))) {
-                        Ok(happened) => {
+                    match catch_unwind(AssertUnwindSafe(|| run(seed, false, with_digest))) {
+                        Ok((happened, of_seed)) => {
+                            digest.fetch_add(of_seed, Ordering::Relaxed);
                             let mut sometimes = sometimes.lock().unwrap_or_else(PoisonError::into_inner);
                             for (what, count) in happened {
                                 *sometimes.entry(what).or_default() += count;
@@ -136,6 +143,9 @@ fn the_seat_and_the_index_survive_what_happens_to_processes_and_networks() {
     assert!(!failed.into_inner(), "an invariant does not hold: the seed and how to replay it are above");
     let sometimes = sometimes.into_inner().unwrap_or_else(PoisonError::into_inner);
     eprintln!("{seeds} seeds: {sometimes:#?}");
+    if with_digest {
+        eprintln!("digest of seeds {first}..{}: {:016x}", first.saturating_add(seeds), digest.into_inner());
+    }
     if seeds >= DEFAULT_SEEDS {
         for what in SOMETIMES {
             assert!(sometimes.contains_key(what), "never happened: {what}");

@@ -40,6 +40,9 @@ impl World {
         let mut actions = Vec::new();
         core.handle(shown, event.clone(), &mut actions);
         self.checks.deadline(shown, core, &actions);
+        if let Some(digest) = &mut self.digest {
+            digest.record(self.now, number, (&event, &actions, core.next_deadline()));
+        }
         let deadline = core.next_deadline().map(|deadline| node.clock.world(deadline));
         let run = (number, node.incarnation);
         self.carry_out(number, actions.into(), event);

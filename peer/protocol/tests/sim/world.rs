@@ -22,7 +22,7 @@ use shared::{
     time::Timestamp,
 };
 
-use crate::{checks::Checks, network};
+use crate::{checks::Checks, digest::Digest, network};
 
 const CHAOS: Duration = Duration::from_secs(7);
 /// The nameserver's place among the nodes when cuts are drawn.
@@ -198,6 +198,8 @@ pub(crate) struct World {
     pub(crate) disk: Duration,
     pub(crate) calm: bool,
     pub(crate) trace: bool,
+    /// The digest of the run so far, if it is asked for.
+    pub(crate) digest: Option<Digest>,
     pub(crate) checks: Checks,
 }
 
@@ -227,6 +229,7 @@ impl World {
             disk: Duration::from_micros([0, 500, 4_000, 30_000][rng.usize(0..4)]),
             calm: false,
             trace,
+            digest: None,
             checks: Checks::default(),
             rng,
         };

@@ -229,7 +229,7 @@ fn tell(report: &Report) {
         Report::TrackerSuspected { .. } | Report::SteppedDown { .. } | Report::ShareFull { .. } => {
             tracing::warn!(?report);
         }
-        Report::Overslept { .. } => tracing::debug!(?report),
+        Report::Stalled { .. } => tracing::debug!(?report),
         _ => tracing::info!(?report),
     }
 }

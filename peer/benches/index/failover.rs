@@ -213,7 +213,7 @@ impl Network {
             }
             Action::Reply { token, reply } => return self.reply(number, token, reply),
             // The killed tracker is missed by its silence: what is measured comes after that.
-            Action::Knock { .. } => return,
+            Action::ProbePort { .. } => return,
             Action::Report(Report::BecameTracker { .. }) => {
                 self.cost.seated = now.since(self.began);
                 return;

@@ -134,9 +134,9 @@ pub enum Event {
         /// To whom.
         peer: PeerId,
     },
-    /// A knock, [`Action::Knock`], was refused: the machine says that nobody listens there. (That a knock was not refused
+    /// A knock, [`Action::ProbePort`], was refused: the machine says that nobody listens there. (That a knock was not refused
     /// means nothing and is not told.)
-    KnockRefused {
+    ProbeRefused {
         /// Where.
         at: Contact,
     },
@@ -269,7 +269,7 @@ pub enum Action {
         beat: Heartbeat,
     },
     /// Look whether anybody listens at the tracker's port, without saying anything to it.
-    Knock {
+    ProbePort {
         /// The tracker.
         at: Contact,
     },
@@ -388,9 +388,9 @@ pub enum StepDown {
     /// Neither the lease nor a majority for `limits::DRAIN_AFTER`.
     Isolated,
     /// It slept (was frozen) past its lease.
-    Overslept,
+    Stalled,
     /// Elected without the nameserver, in the same epoch as another.
-    Rival,
+    Conflict,
 }
 
 /// Why the tracker forgot a peer.
@@ -484,7 +484,7 @@ pub enum Report {
         left_out: usize,
     },
     /// The process ran late; suspicions are lengthened.
-    Overslept {
+    Stalled {
         /// How late.
         late: Duration,
     },

@@ -425,7 +425,7 @@ impl Core {
                 self.on_announcement_answered(now, call, &from, result, out);
             }
             Event::ConnectionLost { peer } => self.on_unreachable(now, &peer, out),
-            Event::KnockRefused { at } => self.on_knock_refused(now, &at, out),
+            Event::ProbeRefused { at } => self.on_knock_refused(now, &at, out),
             Event::VoteAnswered { call, from, result } => self.on_vote_answered(now, call, from, result, out),
             Event::NoticeAnswered { from: _, view } => self.learn_hearsay(now, &view, out),
             Event::VoteRequested { token, from, request } => {
@@ -470,7 +470,7 @@ impl Core {
         self.last_handled = self.last_handled.max(now);
         if late > OVERSLEPT {
             self.mistrust_until = now + SUSPICION;
-            out.push(Action::Report(Report::Overslept { late }));
+            out.push(Action::Report(Report::Stalled { late }));
             self.standing_overslept(now, late, asleep, out);
         }
         self.run_timers(now, out);

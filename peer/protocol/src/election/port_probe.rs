@@ -76,7 +76,7 @@ impl Core {
         let Standing::Following(following) = &mut self.standing else { return };
         if following.knocking.next.is_some_and(|next| next <= now) {
             following.knocking.next = Some(now + KNOCK);
-            out.push(Action::Knock { at: following.contact() });
+            out.push(Action::ProbePort { at: following.contact() });
         }
     }
 

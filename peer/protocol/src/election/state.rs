@@ -171,7 +171,7 @@ impl Core {
     fn meet_rival(&mut self, now: Timestamp, seat: &Seat, out: &mut Vec<Action>) {
         let rival = |own: &Seat| own.epoch == seat.epoch && own.peer != seat.peer;
         if matches!(&self.standing, Standing::Tracking(term) if term.mandate.is_some() && rival(&term.seat)) {
-            self.step_down(now, StepDown::Rival, out);
+            self.step_down(now, StepDown::Conflict, out);
         }
     }
 
@@ -274,7 +274,7 @@ impl Core {
             Standing::Tracking(term) => {
                 let lease_held = term.lease_until.is_some_and(|until| now < until);
                 if asleep >= SEAT_LEASE && !lease_held {
-                    self.step_down(now, StepDown::Overslept, out);
+                    self.step_down(now, StepDown::Stalled, out);
                     return;
                 }
                 term.liveness.forgive(late, now);

@@ -161,12 +161,12 @@ impl Checks {
             Report::ElectionFailed { why: ElectionFailure::NoMajority { .. }, .. } => {
                 self.sometimes("election without a majority");
             }
-            Report::SteppedDown { why: StepDown::Overslept, .. } => self.sometimes("stepped down after a sleep"),
+            Report::SteppedDown { why: StepDown::Stalled, .. } => self.sometimes("stepped down after a sleep"),
             Report::SteppedDown { why: StepDown::Isolated, .. } => self.sometimes("stepped down alone"),
             Report::SteppedDown { why: StepDown::HigherEpoch, .. } => {
                 self.sometimes("stepped down for a higher epoch");
             }
-            Report::SteppedDown { why: StepDown::Rival, .. } => self.sometimes("rivals stepped down"),
+            Report::SteppedDown { why: StepDown::Conflict, .. } => self.sometimes("rivals stepped down"),
             Report::SuspicionLifted { .. } => self.sometimes("suspicion lifted"),
             Report::PeerGone { why: protocol::election::Departure::Silent, .. } => {
                 self.sometimes("silent peer forgotten")

@@ -197,7 +197,7 @@ impl World {
                 let event = Event::HeartbeatReceived { token: Token(0), from: self.nodes[node].id.clone(), beat };
                 self.ask_peer(node, &to, Kind::Heartbeat, call, event);
             }
-            Action::Knock { at } => self.knock(node, at),
+            Action::ProbePort { at } => self.knock(node, at),
             Action::SendAnnouncement { call, to, announcement } => {
                 let from = self.nodes[node].id.clone();
                 let event = Event::AnnouncementReceived { token: Token(0), from, announcement };

@@ -316,7 +316,7 @@ impl World {
                 }
             }
             Item::Lost { run, peer } => self.deliver(run, Event::ConnectionLost { peer }),
-            Item::Refused { run, at } => self.deliver(run, Event::KnockRefused { at }),
+            Item::Refused { run, at } => self.deliver(run, Event::ProbeRefused { at }),
             Item::Looked { rpc, nameserver, caller, claim, closed, since } => {
                 if self.nameserver_up && nameserver == self.nameserver_run {
                     self.looked(rpc, caller, claim, closed, since);

@@ -4,12 +4,12 @@ use super::*;
 
 impl Harness {
     fn refused(&mut self) -> Vec<Action> {
-        self.event(Event::KnockRefused { at: contact("tracker") })
+        self.event(Event::ProbeRefused { at: contact("tracker") })
     }
 }
 
 fn knocks(out: &[Action]) -> usize {
-    out.iter().filter(|action| matches!(action, Action::Knock { at } if *at == contact("tracker"))).count()
+    out.iter().filter(|action| matches!(action, Action::ProbePort { at } if *at == contact("tracker"))).count()
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn the_refusal_of_another_port_says_nothing() {
     let elsewhere = Contact { endpoint: endpoint("elsewhere"), ..contact("tracker") };
     for at in [elsewhere, contact("a")] {
         for _ in 0..3 {
-            peer.event(Event::KnockRefused { at: at.clone() });
+            peer.event(Event::ProbeRefused { at: at.clone() });
             let out = peer.pass(HEARTBEAT);
             peer.ack(&out, None);
         }

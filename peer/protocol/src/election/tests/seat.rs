@@ -117,7 +117,7 @@ fn who_overslept_mistrusts_itself_first() {
     let mut peer = Harness::follower(&["a", "tracker"]);
     peer.now += ms(5000);
     let out = peer.event(Event::Tick);
-    picked!(out, Action::Report(Report::Overslept { late }) => late);
+    picked!(out, Action::Report(Report::Stalled { late }) => late);
     picked!(out, Action::SendHeartbeat { call, .. } => call);
     peer.event(Event::ConnectionLost { peer: id("tracker") });
     assert_eq!(peer.core.role(), Role::Follower);

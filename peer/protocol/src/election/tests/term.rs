@@ -54,7 +54,7 @@ fn a_thawed_tracker_steps_down_before_it_takes_a_write() {
         tracker.beat("a", 1).unwrap();
         tracker.now += ms(1200);
         assert!(matches!(tracker.announce("a", 1, "x"), Err(TrackerError::NotTracker(_))));
-        picked!(tracker.out, Action::Report(Report::SteppedDown { why: StepDown::Overslept, .. }) => ());
+        picked!(tracker.out, Action::Report(Report::SteppedDown { why: StepDown::Stalled, .. }) => ());
     }
 }
 

@@ -13,7 +13,7 @@ use shared::{
 pub(crate) struct Liveness {
     heard: BTreeMap<PeerId, Timestamp>,
     /// Members that were told to beat more slowly, and how much longer each may be silent.
-    resting: BTreeMap<PeerId, Duration>,
+    extra_silence: BTreeMap<PeerId, Duration>,
     /// No member can have been silent for too long before this. Heartbeats only move the true time further
     /// away, so it need not be touched for each of them: one sweep in `PEER_SILENCE` instead of a heap.
     sweep_at: Option<Timestamp>,
@@ -22,11 +22,11 @@ pub(crate) struct Liveness {
 impl Liveness {
     /// `peer` was heard and is told to come again after `pace`; whether it is new.
     pub(crate) fn heard(&mut self, peer: &PeerId, pace: Duration, now: Timestamp) -> bool {
-        let longer = pace.saturating_sub(HEARTBEAT);
-        if longer.is_zero() {
-            self.resting.remove(peer);
-        } else if self.resting.get(peer) != Some(&longer) {
-            self.resting.insert(peer.clone(), longer);
+        let extra = pace.saturating_sub(HEARTBEAT);
+        if extra.is_zero() {
+            self.extra_silence.remove(peer);
+        } else if self.extra_silence.get(peer) != Some(&extra) {
+            self.extra_silence.insert(peer.clone(), extra);
         }
         self.sweep_at.get_or_insert(now + PEER_SILENCE);
         if let Some(last) = self.heard.get_mut(peer) {
@@ -39,7 +39,7 @@ impl Liveness {
 
     /// `peer` left.
     pub(crate) fn remove(&mut self, peer: &PeerId) -> bool {
-        self.resting.remove(peer);
+        self.extra_silence.remove(peer);
         self.heard.remove(peer).is_some()
     }
 
@@ -53,22 +53,24 @@ impl Liveness {
         if self.sweep_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
-        let ends =
-            |peer: &PeerId, last: Timestamp| last + PEER_SILENCE + self.resting.get(peer).copied().unwrap_or_default();
+        let ends = |peer: &PeerId, last: Timestamp| {
+            last + PEER_SILENCE + self.extra_silence.get(peer).copied().unwrap_or_default()
+        };
         let silent: Vec<PeerId> =
             self.heard.iter().filter(|(peer, last)| now >= ends(peer, **last)).map(|(peer, _)| peer.clone()).collect();
         for peer in &silent {
             self.remove(peer);
         }
-        let resting = &self.resting;
-        let ends =
-            |(peer, last): (&PeerId, &Timestamp)| *last + PEER_SILENCE + resting.get(peer).copied().unwrap_or_default();
+        let extra_silence = &self.extra_silence;
+        let ends = |(peer, last): (&PeerId, &Timestamp)| {
+            *last + PEER_SILENCE + extra_silence.get(peer).copied().unwrap_or_default()
+        };
         self.sweep_at = self.heard.iter().map(ends).min();
         silent
     }
 
     /// The process slept: what arrived meanwhile has not been read, so that time does not count as silence.
-    pub(crate) fn forgive(&mut self, slept: Duration, now: Timestamp) {
+    pub(crate) fn extend_deadlines(&mut self, slept: Duration, now: Timestamp) {
         for last in self.heard.values_mut() {
             *last = (*last + slept).min(now);
         }
@@ -130,7 +132,7 @@ mod tests {
     fn sleep_is_not_the_others_silence() {
         let mut liveness = Liveness::default();
         liveness.heard(&id("a"), HEARTBEAT, at(0));
-        liveness.forgive(Duration::from_millis(5000), at(5100));
+        liveness.extend_deadlines(Duration::from_millis(5000), at(5100));
         assert_eq!(liveness.sweep(at(5100)), []);
         assert_eq!(liveness.sweep(at(6500)), [id("a")]);
     }

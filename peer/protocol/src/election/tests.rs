@@ -16,6 +16,7 @@ use shared::{
 };
 
 use super::*;
+use crate::CallId;
 
 /// A core and a clock, with what came out of it last.
 struct Harness {

@@ -69,7 +69,7 @@ impl Index {
     ///
     /// # Errors
     /// As [`Self::admit`] has them.
-    pub(crate) fn meet(&mut self, peer: &PeerId, beat: &Heartbeat) -> Result<Option<u64>, TrackerError> {
+    pub(crate) fn on_heartbeat(&mut self, peer: &PeerId, beat: &Heartbeat) -> Result<Option<u64>, TrackerError> {
         if let Some(slot) = self.slots.get(peer).copied() {
             let member = self.member(slot);
             let known = matches!(member.progress, Progress::Complete { .. }) && member.digest == beat.digest;
@@ -224,7 +224,7 @@ impl Index {
     }
 
     /// What is known of the members is no longer of their own word.
-    pub(crate) fn doubt(&mut self) {
+    pub(crate) fn mark_unconfirmed(&mut self) {
         self.members.iter_mut().flatten().for_each(|member| member.said = None);
     }
 

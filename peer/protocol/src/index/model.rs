@@ -140,7 +140,7 @@ fn apply(index: &mut Index, model: &mut Model, op: Op) {
             }
             let (to, epoch, incarnation) = (Addressee::Tracker, Epoch(1), Incarnation(known.run));
             let beat = Heartbeat { to, epoch, incarnation, seq, digest, endpoint: endpoint(peer) };
-            assert_eq!(index.meet(&id(peer), &beat), Ok(known.seq));
+            assert_eq!(index.on_heartbeat(&id(peer), &beat), Ok(known.seq));
             assert_eq!(index.is_complete(&id(peer)), known.seq.is_some());
         }
         Op::Snapshot { peer, files, page } => {

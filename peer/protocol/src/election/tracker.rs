@@ -339,7 +339,7 @@ impl Tracker {
         announcement: Announcement,
     ) -> Result<(), TrackerError> {
         if self.unconfirmed {
-            return Err(TrackerError::Unavailable("the tracker slept and asks whether it still is one".to_owned()));
+            return Err(TrackerError::Unavailable("the tracker stalled and is confirming its seat".to_owned()));
         }
         if self.index.incarnation(from).is_some() {
             self.admission.admit(ctx.now, from, &announcement)?;

@@ -1,5 +1,5 @@
-//! Keys and certificates on disk: one PEM file (RFC 7468) an identity, written whole or not at all, readable
-//! by its user only.
+//! Keys and certificates on disk: one PEM file (RFC 7468) an identity, replaced atomically and readable by its user
+//! only.
 
 use std::{
     fs, io,
@@ -14,18 +14,18 @@ use rustls::pki_types::{
     pem::{PemObject, SectionKind},
 };
 
-use crate::identity::IdentityError;
+use crate::error::IdentityError;
 
-/// Largest identity file that is read, bytes: a key and two certificates are below 4 KiB.
+/// Largest identity file that is read, bytes. A key and two certificates take less than 4 KiB.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
-/// What an identity's file holds: a key, then certificates.
+/// Content of an identity's file: a key, then certificates.
 pub(crate) struct StoredPem {
     pub(crate) key: PrivateKeyDer<'static>,
     pub(crate) certificates: Vec<CertificateDer<'static>>,
 }
 
-/// The file at `path`, if it is there and not larger than an identity can be.
+/// Reads the file at `path`, at most [`MAX_FILE_BYTES`]; `None` when it does not exist.
 fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
@@ -40,8 +40,8 @@ fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
     Ok(Some(bytes))
 }
 
-/// The certificates in the file of an identity (its own, then its authority's) or of an authority; the key is
-/// not looked at. `None` when there is no such file.
+/// Reads the certificates of an identity's file (its own, then its authority's) or of an authority's file, without
+/// parsing the key; `None` when the file does not exist.
 ///
 /// # Errors
 /// When the file cannot be read or holds no certificate.
@@ -61,7 +61,7 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 }
 
 impl StoredPem {
-    /// The file at `path`; `None` when there is none.
+    /// Reads the file at `path`; `None` when it does not exist.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, IdentityError> {
         let Some(bytes) = read_bounded(path)? else { return Ok(None) };
         let key = PrivateKeyDer::from_pem_slice(&bytes)
@@ -69,15 +69,15 @@ impl StoredPem {
         Ok(Some(Self { key, certificates: certificates(path, &bytes)? }))
     }
 
-    /// Writes the file; either it is there afterwards with all of this, or it is as it was.
+    /// Replaces the file at `path` atomically.
     pub(crate) fn write(&self, path: &Path) -> Result<(), IdentityError> {
         write_private(path, self.to_pem().as_bytes()).map_err(|error| IdentityError::file(path, error))
     }
 
-    /// As [`Self::write`], but only if there is no such file yet; whether it was written.
+    /// Like [`Self::write`], but never replaces an existing file. Returns whether the file was written.
     pub(crate) fn write_new(&self, path: &Path) -> Result<bool, IdentityError> {
         match replace_private(path, self.to_pem().as_bytes(), |temporary| {
-            // Unlike a renaming, a link never replaces what is there.
+            // Unlike a rename, a hard link never replaces an existing file.
             fs::hard_link(temporary, path)?;
             fs::remove_file(temporary)
         }) {
@@ -118,30 +118,31 @@ fn pem_block(kind: SectionKind, der: &[u8]) -> String {
     text
 }
 
-/// Makes `folder` and what is above it, for this user only.
+/// Creates `folder` and its missing parents, accessible by this user only.
 pub(crate) fn create_private_folder(folder: &Path) -> Result<(), IdentityError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| IdentityError::file(folder, error))
 }
 
-/// Writes `bytes` to `path`, readable by this user only, by way of a temporary file beside it, so that a crash
-/// leaves the old content or the new one. Durable when it returns.
+/// Replaces the content of `path` by `bytes`, readable by this user only. The bytes go to a temporary file in the same
+/// folder first, so that a crash leaves either the old content or the new one. Durable when it returns.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// When the file system cannot write the temporary file, rename it or sync the folder; `path` is unchanged then, unless
+/// only the sync failed.
 pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_private(path, bytes, |temporary| fs::rename(temporary, path))
 }
 
-/// Writes a temporary file and lets `place` bring it to where it belongs.
-fn replace_private(path: &Path, bytes: &[u8], place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    /// Tells the temporary files of one process's threads apart.
+/// Writes a temporary file beside `path`; `commit` moves it to `path`.
+fn replace_private(path: &Path, bytes: &[u8], commit: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    /// Distinguishes the temporary files of this process's threads.
     static WRITES: AtomicU64 = AtomicU64::new(0);
 
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy().into_owned();
     let write = WRITES.fetch_add(1, Ordering::Relaxed);
     let temporary = folder.join(format!(".{name}.{}.{write}", std::process::id()));
-    // A crashed process of the same number may have left one, with whatever rights.
+    // A crashed process with the same id may have left this file, with any access rights.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -150,11 +151,11 @@ fn replace_private(path: &Path, bytes: &[u8], place: impl FnOnce(&Path) -> io::R
     let written = (|| {
         file.write_all(bytes)?;
         file.sync_all()?;
-        place(&temporary)?;
+        commit(&temporary)?;
         fs::File::open(folder)?.sync_all()
     })();
     if written.is_err() {
-        // The first error is the one to tell; a leftover is hidden and holds nothing that `path` would not.
+        // The first error is the one to report. A file that stays behind is hidden and as private as `path`.
         let _ = fs::remove_file(&temporary);
     }
     written

@@ -1,18 +1,18 @@
-//! What a node is called, as far as a certificate can say it.
+//! Peer ids and roles: the names that a certificate can carry.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-/// Longest peer id in bytes: one DNS label, because the id becomes the first label of the
-/// certificate's name `<id>.peer.brasa` (RFC 1035 section 2.3.4).
+/// Longest peer id in bytes: the length of a DNS label, because the id is the first label of the certificate's DNS name
+/// `<id>.peer.brasa` (RFC 1035 section 2.3.4).
 pub const MAX_PEER_ID_BYTES: usize = 63;
 
-/// What a peer is called, for example `peer1`.
+/// Name of a peer, for example `peer1`.
 ///
-/// 1 to [`MAX_PEER_ID_BYTES`] bytes of `a-z`, `0-9`, `-` and `_`, beginning and ending with a letter or a
-/// digit. Upper case is refused rather than folded: certificate names are compared without case
-/// (RFC 5280 section 7.2), and two ids that look different must not be one identity.
+/// 1 to [`MAX_PEER_ID_BYTES`] bytes of `a-z`, `0-9`, `-` and `_`, beginning and ending with a letter or a digit. Upper
+/// case is rejected rather than folded: certificate names are compared without case (RFC 5280 section 7.2), and two ids
+/// that look different must not be the same identity.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PeerId(Arc<str>);
@@ -24,10 +24,11 @@ impl PeerId {
     }
 }
 
-/// Why a text is not a [`PeerId`].
+/// A text that is not a [`PeerId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a peer id: 1 to {MAX_PEER_ID_BYTES} characters a-z, 0-9, '-' and '_', first and last a letter or digit"
+    "{0:?} is not a peer id: 1 to {MAX_PEER_ID_BYTES} characters a-z, 0-9, '-' and '_', first and last a letter or \
+     digit"
 )]
 pub struct InvalidPeerId(pub String);
 
@@ -45,7 +46,7 @@ impl FromStr for PeerId {
         if valid {
             Ok(Self(text.into()))
         } else {
-            // What is echoed back is bounded: the text may come from the network.
+            // The text may come from the network, so its copy in the error is bounded.
             Err(InvalidPeerId(text.chars().take(MAX_PEER_ID_BYTES + 1).collect()))
         }
     }
@@ -76,7 +77,7 @@ impl fmt::Debug for PeerId {
     }
 }
 
-/// What a certificate entitles its holder to be. Written into the certificate as its one DNS name.
+/// Role of a certificate's holder. It is the certificate's only DNS name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// A peer; DNS name `<id>.peer.brasa`.
@@ -92,7 +93,7 @@ const NAMESERVER_NAME: &str = "nameserver.brasa";
 const ADMIN_NAME: &str = "admin.brasa";
 
 impl Role {
-    /// The DNS name that stands in the certificate's subject alternative name.
+    /// DNS name for the certificate's subject alternative name.
     pub fn dns_name(&self) -> String {
         match self {
             Self::Peer(id) => format!("{id}{PEER_SUFFIX}"),
@@ -101,7 +102,7 @@ impl Role {
         }
     }
 
-    /// The role that a certificate's DNS name stands for; `None` for a name that is none of Brasa's.
+    /// Parses a certificate's DNS name; `None` when it names no role of Brasa.
     pub fn from_dns_name(name: &str) -> Option<Self> {
         match name {
             NAMESERVER_NAME => Some(Self::Nameserver),
@@ -110,7 +111,7 @@ impl Role {
         }
     }
 
-    /// The id, when this is a peer.
+    /// Id of a peer; `None` for other roles.
     pub fn peer(&self) -> Option<&PeerId> {
         match self {
             Self::Peer(id) => Some(id),
@@ -134,21 +135,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_that_a_certificate_can_carry_are_accepted() {
+    fn peer_id_of_a_dns_label_is_accepted() {
         for good in ["a", "peer1", "0", "lab-3_b", &"x".repeat(63)] {
             assert_eq!(good.parse::<PeerId>().unwrap().as_str(), good);
         }
     }
 
     #[test]
-    fn other_ids_are_refused() {
+    fn peer_id_outside_a_dns_label_is_rejected() {
         for bad in ["", "Peer1", "-a", "a-", "a.b", "a b", "é", "a\0", "../x", &"x".repeat(64)] {
             assert!(bad.parse::<PeerId>().is_err(), "{bad:?}");
         }
     }
 
     #[test]
-    fn roles_and_their_names_are_inverse() {
+    fn role_survives_a_round_trip_through_its_dns_name() {
         let peer = Role::Peer("peer1".parse().unwrap());
         for role in [peer, Role::Nameserver, Role::Admin] {
             assert_eq!(Role::from_dns_name(&role.dns_name()), Some(role));

@@ -1,42 +1,42 @@
-//! Join tokens: what an admin gives a newcomer so that both can trust each other.
+//! Join tokens: a secret that an admin hands to an applicant so that applicant and nameserver authenticate each other.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Fingerprint;
+use crate::certificate::Fingerprint;
 
-/// What every token begins with; the number is the version of the format.
+/// Prefix of every token; the digit is the version of the format.
 const PREFIX: &str = "brasa1-";
-/// Longest token that is read, bytes.
+/// Longest token that is parsed, bytes.
 const MAX_TOKEN_BYTES: usize = 4096;
 /// Most addresses in a token.
 const MAX_ADDRESSES: usize = 16;
-/// Bytes of the checksum that tells a typing error from a token that is not valid any more.
+/// Length in bytes of the checksum that distinguishes a typing error from a token that has expired or is used up.
 const CHECKSUM_BYTES: usize = 4;
 
 const ID_CONTEXT: &str = "brasa 2026 join token id";
 const KEY_CONTEXT: &str = "brasa 2026 join token proof key";
 
-/// Label of the keying material that a proof is bound to (RFC 8446 section 7.5).
+/// Exporter label of the keying material that a proof is bound to (RFC 8446 section 7.5).
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-brasa-enrol";
 
-/// Names a token without giving its secret away.
+/// Public identifier of a token; does not reveal its secret.
 pub type TokenId = [u8; 16];
 
-/// Key with which the knowledge of a token's secret is proven and checked (BLAKE3 keyed hash).
+/// Key that proves and verifies knowledge of a token's secret (BLAKE3 keyed hash).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProofKey([u8; 32]);
 
 impl ProofKey {
-    /// The proof for one connection, from its exported keying material and what is asked for.
+    /// Computes the proof for one connection from its exported keying material and the request.
     pub fn proof(&self, keying_material: &[u8; 32], request: &[u8]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(keying_material).update(request);
         *hasher.finalize().as_bytes()
     }
 
-    /// Whether `proof` is right; takes the same time for every wrong one.
+    /// Verifies `proof` in constant time.
     pub fn accepts(&self, proof: &[u8; 32], keying_material: &[u8; 32], request: &[u8]) -> bool {
         // `blake3::Hash` compares in constant time.
         blake3::Hash::from_bytes(self.proof(keying_material, request)) == blake3::Hash::from_bytes(*proof)
@@ -49,15 +49,15 @@ impl fmt::Debug for ProofKey {
     }
 }
 
-/// A join token: the authority's fingerprint, where its nameservers answer, and a one-time secret.
+/// A join token: the authority's fingerprint, the addresses of its nameservers, and a secret.
 ///
-/// Written `brasa1-…`, base32 without padding (RFC 4648 section 6, lower case), so that a double click selects it
-/// whole. `Debug` does not show the secret; `Display` writes the token itself.
+/// Its text is `brasa1-` and base32 without padding (RFC 4648 section 6, lower case), so that a double click selects
+/// all of it. `Debug` hides the secret; `Display` writes the token itself.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
-    /// What the newcomer pins.
+    /// Fingerprint of the authority that the applicant trusts.
     pub authority: Fingerprint,
-    /// `host:port` of nameservers, best first.
+    /// Addresses of nameservers as `host:port`, preferred first.
     pub addresses: Vec<String>,
     secret: [u8; 20],
 }
@@ -69,19 +69,19 @@ struct Content {
     addresses: Vec<String>,
 }
 
-/// Why a text is not a token.
+/// Failure to parse a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    /// Not a token of this version at all.
+    /// The text is not a token of this version.
     #[error("it does not begin with {PREFIX}")]
     Prefix,
-    /// Typed or copied wrongly.
+    /// The token is truncated or contains a typing error.
     #[error("it is incomplete or mistyped")]
     Damaged,
 }
 
 impl JoinToken {
-    /// A token with a new secret.
+    /// Creates a token with a new secret.
     ///
     /// # Errors
     /// When the system has no randomness.
@@ -91,14 +91,14 @@ impl JoinToken {
         Ok(Self { authority, addresses, secret })
     }
 
-    /// What the nameserver knows the token by.
+    /// Identifier under which the nameserver stores the token.
     pub fn id(&self) -> TokenId {
         let mut id = [0; 16];
         id.copy_from_slice(&blake3::derive_key(ID_CONTEXT, &self.secret)[..16]);
         id
     }
 
-    /// The key of its proofs; this, not the secret, is what a nameserver keeps.
+    /// Key of the token's proofs. The nameserver stores this key, not the secret.
     pub fn proof_key(&self) -> ProofKey {
         ProofKey(blake3::derive_key(KEY_CONTEXT, &self.secret))
     }
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_read_as_it_was_written() {
+    fn token_survives_a_round_trip_through_its_text() {
         let token = token();
         let text = token.to_string();
         assert!(text.starts_with("brasa1-") && text.bytes().skip(7).all(|byte| byte.is_ascii_alphanumeric()));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn every_single_mistyped_character_is_noticed() {
+    fn token_with_one_wrong_character_is_rejected() {
         let text = token().to_string();
         for at in 7..text.len() {
             let mut wrong = text.clone().into_bytes();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_counts_for_its_connection_and_request_only() {
+    fn proof_of_another_connection_request_or_token_is_rejected() {
         let key = token().proof_key();
         let proof = key.proof(&[1; 32], b"request");
         assert!(key.accepts(&proof, &[1; 32], b"request"));
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_secret() {
+    fn debug_output_hides_the_secret() {
         let token = token();
         let shown = format!("{token:?} {:?}", token.proof_key());
         assert!(!shown.contains(&data_encoding::HEXLOWER.encode(&token.secret)));

@@ -1,4 +1,4 @@
-//! `certs`: looks at identities, and issues them where an authority is at hand and the network is not.
+//! `certs`: shows identities, and issues them on the authority's machine without the network.
 
 use std::{
     fmt, fs,
@@ -16,11 +16,11 @@ use clap::{Args, Parser, Subcommand};
 use time::OffsetDateTime;
 
 const SECONDS_PER_DAY: u64 = 24 * 3600;
-/// As long as what the nameserver issues.
+/// Validity of an issued certificate in days, as the nameserver issues it.
 const DEFAULT_DAYS: u16 = 90;
-/// The authority's own life; a longer one would be a promise that it cannot keep.
+/// Longest validity in days: the life of the authority's own certificate.
 const MAX_DAYS: i64 = 3650;
-/// Folders of a state folder are at most this deep: `peers/ID/`.
+/// Depth of folders that `show` searches: an identity lies at most at `peers/ID/identity.pem` in the state folder.
 const MAX_DEPTH: usize = 3;
 
 /// Shows and issues the certificates of a Brasa network.
@@ -33,43 +33,48 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Says who an identity is, how long it is valid, and which authority it belongs to; never shows a key.
+    /// Shows the role, validity and authority of identities; never shows a key.
     Show {
-        /// An identity's or authority's file, or a folder of such.
+        /// File of an identity or authority, or a folder that contains such files.
         #[arg(env = "BRASA_STATE_DIR", default_value_os_t = default_state_dir())]
         path: PathBuf,
     },
-    /// Makes a key and a certificate for it, for a machine that cannot enrol by itself.
+    /// Generates a key and a certificate, for a machine that cannot enrol over the network.
     Issue(Issue),
 }
 
 #[derive(Args)]
 struct Issue {
-    /// The authority's folder: `nameserver` in the state folder of the nameserver's user.
+    /// Folder of the authority: `nameserver` in the state folder of the nameserver's user.
     #[arg(long, value_name = "DIR")]
     authority: PathBuf,
     #[command(flatten)]
     holder: Holder,
-    /// Where to write the identity; must not be there yet.
+    /// File to write the identity to; must not exist.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// How long it is valid, days.
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_DAYS, value_parser = clap::value_parser!(u16).range(1..=MAX_DAYS))]
+    /// Validity in days.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DEFAULT_DAYS,
+        value_parser = clap::value_parser!(u16).range(1..=MAX_DAYS)
+    )]
     days: u16,
 }
 
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Holder {
-    /// For the peer of this id.
+    /// Issue the identity of the peer with this id.
     #[arg(long, value_name = "ID")]
     peer: Option<PeerId>,
-    /// For an administrator.
+    /// Issue the identity of an administrator.
     #[arg(long)]
     admin: bool,
 }
 
-/// `$XDG_STATE_HOME/brasa`, as for all programs of Brasa.
+/// Default state folder of all Brasa programs: `$XDG_STATE_HOME/brasa`, else `~/.local/state/brasa`.
 fn default_state_dir() -> PathBuf {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_STATE_HOME")
@@ -78,7 +83,7 @@ fn default_state_dir() -> PathBuf {
         .join("brasa")
 }
 
-/// Why a command did not work: `WHAT (WHY; WHAT TO DO)`.
+/// A failed command, displayed as `error: WHAT (WHY; HINT)`.
 struct Failure {
     what: String,
     why: String,
@@ -101,11 +106,11 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if !error.use_stderr() => {
-            // Help and version. Who closed the pipe does not want to read more.
+            // Help or version. A closed pipe is not an error.
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        Err(error) => return end(&wrong_arguments(&error), 2),
+        Err(error) => return fail(&wrong_arguments(&error), 2),
     };
     let done = match arguments.command {
         Command::Show { path } => show(&path),
@@ -115,34 +120,34 @@ fn main() -> ExitCode {
         Ok(text) => match io::stdout().write_all(text.as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Err(error) => end(&Failure::new("cannot write the answer", error, "look at standard output"), 1),
+            Err(error) => fail(&Failure::new("cannot write the output", error, "check standard output"), 1),
         },
-        Err(failure) => end(&failure, 1),
+        Err(failure) => fail(&failure, 1),
     }
 }
 
-fn end(failure: &Failure, status: u8) -> ExitCode {
-    // There is nobody else left to tell.
+fn fail(failure: &Failure, status: u8) -> ExitCode {
+    // A failure to write to standard error cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{failure}");
     ExitCode::from(status)
 }
 
-/// Clap's message as one line: up to its first empty line, the rest is usage.
+/// Joins the lines of clap's message up to the first empty line; the usage follows it.
 fn wrong_arguments(error: &clap::Error) -> Failure {
     let text = error.to_string();
     let lines = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
     let why = lines.collect::<Vec<_>>().join(" ");
-    // Without any argument clap prints the help instead of a message.
-    let why = why.strip_prefix("error: ").unwrap_or("a command is needed");
+    // Without arguments clap prints the help instead of a message.
+    let why = why.strip_prefix("error: ").unwrap_or("a command is missing");
     Failure::new("wrong arguments", why, "see `certs --help`")
 }
 
 fn show(path: &Path) -> Result<String, Failure> {
     let unreadable = |error: io::Error| {
         Failure::new(
-            format!("cannot look into {}", path.display()),
+            format!("cannot read {}", path.display()),
             error,
-            "name an identity's file or a folder of such",
+            "give the file of an identity, or a folder that contains such files",
         )
     };
     let mut files = Vec::new();
@@ -161,7 +166,7 @@ fn show(path: &Path) -> Result<String, Failure> {
             Failure::new(format!("{} is not an identity", file.display()), error, "remove it and join again")
         };
         let certificates =
-            certificates_in(&file).map_err(|error| wrong(&error))?.ok_or_else(|| wrong(&"it has just vanished"))?;
+            certificates_in(&file).map_err(|error| wrong(&error))?.ok_or_else(|| wrong(&"it was removed meanwhile"))?;
         text.push_str(&format!("{}\n", file.display()));
         text.push_str(&describe(&certificates).map_err(|error| wrong(&error))?);
     }
@@ -218,7 +223,7 @@ impl Issue {
     fn run(self) -> Result<String, Failure> {
         let role = match self.holder.peer {
             Some(id) => Role::Peer(id),
-            // The group makes sure that it is one of the two.
+            // Clap's group requires exactly one of the two.
             None => Role::Admin,
         };
         let authority = Authority::load(&self.authority)
@@ -228,7 +233,7 @@ impl Issue {
             })?
             .ok_or_else(|| {
                 let what = format!("no authority in {}", self.authority.display());
-                Failure::new(what, "there is no authority.pem", "a nameserver makes one at its first start")
+                Failure::new(what, "there is no authority.pem", "a nameserver creates one at its first start")
             })?;
         let failed = |error: &dyn fmt::Display| {
             Failure::new(format!("cannot write {}", self.out.display()), error, "choose another --out")
@@ -236,7 +241,7 @@ impl Issue {
         let life = Duration::from_secs(u64::from(self.days) * SECONDS_PER_DAY);
         let identity = authority.identity(&role, life).map_err(|error| failed(&error))?;
         if !identity.save_new(&self.out).map_err(|error| failed(&error))? {
-            return Err(failed(&"it is there already"));
+            return Err(failed(&"it exists already"));
         }
         let described = describe(&[identity.certificate().clone(), identity.authority().clone()]);
         Ok(format!("{}\n{}", self.out.display(), described.map_err(|error| failed(&error))?))

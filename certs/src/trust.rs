@@ -1,4 +1,4 @@
-//! Who is trusted: TLS 1.3 configurations with both sides authenticated, and nothing weaker.
+//! TLS 1.3 configurations that authenticate both ends of a connection.
 
 use std::sync::Arc;
 
@@ -19,26 +19,29 @@ use rustls::{
 };
 
 use crate::{
-    Applicant, Fingerprint, Identity, Role,
-    identity::{APPLICANT_NAME, IdentityError, dns_name_of, public_key_of, role_of},
+    applicant::{APPLICANT_NAME, Applicant},
+    certificate::{Fingerprint, dns_name_of, public_key_of, role_of},
+    error::IdentityError,
+    id::Role,
+    identity::Identity,
 };
 
-/// Who is at the other end of an authenticated connection.
+/// Identity of the remote end of an authenticated connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
-    /// A member, by its certificate.
+    /// A member, with the role that its certificate names.
     Member(Role),
-    /// A newcomer that holds the private key of this public key (SubjectPublicKeyInfo, DER).
+    /// An applicant that proved the private key of this public key (SubjectPublicKeyInfo, DER).
     Applicant(Vec<u8>),
 }
 
-/// Why a TLS configuration could not be made or a caller not be told.
+/// Failure to build a TLS configuration or to identify a caller.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// The authority's or the node's certificate is unusable; enrol again.
+    /// The authority's or the member's certificate is unusable; enrol again.
     #[error("unusable certificate: {0}")]
     Certificate(String),
-    /// As for identities.
+    /// A certificate cannot be parsed.
     #[error(transparent)]
     Identity(#[from] IdentityError),
 }
@@ -49,7 +52,7 @@ impl From<Error> for TrustError {
     }
 }
 
-/// Configuration of a member that accepts connections of members only.
+/// Server configuration of a member: accepts members only.
 ///
 /// # Errors
 /// When the identity is unusable.
@@ -60,7 +63,7 @@ pub fn member_server(identity: &Identity, protocols: &[&[u8]]) -> Result<ServerC
     server(identity, verifier, protocols)
 }
 
-/// Configuration of a nameserver: it accepts members, and newcomers, which [`caller`] tells apart.
+/// Server configuration of a nameserver: accepts members and applicants, which [`caller`] distinguishes.
 ///
 /// # Errors
 /// When the identity is unusable.
@@ -71,7 +74,7 @@ pub fn nameserver_server(identity: &Identity, protocols: &[&[u8]]) -> Result<Ser
     server(identity, Arc::new(MemberOrApplicant { members, provider: provider() }), protocols)
 }
 
-/// Configuration of a member that connects to members.
+/// Client configuration of a member: trusts members of its authority.
 ///
 /// # Errors
 /// When the identity is unusable.
@@ -82,10 +85,10 @@ pub fn member_client(identity: &Identity, protocols: &[&[u8]]) -> Result<ClientC
     client(verifier, vec![identity.certificate().clone()], identity.key(), protocols)
 }
 
-/// Configuration of a newcomer that trusts the nameserver of the authority with the given fingerprint only.
+/// Client configuration of an applicant: trusts only the nameserver of the authority with the fingerprint `authority`.
 ///
 /// # Errors
-/// When the newcomer's certificate is unusable.
+/// When the applicant's certificate is unusable.
 pub fn applicant_client(
     applicant: &Applicant,
     authority: Fingerprint,
@@ -95,12 +98,12 @@ pub fn applicant_client(
     client(verifier, vec![applicant.certificate().clone()], applicant.key(), protocols)
 }
 
-/// Who sent this certificate chain, which one of the verifiers above has let pass.
+/// Identifies the sender of a certificate chain that one of the verifiers of this module has accepted.
 ///
 /// # Errors
-/// When the certificate names nobody.
+/// When the chain is empty, or its first certificate names neither a role nor an applicant.
 pub fn caller(chain: &[CertificateDer<'_>]) -> Result<Caller, TrustError> {
-    let end_entity = chain.first().ok_or_else(|| TrustError::Certificate("none was shown".to_owned()))?;
+    let end_entity = chain.first().ok_or_else(|| TrustError::Certificate("none was presented".to_owned()))?;
     // Both verifiers accept this name for self-signed certificates only, and no authority certifies it.
     if dns_name_of(end_entity)?.as_deref() == Some(APPLICANT_NAME) {
         return Ok(Caller::Applicant(public_key_of(end_entity)?));
@@ -110,18 +113,19 @@ pub fn caller(chain: &[CertificateDer<'_>]) -> Result<Caller, TrustError> {
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    // X25519MLKEM768 stands first in it (crate feature `prefer-post-quantum`); a test holds that fast.
+    // The crate feature `prefer-post-quantum` puts X25519MLKEM768 first; a unit test asserts it.
     let mut provider = aws_lc_rs::default_provider();
-    if has_wide_aes_only() {
+    if has_vaes_without_avx512() {
         provider.cipher_suites = ring::DEFAULT_CIPHER_SUITES.to_vec();
     }
     Arc::new(provider)
 }
 
-/// Whether this processor does two blocks of AES at once and not four (VAES and AVX2, without AVX-512): there ring takes half
-/// the time of aws-lc for AES-GCM (0.15 instead of 0.27 s a GiB, a tenth of all that a transfer costs), everywhere else not
-/// less. Key exchange and signatures are aws-lc's in any case.
-fn has_wide_aes_only() -> bool {
+/// Returns whether the processor has VAES and AVX2 but not AVX-512, so that it encrypts two AES blocks at a time.
+///
+/// On such a processor ring's AES-GCM takes about half the time of aws-lc's; on others it is not faster. Key exchange
+/// and signatures always use aws-lc.
+fn has_vaes_without_avx512() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("vaes")
         && is_x86_feature_detected!("vpclmulqdq")
@@ -145,10 +149,10 @@ fn server(
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)
-        // The authority travels along so that newcomers can check it against the fingerprint they pin.
+        // The chain includes the authority, so that applicants can compare it with the fingerprint they pin.
         .with_single_cert(vec![identity.certificate().clone(), identity.authority().clone()], identity.key())?;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    // A resumed session would skip the certificate's verification, and with it expiry and revocation.
+    // A resumed session would skip the verification of the certificate, including expiry and revocation.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
@@ -162,7 +166,7 @@ fn client(
 ) -> Result<ClientConfig, TrustError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
-        .dangerous() // Rustls' word for any verifier made by hand: both of ours end in webpki.
+        .dangerous() // Required by rustls for a custom verifier. Both verifiers used here delegate to webpki.
         .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(chain, key)?;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
@@ -170,8 +174,8 @@ fn client(
     Ok(config)
 }
 
-/// Lets members pass by their authority's signature, and newcomers with a self-signed certificate that claims
-/// nothing but to be one.
+/// Accepts members by their authority's signature, and applicants by a self-signed certificate with the name
+/// [`APPLICANT_NAME`].
 #[derive(Debug)]
 struct MemberOrApplicant {
     members: Arc<dyn ClientCertVerifier>,
@@ -180,7 +184,7 @@ struct MemberOrApplicant {
 
 impl ClientCertVerifier for MemberOrApplicant {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // No hints: a newcomer has no certificate of any authority.
+        // No hints: an applicant has no certificate of any authority.
         &[]
     }
 
@@ -192,7 +196,7 @@ impl ClientCertVerifier for MemberOrApplicant {
     ) -> Result<ClientCertVerified, Error> {
         let malformed = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
         if dns_name_of(end_entity).map_err(malformed)?.as_deref() == Some(APPLICANT_NAME) {
-            // The handshake's own signature (checked below) proves the key; there is nobody else to vouch.
+            // The handshake signature, verified below, proves the key. No authority vouches for an applicant.
             return Ok(ClientCertVerified::assertion());
         }
         self.members.verify_client_cert(end_entity, intermediates, now)
@@ -204,7 +208,7 @@ impl ClientCertVerifier for MemberOrApplicant {
         _certificate: &CertificateDer<'_>,
         _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+        Err(Error::General("TLS 1.2 is not supported".to_owned()))
     }
 
     fn verify_tls13_signature(
@@ -221,7 +225,7 @@ impl ClientCertVerifier for MemberOrApplicant {
     }
 }
 
-/// Trusts the nameserver of one authority, known by its fingerprint.
+/// Trusts the nameserver of the authority with one fingerprint.
 #[derive(Debug)]
 struct PinnedAuthority {
     authority: Fingerprint,
@@ -255,7 +259,7 @@ impl ServerCertVerifier for PinnedAuthority {
         _certificate: &CertificateDer<'_>,
         _signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+        Err(Error::General("TLS 1.2 is not supported".to_owned()))
     }
 
     fn verify_tls13_signature(
@@ -279,12 +283,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_post_quantum_key_exchange_is_preferred() {
+    fn key_exchange_prefers_post_quantum_group() {
         assert_eq!(provider().kx_groups[0].name(), NamedGroup::X25519MLKEM768);
     }
 
     #[test]
-    fn the_ciphers_of_both_libraries_are_the_same_in_the_same_order() {
+    fn cipher_suites_of_both_providers_are_equal_and_in_the_same_order() {
         let names =
             |suites: &[rustls::SupportedCipherSuite]| suites.iter().map(|suite| suite.suite()).collect::<Vec<_>>();
         assert_eq!(names(ring::DEFAULT_CIPHER_SUITES), names(aws_lc_rs::DEFAULT_CIPHER_SUITES));

@@ -1,6 +1,6 @@
-//! What an authority promises: it stays the same, its files are private, and it certifies nothing but what it was asked.
+//! The authority: its persistence, the privacy of its files, and the certificates that it issues.
 
-#![expect(clippy::unwrap_used, reason = "tests, helpers included, end where something is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "an unexpected error fails the test")]
 
 use std::{
     fs,
@@ -38,8 +38,8 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// What a member that trusts `authority` says of a server's certificate at a time (seconds since 1970).
-fn judge(
+/// Verifies a server's certificate as a member that trusts `authority`, at the time `at` (seconds since 1970).
+fn verify(
     authority: &CertificateDer<'static>,
     certificate: &CertificateDer<'_>,
     chain: &[CertificateDer<'_>],
@@ -56,7 +56,7 @@ fn judge(
 }
 
 #[test]
-fn an_authority_stays_the_same_and_its_files_are_private() {
+fn authority_loaded_again_is_the_same_and_its_files_are_private() {
     let base = tempfile::tempdir().unwrap();
     let folder = base.path().join("state/nameserver");
     assert!(Authority::load(&folder).unwrap().is_none());
@@ -67,18 +67,18 @@ fn an_authority_stays_the_same_and_its_files_are_private() {
 
     let second = Authority::load_or_create(&folder).unwrap();
     assert_eq!(first.fingerprint(), second.fingerprint());
-    // The key is the same, too: what one issues the other's members trust.
+    // The key is the same, too: members of the first trust certificates of the second.
     let issued = second.identity(&peer("peer1"), HOUR).unwrap();
     let (begin, _) = validity_of(issued.certificate()).unwrap();
-    judge(first.certificate(), issued.certificate(), &[], "peer1.peer.brasa", begin + 1).unwrap();
+    verify(first.certificate(), issued.certificate(), &[], "peer1.peer.brasa", begin + 1).unwrap();
 }
 
 #[test]
-fn of_many_that_start_at_once_all_get_one_authority() {
+fn concurrent_creations_yield_one_authority() {
     let base = tempfile::tempdir().unwrap();
     let start = Barrier::new(8);
     let fingerprints: Vec<Fingerprint> = thread::scope(|scope| {
-        let tries: Vec<_> = (0..8)
+        let creations: Vec<_> = (0..8)
             .map(|_| {
                 scope.spawn(|| {
                     start.wait();
@@ -86,14 +86,14 @@ fn of_many_that_start_at_once_all_get_one_authority() {
                 })
             })
             .collect();
-        tries.into_iter().map(|one| one.join().unwrap()).collect()
+        creations.into_iter().map(|creation| creation.join().unwrap()).collect()
     });
-    assert!(fingerprints.iter().all(|one| *one == fingerprints[0]), "{fingerprints:?}");
-    assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1, "temporary files were left");
+    assert!(fingerprints.iter().all(|fingerprint| *fingerprint == fingerprints[0]), "{fingerprints:?}");
+    assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1, "temporary files remain");
 }
 
 #[test]
-fn what_is_not_an_authority_is_refused_and_left_alone() {
+fn file_that_is_no_authority_is_rejected_and_unchanged() {
     let base = tempfile::tempdir().unwrap();
     let file = base.path().join("authority.pem");
     let member = base.path().join("member.pem");
@@ -106,27 +106,27 @@ fn what_is_not_an_authority_is_refused_and_left_alone() {
 }
 
 #[test]
-fn an_identity_is_read_as_it_was_kept_and_only_by_its_user() {
+fn saved_identity_loads_unchanged_and_is_private() {
     let base = tempfile::tempdir().unwrap();
     let file = base.path().join("identity.pem");
     assert!(Identity::load(&file).unwrap().is_none());
     let authority = Authority::ephemeral().unwrap();
-    let kept = authority.identity(&peer("peer1"), HOUR).unwrap();
-    kept.save(&file).unwrap();
+    let saved = authority.identity(&peer("peer1"), HOUR).unwrap();
+    saved.save(&file).unwrap();
     assert_eq!(mode(&file), 0o600);
-    let read = Identity::load(&file).unwrap().unwrap();
+    let loaded = Identity::load(&file).unwrap().unwrap();
     assert_eq!(
-        (read.role(), read.certificate(), read.authority()),
-        (kept.role(), kept.certificate(), kept.authority())
+        (loaded.role(), loaded.certificate(), loaded.authority()),
+        (saved.role(), saved.certificate(), saved.authority())
     );
-    trust::member_client(&read, &[]).expect("the key belongs to the certificate");
+    trust::member_client(&loaded, &[]).expect("the key belongs to the certificate");
 
     assert!(!authority.identity(&Role::Admin, HOUR).unwrap().save_new(&file).unwrap());
     assert_eq!(Identity::load(&file).unwrap().unwrap().role(), &peer("peer1"));
 }
 
 #[test]
-fn a_key_of_another_certificate_is_no_identity() {
+fn key_of_another_certificate_yields_no_tls_configuration() {
     let base = tempfile::tempdir().unwrap();
     let authority = Authority::ephemeral().unwrap();
     let files: Vec<String> = ["a", "b"]
@@ -148,38 +148,38 @@ fn a_key_of_another_certificate_is_no_identity() {
 }
 
 #[test]
-fn a_certificate_is_valid_in_its_time_for_its_name_and_by_its_authority_only() {
+fn certificate_verifies_only_in_its_validity_for_its_name_and_authority() {
     let authority = Authority::ephemeral().unwrap();
-    // An underscore and 63 characters are what DNS libraries like to stumble over.
+    // DNS libraries often reject an underscore or a label of 63 characters.
     for id in ["peer1", "lab-3_b", "0", &"x".repeat(63)] {
         let role = peer(id);
         let identity = authority.identity(&role, Duration::from_secs(60)).unwrap();
         let (begin, end) = validity_of(identity.certificate()).unwrap();
         assert_eq!(end, identity.expires_unix_seconds());
-        let judged = |name: &str, at| judge(authority.certificate(), identity.certificate(), &[], name, at);
-        judged(&role.dns_name(), begin).unwrap();
-        judged(&role.dns_name(), end).unwrap();
+        let verified = |name: &str, at| verify(authority.certificate(), identity.certificate(), &[], name, at);
+        verified(&role.dns_name(), begin).unwrap();
+        verified(&role.dns_name(), end).unwrap();
         for at in [begin - 1, end + 1] {
-            let error = judged(&role.dns_name(), at).unwrap_err().to_string();
+            let error = verified(&role.dns_name(), at).unwrap_err().to_string();
             assert!(error.contains("expired") || error.contains("not valid yet"), "{error}");
         }
         for other in ["peer2.peer.brasa", "nameserver.brasa", "peer.brasa"] {
-            assert!(judged(other, begin).is_err(), "{id} passes for {other}");
+            assert!(verified(other, begin).is_err(), "{id} is accepted as {other}");
         }
         let stranger = Authority::ephemeral().unwrap();
-        assert!(judge(stranger.certificate(), identity.certificate(), &[], &role.dns_name(), begin).is_err());
+        assert!(verify(stranger.certificate(), identity.certificate(), &[], &role.dns_name(), begin).is_err());
     }
 }
 
 #[test]
-fn serial_numbers_are_random_and_certificates_readable_whatever_they_begin_with() {
+fn serial_numbers_are_unique_and_valid_der_for_every_first_byte() {
     let authority = Authority::ephemeral().unwrap();
-    // Of 600 random ones some begin with a zero byte (DER would not write it) or a high bit (it would be negative).
+    // Among 600 random numbers some begin with a zero byte (which DER omits) or a set high bit (a negative number).
     let mut serials: Vec<String> = (0..600)
         .map(|_| {
             let identity = authority.identity(&Role::Admin, HOUR).unwrap();
             let (begin, _) = validity_of(identity.certificate()).unwrap();
-            judge(authority.certificate(), identity.certificate(), &[], "admin.brasa", begin).unwrap();
+            verify(authority.certificate(), identity.certificate(), &[], "admin.brasa", begin).unwrap();
             serial_and_expiry_of(identity.certificate()).unwrap().0
         })
         .collect();
@@ -189,45 +189,45 @@ fn serial_numbers_are_random_and_certificates_readable_whatever_they_begin_with(
 }
 
 #[test]
-fn a_newcomer_becomes_what_the_authority_says_and_nothing_else() {
+fn applicant_becomes_the_member_that_its_certificate_names() {
     let authority = Authority::ephemeral().unwrap();
-    let newcomer = Applicant::new().unwrap();
-    let request = newcomer.signing_request().unwrap();
+    let applicant = Applicant::new().unwrap();
+    let request = applicant.signing_request().unwrap();
     let info = CertificateSigningRequestParams::from_der(&request.as_slice().into()).unwrap();
     let key = rcgen::PublicKeyData::subject_public_key_info(&info.public_key);
     let certificate = authority.certify(&request, &key, &peer("peer1"), HOUR).unwrap();
     assert_eq!(role_of(&certificate).unwrap(), Some(peer("peer1")));
-    let member = newcomer.into_member(certificate.to_vec(), authority.certificate().to_vec()).unwrap();
+    let member = applicant.into_member(certificate.to_vec(), authority.certificate().to_vec()).unwrap();
     trust::member_client(&member, &[]).unwrap();
 
-    // A certificate over somebody else's key is no use to a newcomer, and is noticed.
+    // A certificate over another applicant's key is rejected.
     assert!(Applicant::new().unwrap().into_member(certificate.to_vec(), authority.certificate().to_vec()).is_err());
 }
 
 #[test]
-fn who_comes_again_comes_with_the_same_key() {
+fn applicant_that_applies_again_uses_the_same_key() {
     let base = tempfile::tempdir().unwrap();
     let file = base.path().join("newcomer.key");
     let authority = Authority::ephemeral().unwrap();
-    let key_of = |newcomer: &Applicant| {
-        let request = newcomer.signing_request().unwrap();
+    let key_of = |applicant: &Applicant| {
+        let request = applicant.signing_request().unwrap();
         let info = CertificateSigningRequestParams::from_der(&request.as_slice().into()).unwrap();
         (rcgen::PublicKeyData::subject_public_key_info(&info.public_key), request)
     };
     let (first, request) = key_of(&Applicant::load_or_create(&file).unwrap());
     assert_eq!(mode(&file), 0o600);
     let certificate = authority.certify(&request, &first, &peer("peer1"), HOUR).unwrap();
-    // The answer was lost with the process; the next one takes it up.
+    // The process lost the answer; the next process completes the enrolment.
     let next = Applicant::load_or_create(&file).unwrap();
     let member = next.into_member(certificate.to_vec(), authority.certificate().to_vec()).unwrap();
-    // And so does a member whose certificate is over.
+    // A member whose certificate has expired keeps its key, too.
     assert_eq!(key_of(&Applicant::again(&member).unwrap()).0, first);
     fs::write(&file, "nonsense").unwrap();
     assert!(matches!(Applicant::load_or_create(&file), Err(IdentityError::Malformed(_))));
 }
 
 #[test]
-fn what_a_request_asks_for_besides_its_key_is_ignored() {
+fn signing_request_contributes_only_its_key() {
     let authority = Authority::ephemeral().unwrap();
     let key = KeyPair::generate().unwrap();
     let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
@@ -237,7 +237,7 @@ fn what_a_request_asks_for_besides_its_key_is_ignored() {
     let certificate = authority.certify(request.der(), &spki, &peer("peer1"), HOUR).unwrap();
     assert_eq!(role_of(&certificate).unwrap(), Some(peer("peer1")));
 
-    // A member that signs a certificate for another makes nobody trust it.
+    // A certificate that a member signs for another peer is not trusted.
     let (begin, _) = validity_of(&certificate).unwrap();
     let issuer = Issuer::from_ca_cert_der(&certificate, key).unwrap();
     let mut forged = CertificateParams::new(vec!["peer2.peer.brasa".to_owned()]).unwrap();
@@ -245,11 +245,11 @@ fn what_a_request_asks_for_besides_its_key_is_ignored() {
     forged.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let forged = forged.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
     let chain = [certificate];
-    assert!(judge(authority.certificate(), forged.der(), &chain, "peer2.peer.brasa", begin).is_err());
+    assert!(verify(authority.certificate(), forged.der(), &chain, "peer2.peer.brasa", begin).is_err());
 }
 
 #[test]
-fn requests_that_are_damaged_or_over_another_key_are_refused() {
+fn damaged_request_or_request_over_another_key_is_rejected() {
     let authority = Authority::ephemeral().unwrap();
     let key = KeyPair::generate().unwrap();
     let spki = rcgen::PublicKeyData::subject_public_key_info(&key);
@@ -261,8 +261,8 @@ fn requests_that_are_damaged_or_over_another_key_are_refused() {
     for length in 0..request.len() {
         assert!(authority.certify(&request[..length], &spki, &peer("peer1"), HOUR).is_err(), "cut at {length}");
     }
-    // What is signed, and the signature. Between them stand 15 bytes (algorithm, length) that DER libraries read
-    // generously and that say nothing.
+    // Flips bits in the signed part and in the signature. The 15 bytes between them (algorithm and length) carry no
+    // content, and DER libraries parse them leniently.
     assert_eq!(request[3..5], [0x30, 0x81], "the signed part has a length of one byte");
     let signed = 6 + usize::from(request[5]);
     for at in (0..signed).chain(signed + 15..request.len()) {
@@ -273,8 +273,8 @@ fn requests_that_are_damaged_or_over_another_key_are_refused() {
 }
 
 #[test]
-fn nobody_is_called_an_applicant_by_an_authority() {
-    // The name of newcomers lies outside of what a role can be called.
+fn no_role_of_an_authority_has_the_applicant_name() {
+    // The applicant name is not the DNS name of any role.
     assert_eq!(Role::from_dns_name("applicant.brasa"), None);
     assert!(["applicant", "applicant.brasa"].iter().all(|id| peer("x").dns_name() != *id));
     let authority = CertifiedIssuer::self_signed(
@@ -286,14 +286,14 @@ fn nobody_is_called_an_applicant_by_an_authority() {
         KeyPair::generate().unwrap(),
     )
     .unwrap();
-    // An authority's certificate names no role, so nobody is taken for a member by it.
+    // An authority's certificate names no role, so it identifies no member.
     assert!(trust::caller(&[authority.der().clone()]).is_err());
     assert!(trust::caller(&[]).is_err());
     assert!(trust::caller(&[CertificateDer::from(b"nonsense".to_vec())]).is_err());
 }
 
 #[test]
-fn debug_output_tells_no_secret() {
+fn debug_output_and_errors_contain_no_secret() {
     let base = tempfile::tempdir().unwrap();
     let file = base.path().join("identity.pem");
     let authority = Authority::ephemeral().unwrap();
@@ -307,18 +307,18 @@ fn debug_output_tells_no_secret() {
         assert!(!shown.contains(line));
     }
     let text = token.to_string();
-    // No ten characters of the token, and so not its secret either.
+    // No ten consecutive characters of the token appear, so its secret does not either.
     for at in 7..text.len() - 10 {
         assert!(!shown.contains(&text[at..at + 10]));
     }
-    // What an unreadable file holds is not repeated either.
+    // The error about a malformed file does not repeat its content.
     fs::write(&file, pem.replace("-----END PRIVATE KEY-----", "")).unwrap();
     let error = format!("{0} {0:?}", Identity::load(&file).unwrap_err());
     assert!(pem.lines().filter(|line| !line.starts_with('-')).all(|line| !error.contains(line)), "{error}");
 }
 
 #[test]
-fn certificates_are_looked_at_without_the_key() {
+fn certificates_in_reads_a_file_without_its_key() {
     let base = tempfile::tempdir().unwrap();
     let file = base.path().join("identity.pem");
     assert!(certificates_in(&file).unwrap().is_none());
@@ -333,7 +333,7 @@ fn certificates_are_looked_at_without_the_key() {
 }
 
 #[test]
-fn a_reader_sees_the_old_content_or_the_new_never_a_part() {
+fn reader_during_a_write_sees_the_old_or_the_new_content() {
     let base = tempfile::tempdir().unwrap();
     let file = base.path().join("secret");
     let contents = [vec![b'a'; 40_000], vec![b'b'; 50_000]];
@@ -344,7 +344,7 @@ fn a_reader_sees_the_old_content_or_the_new_never_a_part() {
             let mut reads = 0_u32;
             while !done.load(Ordering::Relaxed) || reads == 0 {
                 let seen = fs::read(&file).unwrap();
-                assert!(contents.contains(&seen), "a part: {} bytes", seen.len());
+                assert!(contents.contains(&seen), "partial content of {} bytes", seen.len());
                 reads += 1;
             }
         });
@@ -355,24 +355,24 @@ fn a_reader_sees_the_old_content_or_the_new_never_a_part() {
         reader.join().unwrap();
     });
     assert_eq!(mode(&file), 0o600);
-    assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1, "temporary files were left");
+    assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1, "temporary files remain");
 }
 
 #[test]
-fn a_write_that_fails_leaves_what_was_there_and_nothing_else() {
+fn failed_write_leaves_the_target_unchanged_and_no_temporary_file() {
     let base = tempfile::tempdir().unwrap();
-    // A folder in the way: the last step, the renaming, fails.
+    // A folder at the target makes the last step, the rename, fail.
     let taken = base.path().join("taken");
     fs::create_dir_all(taken.join("inside")).unwrap();
     assert!(write_private(&taken, b"secret").is_err());
     assert!(taken.join("inside").is_dir());
-    assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1, "a secret was left in a temporary file");
+    assert_eq!(fs::read_dir(base.path()).unwrap().count(), 1, "a temporary file with the secret remains");
     assert!(write_private(&base.path().join("no/such/folder"), b"secret").is_err());
     assert!(write_private(Path::new("/"), b"secret").is_err());
 }
 
 #[test]
-fn a_readable_file_becomes_private_when_it_is_written_again() {
+fn write_private_restricts_an_existing_readable_file() {
     let base = tempfile::tempdir().unwrap();
     let file = base.path().join("token");
     fs::write(&file, "old").unwrap();

@@ -1,6 +1,6 @@
-//! The program `certs` as its users and scripts see it.
+//! The program `certs`: output, exit status and files.
 
-#![expect(clippy::unwrap_used, reason = "tests, helpers included, end where something is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "an unexpected error fails the test")]
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Exit status and standard error, which must be one line of the documented form.
+/// Returns exit status and standard error; asserts that standard error is one line of the documented form.
 fn failure(output: &Output) -> (i32, String) {
     let error = String::from_utf8(output.stderr.clone()).unwrap();
     let line = error.strip_suffix('\n').unwrap();
@@ -32,7 +32,7 @@ fn failure(output: &Output) -> (i32, String) {
 }
 
 #[test]
-fn an_issued_identity_is_a_members_and_is_shown_without_its_key() {
+fn issued_identity_is_usable_and_shown_without_its_key() {
     let base = tempfile::tempdir().unwrap();
     let folder = base.path().join("nameserver");
     let authority = Authority::load_or_create(&folder).unwrap();
@@ -49,22 +49,22 @@ fn an_issued_identity_is_a_members_and_is_shown_without_its_key() {
     assert!(shown.status.success() && shown.stderr.is_empty(), "{shown:?}");
     let shown = String::from_utf8(shown.stdout).unwrap();
     for part in ["peer peer1", "  role       authority", &authority.fingerprint().to_string()] {
-        assert!(shown.contains(part), "{part} is not in {shown}");
+        assert!(shown.contains(part), "{part} is missing in {shown}");
     }
     assert!(shown.contains("(6 days left)") || shown.contains("(7 days left)"), "{shown}");
     let pem = fs::read_to_string(&out).unwrap();
     let key_line = pem.lines().nth(1).unwrap();
     assert!(!shown.contains(key_line));
 
-    // A second one does not replace the first.
+    // A second identity does not replace the first.
     let again = certs(&["issue", "--authority", text(&folder), "--admin", "--out", text(&out)]);
     let (status, line) = failure(&again);
-    assert!(status == 1 && line.contains("it is there already"), "{line}");
+    assert!(status == 1 && line.contains("it exists already"), "{line}");
     assert_eq!(fs::read_to_string(&out).unwrap(), pem);
 }
 
 #[test]
-fn an_expired_identity_is_shown_as_such() {
+fn expired_identity_is_shown_as_expired() {
     let base = tempfile::tempdir().unwrap();
     let authority = Authority::ephemeral().unwrap();
     let file = base.path().join("identity.pem");
@@ -81,7 +81,7 @@ fn an_expired_identity_is_shown_as_such() {
 }
 
 #[test]
-fn wrong_words_are_usage_errors() {
+fn wrong_arguments_exit_with_status_2() {
     for arguments in [
         &[][..],
         &["shout"],
@@ -100,13 +100,13 @@ fn wrong_words_are_usage_errors() {
 }
 
 #[test]
-fn what_is_not_there_or_not_an_identity_is_told() {
+fn missing_or_malformed_file_exits_with_status_1() {
     let base = tempfile::tempdir().unwrap();
     let out = base.path().join("out.pem");
     let missing = base.path().join("missing");
     let issued = certs(&["issue", "--authority", text(&missing), "--admin", "--out", text(&out)]);
     assert_eq!(failure(&issued).0, 1);
-    // Looking for an authority does not make one.
+    // A failed lookup of the authority creates nothing.
     assert!(!missing.exists() && !out.exists());
 
     assert_eq!(failure(&certs(&["show", text(&missing)])).0, 1);
@@ -116,14 +116,14 @@ fn what_is_not_there_or_not_an_identity_is_told() {
 }
 
 #[test]
-fn a_full_disk_leaves_no_half_identity() {
+fn full_disk_leaves_no_partial_identity() {
     let base = tempfile::tempdir().unwrap();
     let folder = base.path().join("nameserver");
     Authority::load_or_create(&folder).unwrap();
     let empty = base.path().join("empty");
     fs::create_dir(&empty).unwrap();
     let out = empty.join("peer1.pem");
-    // No file may grow: the program is told so with an error, or is killed in the middle of its write.
+    // The limit forbids any file to grow: the write returns an error, or SIGXFSZ kills the program during the write.
     for on_signal in ["trap '' XFSZ; ", ""] {
         let script = format!("ulimit -c 0; ulimit -f 0; {on_signal}exec \"$0\" \"$@\"");
         let output = Command::new("sh")
@@ -132,13 +132,13 @@ fn a_full_disk_leaves_no_half_identity() {
             .output()
             .unwrap();
         assert!(!output.status.success());
-        assert!(!out.exists(), "half an identity");
+        assert!(!out.exists(), "a partial identity remains");
         if !on_signal.is_empty() {
             assert_eq!(failure(&output).0, 1);
-            assert_eq!(fs::read_dir(&empty).unwrap().count(), 0, "a temporary file was left");
+            assert_eq!(fs::read_dir(&empty).unwrap().count(), 0, "a temporary file remains");
         }
     }
-    // After the crash it works again, whatever was left behind.
+    // After the crash the command succeeds despite files that the killed process may have left.
     let output = certs(&["issue", "--authority", text(&folder), "--peer", "peer1", "--out", text(&out)]);
     assert!(output.status.success() && Identity::load(&out).unwrap().is_some());
 }

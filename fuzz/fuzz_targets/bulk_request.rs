@@ -1,5 +1,5 @@
-//! What an asker may send at the beginning of a bulk stream: any bytes give a request or an error, and a request's
-//! ranges, whatever size the file has, give groups of that file or an error. A header costs no more memory than its bound.
+//! Bulk request parser: arbitrary bytes yield a request or an error. For every file size the ranges of a request yield
+//! groups of the file or an error. Reading a header allocates no more than its limit.
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use shared::{group_ranges::{GroupRanges, group_count}, limits::MAX_BULK_HEADER_B
 
 fuzz_target!(|input: (u64, &[u8])| {
     let (size, bytes) = input;
-    // As it stands, and as the body of a header whose length is right: mutation alone seldom finds that.
+    // The bytes as they are, and as the body of a header with the right length, which mutation alone rarely finds.
     check(size, bytes);
     let mut framed = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
     framed.extend_from_slice(bytes);
@@ -23,14 +23,14 @@ fn check(size: u64, mut bytes: &[u8]) {
         Err(HeaderError::TooLong(length)) => return assert!(length > MAX_BULK_HEADER_BYTES),
         Err(HeaderError::Stream(_) | HeaderError::Malformed) => return,
     };
-    // A range is at least two bytes on the wire.
+    // A range takes at least two bytes on the wire.
     assert!(whole - bytes.len() <= 4 + MAX_BULK_HEADER_BYTES);
-    assert!(request.groups.len() <= MAX_BULK_HEADER_BYTES / 2, "more ranges than bytes can name");
+    assert!(request.groups.len() <= MAX_BULK_HEADER_BYTES / 2, "more ranges than the header can encode");
     let Ok(groups) = GroupRanges::requested(&request.groups, size) else { return };
     assert!(!groups.is_empty());
     let all: Vec<_> = groups.iter().collect();
     assert!(all.iter().all(|range| range.start < range.end && range.end <= group_count(size)));
-    assert!(all.windows(2).all(|pair| pair[0].end < pair[1].start), "in order, apart");
+    assert!(all.windows(2).all(|pair| pair[0].end < pair[1].start), "the ranges are unsorted or touch");
     assert!(groups.bytes(size) <= size);
     let missing = groups.missing(size);
     assert_eq!(missing.bytes(size) + groups.bytes(size), size);

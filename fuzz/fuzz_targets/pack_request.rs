@@ -1,4 +1,4 @@
-//! What an asker may send at the beginning of a pack: any bytes give a request within its bounds, or an error.
+//! Pack request parser: arbitrary bytes yield a request within its limits, or an error.
 
 #![no_main]
 
@@ -10,10 +10,10 @@ use shared::{
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(request) = PackRequest::parse(bytes) else { return };
-    let contents = request.contents().expect("it was parsed with its bounds");
+    let contents = request.contents().expect("parsing has checked the limits");
     assert!((1..=MAX_PACK_CONTENTS).contains(&contents.len()));
     assert!(contents.iter().all(|(_, size)| *size <= MAX_PACKED_FILE_BYTES));
     assert!(contents.iter().map(|(_, size)| size).sum::<u64>() <= MAX_PACK_BYTES);
-    let written = postcard::to_stdvec(&request).expect("it can be written");
-    assert_eq!(PackRequest::parse(&written).as_ref(), Ok(&request));
+    let encoded = postcard::to_stdvec(&request).expect("a request encodes without an error");
+    assert_eq!(PackRequest::parse(&encoded).as_ref(), Ok(&request));
 });

@@ -1,5 +1,5 @@
-//! The scheduler of a download, told whatever a shell could tell it, in any order: it never panics, asks only what may be
-//! asked, wakes in finite time, and with one honest owner comes to an end.
+//! Download scheduler: under arbitrary sequences of events it never panics, sends only permitted requests, always sets
+//! a finite deadline, and completes once one honest owner has the whole content.
 
 #![no_main]
 
@@ -14,7 +14,7 @@ use libfuzzer_sys::fuzz_target;
 use protocol::swarm::{Action, Dropped, Event, Failure, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
 use shared::{group_ranges::{GroupRanges, group_count}, limits::{GROUP_BYTES, MAX_ACTIVE_OWNERS, MAX_OWNER_BACKOFF, MAX_REQUESTS_PER_OWNER, MAX_REQUEST_BYTES, MIN_PIECE_BYTES, OWNER_SILENCE}, time::Timestamp};
 
-/// Groups of a piece, for files of which a piece has the least size.
+/// Groups of a piece of the minimum size.
 const PIECE: u64 = MIN_PIECE_BYTES / GROUP_BYTES;
 const OWNERS: u8 = 20;
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -43,7 +43,7 @@ enum Step {
     Lose {
         owner: u8,
     },
-    /// Sense or not.
+    /// Arbitrary values, valid or not.
     Place {
         place: u8,
         receivers: u8,
@@ -52,25 +52,25 @@ enum Step {
         owner: u8,
         rtt_millis: Option<u16>,
     },
-    /// Of a request under way, the first bytes.
+    /// The first bytes of a request in flight.
     Begin {
         which: u8,
     },
-    /// Of a request that was cancelled, the first bytes.
+    /// The first bytes of a cancelled request.
     BeginLate {
         which: u8,
     },
-    /// Of a request under way, the next groups.
+    /// The next groups of a request in flight.
     Bring {
         which: u8,
         count: u8,
     },
-    /// Of a request that was cancelled, the next groups.
+    /// The next groups of a cancelled request.
     BringLate {
         which: u8,
         count: u8,
     },
-    /// Of a request that never was.
+    /// Groups of a request that the scheduler never sent.
     Invent {
         owner: u8,
         serial: u8,
@@ -96,17 +96,23 @@ enum Step {
     Resume,
 }
 
-/// The swarm, and what its shell knows.
-struct Bed {
+/// Scheduler under test with a model of its state.
+struct Model {
     swarm: Swarm,
+    /// Size of the content, bytes.
     size: u64,
+    /// Number of groups of the content.
     groups: u64,
     now: Timestamp,
-    /// What is still to come of each request.
-    under_way: BTreeMap<RequestId, Range<u64>>,
-    over: Vec<(RequestId, Range<u64>)>,
+    /// Requests in flight, with the groups that are still missing.
+    in_flight: BTreeMap<RequestId, Range<u64>>,
+    /// Ended requests, with the groups that were missing.
+    ended: Vec<(RequestId, Range<u64>)>,
+    /// Groups of each owner.
     has: BTreeMap<OwnerId, BTreeSet<u64>>,
-    liars: BTreeSet<OwnerId>,
+    /// Owners that sent corrupt data.
+    corrupt: BTreeSet<OwnerId>,
+    /// Verified groups.
     proven: BTreeSet<u64>,
     last_serial: BTreeMap<OwnerId, u64>,
     paused: bool,
@@ -121,15 +127,15 @@ fuzz_target!(|input: Input| {
     let picker = if input.sequential { PickerKind::Sequential } else { PickerKind::RarestFirst };
     let proven = have.iter().flatten().collect();
     let config = SwarmConfig { size, have, picker, is_sociable: input.sociable, seed: input.seed };
-    let mut bed = Bed {
+    let mut model = Model {
         swarm: Swarm::new(config, Timestamp::ZERO),
         size,
         groups,
         now: Timestamp::ZERO,
-        under_way: BTreeMap::new(),
-        over: Vec::new(),
+        in_flight: BTreeMap::new(),
+        ended: Vec::new(),
         has: BTreeMap::new(),
-        liars: BTreeSet::new(),
+        corrupt: BTreeSet::new(),
         proven,
         last_serial: BTreeMap::new(),
         paused: false,
@@ -137,9 +143,9 @@ fuzz_target!(|input: Input| {
         finished: false,
     };
     for step in input.steps.into_iter().take(300) {
-        bed.step(step);
+        model.step(step);
     }
-    bed.come_to_an_end();
+    model.complete();
 });
 
 fn range((start, length): (u16, u8), groups: u64) -> Range<u64> {
@@ -169,7 +175,7 @@ fn millis(number: u16) -> Duration {
     Duration::from_millis(u64::from(number) % 2000)
 }
 
-impl Bed {
+impl Model {
     fn step(&mut self, step: Step) {
         let id = |owner: u8| OwnerId(u32::from(owner % OWNERS));
         match step {
@@ -186,41 +192,32 @@ impl Bed {
                 if let Some(has) = self.has.get_mut(&id(owner)) {
                     has.extend(gained.clone());
                 }
-                self.tell(Event::OwnerHas { owner: id(owner), gained: set([gained].into_iter()) });
+                self.handle(Event::OwnerHas { owner: id(owner), gained: set([gained].into_iter()) });
             }
             Step::Lose { owner } => {
                 self.forget(id(owner));
-                self.tell(Event::OwnerLost { owner: id(owner) });
+                self.handle(Event::OwnerLost { owner: id(owner) });
             }
             Step::Heard { owner, rtt_millis } => {
-                self.tell(Event::Heard { owner: id(owner), rtt: rtt_millis.map(millis) });
+                self.handle(Event::Heard { owner: id(owner), rtt: rtt_millis.map(millis) });
             }
             Step::Begin { which } => {
                 if let Some(request) = self.pick(which) {
-                    self.tell(Event::Begun { request });
+                    self.handle(Event::Begun { request });
                 }
             }
             Step::BeginLate { which } => {
-                if let Some(&(request, _)) = self.over.get(usize::from(which) % self.over.len().max(1)) {
-                    self.tell(Event::Begun { request });
+                if let Some(&(request, _)) = self.ended.get(usize::from(which) % self.ended.len().max(1)) {
+                    self.handle(Event::Begun { request });
                 }
             }
             Step::Bring { which, count } => self.bring(which, count.into()),
             Step::BringLate { which, count } => self.bring_late(which, count.into()),
-            Step::Invent { owner, serial, run } => {
-                let request = RequestId { owner: id(owner), serial: u64::from(serial) + (1 << 40) };
-                let groups = range(run, self.groups);
-                self.tell(Event::Begun { request });
-                self.proven.extend(groups.clone());
-                self.tell(Event::Verified { request, groups });
-                // Beyond the end: nothing is proven by it.
-                self.tell(Event::Verified { request, groups: self.groups..self.groups + 1 });
-                self.tell(Event::RequestFailed { request, why: Failure::Broken });
-            }
+            Step::Invent { owner, serial, run } => self.invent(id(owner), serial, run),
             Step::Done { which } => {
                 if let Some(request) = self.pick(which) {
                     self.end(request);
-                    self.tell(Event::RequestDone { request });
+                    self.handle(Event::RequestDone { request });
                 }
             }
             Step::Fail { which, why: number, retry_millis } => {
@@ -229,82 +226,94 @@ impl Bed {
                 }
             }
             Step::FailLate { which, why: number } => {
-                if let Some((request, _)) = self.over.get(usize::from(which) % self.over.len().max(1)).cloned() {
+                if let Some((request, _)) = self.ended.get(usize::from(which) % self.ended.len().max(1)).cloned() {
                     self.fail(request, why(number, None));
                 }
             }
             Step::Place { place, receivers } => {
-                self.tell(Event::Placed { place: place.into(), receivers: receivers.into() });
+                self.handle(Event::Placed { place: place.into(), receivers: receivers.into() });
             }
             Step::Wait { millis } => self.wait(Duration::from_millis(millis.into())),
-            Step::Tick => self.tell(Event::Tick),
+            Step::Tick => self.handle(Event::Tick),
             Step::Pause => {
                 self.paused = !self.finished;
-                self.tell(Event::Pause);
-                assert!(self.under_way.is_empty(), "nothing is under way while paused");
+                self.handle(Event::Pause);
+                assert!(self.in_flight.is_empty(), "a request is in flight while paused");
             }
             Step::Resume => {
                 self.paused = false;
-                self.tell(Event::Resume);
+                self.handle(Event::Resume);
             }
         }
     }
 
     fn pick(&self, which: u8) -> Option<RequestId> {
-        self.under_way.keys().nth(usize::from(which) % self.under_way.len().max(1)).copied()
+        self.in_flight.keys().nth(usize::from(which) % self.in_flight.len().max(1)).copied()
     }
 
     fn add(&mut self, owner: OwnerId, has: Has, rtt: Option<Duration>) {
-        if !self.liars.contains(&owner) && !self.finished {
+        if !self.corrupt.contains(&owner) && !self.finished {
             let known = self.has.entry(owner).or_default();
             match &has {
                 Has::All => known.extend(0..self.groups),
                 Has::Groups(groups) => known.extend(groups.iter().flatten()),
             }
         }
-        self.tell(Event::OwnerAdded { owner, has, rtt });
+        self.handle(Event::OwnerAdded { owner, has, rtt });
     }
 
     fn bring(&mut self, which: u8, count: u64) {
         self.now += MILLISECOND;
         let Some(request) = self.pick(which) else { return };
-        let left = self.under_way.get_mut(&request).expect("picked from it");
+        let left = self.in_flight.get_mut(&request).expect("`pick` returns a request in flight");
         let brought = left.start..(left.start + count.max(1)).min(left.end);
         left.start = brought.end;
         if left.is_empty() {
-            self.under_way.remove(&request);
+            self.in_flight.remove(&request);
         }
         self.proven.extend(brought.clone());
-        self.tell(Event::Verified { request, groups: brought });
+        self.handle(Event::Verified { request, groups: brought });
     }
 
     fn bring_late(&mut self, which: u8, count: u64) {
-        let at = usize::from(which) % self.over.len().max(1);
-        let Some((request, left)) = self.over.get_mut(at) else { return };
+        let at = usize::from(which) % self.ended.len().max(1);
+        let Some((request, left)) = self.ended.get_mut(at) else { return };
         let (request, brought) = (*request, left.start..(left.start + count).min(left.end));
         left.start = brought.end;
         self.proven.extend(brought.clone());
-        self.tell(Event::Verified { request, groups: brought });
+        self.handle(Event::Verified { request, groups: brought });
+    }
+
+    /// Reports groups of a request that the scheduler never sent.
+    fn invent(&mut self, owner: OwnerId, serial: u8, run: (u16, u8)) {
+        let request = RequestId { owner, serial: u64::from(serial) + (1 << 40) };
+        let groups = range(run, self.groups);
+        self.handle(Event::Begun { request });
+        self.proven.extend(groups.clone());
+        self.handle(Event::Verified { request, groups });
+        // Groups beyond the end prove nothing.
+        self.handle(Event::Verified { request, groups: self.groups..self.groups + 1 });
+        self.handle(Event::RequestFailed { request, why: Failure::Broken });
     }
 
     fn fail(&mut self, request: RequestId, why: Failure) {
         if why == Failure::Lied {
-            self.liars.insert(request.owner);
+            self.corrupt.insert(request.owner);
         }
         self.end(request);
-        self.tell(Event::RequestFailed { request, why });
+        self.handle(Event::RequestFailed { request, why });
     }
 
     fn end(&mut self, request: RequestId) {
-        if let Some(left) = self.under_way.remove(&request) {
-            self.over.push((request, left));
+        if let Some(left) = self.in_flight.remove(&request) {
+            self.ended.push((request, left));
         }
     }
 
-    /// An owner is gone, and its requests with it.
+    /// Removes an owner and its requests.
     fn forget(&mut self, owner: OwnerId) {
         self.has.remove(&owner);
-        let gone: Vec<_> = self.under_way.keys().filter(|request| request.owner == owner).copied().collect();
+        let gone: Vec<_> = self.in_flight.keys().filter(|request| request.owner == owner).copied().collect();
         gone.into_iter().for_each(|request| self.end(request));
     }
 
@@ -313,39 +322,39 @@ impl Bed {
         let mut ticks = 0;
         while let Some(due) = self.swarm.next_deadline().filter(|due| *due <= until) {
             ticks += 1;
-            assert!(ticks < 20_000, "it ticks without end: due {due:?}, now {:?}", self.now);
+            assert!(ticks < 20_000, "the scheduler ticks without end: due {due:?}, now {:?}", self.now);
             self.now = self.now.max(due);
-            self.tell(Event::Tick);
+            self.handle(Event::Tick);
         }
         self.now = until;
     }
 
-    fn tell(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         let mut out = Vec::new();
         self.swarm.handle(self.now, event, &mut out);
         for action in out {
-            assert!(!self.finished, "after the end: {action:?}");
+            assert!(!self.finished, "action after the end: {action:?}");
             match action {
                 Action::Request { request, groups } => self.on_request(request, groups),
                 Action::Truncate { request, at_group } => {
-                    let left = self.under_way.get_mut(&request).expect("only what is under way is cut");
+                    let left = self.in_flight.get_mut(&request).expect("truncated a request that is not in flight");
                     assert!(left.start < at_group && at_group < left.end, "{left:?} cut at {at_group}");
                     left.end = at_group;
                 }
                 Action::Cancel { request } => {
-                    let left = self.under_way.remove(&request).expect("only what is under way is cancelled");
-                    self.over.push((request, left));
+                    let left = self.in_flight.remove(&request).expect("cancelled a request that is not in flight");
+                    self.ended.push((request, left));
                 }
                 Action::Drop { owner, why } => {
-                    assert_eq!(why == Dropped::Lied, self.liars.contains(&owner), "{owner}: {why:?}");
+                    assert_eq!(why == Dropped::Lied, self.corrupt.contains(&owner), "{owner}: {why:?}");
                     assert!(
-                        self.under_way.keys().all(|request| request.owner != owner),
-                        "{owner} is dropped, but asked"
+                        self.in_flight.keys().all(|request| request.owner != owner),
+                        "{owner} is dropped but has a request in flight"
                     );
                     self.has.remove(&owner);
                 }
                 Action::Stuck => {
-                    assert!(self.under_way.is_empty());
+                    assert!(self.in_flight.is_empty());
                     self.stuck = true;
                 }
                 Action::Finished => self.finished = true,
@@ -357,55 +366,55 @@ impl Bed {
     fn on_request(&mut self, request: RequestId, groups: Range<u64>) {
         assert!(!groups.is_empty() && groups.end <= self.groups, "{groups:?} of {}", self.groups);
         assert!((groups.end - groups.start) * GROUP_BYTES <= MAX_REQUEST_BYTES + MIN_PIECE_BYTES, "{groups:?} is long");
-        assert!(!self.paused, "asked while paused");
-        let has = self.has.get(&request.owner).unwrap_or_else(|| panic!("{} is not there", request.owner));
+        assert!(!self.paused, "requested while paused");
+        let has = self.has.get(&request.owner).unwrap_or_else(|| panic!("{} is unknown", request.owner));
         assert!(groups.clone().all(|group| has.contains(&group)), "{} does not have {groups:?}", request.owner);
-        assert!(groups.clone().all(|group| !self.proven.contains(&group)), "{groups:?} is here");
+        assert!(groups.clone().all(|group| !self.proven.contains(&group)), "{groups:?} is verified already");
         let last = self.last_serial.insert(request.owner, request.serial);
         assert!(last.is_none_or(|last| last < request.serial), "{request:?} after {last:?}");
-        assert!(self.under_way.insert(request, groups).is_none(), "a new name for a new request");
+        assert!(self.in_flight.insert(request, groups).is_none(), "request id reused");
     }
 
-    /// What always holds.
+    /// Asserts the invariants.
     fn check(&self) {
         let mut of_owner: BTreeMap<OwnerId, usize> = BTreeMap::new();
         let mut of_piece: BTreeMap<u64, Vec<OwnerId>> = BTreeMap::new();
-        for (request, left) in &self.under_way {
+        for (request, left) in &self.in_flight {
             *of_owner.entry(request.owner).or_default() += 1;
             for piece in left.start / PIECE..=(left.end - 1) / PIECE {
                 of_piece.entry(piece).or_default().push(request.owner);
             }
         }
-        assert!(of_owner.len() <= MAX_ACTIVE_OWNERS, "{} owners are asked", of_owner.len());
+        assert!(of_owner.len() <= MAX_ACTIVE_OWNERS, "{} owners are active", of_owner.len());
         assert!(of_owner.values().all(|requests| *requests <= MAX_REQUESTS_PER_OWNER), "{of_owner:?}");
         for (piece, owners) in of_piece {
-            assert!(owners.len() <= 2, "piece {piece} is asked of {owners:?}");
-            assert!(owners.len() < 2 || owners[0] != owners[1], "piece {piece} is asked of {owners:?}");
+            assert!(owners.len() <= 2, "piece {piece} is requested from {owners:?}");
+            assert!(owners.len() < 2 || owners[0] != owners[1], "piece {piece} is requested from {owners:?}");
         }
         let byte = |group: u64| (group * GROUP_BYTES).min(self.size);
         let bytes: u64 = self.proven.iter().map(|&group| byte(group + 1) - byte(group)).sum();
         assert_eq!(self.swarm.progress().bytes_proven, bytes);
         let due = self.swarm.next_deadline();
-        // A wait is at most this, jittered; silence is counted beyond a round trip.
+        // The longest jittered back-off, the longest silence timeout, and a margin for the round-trip time.
         let latest = self.now + 2 * MAX_OWNER_BACKOFF + 2 * OWNER_SILENCE + Duration::from_secs(60);
         assert!(due.is_none_or(|due| due <= latest), "due {due:?} at {:?}", self.now);
-        assert!(self.under_way.is_empty() || due.is_some(), "nobody would notice silence");
+        assert!(self.in_flight.is_empty() || due.is_some(), "no deadline for a request in flight");
         if self.finished {
-            assert_eq!((self.proven.len() as u64, self.under_way.len(), due), (self.groups, 0, None));
+            assert_eq!((self.proven.len() as u64, self.in_flight.len(), due), (self.groups, 0, None));
         }
     }
 
-    /// One honest owner with everything brings the rest.
-    fn come_to_an_end(&mut self) {
+    /// Completes the download with one honest owner of the whole content.
+    fn complete(&mut self) {
         self.paused = false;
-        self.tell(Event::Resume);
+        self.handle(Event::Resume);
         let honest = OwnerId(1000);
         self.add(honest, Has::All, None);
         let mut rounds = 0;
         while !self.finished {
             rounds += 1;
-            assert!(rounds < 20_000, "{:?} {:?}", self.swarm.progress(), self.under_way);
-            let at = self.under_way.keys().position(|request| request.owner == honest);
+            assert!(rounds < 20_000, "{:?} {:?}", self.swarm.progress(), self.in_flight);
+            let at = self.in_flight.keys().position(|request| request.owner == honest);
             match at.and_then(|at| u8::try_from(at).ok()) {
                 Some(at) => {
                     self.now += MILLISECOND;
@@ -414,6 +423,6 @@ impl Bed {
                 None => self.wait(100 * MILLISECOND),
             }
         }
-        assert!(self.under_way.is_empty());
+        assert!(self.in_flight.is_empty());
     }
 }

@@ -1,29 +1,31 @@
-//! What a nameserver is told.
+//! Configuration of a nameserver.
 
 use std::{net::Ipv4Addr, path::PathBuf, str::FromStr};
 
 use shared::{
     limits::MAX_NAME_BYTES,
     name::{Endpoint, Host},
+    settings::parse_host,
 };
 
-/// What a nameserver is told. `Config::new` gives the defaults of `docs/cli.md`.
+/// Configuration of a nameserver. [`Config::new`] returns the defaults of `docs/cli.md`.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where it listens: an address, or a name of this machine. Default 127.0.0.1: one machine.
+    /// Address to listen at, or a host name of this machine. Default 127.0.0.1, which serves this machine only.
     pub host: Host,
-    /// UDP port; 0 takes a free one. Default 9090.
+    /// UDP port to listen at; 0 takes a free port. Default 9090.
     pub port: u16,
-    /// Where names are kept. Default redb, in the state folder.
+    /// Storage of the registry. Default redb, in the state folder.
     pub storage: StorageChoice,
-    /// Base of all state.
+    /// Base folder of all state.
     pub state_dir: PathBuf,
-    /// Where others are told to reach it. Default: where it listens; when that is every address, the machine's own.
+    /// Endpoint at which other machines reach the nameserver. Default: the address it listens at, or the machine's
+    /// addresses when it listens at all of them.
     pub advertise: Option<Advertise>,
 }
 
 impl Config {
-    /// The defaults, with all state below `state_dir`.
+    /// Returns the defaults, with all state below `state_dir`.
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         Self {
             host: Host::Ip(Ipv4Addr::LOCALHOST.into()),
@@ -35,15 +37,15 @@ impl Config {
     }
 }
 
-/// Where names are kept, as `-s` says it: `memory`, `redb` or `redb:PATH`.
+/// Storage of the registry, as `-s` names it: `memory`, `redb` or `redb:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum StorageChoice {
-    /// Forgotten when the process ends.
+    /// In memory; lost when the process ends.
     Memory,
-    /// In `registry.redb` in the state folder.
+    /// The redb file `registry.redb` in the state folder.
     #[default]
     Redb,
-    /// In this redb file.
+    /// The redb file at this path.
     RedbFile(PathBuf),
 }
 
@@ -56,14 +58,14 @@ impl FromStr for StorageChoice {
             None if text == "redb" => Ok(Self::Redb),
             Some(("redb", path)) if !path.is_empty() => Ok(Self::RedbFile(path.into())),
             _ if text == "etcd" || text.starts_with("etcd:") => {
-                Err("etcd comes with a later version; use memory, redb or redb:PATH".to_owned())
+                Err("etcd is not supported by this version; use memory, redb or redb:PATH".to_owned())
             }
             _ => Err("use memory, redb or redb:PATH".to_owned()),
         }
     }
 }
 
-/// Where others are told to reach a nameserver, as `--advertise` says it: `HOST` or `HOST:PORT`.
+/// Advertised address of a nameserver, as `--advertise` names it: `HOST` or `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advertise {
     host: Host,
@@ -71,7 +73,7 @@ pub struct Advertise {
 }
 
 impl Advertise {
-    /// The endpoint, for a nameserver that listens at `port`.
+    /// Endpoint of a nameserver that listens at `port`.
     pub fn endpoint(&self, port: u16) -> Endpoint {
         Endpoint { host: self.host.clone(), port: self.port.unwrap_or(port) }
     }
@@ -82,7 +84,7 @@ impl FromStr for Advertise {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.len() > MAX_NAME_BYTES {
-            return Err("that is too long for a host".to_owned());
+            return Err("too long for a host".to_owned());
         }
         if let Ok(Endpoint { host, port }) = Endpoint::from_host_port(text) {
             return Ok(Self { host, port: Some(port) });
@@ -91,32 +93,23 @@ impl FromStr for Advertise {
     }
 }
 
-/// A host as people write it: IPv6 addresses with or without brackets.
-///
-/// # Errors
-/// When it is neither an address nor a host name; the text says so.
-pub fn parse_host(text: &str) -> Result<Host, String> {
-    let bracketed = || format!("[{text}]").parse();
-    text.parse().or_else(|_| bracketed()).map_err(|_| "that is neither an address nor a host name".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn storages_are_chosen_by_name() {
+    fn storage_choice_parses_documented_forms_only() {
         assert_eq!("memory".parse(), Ok(StorageChoice::Memory));
         assert_eq!("redb".parse(), Ok(StorageChoice::Redb));
         assert_eq!("redb:/a/b:c.redb".parse(), Ok(StorageChoice::RedbFile("/a/b:c.redb".into())));
         for bad in ["", "sql", "redb:", "memory:", "Memory"] {
             assert!(bad.parse::<StorageChoice>().is_err(), "{bad}");
         }
-        assert!("etcd:http://h:2379".parse::<StorageChoice>().unwrap_err().contains("later"));
+        assert!("etcd:http://h:2379".parse::<StorageChoice>().unwrap_err().contains("not supported"));
     }
 
     #[test]
-    fn an_advertised_host_has_a_port_or_takes_the_listening_one() {
+    fn advertised_host_without_a_port_takes_the_listening_port() {
         let endpoint = |text: &str| text.parse::<Advertise>().unwrap().endpoint(7).to_string();
         assert_eq!(endpoint("ns.example.org"), "quic://ns.example.org:7");
         assert_eq!(endpoint("ns.example.org:1"), "quic://ns.example.org:1");

@@ -1,19 +1,19 @@
-//! This machine's own addresses, for a nameserver that listens at all of them.
+//! Addresses of this machine, for a nameserver that listens at all of them.
 
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
 };
 
-/// Addresses at which others may reach this machine, best first: that of the default route, then the others. No
-/// loopback, no link-local ones. Empty on a machine without a network.
+/// Addresses at which other machines may reach this one: the address of the default route first, then the others.
+/// Excludes loopback and link-local addresses. Empty on a machine without a network.
 pub(crate) fn own_addresses(ipv6_too: bool) -> Vec<IpAddr> {
     let mut found: Vec<IpAddr> = Vec::new();
-    // Addresses for documentation (RFC 5737, RFC 3849): somewhere that is not here. Nothing is sent there.
-    let elsewhere: [IpAddr; 2] =
+    // Addresses reserved for documentation (RFC 5737, RFC 3849), which route to the default gateway. No packet is sent.
+    let remote: [IpAddr; 2] =
         [Ipv4Addr::new(198, 51, 100, 1).into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()];
-    found.extend(elsewhere.into_iter().filter_map(source_towards));
-    // Linux tells all of them here; elsewhere the default route's must do.
+    found.extend(remote.into_iter().filter_map(source_towards));
+    // Linux lists all addresses here. On other systems only the default route's address is known.
     found.extend(fs::read_to_string("/proc/net/fib_trie").iter().flat_map(|text| parse_fib_trie(text)));
     found.extend(fs::read_to_string("/proc/net/if_inet6").iter().flat_map(|text| parse_if_inet6(text)));
 
@@ -26,7 +26,7 @@ pub(crate) fn own_addresses(ipv6_too: bool) -> Vec<IpAddr> {
     own
 }
 
-/// The address that packets to `to` would come from.
+/// Source address of packets to `to`; `None` when there is no route.
 fn source_towards(to: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).ok()?;
@@ -42,7 +42,7 @@ fn reachable(ip: IpAddr) -> bool {
     !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast() && !link_local
 }
 
-/// The addresses that are marked as the machine's own in Linux's dump of its IPv4 routes.
+/// Parses Linux's dump of IPv4 routes; returns the addresses marked as local.
 fn parse_fib_trie(text: &str) -> Vec<IpAddr> {
     let mut own = Vec::new();
     let mut leaf = None;
@@ -56,7 +56,7 @@ fn parse_fib_trie(text: &str) -> Vec<IpAddr> {
     own
 }
 
-/// The addresses in Linux's list of IPv6 addresses: 32 digits at the beginning of each line.
+/// Parses Linux's list of IPv6 addresses; each line begins with an address of 32 hexadecimal digits.
 fn parse_if_inet6(text: &str) -> Vec<IpAddr> {
     let first_word = text.lines().filter_map(|line| line.split_ascii_whitespace().next());
     first_word.filter_map(|word| u128::from_str_radix(word, 16).ok()).map(|bits| Ipv6Addr::from(bits).into()).collect()
@@ -82,7 +82,7 @@ mod tests {
 ";
 
     #[test]
-    fn own_addresses_are_told_from_routes_and_broadcasts() {
+    fn route_dump_yields_local_addresses_only() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         assert_eq!(parse_fib_trie(FIB_TRIE), [ip("10.0.0.7"), ip("127.0.0.1")]);
         let if_inet6 = "fd000000000000000000000000000001 02 40 00 80     eth0\n\
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_sent_to_an_address_that_means_himself() {
+    fn own_addresses_exclude_loopback_and_link_local() {
         for ip in own_addresses(true) {
             assert!(reachable(ip), "{ip}");
         }

@@ -1,23 +1,26 @@
-//! The name server: names to QUIC endpoints, leases, the tracker's seat, and the network's door.
+//! The nameserver: maps names to QUIC endpoints, grants leases, arbitrates the tracker's seat, and enrols members.
 //!
 //! ```text
-//!   callers ── service ──▶ owner ──▶ registry    pure: who may what, what is there
+//!   callers ── service ──▶ actor ──▶ registry    pure state and rules
 //!              (tarpc)       │
-//!                            └─────▶ storage     durable before it is answered
+//!                            └─────▶ storage     durable before the answer
 //! ```
 //!
-//! | room | what is in it |
+//! | module | content |
 //! |---|---|
-//! | [`registry`] | PURE: what the nameserver knows and who may change it |
-//! | [`storage`] | where that is kept: one trait, one conformance suite |
-//! | `owner` | the one thread that owns both; group commit, expiry, audit |
-//! | `service` | the tarpc services: names for members, enrolment for newcomers |
-//! | [`server`], [`config`] | a running nameserver, and what it is told |
-//! | `interfaces` | this machine's addresses |
+//! | [`registry`] | the state of the nameserver and the rules for changing it; pure, without I/O or clock |
+//! | [`storage`] | durable storage of the registry: one trait, one conformance suite |
+//! | `quota` | bound on the queued writes of one identity |
+//! | `actor` | the thread that owns registry and storage: group commit, expiry, audit log |
+//! | `service` | the tarpc services: names for members, enrolment for applicants |
+//! | [`config`] | configuration of a nameserver |
+//! | `interfaces` | addresses of this machine |
+//! | [`server`] | a running nameserver |
 
+mod actor;
 pub mod config;
 mod interfaces;
-mod owner;
+mod quota;
 pub mod registry;
 pub mod server;
 mod service;

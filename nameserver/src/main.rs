@@ -1,16 +1,17 @@
-//! `nameserver`: the program.
+//! `nameserver`: parses the arguments and runs the server until SIGINT or SIGTERM.
 
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use nameserver::{
-    config::{Advertise, Config, StorageChoice, parse_host},
+    config::{Advertise, Config, StorageChoice},
     server::Server,
 };
 use shared::{
     error::{Failure, FailureCode},
     name::Host,
-    net::session::{DEFAULT_PORT, StateDir},
+    net::session::DEFAULT_PORT,
+    settings::{Environment, parse_host},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,16 +22,16 @@ struct Arguments {
     /// Address to listen at; 0.0.0.0 or :: for all
     #[arg(short = 'n', long, default_value = "127.0.0.1", value_parser = parse_host)]
     host: Host,
-    /// UDP port; 0 takes a free one
+    /// UDP port; 0 takes a free port
     #[arg(short, long, default_value_t = DEFAULT_PORT)]
     port: u16,
-    /// Where names are kept: memory, redb or redb:PATH
+    /// Storage of names: memory, redb or redb:PATH
     #[arg(short, long, default_value = "redb")]
     storage: StorageChoice,
-    /// Base of all state [default: $BRASA_STATE_DIR, $XDG_STATE_HOME/brasa or ~/.local/state/brasa]
+    /// Base folder of all state [default: $BRASA_STATE_DIR, $XDG_STATE_HOME/brasa or ~/.local/state/brasa]
     #[arg(long)]
     state_dir: Option<PathBuf>,
-    /// What others are told to call: HOST or HOST:PORT
+    /// Address that other machines use: HOST or HOST:PORT
     #[arg(long)]
     advertise: Option<Advertise>,
 }
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     shared::telemetry::init();
     let done = match Arguments::try_parse() {
         Ok(arguments) => run(arguments),
-        // Help and version; who closed the pipe does not want to read more.
+        // Help or version. A closed pipe is not an error.
         Err(error) if !error.use_stderr() => {
             let _ = error.print();
             Ok(())
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Nothing is left to do when standard error is gone too.
+            // A failure to write to standard error cannot be reported anywhere.
             let _ = writeln!(std::io::stderr(), "error: {failure}");
             ExitCode::from(failure.code.exit_status())
         }
@@ -58,17 +59,17 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { host, port, storage, state_dir, advertise } = arguments;
-    let state_dir = state_dir.map_or_else(StateDir::of_user, Ok)?;
+    let state_dir = Environment::of_process().state_dir(state_dir.as_deref())?;
     let config = Config { host, port, storage, state_dir, advertise };
-    // Two threads for connections beside the registry's own; more would cost memory and find nothing to do.
+    // Two threads for connections beside the registry's thread, which is the bottleneck.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let system = |error| Failure::new(FailureCode::Io, "the nameserver cannot run", error, "check the system's limits");
     runtime.map_err(system)?.block_on(async {
-        // Before anything else, so that a signal that comes early ends it cleanly too.
+        // Installed before the server starts, so that an early signal ends the program in order, too.
         let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
         let server = Server::start(config).await?;
-        // Whoever started it may not listen; it serves all the same.
+        // The server runs even when nobody reads its standard output.
         let _ = writeln!(std::io::stdout(), "NS running on {}", server.local_addr());
         tokio::select! {
             _ = terminate.recv() => {}

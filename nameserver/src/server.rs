@@ -29,35 +29,35 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    actor::{self, RegistryHandle},
     config::{Config, StorageChoice},
     interfaces,
-    owner::{self, OwnerHandle},
-    service::House,
-    storage::{MemoryStorage, RedbStorage, Storage, StorageError},
+    service::ServiceState,
+    storage::{Storage, StorageError, memory::MemoryStorage, redb::RedbStorage},
 };
 
-/// Most addresses that a token carries and callers are told.
+/// Most addresses that a token carries and that callers receive.
 const MAX_ADVERTISED: usize = 8;
 
-/// A running nameserver. Dropped, it stops as if it were killed; [`Server::shutdown`] is kinder.
+/// A running nameserver. Dropping it stops it without waiting; [`Server::shutdown`] stops it in order.
 pub struct Server {
     local_addr: SocketAddr,
     advertised: Vec<Endpoint>,
     endpoint: quinn::Endpoint,
     stop: CancellationToken,
     serving: JoinHandle<()>,
-    owner: Option<thread::JoinHandle<()>>,
-    /// Held as long as the server runs: one a state folder.
+    registry: Option<thread::JoinHandle<()>>,
+    /// Lock on the state folder, held while the server runs.
     _lock: File,
 }
 
 impl Server {
-    /// Starts a nameserver: its authority and storage are loaded or made, its socket is bound, and the local token is
-    /// left for this user's programs. Needs a tokio runtime with I/O and time.
+    /// Starts a nameserver: loads or creates its authority and storage, binds its socket, and writes the local token
+    /// for this user's programs. Requires a tokio runtime with I/O and time.
     ///
     /// # Errors
     /// `AlreadyRunning` when another nameserver uses the state folder or the storage; `Io` when a file or the port
-    /// cannot be used; `Usage` when the host is none of this machine's.
+    /// cannot be used; `Usage` when the host cannot be resolved.
     pub async fn start(config: Config) -> Result<Self, Failure> {
         let state = StateDir::new(&config.state_dir);
         let folder = state.nameserver();
@@ -65,55 +65,55 @@ impl Server {
         let authority = Authority::load_or_create(&folder).map_err(|error| Failure::unusable(&folder, &error))?;
         let bound = bind(&config, &authority, &folder).await?;
         if let Some(warning) = bound.buffer_warning {
-            // No more than a note: names are small.
-            tracing::info!("{warning}");
+            // The nameserver's messages are small, so small buffers hardly matter.
+            tracing::info!(warning, "the kernel limits the socket's buffers");
         }
         let endpoint = bound.endpoint;
         let local_addr = endpoint.local_addr().map_err(|error| Failure::unusable(&folder, &error))?;
 
         let storage = open_storage(&config.storage, &folder)?;
-        let (owner, owner_thread) = owner::start(storage, Clock::start()).map_err(storage_failure)?;
+        let (registry, registry_thread) = actor::start(storage, Clock::start()).map_err(storage_failure)?;
         let advertised = advertised(&config, local_addr);
-        register_self(&owner, advertised.first().cloned().unwrap_or_else(|| local_addr.into())).await?;
+        register_self(&registry, advertised.first().cloned().unwrap_or_else(|| local_addr.into())).await?;
 
-        // Last of all: who finds the token finds a nameserver that answers.
-        let local_token = leave_local_token(&state.local_token(), &authority, local_addr)?;
+        // Written last, so that a program that finds the token finds a nameserver that answers.
+        let local_token = write_local_token(&state.local_token(), &authority, local_addr)?;
         let stop = CancellationToken::new();
-        let house = House {
-            owner,
+        let state = ServiceState {
+            registry,
             authority,
             local_token,
             run: unix_micros(),
             advertised: advertised.clone(),
-            looking: tokio::sync::Mutex::default(),
+            incumbent_probe: tokio::sync::Mutex::default(),
         };
-        let serving = tokio::spawn(serve(endpoint.clone(), Arc::new(house), stop.clone()));
-        let owner = Some(owner_thread);
-        Ok(Self { local_addr, advertised, endpoint, stop, serving, owner, _lock: lock })
+        let serving = tokio::spawn(serve(endpoint.clone(), Arc::new(state), stop.clone()));
+        let registry = Some(registry_thread);
+        Ok(Self { local_addr, advertised, endpoint, stop, serving, registry, _lock: lock })
     }
 
-    /// Where it listens.
+    /// Address of the server's socket.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// Where others are told to reach it, best first.
+    /// Endpoints at which other machines reach the server, preferred first.
     pub fn advertised(&self) -> &[Endpoint] {
         &self.advertised
     }
 
-    /// Stops: callers are told, everything that was acknowledged is stored, the storage is closed.
+    /// Stops the server: closes all connections, stores every acknowledged write and closes the storage.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
         self.endpoint.close(CloseCode::ShuttingDown.to_varint(), b"the nameserver stops");
-        // Who does not answer within the deadline learns it from silence.
+        // A caller that does not confirm the close within the deadline times out instead.
         let _ = timeout(CLOSE_DEADLINE, self.endpoint.wait_idle()).await;
-        let Some(owner) = self.owner.take() else { return };
-        // The last connections' tasks hold the owner's last handles.
+        let Some(registry) = self.registry.take() else { return };
+        // The tasks of the last connections hold the last handles of the actor.
         let ended = (&mut self.serving).await.is_ok()
-            && tokio::task::spawn_blocking(|| owner.join().is_ok()).await.is_ok_and(|joined| joined);
+            && tokio::task::spawn_blocking(|| registry.join().is_ok()).await.is_ok_and(|joined| joined);
         if !ended {
-            tracing::error!("the registry's owner did not end as it should");
+            tracing::error!("a task or the registry's thread panicked");
         }
     }
 }
@@ -125,7 +125,7 @@ impl Drop for Server {
     }
 }
 
-/// Makes the nameserver's folder, for this user only, and takes it.
+/// Creates the nameserver's folder, accessible by this user only, and locks it.
 fn lock_folder(folder: &Path) -> Result<File, Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| Failure::unusable(folder, &error))?;
     let path = folder.join("lock");
@@ -139,7 +139,7 @@ fn lock_folder(folder: &Path) -> Result<File, Failure> {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(Failure::new(
             FailureCode::AlreadyRunning,
-            "a nameserver runs already",
+            "a nameserver is already running",
             format!("it uses {}", folder.display()),
             "stop it, or choose another folder with --state-dir",
         )),
@@ -151,7 +151,7 @@ async fn bind(config: &Config, authority: &Authority, folder: &Path) -> Result<e
     let internal = |error: &dyn std::fmt::Display| {
         Failure::new(FailureCode::Internal, "the nameserver's certificate cannot be used", error, "try again")
     };
-    // New at each start: callers check who it is and by which authority, not which key it has.
+    // Issued at each start: callers verify the role and the authority, not the key.
     let identity = authority.identity(&Role::Nameserver, CERTIFICATE_LIFE).map_err(|error| internal(&error))?;
     let server = trust::nameserver_server(&identity, &[ALPN, ENROL_ALPN]).map_err(|error| internal(&error))?;
     let client = trust::member_client(&identity, &[ALPN]).map_err(|error| internal(&error))?;
@@ -159,7 +159,7 @@ async fn bind(config: &Config, authority: &Authority, folder: &Path) -> Result<e
     let keys = ResetKeys::load_or_create(&key_file).map_err(|error| Failure::unusable(&key_file, error))?;
     let mut last = None;
     for address in resolve(config).await? {
-        match endpoint::bind_again(address, server.clone(), client.clone(), &keys) {
+        match endpoint::bind_with_reset_keys(address, server.clone(), client.clone(), &keys) {
             Ok(bound) => return Ok(bound),
             Err(error) => last = Some(error),
         }
@@ -174,7 +174,7 @@ async fn bind(config: &Config, authority: &Authority, folder: &Path) -> Result<e
     ))
 }
 
-/// The addresses to try, IPv4 first: `localhost` shall be where its callers look first.
+/// Resolves the addresses to listen at, IPv4 first, because callers try `127.0.0.1` by default.
 async fn resolve(config: &Config) -> Result<Vec<SocketAddr>, Failure> {
     let name = match &config.host {
         Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, config.port)]),
@@ -211,8 +211,8 @@ fn storage_failure(error: StorageError) -> Failure {
     Failure::new(code, "the names cannot be loaded", error, hint)
 }
 
-async fn register_self(owner: &OwnerHandle, endpoint: Endpoint) -> Result<(), Failure> {
-    let written: Result<(), NameError> = owner
+async fn register_self(registry: &RegistryHandle, endpoint: Endpoint) -> Result<(), Failure> {
+    let written: Result<(), NameError> = registry
         .write(Role::Nameserver, move |registry, now, _| {
             registry.register_self(endpoint, now);
             Ok(())
@@ -223,7 +223,7 @@ async fn register_self(owner: &OwnerHandle, endpoint: Endpoint) -> Result<(), Fa
     })
 }
 
-/// Where others are told to reach the nameserver.
+/// Endpoints at which other machines reach the nameserver.
 fn advertised(config: &Config, local: SocketAddr) -> Vec<Endpoint> {
     if let Some(advertise) = &config.advertise {
         return vec![advertise.endpoint(local.port())];
@@ -241,8 +241,8 @@ fn loopback_of(local: SocketAddr) -> IpAddr {
     if local.is_ipv6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
 }
 
-/// Leaves the token for this user's programs on this machine: readable by nobody else, new at each start.
-fn leave_local_token(path: &Path, authority: &Authority, local: SocketAddr) -> Result<JoinToken, Failure> {
+/// Generates the token for this user's programs on this machine and writes it to a file that only this user can read.
+fn write_local_token(path: &Path, authority: &Authority, local: SocketAddr) -> Result<JoinToken, Failure> {
     let ip = if local.ip().is_unspecified() { loopback_of(local) } else { local.ip() };
     let here = Endpoint::from(SocketAddr::new(ip, local.port())).host_port();
     let token = JoinToken::new(authority.fingerprint(), vec![here])

@@ -1,4 +1,4 @@
-//! The nameserver's tarpc services: each call becomes one visit to the registry's owner.
+//! The nameserver's tarpc services. Each call becomes commands to the registry's actor.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -12,7 +12,7 @@ use shared::{
     net::{
         StreamKind,
         enrolment::check_enrol_proof,
-        knock::is_port_closed,
+        port_probe::is_port_closed,
         rpc_transport::serve_calls,
         serve::{Handler, Remote},
     },
@@ -29,25 +29,26 @@ use tarpc::context::Context;
 use tracing::info;
 
 use crate::{
-    owner::{Fallible, OwnerHandle},
+    actor::{Fallible, RegistryHandle},
     registry::{Registry, query::Query, token::Credential},
 };
 
-/// What every connection's services share.
-pub(crate) struct House {
-    pub(crate) owner: OwnerHandle,
+/// State that the services of all connections share.
+pub(crate) struct ServiceState {
+    pub(crate) registry: RegistryHandle,
     pub(crate) authority: Authority,
-    /// The token that opens the door to this user's programs on this machine. In no storage, new at each start.
+    /// Token with which this user's programs on this machine enrol. Generated at each start, never stored in the
+    /// registry.
     pub(crate) local_token: JoinToken,
-    /// Which run of this nameserver: what watchers know of another one is worth nothing here.
+    /// Number of this run of the nameserver. Positions of another run are invalid in this one.
     pub(crate) run: u64,
-    /// Where nameservers answer, best first.
+    /// Endpoints of the nameserver, preferred first.
     pub(crate) advertised: Vec<Endpoint>,
-    /// Held while the nameserver looks whether the tracker's port is closed.
-    pub(crate) looking: tokio::sync::Mutex<()>,
+    /// Held while the nameserver probes the port of the seat's holder.
+    pub(crate) incumbent_probe: tokio::sync::Mutex<()>,
 }
 
-impl Handler for House {
+impl Handler for ServiceState {
     fn stream(
         self: Arc<Self>,
         remote: Arc<Remote>,
@@ -57,35 +58,35 @@ impl Handler for House {
     ) -> BoxFuture<'static, ()> {
         match (&remote.caller, kind) {
             (Caller::Member(role), StreamKind::Names) => {
-                let member = Member { caller: role.clone(), address: remote.address(), house: self };
-                serve_calls(send, recv, member.serve()).boxed()
+                let service = MemberService { caller: role.clone(), address: remote.address(), state: self };
+                serve_calls(send, recv, service.serve()).boxed()
             }
             (Caller::Applicant(key), StreamKind::Enrol) => {
-                let key = key.clone();
-                serve_calls(send, recv, EnrolService::serve(Newcomer { house: self, remote, key })).boxed()
+                let service = ApplicantService { key: key.clone(), remote, state: self };
+                serve_calls(send, recv, service.serve()).boxed()
             }
             _ => futures::future::ready(()).boxed(),
         }
     }
 }
 
-/// The name service for one member.
+/// The name service for one member's connection.
 #[derive(Clone)]
-struct Member {
+struct MemberService {
     caller: Role,
     address: SocketAddr,
-    house: Arc<House>,
+    state: Arc<ServiceState>,
 }
 
-impl Member {
+impl MemberService {
     async fn read<T, F>(&self, call: F) -> T
     where
         T: Send + 'static,
         F: FnMut(&mut Registry, Timestamp) -> T + Send + 'static,
     {
-        match self.house.owner.read(call).await {
+        match self.state.registry.read(call).await {
             Some(answer) => answer,
-            // The owner ends with the process: the connection is about to close, and that is the answer.
+            // The actor has ended, so the server is shutting down and closes this connection.
             None => std::future::pending().await,
         }
     }
@@ -95,20 +96,21 @@ impl Member {
         T: Fallible + Send + 'static,
         F: FnOnce(&mut Registry, Timestamp, &Role) -> T + Send + 'static,
     {
-        self.house.owner.write(self.caller.clone(), call).await
+        self.state.registry.write(self.caller.clone(), call).await
     }
 
-    /// Whether nobody listens any more where the holder of the seat answers. Only where its endpoint is an address: behind
-    /// a host's name there may be another one at which it does answer.
-    async fn incumbent_is_gone(&self) -> bool {
-        // One look at a time: claims that come meanwhile are told to come again, which they would be anyway.
-        let Ok(_looking) = self.house.looking.try_lock() else { return false };
+    /// Probes the port of the seat's holder; returns whether it is closed.
+    ///
+    /// Returns `false` when the holder's endpoint is a host name: the holder may answer at another of its addresses.
+    async fn incumbent_port_is_closed(&self) -> bool {
+        // One probe at a time. A claim during a probe gets `Held` and is repeated by its claimant.
+        let Ok(_probe) = self.state.incumbent_probe.try_lock() else { return false };
         let (seat, since) = self.read(|registry, now| (registry.seat(now).seat, now)).await;
         let Some((epoch, address)) = seat.and_then(|seat| Some((seat.epoch, seat.endpoint.socket_addr()?))) else {
             return false;
         };
         is_port_closed(address).await
-            && self.read(move |registry, now| registry.note_closed_port(now, epoch, since)).await
+            && self.read(move |registry, now| registry.record_closed_port(now, epoch, since)).await
     }
 
     async fn page(&self, query: Result<Query, NameError>) -> Result<Page, NameError> {
@@ -117,11 +119,11 @@ impl Member {
     }
 }
 
-impl NameService for Member {
+impl NameService for MemberService {
     async fn ping(self, _: Context) -> ServerInfo {
         ServerInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            advertised: self.house.advertised.clone(),
+            advertised: self.state.advertised.clone(),
             observed: self.address,
             revision: self.read(|registry, _| registry.revision()).await,
         }
@@ -167,8 +169,8 @@ impl NameService for Member {
     async fn claim(self, _: Context, claim: Claim) -> Result<SeatGrant, ClaimError> {
         let (first, second) = (claim.clone(), claim);
         let answer = self.write(move |registry, now, caller| registry.claim(now, caller, first)).await;
-        // Held although a majority misses its holder: perhaps that can be seen from here.
-        if matches!(answer, Err(ClaimError::Held { .. })) && self.incumbent_is_gone().await {
+        // A majority suspects the holder, but its lease still runs: a closed port confirms the suspicion.
+        if matches!(answer, Err(ClaimError::Held { .. })) && self.incumbent_port_is_closed().await {
             return self.write(move |registry, now, caller| registry.claim(now, caller, second)).await;
         }
         answer
@@ -184,8 +186,8 @@ impl NameService for Member {
     }
 
     async fn mint_token(self, _: Context, request: MintToken) -> Result<String, NameError> {
-        let addresses = self.house.advertised.iter().map(Endpoint::host_port).collect();
-        let token = JoinToken::new(self.house.authority.fingerprint(), addresses)
+        let addresses = self.state.advertised.iter().map(Endpoint::host_port).collect();
+        let token = JoinToken::new(self.state.authority.fingerprint(), addresses)
             .map_err(|error| NameError::Unavailable(format!("no randomness: {error}")))?;
         let (id, proof_key) = (token.id(), token.proof_key());
         self.write(move |registry, now, caller| registry.mint(now, unix_micros(), caller, request, id, proof_key))
@@ -196,86 +198,87 @@ impl NameService for Member {
     async fn changes(self, _: Context, query: WatchQuery) -> Result<Changes, NameError> {
         let WatchQuery { since, prefix, regex, wait } = query;
         let filter: Query = ListQuery { prefix, regex, after: None }.try_into()?;
-        let run = self.house.run;
+        let run = self.state.run;
         let mut since = since.filter(|position| position.run == run).map(|position| position.revision);
-        let mut revisions = self.house.owner.revisions();
-        let mut over = std::pin::pin!(tokio::time::sleep(wait.min(MAX_WATCH_WAIT)));
+        let mut revisions = self.state.registry.revisions();
+        let mut timeout = std::pin::pin!(tokio::time::sleep(wait.min(MAX_WATCH_WAIT)));
         loop {
             revisions.mark_unchanged();
             let (from, filter) = (since, filter.clone());
-            let (revision, news) = self.read(move |registry, _| registry.changes(from, &filter)).await;
+            let (revision, changes) = self.read(move |registry, _| registry.changes(from, &filter)).await;
             let position = Position { run, revision };
-            match news {
+            match changes {
                 None => return Ok(Changes::Resync { position }),
-                Some(changes) if !changes.is_empty() => return Ok(Changes::News { position, changes }),
+                Some(changes) if !changes.is_empty() => return Ok(Changes::Delta { position, changes }),
                 Some(_) => since = Some(revision),
             }
-            let nothing = Changes::News { position, changes: Vec::new() };
+            let nothing = Changes::Delta { position, changes: Vec::new() };
             tokio::select! {
                 changed = revisions.changed() => if changed.is_err() { return Ok(nothing) },
-                () = &mut over => return Ok(nothing),
+                () = &mut timeout => return Ok(nothing),
             }
         }
     }
 }
 
-/// The enrolment service for one newcomer.
+/// The enrolment service for one applicant's connection.
 #[derive(Clone)]
-struct Newcomer {
-    house: Arc<House>,
+struct ApplicantService {
+    state: Arc<ServiceState>,
     remote: Arc<Remote>,
-    /// The public key that the handshake proved (SubjectPublicKeyInfo, DER).
+    /// Public key that the handshake proved (SubjectPublicKeyInfo, DER).
     key: Vec<u8>,
 }
 
-impl EnrolService for Newcomer {
+impl EnrolService for ApplicantService {
     async fn enrol(self, _: Context, request: EnrolRequest) -> Result<Enrolled, EnrolError> {
         let EnrolRequest { token_id, proof, role, csr } = request;
         let (credential, proof_key) = self.credential(token_id).await?;
-        // A proof is for this connection alone, so it cannot be brought from another one.
+        // The proof covers keying material of this connection, so a proof from another connection fails.
         let proven = check_enrol_proof(&self.remote.connection, &proof_key, &role, &csr, &proof);
         if !proven.map_err(EnrolError::Unavailable)? {
             return Err(EnrolError::InvalidToken);
         }
-        // Before anything is used up: the request may be unusable. It is given out only after the write.
-        let authority = &self.house.authority;
+        // The certificate is issued before the write, so that an unusable request consumes no use of the token. It is
+        // sent only after the write.
+        let authority = &self.state.authority;
         let certificate = authority
             .certify(&csr, &self.key, &role, CERTIFICATE_LIFE)
             .map_err(|error| EnrolError::InvalidRequest(error.to_string()))?;
         let key = *blake3::hash(&self.key).as_bytes();
-        let newcomer = role.clone();
-        self.house
-            .owner
-            .write(role.clone(), move |registry, now, _| registry.enrol(now, unix_micros(), credential, &newcomer, key))
+        let enrolled = role.clone();
+        self.state
+            .registry
+            .write(role.clone(), move |registry, now, _| registry.enrol(now, unix_micros(), credential, &enrolled, key))
             .await?;
         if role == Role::Admin {
-            // Admins leave no row in the registry, so the owner has not told of them.
+            // An admin has no row in the registry, so the actor's audit log does not contain this enrolment.
             info!(target: "audit", caller = %self.remote.address(), change = "enrolled an admin");
         }
         Ok(Enrolled {
             certificate: certificate.to_vec(),
             authority: authority.certificate().to_vec(),
-            nameservers: self.house.advertised.clone(),
+            nameservers: self.state.advertised.clone(),
         })
     }
 }
 
-impl Newcomer {
-    /// What the token is, and what its proof is checked with.
+impl ApplicantService {
+    /// Returns the credential that the token `id` stands for, and the key that verifies its proof.
     async fn credential(&self, id: TokenId) -> Result<(Credential, certs::ProofKey), EnrolError> {
-        let local = &self.house.local_token;
+        let local = &self.state.local_token;
         if id == local.id() {
             let here = self.is_on_this_machine();
             return here.then(|| (Credential::Local, local.proof_key())).ok_or(EnrolError::InvalidToken);
         }
-        let found = self.house.owner.read(move |registry, _| registry.proof_key(unix_micros(), &id)).await;
+        let found = self.state.registry.read(move |registry, _| registry.proof_key(unix_micros(), &id)).await;
         let found = found.ok_or_else(|| EnrolError::Unavailable("it is shutting down".to_owned()))?;
         let proof_key = found.ok_or(EnrolError::InvalidToken)?;
         Ok((Credential::Token(id), proof_key))
     }
 
-    /// Whether the newcomer calls from loopback, or from the very address it calls (a nameserver that listens at one
-    /// outside address is called from there by its own machine).
+    /// Returns whether the applicant runs on this machine: it calls from loopback, or from the address that it calls.
+    /// The latter covers a nameserver that listens at one external address only.
     fn is_on_this_machine(&self) -> bool {
         let from = self.remote.address().ip();
         from.is_loopback() || self.remote.connection.local_ip().is_some_and(|ip| ip.to_canonical() == from)

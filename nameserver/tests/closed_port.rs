@@ -1,11 +1,11 @@
-//! A tracker that was killed a moment ago is replaced at once, one that lives is not.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! The nameserver probes the port of a suspected tracker: a killed tracker is replaced at once, a live one is not.
+#![expect(clippy::unwrap_used, reason = "an unexpected error fails the test")]
 
 mod common;
 
 use std::{net::UdpSocket, time::Duration};
 
-use common::{House, leased};
+use common::{TestServer, leased};
 use nameserver::config::StorageChoice;
 use shared::{
     epoch::Epoch,
@@ -13,9 +13,9 @@ use shared::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_nameserver_sees_for_itself_that_the_trackers_port_is_closed() {
-    let house = House::start(StorageChoice::Memory).await;
-    let (a, b) = (house.peer("a").await, house.peer("b").await);
+async fn claim_against_a_tracker_with_a_closed_port_is_granted_at_once() {
+    let server = TestServer::start(StorageChoice::Memory).await;
+    let (a, b) = (server.peer("a").await, server.peer("b").await);
     for (member, name) in [(&a, "peer.a"), (&b, "peer.b")] {
         member.register(leased(name, Duration::from_secs(10))).await.unwrap();
     }
@@ -32,7 +32,7 @@ async fn the_nameserver_sees_for_itself_that_the_trackers_port_is_closed() {
     let alive = b.call(|c, cx| async move { c.claim(cx, second).await }).await;
     assert!(matches!(alive, Err(ClaimError::Held { .. })), "{alive:?}");
     drop(socket);
-    // Not by silence: it has just been heard.
+    // The tracker has just renewed, so its silence cannot be the reason.
     a.call(|c, cx| async move { c.renew_seat(cx, Epoch(1)).await }).await.unwrap();
     let granted = b.call(|c, cx| async move { c.claim(cx, third).await }).await.unwrap();
     assert_eq!(granted.epoch, Epoch(2));

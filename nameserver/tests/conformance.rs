@@ -1,12 +1,12 @@
-//! Pyro5's conformance list (its `tests/test_naming.py` and `test_core.py`, by behaviour) over the network, on every
-//! storage; then what Pyro5 lacks, as a caller sees it.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! The behaviour that Pyro5's `tests/test_naming.py` and `test_core.py` require, over the network and on every storage;
+//! then the behaviour that Pyro5 does not have.
+#![expect(clippy::unwrap_used, reason = "an unexpected error fails the test")]
 
 mod common;
 
 use std::time::Duration;
 
-use common::{House, Member, PATIENCE, leased, permanent, texts};
+use common::{DEADLINE, Member, TestServer, leased, permanent, texts};
 use nameserver::config::StorageChoice;
 use shared::{
     epoch::Epoch,
@@ -20,40 +20,40 @@ use shared::{
     },
 };
 
-/// Runs each behaviour on both storages.
+/// Defines a test of each behaviour for each storage.
 macro_rules! on_every_storage {
     ($($behaviour:ident),+ $(,)?) => {
         mod memory {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $behaviour() {
-                super::$behaviour(super::House::start(super::StorageChoice::Memory).await).await;
+                super::$behaviour(super::TestServer::start(super::StorageChoice::Memory).await).await;
             })+
         }
         mod redb {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $behaviour() {
-                super::$behaviour(super::House::start(super::StorageChoice::Redb).await).await;
+                super::$behaviour(super::TestServer::start(super::StorageChoice::Redb).await).await;
             })+
         }
     };
 }
 
 on_every_storage!(
-    register,
-    remove,
-    the_own_entry_is_protected,
-    unicode_names,
-    list,
-    metadata,
-    metadata_any,
-    empty_and_invalid_metadata,
-    concurrent_removes,
-    auto_clean,
-    by_host_and_port,
-    pages,
-    ownership,
-    the_seat,
-    tokens,
+    register_overwrites_and_rejects_invalid_input,
+    remove_counts_names_and_requires_one_selector,
+    own_entry_cannot_be_changed,
+    unicode_name_is_registered_and_found,
+    list_filters_by_prefix_or_expression,
+    yplookup_all_follows_changes_of_tags,
+    yplookup_any_finds_names_with_any_tag,
+    invalid_tag_is_rejected_and_empty_set_accepted,
+    concurrent_removes_count_each_name_once,
+    expired_name_is_removed_and_renewed_name_stays,
+    nameserver_is_reached_by_address_and_by_host_name,
+    listing_over_several_pages_is_complete,
+    name_of_another_owner_cannot_be_changed,
+    seat_is_granted_once_an_epoch_and_expires,
+    token_enrols_within_its_uses_and_for_its_peer,
 );
 
 fn name(text: &str) -> Selector {
@@ -80,13 +80,13 @@ async fn tags(admin: &Member, name: &str) -> Vec<String> {
     admin.lookup(name).await.unwrap().tags.into_iter().map(Into::into).collect()
 }
 
-async fn register(house: House) {
-    let admin = house.admin().await;
+async fn register_overwrites_and_rejects_invalid_input(server: TestServer) {
+    let admin = server.admin().await;
     for object in ["test.object1", "test.object2", "test.object3", "test.sub.objectA", "test.sub.objectB"] {
         admin.register(permanent(object)).await.unwrap();
     }
     let moved = Register { uri: "quic://[::1]:1111".to_owned(), ..permanent("test.object1") };
-    admin.register(moved).await.expect("again is fine");
+    admin.register(moved).await.expect("an existing name can be overwritten");
     assert_eq!(admin.lookup("test.object1").await.unwrap().uri.to_string(), "quic://[::1]:1111");
     let safe = Register { condition: Condition::IfAbsent, ..permanent("test.object1") };
     assert!(matches!(admin.register(safe).await, Err(NameError::NameExists(_))));
@@ -106,8 +106,8 @@ async fn register(house: House) {
     assert_eq!(admin.count().await, 3);
 }
 
-async fn remove(house: House) {
-    let admin = house.admin().await;
+async fn remove_counts_names_and_requires_one_selector(server: TestServer) {
+    let admin = server.admin().await;
     for number in 0..20 {
         admin.register(permanent(&format!("test.{number}"))).await.unwrap();
     }
@@ -122,8 +122,8 @@ async fn remove(house: House) {
     assert!(matches!(admin.remove(Selector::default()).await, Err(NameError::InvalidQuery(_))));
 }
 
-async fn the_own_entry_is_protected(house: House) {
-    let admin = house.admin().await;
+async fn own_entry_cannot_be_changed(server: TestServer) {
+    let admin = server.admin().await;
     assert_eq!(admin.remove(name("nameserver")).await, Ok(0));
     assert_eq!(admin.remove(selected(prefix("name"))).await, Ok(0));
     assert_eq!(admin.remove(selected(regex("name.*"))).await, Ok(0));
@@ -132,16 +132,16 @@ async fn the_own_entry_is_protected(house: House) {
     assert_eq!(tags(&admin, "nameserver").await, ["brasa.nameserver"]);
 }
 
-async fn unicode_names(house: House) {
-    let admin = house.admin().await;
+async fn unicode_name_is_registered_and_found(server: TestServer) {
+    let admin = server.admin().await;
     admin.register(tagged("unicodename\u{20ac}", &["\u{20ac}"])).await.unwrap();
     assert_eq!(admin.lookup("unicodename\u{20ac}").await.unwrap().name.as_str(), "unicodename\u{20ac}");
     assert_eq!(admin.names(prefix("unicodename\u{20ac}")).await.len(), 1);
     assert_eq!(tags(&admin, "unicodename\u{20ac}").await, ["\u{20ac}"]);
 }
 
-async fn list(house: House) {
-    let admin = house.admin().await;
+async fn list_filters_by_prefix_or_expression(server: TestServer) {
+    let admin = server.admin().await;
     for object in ["objects.1", "objects.2", "objects.3", "other.a", "other.b", "other.c"] {
         admin.register(permanent(&format!("test.{object}"))).await.unwrap();
     }
@@ -164,8 +164,8 @@ async fn list(house: House) {
     assert!(matches!(admin.list(both).await, Err(NameError::InvalidQuery(_))));
 }
 
-async fn metadata(house: House) {
-    let admin = house.admin().await;
+async fn yplookup_all_follows_changes_of_tags(server: TestServer) {
+    let admin = server.admin().await;
     admin.register(tagged("meta1", &["a", "b", "c"])).await.unwrap();
     admin.register(tagged("meta2", &["x", "y", "z"])).await.unwrap();
     admin.register(tagged("meta3", &["p", "q", "r", "r", "q"])).await.unwrap();
@@ -194,8 +194,8 @@ async fn metadata(house: House) {
     assert_eq!(all(&["one"]).await, [""; 0]);
 }
 
-async fn metadata_any(house: House) {
-    let admin = house.admin().await;
+async fn yplookup_any_finds_names_with_any_tag(server: TestServer) {
+    let admin = server.admin().await;
     admin.register(tagged("meta1", &["a", "b", "c"])).await.unwrap();
     admin.register(tagged("meta2", &["x", "y", "z"])).await.unwrap();
     admin.register(tagged("meta3", &["k", "l", "m"])).await.unwrap();
@@ -208,8 +208,8 @@ async fn metadata_any(house: House) {
     assert!(matches!(admin.yplookup(both).await, Err(NameError::InvalidQuery(_))));
 }
 
-async fn empty_and_invalid_metadata(house: House) {
-    let admin = house.admin().await;
+async fn invalid_tag_is_rejected_and_empty_set_accepted(server: TestServer) {
+    let admin = server.admin().await;
     admin.register(tagged("meta1", &[])).await.unwrap();
     assert_eq!(tags(&admin, "meta1").await, [""; 0]);
     admin.set_metadata("meta1", &[]).await.unwrap();
@@ -222,55 +222,55 @@ async fn empty_and_invalid_metadata(house: House) {
     assert!(admin.lookup("meta2").await.is_err());
 }
 
-async fn concurrent_removes(house: House) {
-    let admin = house.admin().await;
+async fn concurrent_removes_count_each_name_once(server: TestServer) {
+    let admin = server.admin().await;
     for number in 0..100 {
         admin.register(permanent(&format!("test.{number}"))).await.unwrap();
     }
     let removals = (0..10).flat_map(|_| (0..100).map(|number| admin.remove(name(&format!("test.{number}")))));
     let removed = futures::future::join_all(removals).await;
-    assert_eq!(removed.into_iter().map(Result::unwrap).sum::<u64>(), 100, "each once");
+    assert_eq!(removed.into_iter().map(Result::unwrap).sum::<u64>(), 100, "a name was removed twice");
     assert_eq!(admin.count().await, 1);
 }
 
-async fn auto_clean(house: House) {
-    let (admin, peer) = (house.admin().await, house.peer("peer1").await);
+async fn expired_name_is_removed_and_renewed_name_stays(server: TestServer) {
+    let (admin, peer) = (server.admin().await, server.peer("peer1").await);
     let granted = peer.register(leased("peer.peer1", Duration::ZERO)).await.unwrap();
     assert_eq!(granted.lease, Some(MIN_LEASE));
     admin.register(permanent("stays")).await.unwrap();
-    // Renewed, it lives on.
+    // A renewed name outlives its first lease.
     let pause = MIN_LEASE / 3;
     for _ in 0..6 {
         tokio::time::sleep(pause).await;
         peer.renew("peer.peer1", 1).await.unwrap();
     }
-    // Dead, it vanishes within its lease and a second.
+    // Without renewals the name is removed within its lease and one second.
     let before = admin.position().await;
     assert_eq!(admin.count().await, 3);
-    admin.sees_gone("peer.peer1", before, MIN_LEASE + Duration::from_secs(1)).await;
+    admin.wait_for_removal("peer.peer1", before, MIN_LEASE + Duration::from_secs(1)).await;
     assert!(matches!(peer.renew("peer.peer1", 1).await, Err(NameError::UnknownName(_))));
     assert_eq!(admin.names(ListQuery::default()).await, ["nameserver", "stays"]);
 }
 
-async fn by_host_and_port(house: House) {
-    let port = house.server.local_addr().port();
-    let folder = house.folder.path();
+async fn nameserver_is_reached_by_address_and_by_host_name(server: TestServer) {
+    let port = server.instance.local_addr().port();
+    let folder = server.folder.path();
     for address in [format!("127.0.0.1:{port}"), format!("localhost:{port}")] {
         let at = Endpoint::from_host_port(&address).unwrap();
         let admin = Member::open_at(folder, Role::Admin, Some(at)).await.unwrap();
         admin.register(permanent(&address)).await.unwrap();
-        // The nameserver resolves itself, to where it answers.
-        let itself = admin.lookup("nameserver").await.unwrap().uri;
-        assert_eq!(itself.socket_addr(), Some(house.server.local_addr()));
-        Member::open_at(folder, Role::Admin, Some(itself)).await.unwrap();
+        // The nameserver's own entry holds the address at which it answers.
+        let own = admin.lookup("nameserver").await.unwrap().uri;
+        assert_eq!(own.socket_addr(), Some(server.instance.local_addr()));
+        Member::open_at(folder, Role::Admin, Some(own)).await.unwrap();
     }
-    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let silent = Member::open_at(folder, Role::Admin, Some(nobody.into())).await.map(drop).unwrap_err();
+    let unused = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let silent = Member::open_at(folder, Role::Admin, Some(unused.into())).await.map(drop).unwrap_err();
     assert_eq!(silent.code, FailureCode::NameserverUnreachable);
 }
 
-async fn pages(house: House) {
-    let admin = house.admin().await;
+async fn listing_over_several_pages_is_complete(server: TestServer) {
+    let admin = server.admin().await;
     let registrations: Vec<_> = (0..2100).map(|number| permanent(&format!("n{number:04}"))).collect();
     let registered = futures::future::join_all(registrations.into_iter().map(|request| admin.register(request))).await;
     assert!(registered.iter().all(Result::is_ok));
@@ -282,8 +282,8 @@ async fn pages(house: House) {
     assert_eq!(admin.remove(selected(regex("n."))).await, Ok(2100));
 }
 
-async fn ownership(house: House) {
-    let (admin, a, b) = (house.admin().await, house.peer("a").await, house.peer("b").await);
+async fn name_of_another_owner_cannot_be_changed(server: TestServer) {
+    let (admin, a, b) = (server.admin().await, server.peer("a").await, server.peer("b").await);
     let lease = Duration::from_secs(60);
     a.register(leased("peer.a", lease)).await.unwrap();
     a.register(leased("service", lease)).await.unwrap();
@@ -306,8 +306,8 @@ async fn ownership(house: House) {
     assert_eq!(admin.remove(name("peer.a")).await, Ok(1));
 }
 
-async fn the_seat(house: House) {
-    let (a, b) = (house.peer("a").await, house.peer("b").await);
+async fn seat_is_granted_once_an_epoch_and_expires(server: TestServer) {
+    let (a, b) = (server.peer("a").await, server.peer("b").await);
     for (peer, name) in [(&a, "peer.a"), (&b, "peer.b")] {
         peer.register(leased(name, Duration::from_secs(60))).await.unwrap();
     }
@@ -322,7 +322,7 @@ async fn the_seat(house: House) {
         peer.call(|c, cx| async move { c.claim(cx, claim).await }).await
     };
     let seat = async || a.call(|c, cx| async move { c.seat(cx).await }).await;
-    // Both at once: one wins, the other is told who.
+    // Of two concurrent claims one is granted; the error of the other names the holder.
     let (first, second) = tokio::join!(claim(&a, 1, 0, &["a"], false), claim(&b, 1, 0, &["b"], false));
     let (winner, loser) = if first.is_ok() { (&a, second) } else { (&b, first) };
     let view = seat().await;
@@ -332,20 +332,20 @@ async fn the_seat(house: House) {
     assert_eq!(page.records[0].name.as_str(), "tracker.1");
 
     winner.call(|c, cx| async move { c.renew_seat(cx, Epoch(1)).await }).await.unwrap();
-    claim(&b, 2, 1, &["a", "b"], true).await.expect("eleger");
+    claim(&b, 2, 1, &["a", "b"], true).await.expect("a forced claim with a majority");
     assert!(a.call(|c, cx| async move { c.renew_seat(cx, Epoch(1)).await }).await.is_err());
     assert_eq!(a.names(prefix("tracker.")).await, ["tracker.2"]);
     b.call(|c, cx| async move { c.resign(cx, Epoch(2)).await }).await.unwrap();
     let before = a.position().await;
     claim(&a, 3, 2, &["a"], false).await.unwrap();
-    a.sees_gone("tracker.3", before, SEAT_LEASE + Duration::from_secs(1)).await;
+    a.wait_for_removal("tracker.3", before, SEAT_LEASE + Duration::from_secs(1)).await;
     assert_eq!(a.names(prefix("tracker.")).await, [""; 0]);
     let view = seat().await;
     assert_eq!((view.seat, view.epoch_high), (None, Epoch(3)));
 }
 
-async fn tokens(house: House) {
-    let (admin, peer) = (house.admin().await, house.peer("a").await);
+async fn token_enrols_within_its_uses_and_for_its_peer(server: TestServer) {
+    let (admin, peer) = (server.admin().await, server.peer("a").await);
     let mint = async |member: &Member, uses, for_peer: Option<&str>| {
         let for_peer = for_peer.map(|id| id.parse().unwrap());
         let request = MintToken { ttl: Duration::from_secs(60), uses, for_peer };
@@ -353,33 +353,33 @@ async fn tokens(house: House) {
     };
     assert!(matches!(mint(&peer, 1, None).await, Err(NameError::NotAuthorised(_))));
 
-    // Machines of their own, as far as a state folder makes one.
+    // Each member has its own state folder, like a separate machine.
     let join = async |token: &str, role: Role| {
         let folder = tempfile::tempdir().unwrap();
         let state_dir = folder.path().to_owned();
         let join = Some(token.parse().unwrap());
         let member = Member::open_with(&SessionConfig { role, state_dir, nameserver: None, join }).await?;
         let info: ServerInfo = member.call(|c, cx| async move { c.ping(cx).await }).await;
-        assert_eq!(info.advertised, house.server.advertised());
+        assert_eq!(info.advertised, server.instance.advertised());
         Ok::<_, shared::error::Failure>(member)
     };
     let b = || Role::Peer("b".parse().unwrap());
     let token = mint(&admin, 1, None).await.unwrap();
-    join(&token, Role::Admin).await.map(drop).expect_err("a join token makes no admin");
+    join(&token, Role::Admin).await.map(drop).expect_err("a join token does not enrol an admin");
     let member = join(&token, b()).await.unwrap();
     member.register(leased("peer.b", Duration::from_secs(60))).await.unwrap();
     for taken in [b(), Role::Peer("c".parse().unwrap())] {
         let refused = join(&token, taken).await.map(drop).unwrap_err();
-        assert_eq!(refused.code, FailureCode::NotAuthorised, "used up");
+        assert_eq!(refused.code, FailureCode::NotAuthorised, "a used-up token was accepted");
     }
     let many = mint(&admin, 5, None).await.unwrap();
-    assert!(join(&many, b()).await.is_err(), "the id belongs to another key");
+    assert!(join(&many, b()).await.is_err(), "an id was bound to a second key");
     let for_b = mint(&admin, 1, Some("b")).await.unwrap();
-    assert!(join(&for_b, Role::Peer("c".parse().unwrap())).await.is_err(), "it is for another peer");
-    join(&for_b, b()).await.expect("an admin's token for this id replaces its key");
+    assert!(join(&for_b, Role::Peer("c".parse().unwrap())).await.is_err(), "a token for another peer was accepted");
+    join(&for_b, b()).await.expect("a token for this id replaces its key");
     join(&many, Role::Peer("c".parse().unwrap())).await.unwrap();
 
-    // A token of this authority that nobody minted.
+    // A token with this authority's fingerprint that the nameserver did not mint.
     let mut forged: certs::JoinToken = many.parse().unwrap();
     forged = certs::JoinToken::new(forged.authority, forged.addresses).unwrap();
     let refused = join(&forged.to_string(), Role::Peer("d".parse().unwrap())).await.map(drop).unwrap_err();
@@ -387,10 +387,10 @@ async fn tokens(house: House) {
 }
 
 #[tokio::test]
-async fn an_ipv6_nameserver_is_found_and_its_uri_read() {
+async fn nameserver_on_ipv6_is_found_by_its_local_token() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = nameserver::config::Config::new(folder.path());
-    config.host = nameserver::config::parse_host("::1").unwrap();
+    config.host = shared::settings::parse_host("::1").unwrap();
     config.port = 0;
     let server = match nameserver::server::Server::start(config).await {
         Ok(server) => server,
@@ -406,12 +406,12 @@ async fn an_ipv6_nameserver_is_found_and_its_uri_read() {
 }
 
 #[tokio::test]
-async fn a_second_nameserver_in_the_same_folder_says_why_not() {
-    let house = House::start(StorageChoice::Memory).await;
-    let mut config = nameserver::config::Config::new(house.folder.path());
+async fn second_nameserver_in_the_same_folder_is_rejected() {
+    let server = TestServer::start(StorageChoice::Memory).await;
+    let mut config = nameserver::config::Config::new(server.folder.path());
     config.port = 0;
     let refused = nameserver::server::Server::start(config.clone()).await.map(drop).unwrap_err();
     assert_eq!(refused.code, FailureCode::AlreadyRunning);
-    tokio::time::timeout(PATIENCE, house.server.shutdown()).await.unwrap();
-    nameserver::server::Server::start(config).await.expect("the folder is free again");
+    tokio::time::timeout(DEADLINE, server.instance.shutdown()).await.unwrap();
+    nameserver::server::Server::start(config).await.expect("the folder is unlocked after the shutdown");
 }

@@ -1,12 +1,12 @@
-//! Random histories of the registry: what a storage replays is what the registry holds, what is undone never was, and
-//! the rules of `docs/names.md` and `docs/election.md` hold after every step.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Random histories of the registry: a storage loads the state that the registry holds, a roll-back leaves no trace,
+//! and the rules of `docs/names.md` and `docs/election.md` hold after every step.
+#![expect(clippy::unwrap_used, reason = "an unexpected error fails the test")]
 
 use std::{collections::BTreeMap, time::Duration};
 
 use nameserver::{
     registry::{Change, Registry, Snapshot, lease::Lease},
-    storage::{MemoryStorage, RedbStorage, Storage},
+    storage::{Storage, memory::MemoryStorage, redb::RedbStorage},
 };
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use shared::{
@@ -23,44 +23,44 @@ const PEERS: [&str; 4] = ["a", "b", "c", "d"];
 enum Step {
     Wait(u64),
     Register {
-        who: usize,
+        caller: usize,
         name: usize,
         incarnation: u64,
         safe: bool,
         lease: u64,
     },
     Renew {
-        who: usize,
+        caller: usize,
         name: usize,
         incarnation: u64,
     },
     Tags {
-        who: usize,
+        caller: usize,
         name: usize,
         tag: u8,
     },
     Remove {
-        who: usize,
+        caller: usize,
         name: usize,
     },
     RemoveAll {
-        who: usize,
+        caller: usize,
     },
     Claim {
-        who: usize,
+        caller: usize,
         ahead: u64,
         behind: u64,
         votes: u8,
         force: bool,
     },
     RenewSeat {
-        who: usize,
+        caller: usize,
     },
     Resign {
-        who: usize,
+        caller: usize,
     },
     Expire,
-    /// The commit of what is pending happens, or fails.
+    /// The pending changes are committed, or the commit fails.
     Commit {
         fails: bool,
     },
@@ -68,21 +68,23 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let who = 0..=PEERS.len();
+    let caller = 0..=PEERS.len();
     let name = 0..6usize;
     let step = prop_oneof![
         2 => (0..1500u64).prop_map(Step::Wait),
-        4 => (who.clone(), name.clone(), 0..3u64, any::<bool>(), 0..4u64)
-            .prop_map(|(who, name, incarnation, safe, lease)| Step::Register { who, name, incarnation, safe, lease }),
-        2 => (who.clone(), name.clone(), 0..3u64)
-            .prop_map(|(who, name, incarnation)| Step::Renew { who, name, incarnation }),
-        1 => (who.clone(), name.clone(), 0..3u8).prop_map(|(who, name, tag)| Step::Tags { who, name, tag }),
-        1 => (who.clone(), name).prop_map(|(who, name)| Step::Remove { who, name }),
-        1 => who.clone().prop_map(|who| Step::RemoveAll { who }),
-        4 => (who.clone(), 0..3u64, 0..2u64, any::<u8>(), any::<bool>())
-            .prop_map(|(who, ahead, behind, votes, force)| Step::Claim { who, ahead, behind, votes, force }),
-        2 => who.clone().prop_map(|who| Step::RenewSeat { who }),
-        1 => who.prop_map(|who| Step::Resign { who }),
+        4 => (caller.clone(), name.clone(), 0..3u64, any::<bool>(), 0..4u64)
+            .prop_map(|(caller, name, incarnation, safe, lease)| {
+                Step::Register { caller, name, incarnation, safe, lease }
+            }),
+        2 => (caller.clone(), name.clone(), 0..3u64)
+            .prop_map(|(caller, name, incarnation)| Step::Renew { caller, name, incarnation }),
+        1 => (caller.clone(), name.clone(), 0..3u8).prop_map(|(caller, name, tag)| Step::Tags { caller, name, tag }),
+        1 => (caller.clone(), name).prop_map(|(caller, name)| Step::Remove { caller, name }),
+        1 => caller.clone().prop_map(|caller| Step::RemoveAll { caller }),
+        4 => (caller.clone(), 0..3u64, 0..2u64, any::<u8>(), any::<bool>())
+            .prop_map(|(caller, ahead, behind, votes, force)| Step::Claim { caller, ahead, behind, votes, force }),
+        2 => caller.clone().prop_map(|caller| Step::RenewSeat { caller }),
+        1 => caller.prop_map(|caller| Step::Resign { caller }),
         1 => Just(Step::Expire),
         4 => prop::bool::weighted(0.2).prop_map(|fails| Step::Commit { fails }),
         1 => Just(Step::Restart),
@@ -90,11 +92,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..80)
 }
 
-fn role(who: usize) -> Role {
-    PEERS.get(who).map_or(Role::Admin, |id| Role::Peer(id.parse().unwrap()))
+fn role(caller: usize) -> Role {
+    PEERS.get(caller).map_or(Role::Admin, |id| Role::Peer(id.parse().unwrap()))
 }
 
-/// Two common names, then each peer's own.
+/// Names 0 and 1 are common; the others are the peers' own names.
 fn name(number: usize) -> String {
     match number {
         0 | 1 => format!("service.{number}"),
@@ -104,11 +106,11 @@ fn name(number: usize) -> String {
 
 fn step(registry: &mut Registry, now: Timestamp, step: Step) {
     let seat = registry.seat(now);
-    // Refusals are as good as acceptances: what counts is what they leave behind.
+    // Errors are expected; the checks after the step inspect the resulting state.
     match step {
-        Step::Register { who, name: number, incarnation, safe, lease } => drop(registry.register(
+        Step::Register { caller, name: number, incarnation, safe, lease } => drop(registry.register(
             now,
-            &role(who),
+            &role(caller),
             Register {
                 name: name(number),
                 uri: format!("quic://host:{}", 1 + incarnation),
@@ -118,21 +120,21 @@ fn step(registry: &mut Registry, now: Timestamp, step: Step) {
                 incarnation: Incarnation(incarnation),
             },
         )),
-        Step::Renew { who, name: number, incarnation } => {
-            drop(registry.renew(now, &role(who), &name(number), Incarnation(incarnation)));
+        Step::Renew { caller, name: number, incarnation } => {
+            drop(registry.renew(now, &role(caller), &name(number), Incarnation(incarnation)));
         }
-        Step::Tags { who, name: number, tag } => {
-            drop(registry.set_metadata(now, &role(who), &name(number), vec![format!("t{tag}")]));
+        Step::Tags { caller, name: number, tag } => {
+            drop(registry.set_metadata(now, &role(caller), &name(number), vec![format!("t{tag}")]));
         }
-        Step::Remove { who, name: number } => {
+        Step::Remove { caller, name: number } => {
             let selector = Selector { name: Some(name(number)), ..Selector::default() };
-            drop(registry.remove(now, &role(who), selector));
+            drop(registry.remove(now, &role(caller), selector));
         }
-        Step::RemoveAll { who } => {
+        Step::RemoveAll { caller } => {
             let selector = Selector { regex: Some(".*".to_owned()), ..Selector::default() };
-            drop(registry.remove(now, &role(who), selector));
+            drop(registry.remove(now, &role(caller), selector));
         }
-        Step::Claim { who, ahead, behind, votes, force } => {
+        Step::Claim { caller, ahead, behind, votes, force } => {
             let votes = PEERS.iter().enumerate().filter(|(bit, _)| votes >> bit & 1 == 1);
             let claim = Claim {
                 epoch: Epoch(seat.epoch_high.0 + ahead),
@@ -141,16 +143,16 @@ fn step(registry: &mut Registry, now: Timestamp, step: Step) {
                 votes: votes.map(|(_, id)| id.parse().unwrap()).collect(),
                 force,
             };
-            check_claim(registry, now, &role(who), claim);
+            check_claim(registry, now, &role(caller), claim);
         }
-        Step::RenewSeat { who } => drop(registry.renew_seat(now, &role(who), seat.epoch_high)),
-        Step::Resign { who } => drop(registry.resign(now, &role(who), seat.epoch_high)),
+        Step::RenewSeat { caller } => drop(registry.renew_seat(now, &role(caller), seat.epoch_high)),
+        Step::Resign { caller } => drop(registry.resign(now, &role(caller), seat.epoch_high)),
         Step::Expire => registry.expire(now),
         Step::Wait(_) | Step::Commit { .. } | Step::Restart => {}
     }
 }
 
-/// S1, S2, S4 and S8 of `docs/election.md`, told from outside.
+/// Makes a claim and checks the properties S1, S2, S4 and S8 of `docs/election.md` through the public interface.
 fn check_claim(registry: &mut Registry, now: Timestamp, caller: &Role, claim: Claim) {
     let before = registry.seat(now);
     let peers = live_peers(registry, now);
@@ -177,12 +179,12 @@ fn live_peers(registry: &Registry, now: Timestamp) -> Vec<PeerId> {
     page.records.iter().filter_map(|record| record.name.as_peer()).collect()
 }
 
-/// What must be true of every state.
+/// Checks the invariants of every state.
 fn check(registry: &Registry, now: Timestamp) {
     let snapshot = registry.snapshot();
     for (name, row) in &snapshot.names {
         if let Some(id) = name.as_peer() {
-            assert_eq!(row.owner, Role::Peer(id), "a peer's name is that peer's");
+            assert_eq!(row.owner, Role::Peer(id), "a peer's name belongs to another identity");
         }
         assert_eq!(row.lease == Lease::Seat, name.as_tracker().is_some());
         assert!(row.lease != Lease::Permanent || row.owner == Role::Admin);
@@ -190,7 +192,7 @@ fn check(registry: &Registry, now: Timestamp) {
     }
     let trackers: Vec<_> = snapshot.names.keys().filter_map(Name::as_tracker).collect();
     let seat: Vec<_> = snapshot.seat.iter().map(|seat| seat.epoch).collect();
-    assert_eq!(trackers, seat, "the seat and its name come and go together");
+    assert_eq!(trackers, seat, "the seat and the tracker's name differ");
     assert!(seat.iter().all(|epoch| *epoch == snapshot.epoch_high));
     let page = registry.page(now, &ListQuery::default().try_into().unwrap());
     assert_eq!(page.records.len() as u64, registry.count(now));
@@ -212,7 +214,7 @@ fn run(mut storage: impl Storage, steps: Vec<Step>) {
                 for mutation in registry.pending() {
                     if let Change::SeatTaken(seat) = &mutation.change {
                         assert!(seat.epoch > durable.epoch_high);
-                        assert_eq!(winners.insert(seat.epoch, seat.peer.clone()), None, "one winner an epoch");
+                        assert_eq!(winners.insert(seat.epoch, seat.peer.clone()), None, "an epoch was granted twice");
                     }
                     durable.apply(mutation);
                 }
@@ -222,7 +224,7 @@ fn run(mut storage: impl Storage, steps: Vec<Step>) {
             }
             Step::Commit { fails: true } => {
                 registry.roll_back();
-                assert_eq!(registry.snapshot(), durable, "undone is as if it had never been");
+                assert_eq!(registry.snapshot(), durable, "a rolled-back change is visible");
             }
             Step::Restart => {
                 registry = Registry::restore(storage.load().unwrap(), now);
@@ -247,7 +249,7 @@ fn config(cases: u32) -> ProptestConfig {
 proptest! {
     #![proptest_config(config(400))]
     #[test]
-    fn histories_replay_in_memory(steps in steps()) {
+    fn random_history_replays_from_memory(steps in steps()) {
         run(MemoryStorage::default(), steps);
     }
 }
@@ -255,22 +257,22 @@ proptest! {
 proptest! {
     #![proptest_config(config(12))]
     #[test]
-    fn histories_replay_from_redb(steps in steps()) {
+    fn random_history_replays_from_redb(steps in steps()) {
         let folder = tempfile::tempdir().unwrap();
         run(RedbStorage::open(&folder.path().join("registry.redb")).unwrap(), steps);
     }
 }
 
-/// The histories above are not vacuous: seats are lost to majorities, names run out, commits fail.
+/// The steps of the histories are effective: majorities take seats, and names expire.
 #[test]
-fn histories_reach_what_they_are_for() {
+fn steps_of_histories_change_the_registry() {
     let mut registry = Registry::restore(Snapshot::default(), Timestamp::ZERO);
-    for who in 0..3 {
-        let register = Step::Register { who, name: who + 2, incarnation: 1, safe: false, lease: 3 };
+    for caller in 0..3 {
+        let register = Step::Register { caller, name: caller + 2, incarnation: 1, safe: false, lease: 3 };
         step(&mut registry, Timestamp::ZERO, register);
     }
     assert_eq!(live_peers(&registry, Timestamp::ZERO).len(), 3);
-    let claim = |who, votes, force| Step::Claim { who, ahead: 1, behind: 0, votes, force };
+    let claim = |caller, votes, force| Step::Claim { caller, ahead: 1, behind: 0, votes, force };
     step(&mut registry, Timestamp::ZERO, claim(0, 0, false));
     step(&mut registry, Timestamp::ZERO, claim(1, 0b110, true));
     let silent = Timestamp::ZERO + shared::limits::SEAT_SILENCE;

@@ -1,11 +1,12 @@
-//! `kill -9` of the real program: what it acknowledged is there when it is back, and its members carry on.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Restarts of the program `nameserver`, most of them after `kill -9`: acknowledged writes survive, and members
+//! continue.
+#![expect(clippy::unwrap_used, reason = "an unexpected error fails the test")]
 
 mod common;
 
 use std::{process::Command, time::Duration};
 
-use common::{Member, PATIENCE, Program, leased, permanent};
+use common::{DEADLINE, Member, Program, leased, permanent};
 use shared::{
     epoch::Epoch,
     id::Role,
@@ -28,9 +29,9 @@ fn claim(epoch: u64, expected: u64) -> Claim {
     }
 }
 
-/// Repeats a call until the nameserver is back: a caller learns that only by calling.
-async fn back<T>(mut call: impl AsyncFnMut() -> Result<T, NetError>) -> T {
-    let again = async {
+/// Repeats a call until the restarted nameserver answers it.
+async fn call_until_answered<T>(mut call: impl AsyncFnMut() -> Result<T, NetError>) -> T {
+    let answered = async {
         loop {
             match call().await {
                 Ok(answer) => return answer,
@@ -38,11 +39,11 @@ async fn back<T>(mut call: impl AsyncFnMut() -> Result<T, NetError>) -> T {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, again).await.expect("the nameserver is back and answers")
+    tokio::time::timeout(DEADLINE, answered).await.expect("the restarted nameserver answers")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn acknowledged_names_and_the_highest_epoch_outlive_kill_9() {
+async fn acknowledged_names_and_highest_epoch_survive_kill_9() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(folder.path(), 0);
     let admin = Member::open(folder.path(), Role::Admin).await.unwrap();
@@ -50,8 +51,8 @@ async fn acknowledged_names_and_the_highest_epoch_outlive_kill_9() {
     tracker.register(leased("peer.a", Duration::from_secs(5))).await.unwrap();
     tracker.call(|c, cx| async move { c.claim(cx, claim(41, 0)).await }).await.unwrap();
 
-    // Killed in the middle of writes, at a moment that nobody chose.
-    let many_are_acknowledged = Notify::new();
+    // Kills the nameserver at an arbitrary point between concurrent writes.
+    let enough_acknowledged = Notify::new();
     let writing = async {
         for number in 0u64.. {
             let request = permanent(&format!("n{number:06}"));
@@ -61,19 +62,19 @@ async fn acknowledged_names_and_the_highest_epoch_outlive_kill_9() {
                 Err(_) => return number,
             }
             if number == 50 {
-                many_are_acknowledged.notify_one();
+                enough_acknowledged.notify_one();
             }
         }
-        unreachable!("the numbers do not end")
+        unreachable!("the range is infinite")
     };
     let killing = async {
-        many_are_acknowledged.notified().await;
+        enough_acknowledged.notified().await;
         program.kill();
     };
-    let (written, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(writing, killing) }).await.unwrap();
+    let (written, ()) = tokio::time::timeout(DEADLINE, async { tokio::join!(writing, killing) }).await.unwrap();
 
     let mut program = Program::start(folder.path(), program.port());
-    let names = back(async || {
+    let names = call_until_answered(async || {
         admin
             .try_call(|c, cx| async move {
                 c.list(cx, ListQuery { prefix: Some("n0".to_owned()), ..ListQuery::default() }).await
@@ -84,40 +85,41 @@ async fn acknowledged_names_and_the_highest_epoch_outlive_kill_9() {
     let kept = names.len() as u64;
     assert!(kept == written || kept == written + 1, "{written} acknowledged, {kept} kept");
 
-    // The same sessions go on: identities and authority are the same, leases began anew.
-    back(async || tracker.try_call(|c, cx| async move { c.ping(cx).await }).await).await;
+    // The sessions continue: identities and authority are unchanged, and leases have restarted.
+    call_until_answered(async || tracker.try_call(|c, cx| async move { c.ping(cx).await }).await).await;
     tracker.renew("peer.a", 1).await.unwrap();
     let view: SeatView = tracker.call(|c, cx| async move { c.seat(cx).await }).await;
     assert_eq!(view.epoch_high, Epoch(41));
     let reused = tracker.call(|c, cx| async move { c.claim(cx, claim(41, 41)).await }).await;
     assert!(matches!(reused, Err(ClaimError::Moved(view)) if view.epoch_high == Epoch(41)));
 
-    // A second kill right after a claim: an epoch that was granted is never granted again.
+    // A second kill right after a claim: a granted epoch is never granted again.
     let resigned = tracker.call(|c, cx| async move { c.resign(cx, Epoch(41)).await }).await;
     assert!(matches!(resigned, Ok(()) | Err(ClaimError::Moved(SeatView { seat: None, .. }))), "{resigned:?}");
     tracker.call(|c, cx| async move { c.claim(cx, claim(42, 41)).await }).await.unwrap();
     program.kill();
     let _program = Program::start(folder.path(), program.port());
-    let view: SeatView = back(async || tracker.try_call(|c, cx| async move { c.seat(cx).await }).await).await;
+    let view: SeatView =
+        call_until_answered(async || tracker.try_call(|c, cx| async move { c.seat(cx).await }).await).await;
     assert_eq!(view.epoch_high, Epoch(42));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_of_an_earlier_run_are_told_that_it_is_over() {
+async fn connection_to_an_earlier_run_is_reset_by_the_next_run() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(folder.path(), 0);
     let admin = Member::open(folder.path(), Role::Admin).await.unwrap();
     let connection = admin.connection().await;
     program.kill();
     let _program = Program::start(folder.path(), program.port());
-    // Whatever is sent to the earlier run is answered by the later one; without its keys only silence would tell.
+    // The later run answers packets for the earlier one with a stateless reset, for which it needs the same reset key.
     let lost = admin.try_call(|c, cx| async move { c.ping(cx).await });
-    let (_, ended) = tokio::join!(lost, tokio::time::timeout(PATIENCE, connection.closed()));
+    let (_, ended) = tokio::join!(lost, tokio::time::timeout(DEADLINE, connection.closed()));
     assert!(matches!(ended, Ok(quinn::ConnectionError::Reset)), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signal_ends_it_cleanly_with_status_0() {
+async fn sigterm_and_sigint_end_the_program_with_status_0() {
     for signal in ["TERM", "INT"] {
         let folder = tempfile::tempdir().unwrap();
         let mut program = Program::start(folder.path(), 0);
@@ -125,9 +127,9 @@ async fn a_signal_ends_it_cleanly_with_status_0() {
         let sent = Command::new("kill").args([format!("-{signal}"), program.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         let status = tokio::task::spawn_blocking(move || program.child.wait().unwrap());
-        let status = tokio::time::timeout(PATIENCE, status).await.unwrap().unwrap();
+        let status = tokio::time::timeout(DEADLINE, status).await.unwrap().unwrap();
         assert_eq!(status.code(), Some(0), "{signal}");
         let gone = admin.try_call(|c, cx| async move { c.ping(cx).await }).await;
-        assert!(matches!(gone, Err(NetError::Unreachable { .. })), "its members are told: {gone:?}");
+        assert!(matches!(gone, Err(NetError::Unreachable { .. })), "the member did not receive the close: {gone:?}");
     }
 }

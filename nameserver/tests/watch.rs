@@ -1,5 +1,5 @@
-//! Watching the names through real connections.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Watches of names over the network, by the service and by `nsc watch`.
+#![expect(clippy::unwrap_used, reason = "an unexpected error fails the test")]
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{House, Member, PATIENCE, Program};
+use common::{DEADLINE, Member, Program, TestServer};
 use nameserver::config::StorageChoice;
 use shared::{
     id::Incarnation,
@@ -33,21 +33,21 @@ async fn changes(member: &Member, since: Option<Position>, wait: Duration) -> Ch
 }
 
 #[tokio::test]
-async fn a_watcher_waits_for_changes_and_misses_none() {
-    let house = House::start(StorageChoice::Memory).await;
-    let (watcher, writer) = (house.peer("watcher").await, house.peer("writer").await);
+async fn watcher_waits_for_matching_changes_and_receives_all() {
+    let server = TestServer::start(StorageChoice::Memory).await;
+    let (watcher, writer) = (server.peer("watcher").await, server.peer("writer").await);
     let Changes::Resync { position } = changes(&watcher, None, Duration::ZERO).await else {
-        panic!("it knows nothing")
+        panic!("a new watcher receives no resync")
     };
-    let quiet = changes(&watcher, Some(position), Duration::from_millis(20)).await;
-    assert_eq!(quiet, Changes::News { position, changes: vec![] });
+    let unchanged = changes(&watcher, Some(position), Duration::from_millis(20)).await;
+    assert_eq!(unchanged, Changes::Delta { position, changes: vec![] });
 
     let waiting = async {
         let (mut since, mut seen) = (position, Vec::new());
-        // One is not meant; the lease of the other ends, which is a change too.
+        // `b.1` does not match; `a.1` is registered and then expires, which is a change, too.
         while seen.len() < 2 {
             match changes(&watcher, Some(since), Duration::from_secs(2)).await {
-                Changes::News { position, changes } => {
+                Changes::Delta { position, changes } => {
                     since = position;
                     seen.extend(changes.into_iter().map(|change| (change.name.to_string(), change.record.is_some())));
                 }
@@ -60,16 +60,16 @@ async fn a_watcher_waits_for_changes_and_misses_none() {
         writer.register(request("b.1")).await.unwrap();
         writer.register(request("a.1")).await.unwrap();
     };
-    let ((since, seen), ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(waiting, writing) }).await.unwrap();
+    let ((since, seen), ()) = tokio::time::timeout(DEADLINE, async { tokio::join!(waiting, writing) }).await.unwrap();
     assert_eq!(seen, [("a.1".to_owned(), true), ("a.1".to_owned(), false)]);
 
-    // What another run of the nameserver said means nothing here.
+    // A position of another run of the nameserver is unknown.
     let foreign = Position { run: since.run + 1, ..since };
-    assert!(matches!(changes(&watcher, Some(foreign), PATIENCE).await, Changes::Resync { .. }));
+    assert!(matches!(changes(&watcher, Some(foreign), DEADLINE).await, Changes::Resync { .. }));
 }
 
 #[test]
-fn nsc_prints_what_is_there_and_what_changes() {
+fn nsc_watch_prints_names_and_then_changes() {
     let folder = tempfile::tempdir().unwrap();
     let _program = Program::start(folder.path(), 0);
     let nsc = |arguments: &[&str]| {
@@ -83,7 +83,7 @@ fn nsc_prints_what_is_there_and_what_changes() {
     let out = BufReader::new(watching.stdout.take().unwrap());
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-    let line = || lines.recv_timeout(PATIENCE).unwrap();
+    let line = || lines.recv_timeout(DEADLINE).unwrap();
     assert_eq!(line(), "--------START LIST - prefix 'a.'");
     assert_eq!(line(), "a.1 --> quic://h:1");
     assert_eq!(line(), "--------END LIST - prefix 'a.'");

@@ -1,8 +1,13 @@
-//! A third program: asks the nameserver who the tracker is, and the tracker for all files.
+//! Example of a client: asks the nameserver for the tracker, and the tracker for all files.
 //!
-//! Run it on the machine and as the user of the nameserver: `cargo run -p peer --example files`.
+//! ```text
+//! cargo run -p peer --example files
+//! ```
+//!
+//! Needs a running nameserver on the same machine and under the same user, whose state has the admin's key. Prints the
+//! tracker and one line for each file: size in bytes, name, owners.
 
-#![expect(clippy::print_stdout, reason = "an example shows what it finds")]
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 use shared::{
     error::Failure,
@@ -24,22 +29,24 @@ async fn main() -> Result<(), Failure> {
     let config = SessionConfig { role: Role::Admin, state_dir, nameserver: None, join: None };
     let session = Session::open(&config).await?;
 
-    let ask = |names: NameServiceClient, context| async move { names.seat(context).await };
-    let view = session.connections.call(&session.nameserver, CALL_DEADLINE, ask).await;
-    let Some(seat) = view.map_err(|error| error.into_failure("the nameserver does not answer"))?.seat else {
+    let call = |nameserver: NameServiceClient, context| async move { nameserver.seat(context).await };
+    let view = session.connections.call(&session.nameserver, CALL_DEADLINE, call).await;
+    let Some(seat) = view.map_err(|error| error.into_failure("cannot ask the nameserver for the tracker"))?.seat else {
         println!("there is no tracker");
         return Ok(());
     };
-    println!("{} is tracker at {} under epoch {}", seat.peer, seat.endpoint, seat.epoch);
+    println!("tracker {} at {}, epoch {}", seat.peer, seat.endpoint, seat.epoch);
 
     let tracker = Target { role: Role::Peer(seat.peer), endpoint: seat.endpoint };
     let mut after = None;
     loop {
         let query = ListAll { epoch: seat.epoch, prefix: String::new(), after };
-        let ask = |tracker: TrackerServiceClient, context| async move { tracker.list_all(context, query).await };
-        let page = session.connections.call(&tracker, CALL_DEADLINE, ask).await;
-        let page = page.map_err(|error| error.into_failure("the tracker does not answer"))?;
-        let Ok(page) = page.inspect_err(|error| println!("the tracker has no answer: {error}")) else { return Ok(()) };
+        let call = |tracker: TrackerServiceClient, context| async move { tracker.list_all(context, query).await };
+        let page = session.connections.call(&tracker, CALL_DEADLINE, call).await;
+        let page = page.map_err(|error| error.into_failure("cannot ask the tracker for its files"))?;
+        let Ok(page) = page.inspect_err(|error| println!("the tracker refused the query: {error}")) else {
+            return Ok(());
+        };
         for indexed in &page.files {
             println!("{:>12}  {}  {:?}", indexed.file.size, indexed.file.name, indexed.owners);
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use shared::{
     content::{FileMeta, HashPrefix},
     epoch::Epoch,
-    error::Failure,
+    error::{Failure, FailureCode},
     file_name::FileName,
     id::PeerId,
     name::Endpoint,
@@ -272,4 +272,12 @@ impl ProgressSink {
             sender.send_replace(Some(progress));
         }
     }
+}
+
+/// A name as a user typed it.
+pub(crate) fn parse_name(name: &str) -> Result<FileName, Failure> {
+    name.parse().map_err(|error: shared::file_name::InvalidFileName| {
+        let shown = format!("{:?} is not a name in a share", error.name);
+        Failure::new(FailureCode::InvalidName, shown, error.reason, "`list` and `listAll` show names")
+    })
 }

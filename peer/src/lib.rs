@@ -16,18 +16,16 @@
 //! The whole house is drawn in `docs/ARCHITECTURE.md`.
 
 pub mod api;
-mod backend;
 pub mod bao;
 pub mod cli;
 pub mod config;
-pub mod control;
+pub mod core_handle;
 pub mod demo;
 pub mod diagnostics;
+pub mod discovery;
 pub mod download;
-pub mod lookup;
 pub mod net;
-pub mod node;
-pub mod peer;
+pub mod runtime;
 pub mod store;
 pub mod swarm;
 pub mod transfer;

@@ -1,19 +1,22 @@
-//! `peer`: shares a folder with other peers. The commands are in [`peer::cli`], the peer itself in [`peer::peer`].
+//! `peer`: shares a folder with other peers. The commands are in [`peer::cli`], the peer itself in [`peer::runtime::peer`].
 
 use std::{process::exit, sync::Arc};
 
 use peer::{
     api::PeerApi,
     cli::{
+        app::{Program, fail},
         console::Console,
-        front::{Program, fail},
         output::Rendered,
         session::print,
     },
-    config::{Environment, Invocation},
-    peer::Peer,
+    config::Invocation,
+    runtime::peer::Peer,
 };
-use shared::error::{Failure, FailureCode};
+use shared::{
+    error::{Failure, FailureCode},
+    settings::Environment,
+};
 
 /// Threads that move bytes and answer calls: half of the processors, at least one, at most this many. Hashing and disks have
 /// threads of their own, which need the other half; where there are two processors, a second thread here only makes the
@@ -28,7 +31,7 @@ fn main() {
 }
 
 fn run() -> Result<u8, Failure> {
-    let environment = Environment::of_process()?;
+    let environment = Environment::of_process().in_working_dir()?;
     let invocation = Invocation::parse(std::env::args_os(), &environment)?;
     let console = Console::default();
     let log = console.clone();
@@ -47,7 +50,7 @@ fn run() -> Result<u8, Failure> {
         }
         Invocation::Demo => runtime.block_on(peer::demo::run()).map(|()| 0),
         Invocation::Peer { config, mode, json } => {
-            let program = Program { config, mode, json, working_dir: environment.working_dir, console };
+            let program = Program { config: *config, mode, json, working_dir: environment.working_dir, console };
             let start = async |config| Ok(Arc::new(Peer::start(config).await?) as Arc<dyn PeerApi>);
             Ok(runtime.block_on(program.run(start)))
         }

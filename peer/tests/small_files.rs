@@ -1,13 +1,13 @@
-//! Trees of many small files, between real programs: they arrive identical, whatever owners and crashes do.
+//! Trees of many small files between real programs: they arrive identical although owners misbehave and programs are
+//! killed.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where it does not get what it asks for")]
+#![expect(clippy::unwrap_used, reason = "a test fails where it does not get what it asks for")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::Stdio,
     time::{Duration, SystemTime},
 };
 
@@ -16,16 +16,21 @@ use shared::{content::ContentHash, limits::MAX_PACKED_FILE_BYTES, rpc::tracker::
 
 mod common;
 use common::{
-    Deadline, Network, impostor,
-    liar::{Liar, Lie},
-    process::{Program, WAIT},
+    Network, content_hash,
+    fake_peer::{
+        self,
+        corrupt::{CorruptOwner, Fault},
+    },
+    files,
+    process::Program,
+    wait_for,
 };
 
-/// What a file is to others: content, modification time in seconds since 1970, whether it can be executed.
-type Seen = (Vec<u8>, u64, bool);
+/// What of a file is shared: content, modification time in seconds since 1970, whether it is executable.
+type FileState = (Vec<u8>, u64, bool);
 
-/// All files below a folder, hidden ones left out.
-fn tree(folder: &Path) -> BTreeMap<String, Seen> {
+/// All files below a folder without the hidden ones.
+fn tree(folder: &Path) -> BTreeMap<String, FileState> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(next) = folders.pop() {
@@ -47,7 +52,8 @@ fn tree(folder: &Path) -> BTreeMap<String, Seen> {
     found
 }
 
-/// Puts `count` files into a peer's share, below `tree`: of all sizes, empty ones among them, in directories, with odd times.
+/// Puts `count` small files, some of them empty, and a large one into a peer's share, in directories below `tree`, with
+/// fixed modification times.
 fn plant(network: &Network, peer: &str, count: u64) {
     let mut rng = fastrand::Rng::with_seed(3);
     for number in 0..count {
@@ -58,7 +64,7 @@ fn plant(network: &Network, peer: &str, count: u64) {
         };
         let mut content = vec![0; usize::try_from(size).unwrap()];
         rng.fill(&mut content);
-        // Some contents are there twice.
+        // Some files have the same content.
         if number % 50 == 2 {
             content = b"the same everywhere".to_vec();
         }
@@ -70,7 +76,7 @@ fn plant(network: &Network, peer: &str, count: u64) {
             file.set_permissions(Permissions::from_mode(0o755)).unwrap();
         }
     }
-    // One that is not small is part of the tree too.
+    // A file that is too large for a pack.
     let mut large = vec![0; usize::try_from(2 * MAX_PACKED_FILE_BYTES).unwrap()];
     rng.fill(&mut large);
     network.put(peer, "tree/large", &large);
@@ -78,14 +84,14 @@ fn plant(network: &Network, peer: &str, count: u64) {
     file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
 }
 
-/// What lies in the hidden directories of a peer's share.
-fn left_over(network: &Network, peer: &str) -> Vec<String> {
+/// Paths in the hidden directories of a peer's share where downloads are staged.
+fn staged(network: &Network, peer: &str) -> Vec<String> {
     let mut found = Vec::new();
     for part in [".brasa/incoming", ".brasa/partial"] {
         let Ok(entries) = fs::read_dir(network.shared(peer, part)) else { continue };
         for entry in entries.flatten() {
             found.push(entry.path().display().to_string());
-            // The stage may be swept while it is looked into.
+            // The peer may sweep the stage meanwhile.
             let inside = fs::read_dir(entry.path()).into_iter().flatten().flatten();
             found.extend(inside.map(|file| file.path().display().to_string()));
         }
@@ -94,45 +100,39 @@ fn left_over(network: &Network, peer: &str) -> Vec<String> {
 }
 
 fn senders(document: &serde_json::Value) -> BTreeSet<String> {
-    let files = document["files"].as_array().unwrap();
-    let sources = files.iter().flat_map(|file| file["sources"].as_array().unwrap());
+    let sources = files(document).iter().flat_map(|file| file["sources"].as_array().unwrap());
     sources.map(|source| source["peer"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
-fn a_tree_arrives_identical_and_is_shared_at_once() {
+fn downloaded_tree_is_identical_and_shared_at_once() {
     let network = Network::start();
     plant(&network, "peer1", 2_000);
     let _owner = network.headless("peer1");
     let _receiver = network.headless("peer2");
-    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 2_001);
+    network.wait_for_files("peer2", 2_001);
     let done = network.json("peer2", &["download", "tree/"]);
-    assert_eq!(done["files"].as_array().unwrap().len(), 2_001);
+    assert_eq!(files(&done).len(), 2_001);
     let original = tree(&network.shared("peer1", "tree"));
     assert!(original.len() == 2_001 && tree(&network.shared("peer2", "tree")) == original);
-    assert_eq!(left_over(&network, "peer2"), [""; 0]);
-    // The receiver is an owner of all of it, and the tracker knows.
-    let mine = network.json("peer2", &["list"]);
-    assert_eq!(mine["files"].as_array().unwrap().len(), 2_001);
-    let owners = |listing: &serde_json::Value| {
-        listing["files"].as_array().unwrap().iter().all(|file| file["owners"].as_array().unwrap().len() == 2)
-    };
-    network.json_until("peer1", &["listAll"], owners);
+    assert_eq!(staged(&network, "peer2"), [""; 0]);
+    // The receiver is an owner of every file, and the tracker learns it.
+    assert_eq!(files(&network.json("peer2", &["list"])).len(), 2_001);
+    network.wait_for_owners("peer1", 2_001, 2);
 
-    // Once more there is nothing to do; outside of the share everything is copied from it.
+    // A repeated download has nothing to do; one to another place copies from the share.
     let again = network.json("peer2", &["download", "tree/"]);
-    assert!(senders(&again).is_empty(), "nothing was sent");
+    assert!(senders(&again).is_empty(), "no owner sent anything");
     let outside = network.folder().join("outside");
     fs::create_dir(&outside).unwrap();
     let copied = network.json("peer2", &["download", "tree/", "--to", outside.to_str().unwrap()]);
     assert_eq!(senders(&copied), BTreeSet::from(["peer2".to_owned()]));
     assert!(tree(&outside.join("tree")) == original);
-    let hidden = fs::read_dir(&outside).unwrap().count();
-    assert_eq!(hidden, 1, "nothing is left beside it");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "the folder holds the tree alone");
 }
 
 #[test]
-fn empty_directories_arrive_too() {
+fn empty_directories_are_listed_downloaded_and_removed() {
     let network = Network::start();
     plant(&network, "peer1", 40);
     let empty = ["tree/0/empty", "tree/nested/deeper/deepest", "alone"];
@@ -142,26 +142,25 @@ fn empty_directories_arrive_too() {
     let _owner = network.headless("peer1");
     let _receiver = network.headless("peer2");
     let kind = |listing: &serde_json::Value, name: &str| -> Option<String> {
-        let file = listing["files"].as_array().unwrap().iter().find(|file| file["name"] == name)?;
+        let file = files(listing).iter().find(|file| file["name"] == name)?;
         Some(file["kind"].as_str().unwrap_or("file").to_owned())
     };
-    let listing = network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 44);
+    let listing = network.wait_for_files("peer2", 44);
     assert!(empty.iter().all(|name| kind(&listing, name).as_deref() == Some("directory")), "{listing}");
     assert_eq!(kind(&listing, "tree/large").as_deref(), Some("file"));
     assert!(network.run("peer2", &["listAll"]).out.lines().any(|line| line.starts_with("tree/0/empty/ ")));
 
     let done = network.json("peer2", &["download", "tree/"]);
-    assert_eq!(done["files"].as_array().unwrap().len(), 43);
+    assert_eq!(files(&done).len(), 43);
     let original = tree(&network.shared("peer1", "tree"));
     assert!(tree(&network.shared("peer2", "tree")) == original, "with times and modes");
     assert!(empty[..2].iter().all(|name| fs::read_dir(network.shared("peer2", name)).unwrap().next().is_none()));
     assert!(!network.shared("peer2", "tree/hides").exists() && !network.shared("peer2", "alone").exists());
-    let mine = network.json("peer2", &["list"]);
-    assert_eq!(mine["files"].as_array().unwrap().len(), 43, "the receiver has them to share at once, and nothing else");
+    assert_eq!(files(&network.json("peer2", &["list"])).len(), 43, "the receiver shares these entries and no other");
     network.json("peer2", &["download", "alone"]);
     assert!(network.shared("peer2", "alone").is_dir());
 
-    // Twice to another place: the second time nothing is put into what is there.
+    // A repeated download to another place adds nothing.
     let outside = network.folder().join("outside");
     for _ in 0..2 {
         network.json("peer2", &["download", "tree/nested", "--to", outside.to_str().unwrap()]);
@@ -169,26 +168,26 @@ fn empty_directories_arrive_too() {
         assert_eq!(fs::read_dir(outside.join("tree/nested/deeper/deepest")).unwrap().count(), 0);
     }
 
-    // With something in it elsewhere it is a directory like any other; then that is what comes, and the entry goes.
+    // When another peer has a file in it, the directory stands for that file, and the entry of the empty one goes.
     network.put("peer2", "alone/file", b"x");
     network.json_until("peer1", &["listAll"], |listing| kind(listing, "alone/file").is_some());
     network.json("peer1", &["download", "alone"]);
     assert_eq!(fs::read(network.shared("peer1", "alone/file")).unwrap(), b"x");
     network.json_until("peer1", &["listAll"], |listing| kind(listing, "alone").is_none());
 
-    // Removed, and with a file in the way, which stays.
+    // An empty directory can be removed. A file in its place stays and fails the download.
     let removed = network.json("peer2", &["remove", "tree/0/empty/"]);
     assert_eq!(removed["files"][0]["kind"], "directory");
     assert!(!network.shared("peer2", "tree/0/empty").exists());
     network.put("peer2", "tree/0/empty", b"mine");
-    let ended = network.run("peer2", &["download", "tree/0/empty/", "--json"]);
-    let error: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
-    assert_eq!((ended.status, &error["error"]["code"]), (Some(1), &"exists".into()), "{error}");
+    let failed = network.run("peer2", &["download", "tree/0/empty/", "--json"]);
+    let error: serde_json::Value = serde_json::from_str(&failed.err).unwrap();
+    assert_eq!((failed.status, &error["error"]["code"]), (Some(1), &"exists".into()), "{error}");
     assert_eq!(fs::read(network.shared("peer2", "tree/0/empty")).unwrap(), b"mine");
 }
 
 /// Modification time in seconds since 1970 and permission bits of directories.
-fn described(folder: &Path, directories: &[&str]) -> Vec<(u64, u32)> {
+fn metadata_of(folder: &Path, directories: &[&str]) -> Vec<(u64, u32)> {
     let of = |name: &&str| {
         let metadata = folder.join(name).symlink_metadata().unwrap();
         let modified = metadata.modified().unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
@@ -198,62 +197,65 @@ fn described(folder: &Path, directories: &[&str]) -> Vec<(u64, u32)> {
 }
 
 #[test]
-fn directories_keep_their_times_and_are_no_more_open_than_with_their_owner() {
+fn downloaded_directories_keep_times_and_modes() {
     let network = Network::start();
     plant(&network, "peer1", 60);
     let directories = ["tree", "tree/0", "tree/0/ação 0", "tree/0/empty"];
     fs::create_dir(network.shared("peer1", "tree/0/empty")).unwrap();
-    let describe = |folder: &Path| {
+    let set_metadata = |folder: &Path| {
         for (number, name) in directories.iter().enumerate() {
             let directory = File::open(folder.join(name)).unwrap();
             directory.set_permissions(Permissions::from_mode([0o755, 0o700, 0o750, 0o711][number])).unwrap();
             directory.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(900_000_000 + number as u64)).unwrap();
         }
     };
-    describe(&network.shared("peer1", ""));
-    // The umask of who runs this takes its part too.
+    set_metadata(&network.shared("peer1", ""));
+    // The umask of this process restricts the modes further.
     fs::create_dir(network.folder().join("new")).unwrap();
-    let new = described(network.folder(), &["new"])[0].1;
-    let original = described(&network.shared("peer1", ""), &directories);
+    let new = metadata_of(network.folder(), &["new"])[0].1;
+    let original = metadata_of(&network.shared("peer1", ""), &directories);
     let original: Vec<_> = original.into_iter().map(|(modified, mode)| (modified, mode & new)).collect();
     let _owner = network.headless("peer1");
     let _receiver = network.headless("peer2");
-    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 62);
+    network.wait_for_files("peer2", 62);
     network.json("peer2", &["download", "tree/"]);
-    assert_eq!(described(&network.shared("peer2", ""), &directories), original);
+    assert_eq!(metadata_of(&network.shared("peer2", ""), &directories), original);
 
-    // Elsewhere, with one that is there already: its mode is its user's own.
+    // A directory that exists at the destination keeps its mode.
     let outside = network.folder().join("outside");
     fs::create_dir_all(outside.join("tree/0")).unwrap();
     fs::set_permissions(outside.join("tree/0"), Permissions::from_mode(0o755)).unwrap();
     network.json("peer2", &["download", "tree", "--to", outside.to_str().unwrap()]);
     let mut expected = original.clone();
     expected[1].1 = 0o755;
-    assert_eq!(described(&outside, &directories), expected);
+    assert_eq!(metadata_of(&outside, &directories), expected);
 
-    // A glob for all that is in it means the directory.
+    // A glob for everything in a directory includes the directory itself.
     let all = network.folder().join("all");
     fs::create_dir(&all).unwrap();
     network.json("peer2", &["download", "tree/**", "--to", all.to_str().unwrap()]);
-    assert_eq!(described(&all, &directories), original);
+    assert_eq!(metadata_of(&all, &directories), original);
 
-    // A tree that is added is copied with them, so others get them too.
+    // `add` copies times and modes with a tree, so that other peers get them too.
     fs::rename(outside.join("tree"), network.folder().join("copied")).unwrap();
     let copied = ["copied", "copied/0", "copied/0/ação 0", "copied/0/empty"];
     network.json("peer2", &["add", network.folder().join("copied").to_str().unwrap()]);
-    assert_eq!(described(&network.shared("peer2", ""), &copied), expected);
-    network.json_until("peer1", &["listAll"], |listing| listing.to_string().contains("copied/0/empty"));
+    assert_eq!(metadata_of(&network.shared("peer2", ""), &copied), expected);
+    network.json_until("peer1", &["listAll"], |listing| {
+        let is_copied = |file: &&serde_json::Value| file["name"].as_str().unwrap().starts_with("copied/");
+        files(listing).iter().filter(is_copied).count() == 62
+    });
     network.json("peer1", &["download", "copied"]);
-    assert_eq!(described(&network.shared("peer1", ""), &copied), expected);
-    // A file alone says nothing of the directory it lies in.
+    assert_eq!(metadata_of(&network.shared("peer1", ""), &copied), expected);
+    // The download of one file does not set the metadata of its directory.
     fs::remove_dir_all(network.shared("peer1", "copied")).unwrap();
     network.json_until("peer1", &["list"], |listing| !listing.to_string().contains("copied"));
     network.json("peer1", &["download", "copied/large"]);
-    assert_ne!(described(&network.shared("peer1", ""), &copied[..1]), expected[..1]);
+    assert_ne!(metadata_of(&network.shared("peer1", ""), &copied[..1]), expected[..1]);
 }
 
 #[test]
-fn directories_of_a_download_that_failed_are_no_more_open_either() {
+fn directories_of_failed_download_get_the_modes_of_their_owner() {
     let network = Network::start();
     plant(&network, "peer1", 60);
     let directories = ["tree", "tree/0", "tree/0/ação 0"];
@@ -262,29 +264,35 @@ fn directories_of_a_download_that_failed_are_no_more_open_either() {
     }
     let _owner = network.headless("peer1");
     let _receiver = network.headless("peer2");
-    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 61);
+    network.wait_for_files("peer2", 61);
     let outside = network.folder().join("outside");
     for (place, to) in [(network.shared("peer2", ""), None), (outside.clone(), outside.to_str())] {
-        let in_the_way = place.join("tree/1/ação 1/f1");
-        fs::create_dir_all(in_the_way.parent().unwrap()).unwrap();
-        fs::write(&in_the_way, b"mine").unwrap();
+        let obstacle = place.join("tree/1/ação 1/f1");
+        fs::create_dir_all(obstacle.parent().unwrap()).unwrap();
+        // peer2 shares the obstacle as another version of the name, and the tracker lists it for a while after its
+        // removal. It is older than peer1's version, which a download prefers therefore. The rename makes it appear
+        // with its time.
+        let hidden = obstacle.with_file_name(".f1");
+        fs::write(&hidden, b"mine").unwrap();
+        File::options().write(true).open(&hidden).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        fs::rename(&hidden, &obstacle).unwrap();
         fs::set_permissions(place.join("tree"), Permissions::from_mode(0o755)).unwrap();
         let words: Vec<&str> = ["download", "tree/"].into_iter().chain(to.map(|_| "--to")).chain(to).collect();
-        let ended = network.run("peer2", &words);
-        assert_eq!(ended.status, Some(1), "{ended:?}");
-        let modes = || described(&place, &directories).into_iter().map(|(_, mode)| mode).collect::<Vec<_>>();
-        assert_eq!(modes(), [0o755, 0o700, 0o700], "only those that are new, though a file is missing");
-        fs::remove_file(&in_the_way).unwrap();
+        let failed = network.run("peer2", &words);
+        assert_eq!(failed.status, Some(1), "{failed:?}");
+        let modes = || metadata_of(&place, &directories).into_iter().map(|(_, mode)| mode).collect::<Vec<_>>();
+        assert_eq!(modes(), [0o755, 0o700, 0o700], "new directories get their modes although a file is missing");
+        fs::remove_file(&obstacle).unwrap();
         network.json("peer2", &words);
         assert_eq!(modes(), [0o755, 0o700, 0o700]);
         let times =
-            |folder: &Path| described(folder, &directories).into_iter().map(|(time, _)| time).collect::<Vec<_>>();
-        assert_eq!(times(&place), times(&network.shared("peer1", "")), "the times are set in the end");
+            |folder: &Path| metadata_of(folder, &directories).into_iter().map(|(time, _)| time).collect::<Vec<_>>();
+        assert_eq!(times(&place), times(&network.shared("peer1", "")), "the complete download sets the times");
     }
 }
 
-/// A tree of small files that `peer1` has, with two directories for itself alone, and in it one that only `slow` has, from which it takes half a
-/// minute; both run, and `peer2` waits until they are listed.
+/// Starts `peer1` with a tree of small files and two private directories in it, and `slow` with one more file of the
+/// tree, which takes half a minute to send. Starts `peer2` and waits until all files are listed.
 fn begin_slow_tree(network: &Network) -> [Program; 3] {
     plant(network, "peer1", 60);
     network.put("slow", "tree/larger", &vec![7; 2 << 20]);
@@ -293,57 +301,56 @@ fn begin_slow_tree(network: &Network) -> [Program; 3] {
     }
     let running =
         [network.headless("peer1"), network.headless_with("slow", &["--limit-up", "64KiB"]), network.headless("peer2")];
-    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 62);
+    network.wait_for_files("peer2", 62);
     running
 }
 
-/// Begins to download it, and waits for the first of its directories.
+/// Begins the download of that tree and waits for the first of its directories.
 fn begin_slow_download(network: &Network) -> Program {
-    let download = Program::spawn(network.command("peer2", &["download", "tree/"]).stdin(Stdio::null()));
-    let deadline = Deadline::after(WAIT);
-    while !network.shared("peer2", "tree/0").exists() {
-        deadline.pause("a directory");
-    }
+    let download = network.begin("peer2", &["download", "tree/"]);
+    wait_for("directory of the download", || {
+        network.shared("peer2", "tree/0").exists().then_some(()).ok_or_else(|| "there is none".to_owned())
+    });
     download
 }
 
 #[test]
-fn directories_of_a_download_that_is_interrupted_are_no_more_open_either() {
+fn directories_of_interrupted_download_get_the_modes_of_their_owner() {
     let network = Network::start();
     let _running = begin_slow_tree(&network);
     let download = begin_slow_download(&network);
     download.signal(Signal::INT);
-    assert_ne!(download.wait().status, Some(0), "it was interrupted");
-    let deadline = Deadline::after(WAIT);
-    while described(&network.shared("peer2", ""), &["tree/0"])[0].1 != 0o700 {
-        deadline.pause("its mode");
-    }
+    assert_ne!(download.wait().status, Some(0), "the download was interrupted");
+    wait_for("private directory", || {
+        let mode = metadata_of(&network.shared("peer2", ""), &["tree/0"])[0].1;
+        if mode == 0o700 { Ok(()) } else { Err(format!("mode {mode:o}")) }
+    });
 }
 
 #[test]
-fn directories_of_a_download_that_is_killed_are_no_more_open_when_it_has_been_repeated() {
+fn directories_of_killed_download_get_the_modes_of_their_owner_when_repeated() {
     let network = Network::start();
     let there_before = network.shared("peer2", "tree/1");
-    // Not shared, so that it is no empty directory either.
+    // A hidden file is not shared, and the directory does not count as empty.
     network.put("peer2", "tree/1/.mine", b"");
     fs::set_permissions(&there_before, Permissions::from_mode(0o755)).unwrap();
     let [_owner, slow, receiver] = begin_slow_tree(&network);
     let download = begin_slow_download(&network);
     receiver.signal(Signal::KILL);
-    assert_ne!(download.wait().status, Some(0), "it was killed");
+    assert_ne!(download.wait().status, Some(0), "its peer was killed");
     drop((slow, receiver));
     let _running = [network.headless("slow"), network.headless("peer2")];
-    network.json_until_done("peer2", &["download", "tree"]);
+    network.json_until_success("peer2", &["download", "tree"]);
     let modes: Vec<_> =
-        described(&network.shared("peer2", ""), &["tree/0", "tree/1"]).into_iter().map(|(_, mode)| mode).collect();
-    assert_eq!(modes, [0o700, 0o755], "only those that it made");
-    assert_eq!(fs::read_dir(network.shared("peer2", ".brasa/directories")).unwrap().count(), 0, "nothing is left over");
+        metadata_of(&network.shared("peer2", ""), &["tree/0", "tree/1"]).into_iter().map(|(_, mode)| mode).collect();
+    assert_eq!(modes, [0o700, 0o755], "only directories that the download made get a mode");
+    assert_eq!(fs::read_dir(network.shared("peer2", ".brasa/directories")).unwrap().count(), 0, "no journal is left");
 }
 
 #[test]
-fn a_silent_owner_does_not_keep_directories_from_being_described() {
+fn directory_metadata_comes_from_another_owner_when_the_first_is_frozen() {
     let network = Network::start();
-    // The first that is asked: all have as many of the files, and it is the first by name.
+    // Both have the same number of files, so the first by name is asked first.
     let owners = ["a", "b"];
     owners.iter().for_each(|owner| plant(&network, owner, 60));
     for owner in owners {
@@ -351,63 +358,59 @@ fn a_silent_owner_does_not_keep_directories_from_being_described() {
     }
     let _receiver = network.headless("receiver");
     let running = owners.map(|owner| network.headless(owner));
-    network.json_until("receiver", &["listAll"], |listing| {
-        let files = listing["files"].as_array().unwrap();
-        files.len() == 61 && files.iter().all(|file| file["owners"].as_array().unwrap().len() == 2)
-    });
+    network.wait_for_owners("receiver", 61, 2);
     running[0].signal(Signal::STOP);
     network.json("receiver", &["download", "tree/"]);
-    assert_eq!(described(&network.shared("receiver", ""), &["tree/0"])[0].1, 0o700);
+    assert_eq!(metadata_of(&network.shared("receiver", ""), &["tree/0"])[0].1, 0o700);
 }
 
 #[test]
-fn what_is_in_the_way_stays_and_does_not_keep_the_others() {
+fn existing_file_stays_and_other_files_arrive() {
     let network = Network::start();
     plant(&network, "peer1", 200);
     let _owner = network.headless("peer1");
     let _receiver = network.headless("peer2");
     let name = "tree/1/ação 1/f1";
     network.put("peer2", name, b"mine");
-    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 202);
-    let ended = network.run("peer2", &["download", "tree/", "--from", "peer1", "--json"]);
-    assert_eq!(ended.status, Some(1), "{}", ended.err);
-    let error: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
+    network.wait_for_files("peer2", 202);
+    let failed = network.run("peer2", &["download", "tree/", "--from", "peer1", "--json"]);
+    assert_eq!(failed.status, Some(1), "{}", failed.err);
+    let error: serde_json::Value = serde_json::from_str(&failed.err).unwrap();
     assert_eq!(error["error"]["code"], "exists", "{error}");
     assert_eq!(fs::read(network.shared("peer2", name)).unwrap(), b"mine");
     let mut original = tree(&network.shared("peer1", "tree"));
     let mut here = tree(&network.shared("peer2", "tree"));
     here.remove("1/ação 1/f1").unwrap();
     let theirs = original.remove("1/ação 1/f1").unwrap();
-    assert!(here == original, "all others came");
+    assert!(here == original, "all other files arrived");
     network.json("peer2", &["download", "tree/", "--from", "peer1", "--force"]);
     assert_eq!(tree(&network.shared("peer2", "tree"))["1/ação 1/f1"], theirs);
 }
 
 #[test]
-fn two_owners_share_the_work() {
+fn small_files_come_from_both_owners() {
     let network = Network::start();
     plant(&network, "peer1", 1_500);
     plant(&network, "peer2", 1_500);
-    let _owners = [network.headless("peer1"), network.headless("peer2")];
+    // The caps make the download last for three seconds, so that no pause of one owner leaves it all to the other.
+    let _owners = ["peer1", "peer2"].map(|owner| network.headless_with(owner, &["--limit-up", "1500KiB"]));
     let _receiver = network.headless("peer3");
-    network.json_until("peer3", &["listAll"], |listing| {
-        let files = listing["files"].as_array().unwrap();
-        files.len() == 1_501 && files.iter().all(|file| file["owners"].as_array().unwrap().len() == 2)
-    });
+    network.wait_for_owners("peer3", 1_501, 2);
     let done = network.json("peer3", &["download", "tree/"]);
     let from = |peer: &str| {
-        let files = done["files"].as_array().unwrap().iter();
-        files.filter(|file| file["sources"].as_array().unwrap().iter().any(|source| source["peer"] == peer)).count()
+        let is_source =
+            |file: &&serde_json::Value| file["sources"].as_array().unwrap().iter().any(|source| source["peer"] == peer);
+        files(&done).iter().filter(is_source).count()
     };
     assert!(from("peer1") > 200 && from("peer2") > 200, "{} and {}", from("peer1"), from("peer2"));
     assert!(tree(&network.shared("peer3", "tree")) == tree(&network.shared("peer1", "tree")));
 }
 
-/// The files `tree/0` to `tree/39`, as an impostor announces them.
+/// Contents of the files `tree/0` to `tree/39` by their hashes, and the files as a fake peer announces them.
 fn forty() -> (BTreeMap<ContentHash, Vec<u8>>, Vec<WireFile>) {
     let files = (0..40_u32).map(|number| {
         let content = format!("content {number}").repeat(100).into_bytes();
-        let hash = ContentHash(*blake3::hash(&content).as_bytes());
+        let hash = content_hash(&content);
         let size = content.len() as u64;
         (hash, content, WireFile { name: format!("tree/{number}"), size, hash, mtime_micros: 0, executable: false })
     });
@@ -421,63 +424,70 @@ fn forty() -> (BTreeMap<ContentHash, Vec<u8>>, Vec<WireFile>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_owner_that_lies_in_one_file_is_dropped_and_the_tree_is_right() {
+async fn owner_with_one_corrupt_file_is_dropped_and_the_tree_is_right() {
     let network = Network::start();
-    let (contents, files) = forty();
-    for file in &files {
+    let (contents, announced) = forty();
+    for file in &announced {
         network.put("peer1", &file.name, &contents[&file.hash]);
     }
     let _honest = network.headless("peer1");
     let mut receiver = network.headless("peer2");
-    let _liar = impostor::start(&network, "liar", Liar { lie: Lie::Content(files[20].hash), contents }, files).await;
-    network.json_until("peer2", &["listAll"], |listing| {
-        let files = listing["files"].as_array().unwrap();
-        files.len() == 40 && files.iter().all(|file| file["owners"].as_array().unwrap().len() == 2)
-    });
-    // Which owner is asked for which file is chance; from the liar alone it is none.
-    let ended = network.run("peer2", &["download", "tree/", "--from", "liar", "--json"]);
-    let error: serde_json::Value = serde_json::from_str(&ended.err).unwrap();
+    let corrupt = CorruptOwner { fault: Fault::PackedContent(announced[20].hash), contents };
+    let _corrupt = fake_peer::start(&network, "corrupt", corrupt, announced).await;
+    network.wait_for_owners("peer2", 40, 2);
+    // With two owners chance decides who is asked for the file; `--from` names the corrupt one.
+    let failed = network.run("peer2", &["download", "tree/", "--from", "corrupt", "--json"]);
+    let error: serde_json::Value = serde_json::from_str(&failed.err).unwrap();
     assert_eq!(error["error"]["code"], "verification_failed", "{error}");
     let message = error["error"]["message"].as_str().unwrap();
-    assert!(message.contains("liar: wrong bytes"), "{message}");
-    assert!(receiver.error_line().contains("liar"), "the log names it");
+    assert!(message.contains("corrupt: wrong bytes"), "{message}");
+    // The log names the owner.
+    receiver.wait_for_error_line("corrupt");
     let kept = tree(&network.shared("peer2", "tree"));
-    assert!((1..40).contains(&kept.len()), "what it sent before the lie was right: {}", kept.len());
+    assert!((1..40).contains(&kept.len()), "files before the corrupt one are kept: {}", kept.len());
     let content =
-        |seen: BTreeMap<String, Seen>| seen.into_iter().map(|(name, (c, _, _))| (name, c)).collect::<Vec<_>>();
+        |tree: BTreeMap<String, FileState>| tree.into_iter().map(|(name, (c, _, _))| (name, c)).collect::<Vec<_>>();
     let original = content(tree(&network.shared("peer1", "tree")));
     assert!(content(kept).iter().all(|file| original.contains(file)));
     network.json("peer2", &["download", "tree/"]);
     assert!(content(tree(&network.shared("peer2", "tree"))) == original);
-    assert_eq!(left_over(&network, "peer2"), [""; 0]);
+    assert_eq!(staged(&network, "peer2"), [""; 0]);
 }
 
 #[test]
-fn a_receiver_that_is_killed_completes_with_the_same_command() {
+fn killed_receiver_completes_with_the_same_command() {
     let network = Network::start();
     plant(&network, "peer1", 3_000);
-    let _owner = network.headless("peer1");
+    // The cap makes the download last for two seconds, with hundreds of files staged at most times.
+    let _owner = network.headless_with("peer1", &["--limit-up", "8MiB"]);
     let receiver = network.headless("peer2");
-    network.json_until("peer2", &["listAll"], |listing| listing["files"].as_array().unwrap().len() == 3_001);
+    network.wait_for_files("peer2", 3_001);
     let original = tree(&network.shared("peer1", "tree"));
     std::thread::scope(|scope| {
         let download = scope.spawn(|| network.run("peer2", &["download", "tree/"]));
-        let deadline = Deadline::after(WAIT);
-        while left_over(&network, "peer2").len() < 300 && !download.is_finished() {
-            deadline.pause("files on their way in");
-        }
-        receiver.signal(Signal::KILL);
-        assert_ne!(download.join().unwrap().status, Some(0), "it was killed before its end");
+        wait_for("moment with 300 staged files", || {
+            assert!(!download.is_finished(), "the download ended before its peer was killed");
+            // Files are moved to their places meanwhile; of a stopped peer what is staged stays staged.
+            receiver.signal(Signal::STOP);
+            let count = staged(&network, "peer2").len();
+            if count >= 300 {
+                receiver.signal(Signal::KILL);
+                return Ok(());
+            }
+            receiver.signal(Signal::CONT);
+            Err(format!("{count} staged files"))
+        });
+        assert_ne!(download.join().unwrap().status, Some(0), "the peer was killed before the end of the download");
     });
     drop(receiver);
-    assert!(left_over(&network, "peer2").len() >= 300, "what was on its way is still there");
+    assert!(staged(&network, "peer2").len() >= 300, "the staged files are still there");
     if network.shared("peer2", "tree").exists() {
-        for (name, seen) in tree(&network.shared("peer2", "tree")) {
-            assert!(original.get(&name) == Some(&seen), "{name} is whole");
+        for (name, state) in tree(&network.shared("peer2", "tree")) {
+            assert!(original.get(&name) == Some(&state), "{name} is whole");
         }
     }
     let _receiver = network.headless("peer2");
-    assert_eq!(left_over(&network, "peer2"), [""; 0], "swept at the start");
-    network.json_until_done("peer2", &["download", "tree/"]);
+    assert_eq!(staged(&network, "peer2"), [""; 0], "a start sweeps the stage");
+    network.json_until_success("peer2", &["download", "tree/"]);
     assert!(tree(&network.shared("peer2", "tree")) == original);
 }

@@ -1,5 +1,6 @@
-//! Downloads that go on: what is kept of a partial file, and what is not believed.
-#![expect(clippy::unwrap_used, reason = "the helpers belong to the tests")]
+//! Downloads that continue: what is kept of a partial file, and what is verified again.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it does not get what it asks for")]
 
 mod store_common;
 
@@ -11,7 +12,7 @@ use std::{
 };
 
 use peer::{
-    store::{Destination, Partial, resume},
+    store::{Destination, Partial, download::resume::format},
     transfer::{FetchError, fetch, serve},
 };
 use shared::{
@@ -20,13 +21,14 @@ use shared::{
     group_ranges::GroupRanges,
     limits::{GROUP_BYTES, RESUME_MIN_BYTES},
 };
-use store_common::{DEADLINE, Fixture, SmallDisk, name, noise};
+use store_common::{DEADLINE, Fixture, SmallDisk, change_visibly, name, noise};
 
 const G: usize = GROUP_BYTES as usize;
 const GROUPS: usize = 300;
-/// Larger than what is kept account of, and not a whole number of groups.
+/// Size in bytes: above the smallest size with a resume file, and not a whole number of groups.
 const SIZE: usize = (GROUPS - 1) * G + 77;
 
+/// A share with `content` as `file`, and its entry.
 async fn owner_of(content: &[u8]) -> (Fixture, FileMeta) {
     let owner = Fixture::with(|folder| fs::write(folder.join("file"), content).unwrap()).await;
     owner.share.settled().await.unwrap();
@@ -34,11 +36,12 @@ async fn owner_of(content: &[u8]) -> (Fixture, FileMeta) {
     (owner, meta)
 }
 
+/// Groups of a file of [`SIZE`] bytes.
 fn set(ranges: &[(u64, u64)]) -> GroupRanges {
     GroupRanges::requested(ranges, SIZE as u64).unwrap()
 }
 
-/// Fetches these groups from the owner.
+/// Fetches groups from the owner.
 async fn receive(owner: &Fixture, partial: &Partial, ranges: &GroupRanges) {
     try_receive(owner, partial, ranges).await.unwrap();
 }
@@ -50,6 +53,7 @@ async fn try_receive(owner: &Fixture, partial: &Partial, ranges: &GroupRanges) -
     fetch(&bytes[..], ranges.clone(), partial, DEADLINE, |_| ()).await
 }
 
+/// A download of one file from one share into another.
 struct Download {
     content: Vec<u8>,
     owner: Fixture,
@@ -73,13 +77,13 @@ impl Download {
         self.receiver.share.begin(&self.destination(), &self.meta).await.unwrap()
     }
 
-    /// Receives these groups and stops.
+    /// Receives groups and stops.
     async fn interrupted_after(&self, ranges: &GroupRanges) {
         let partial = self.begin().await;
         receive(&self.owner, &partial, ranges).await;
     }
 
-    /// Receives what is missing; the file must be right then, and nothing left beside it.
+    /// Receives the missing groups and finishes the download. The file must be right, and no partial file left.
     async fn complete(&self, partial: Partial) {
         receive(&self.owner, &partial, &partial.missing()).await;
         let path = self.receiver.share.finish(partial, &self.destination(), &self.meta, false).await.unwrap();
@@ -87,15 +91,17 @@ impl Download {
         assert_eq!(self.left(), Vec::<String>::new());
     }
 
-    /// The partial file.
+    /// Path of the partial file.
     fn data(&self) -> PathBuf {
         self.receiver.path(".brasa/partial").join(self.meta.hash.to_hex())
     }
 
+    /// Path of the resume file.
     fn have(&self) -> PathBuf {
         self.receiver.path(".brasa/partial").join(format!("{}.have", self.meta.hash))
     }
 
+    /// Names in the folder of partial files.
     fn left(&self) -> Vec<String> {
         files_in(&self.receiver.path(".brasa/partial"))
     }
@@ -106,7 +112,7 @@ fn files_in(dir: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_download_that_was_dropped_goes_on() {
+async fn dropped_download_continues_with_its_verified_groups() {
     let mut download = Download::into_share().await;
     fs::create_dir(download.receiver.outside("elsewhere")).unwrap();
     for to in [None, Some(download.receiver.outside("elsewhere/renamed"))] {
@@ -118,8 +124,8 @@ async fn a_download_that_was_dropped_goes_on() {
         download.complete(partial).await;
         if download.to.is_none() {
             let meta = download.meta.clone();
-            download.receiver.wait_told("the download", |told| told.get(&meta.name) == Some(&meta)).await;
-            // Its outboard came through all that: it is served without having been hashed.
+            download.receiver.wait_for_report("the download", |reported| reported.get(&meta.name) == Some(&meta)).await;
+            // The outboard is complete too: the file is served without being hashed.
             assert_eq!(download.receiver.share.stats().hashed_bytes, 0);
             let next = Download::into_share().await;
             receive(&download.receiver, &next.begin().await, &set(&[])).await;
@@ -130,14 +136,14 @@ async fn a_download_that_was_dropped_goes_on() {
 }
 
 #[tokio::test]
-async fn what_somebody_wrote_to_is_hashed_before_it_counts() {
+async fn damaged_partial_file_is_verified_before_it_counts() {
     type Damage = fn(&Download);
     let all = set(&[(0, 200)]);
     let damages: [(&str, Damage, GroupRanges); 7] = [
         ("a group was overwritten", |d| write(&d.data(), 10 * G as u64 + 5), set(&[(0, 10), (11, 200)])),
         ("it was cut off", |d| cut(&d.data(), 50 * G as u64), set(&[(0, 50)])),
         ("it is another file", |d| fs::write(d.data(), noise(SIZE, 99)).unwrap(), GroupRanges::default()),
-        // The pair of the first two groups of the file is number 8 of the outboard: 256, 128 ... 2 groups.
+        // The pair of the first two groups of the file is number 8 of the outboard: 256, 128, …, 2 groups.
         ("its outboard is damaged", |d| write(&outboard(d), 8 * 64), set(&[(2, 200)])),
         ("the resume file is gone", |d| fs::remove_file(d.have()).unwrap(), all.clone()),
         ("the resume file is garbage", |d| fs::write(d.have(), noise(5000, 3)).unwrap(), all.clone()),
@@ -154,7 +160,8 @@ async fn what_somebody_wrote_to_is_hashed_before_it_counts() {
 }
 
 fn write(path: &Path, at: u64) {
-    File::options().write(true).open(path).unwrap().write_all_at(b"damage", at).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    change_visibly(path, || file.write_all_at(b"damage", at).unwrap());
 }
 
 fn cut(path: &Path, len: u64) {
@@ -166,7 +173,7 @@ fn outboard(download: &Download) -> PathBuf {
 }
 
 #[tokio::test]
-async fn small_files_and_those_of_which_nothing_came_leave_nothing() {
+async fn small_or_empty_partial_files_are_removed() {
     let download = Download::into_share().await;
     drop(download.begin().await);
     assert_eq!(download.left(), Vec::<String>::new());
@@ -176,13 +183,13 @@ async fn small_files_and_those_of_which_nothing_came_leave_nothing() {
     let small = Download { content, owner, meta, receiver: Fixture::new().await, to: None };
     let partial = small.begin().await;
     receive(&small.owner, &partial, &GroupRanges::requested(&[(0, 5)], small.meta.size).unwrap()).await;
-    assert!(!small.have().exists(), "it does not pay for what it does not need");
+    assert!(!small.have().exists(), "a small file has no resume file");
     drop(partial);
     assert_eq!(small.left(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn what_is_received_can_be_passed_on_at_once() {
+async fn received_groups_can_be_served_before_the_download_ends() {
     let download = Download::into_share().await;
     let hash = download.meta.hash;
     assert!(download.receiver.share.open_partial_for_serving(&hash).is_none());
@@ -200,7 +207,7 @@ async fn what_is_received_can_be_passed_on_at_once() {
     fetch(&bytes[..], groups.clone(), &passed_on, DEADLINE, |_| ()).await.unwrap();
     assert_eq!(passed_on.verified(), groups);
 
-    // Sending keeps nobody from beginning again.
+    // An upload of the partial file does not keep the download from beginning again.
     let (_sending, _) = partial.open_for_serving().unwrap();
     assert!(download.receiver.share.receiving(&hash).is_some());
     drop(partial);
@@ -211,13 +218,13 @@ async fn what_is_received_can_be_passed_on_at_once() {
 }
 
 #[tokio::test]
-async fn unfinished_downloads_are_listed_and_given_up() {
+async fn unfinished_downloads_are_listed_and_discarded() {
     let mut download = Download::into_share().await;
     let share = download.receiver.share.clone();
     assert_eq!(share.unfinished().await.unwrap(), []);
     let partial = download.begin().await;
     receive(&download.owner, &partial, &set(&[(0, 100)])).await;
-    assert_eq!(share.unfinished().await.unwrap(), [], "it runs");
+    assert_eq!(share.unfinished().await.unwrap(), [], "a running download is not unfinished");
     assert_eq!(share.discard("file", None).await.unwrap_err().code, FailureCode::LimitReached);
     drop(partial);
     download.to = Some(download.receiver.outside("copy"));
@@ -242,7 +249,7 @@ async fn unfinished_downloads_are_listed_and_given_up() {
 }
 
 #[tokio::test]
-async fn what_arrived_otherwise_or_is_of_no_use_is_removed_at_the_start() {
+async fn useless_partial_files_are_removed_at_the_start() {
     let Download { content, owner, meta, receiver, to } = Download::into_share().await;
     let mut download = Download { content, owner, meta, receiver, to };
     download.interrupted_after(&set(&[(0, 100)])).await;
@@ -250,22 +257,22 @@ async fn what_arrived_otherwise_or_is_of_no_use_is_removed_at_the_start() {
         fs::write(download.receiver.path(".brasa/partial").join(junk), "junk").unwrap();
     }
     download.receiver = download.receiver.restarted().await;
-    assert_eq!(download.left().len(), 3, "what can be continued stays: {:?}", download.left());
+    assert_eq!(download.left().len(), 3, "a download that can continue stays: {:?}", download.left());
     fs::write(download.receiver.path("came otherwise"), &download.content).unwrap();
     download.receiver.share.rescan_now().await.unwrap();
-    assert_eq!(download.receiver.names(), ["came otherwise"], "nothing unfinished is shared");
+    assert_eq!(download.receiver.names(), ["came otherwise"], "partial files are not shared");
     download.receiver = download.receiver.restarted().await;
     assert_eq!(download.left(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn a_disk_that_fills_up_stops_a_download_which_goes_on_when_there_is_room() {
+async fn download_stopped_by_a_full_disk_continues_when_there_is_space() {
     let Some(disk) = SmallDisk::mount("size=6m") else { return };
     let mut download = Download::into_share().await;
     download.receiver = Fixture::open(tempfile::tempdir().unwrap(), disk.path().to_path_buf()).await;
     let partial = download.begin().await;
     receive(&download.owner, &partial, &set(&[(0, 40)])).await;
-    // Somebody else takes all that was free when it began.
+    // Another program takes the rest of the disk.
     let mut filler = File::create(download.receiver.path(".filler")).unwrap();
     while filler.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
     for group in 40..250 {
@@ -273,16 +280,16 @@ async fn a_disk_that_fills_up_stops_a_download_which_goes_on_when_there_is_room(
         assert!(matches!(full, FetchError::NoSpace(_)), "{full}");
         assert!(!full.is_owners_fault());
     }
-    let noted = resume::parse(&fs::read(download.have()).unwrap()).unwrap();
+    let noted = format::parse(&fs::read(download.have()).unwrap()).unwrap();
     let (claimed, _) = noted.claims(&noted.header.boot);
-    assert!(claimed.bytes(SIZE as u64) <= 40 * GROUP_BYTES, "what was not written is claimed");
+    assert!(claimed.bytes(SIZE as u64) <= 40 * GROUP_BYTES, "the resume file claims groups that were not written");
     let data = fs::read(download.data()).unwrap();
     for group in claimed.iter().flatten() {
         let at = group as usize * G;
         assert!(data[at..at + G] == download.content[at..at + G]);
     }
     drop(partial);
-    // Beginning again needs a little room.
+    // The start of a download needs some space.
     let refused = download.receiver.share.begin(&download.destination(), &download.meta).await.unwrap_err();
     assert_eq!(refused.code, FailureCode::NoSpace, "{refused}");
     drop(filler);
@@ -292,9 +299,9 @@ async fn a_disk_that_fills_up_stops_a_download_which_goes_on_when_there_is_room(
     download.complete(partial).await;
 }
 
-/// In whatever order the folder is read: what is too small to be gone on with goes with its pairs.
+/// The order in which the folder is read must not matter.
 #[tokio::test]
-async fn what_is_too_small_to_go_on_with_is_swept_with_its_pairs() {
+async fn partial_files_too_small_to_continue_are_swept_with_their_outboards() {
     let fixture = Fixture::with(|folder| {
         let partial = folder.join(".brasa/partial");
         fs::create_dir_all(&partial).unwrap();

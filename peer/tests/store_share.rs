@@ -1,4 +1,5 @@
-//! The share as the rest of the peer sees it: what is in it, what is told of it, and what comes in.
+//! The share as the rest of the peer sees it: its files, the changes that it reports, and imports into it.
+
 mod store_common;
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
 
 use peer::store::{Share, ShareOptions, diff};
 use shared::{content::ContentHash, error::FailureCode};
-use store_common::{DEADLINE, Fixture, SmallDisk, name, noise, options};
+use store_common::{DEADLINE, Fixture, SmallDisk, change_visibly, name, noise, options};
 use tokio::sync::mpsc;
 
 fn hash_of(bytes: &[u8]) -> ContentHash {
@@ -17,7 +18,7 @@ fn hash_of(bytes: &[u8]) -> ContentHash {
 }
 
 #[tokio::test]
-async fn a_restart_hashes_nothing_again() {
+async fn restarted_share_hashes_nothing_again() {
     let large = noise(3_000_000, 1);
     let first = Fixture::with(|folder| {
         fs::write(folder.join("large"), &large).unwrap();
@@ -28,42 +29,42 @@ async fn a_restart_hashes_nothing_again() {
     assert_eq!(first.share.stats().hashed_bytes, 3_000_001);
     let before = first.share.snapshot();
     let second = first.restarted().await;
-    // Known at once, without waiting for anything to be hashed.
+    // The hash cache has everything, so nothing waits to be hashed.
     assert!(diff(&before, &second.share.snapshot()).is_empty());
     second.share.settled().await.unwrap();
     assert_eq!(second.share.stats().hashed_bytes, 0);
-    assert!(second.share.open_for_serving(&hash_of(&large)).is_ok(), "and it can be served");
+    assert!(second.share.open_for_serving(&hash_of(&large)).is_ok(), "the file can be served");
 }
 
 #[tokio::test]
-async fn what_changes_in_the_folder_is_told() {
+async fn changes_in_the_folder_are_reported() {
     let mut share = Fixture::with(|folder| fs::write(folder.join("there"), "before").unwrap()).await;
-    share.wait_told("the first look", |told| told.len() == 1).await;
+    share.wait_for_report("the first scan", |reported| reported.len() == 1).await;
 
     fs::create_dir_all(share.path("new/deep")).unwrap();
     fs::write(share.path("new/deep/file"), "hello").unwrap();
-    share.wait_told("a file in a new directory", |told| told.contains_key(&name("new/deep/file"))).await;
+    share.wait_for_report("a file in a new directory", |reported| reported.contains_key(&name("new/deep/file"))).await;
 
     fs::write(share.path("there"), "after").unwrap();
     let after = hash_of(b"after");
-    share.wait_told("new content", |told| told[&name("there")].hash == after).await;
+    share.wait_for_report("new content", |reported| reported[&name("there")].hash == after).await;
 
     fs::rename(share.path("there"), share.path("new/moved")).unwrap();
-    let moved = |told: &std::collections::BTreeMap<_, _>| {
-        told.contains_key(&name("new/moved")) && !told.contains_key(&name("there"))
+    let moved = |reported: &std::collections::BTreeMap<_, _>| {
+        reported.contains_key(&name("new/moved")) && !reported.contains_key(&name("there"))
     };
-    share.wait_told("a rename", moved).await;
+    share.wait_for_report("a rename", moved).await;
 
     fs::set_permissions(share.path("new/moved"), fs::Permissions::from_mode(0o755)).unwrap();
-    share.wait_told("the executable bit", |told| told[&name("new/moved")].executable).await;
+    share.wait_for_report("the executable bit", |reported| reported[&name("new/moved")].executable).await;
 
     fs::remove_dir_all(share.path("new")).unwrap();
-    share.wait_told("removals", |told| told.is_empty()).await;
+    share.wait_for_report("removals", |reported| reported.is_empty()).await;
     assert!(share.share.list().is_empty());
 }
 
 #[tokio::test]
-async fn hidden_and_foreign_files_are_not_shared_nor_served() {
+async fn hidden_and_outside_files_are_neither_shared_nor_served() {
     let share = Fixture::with(|folder| {
         fs::write(folder.join(".secret"), "secret").unwrap();
         fs::write(folder.join("../outside"), "outside").unwrap();
@@ -77,7 +78,7 @@ async fn hidden_and_foreign_files_are_not_shared_nor_served() {
     assert_eq!(share.names(), ["inside", "link"]);
     assert_eq!(share.share.stats().skipped, 2);
 
-    // Swapped after it was indexed: the name now leads out.
+    // After it was indexed, a name becomes a link that leads out of the share.
     fs::remove_file(share.path("link")).unwrap();
     fs::remove_file(share.path("inside")).unwrap();
     symlink("../outside", share.path("inside")).unwrap();
@@ -86,18 +87,20 @@ async fn hidden_and_foreign_files_are_not_shared_nor_served() {
 }
 
 #[tokio::test]
-async fn a_file_that_changed_unseen_is_not_served_as_what_it_was() {
+async fn file_that_changed_unnoticed_is_not_served_under_its_old_hash() {
     let mut share = Fixture::with(|folder| fs::write(folder.join("a"), "before").unwrap()).await;
     share.share.settled().await.unwrap();
-    fs::write(share.path("a"), "after!").unwrap();
+    change_visibly(&share.path("a"), || fs::write(share.path("a"), "after!").unwrap());
     assert!(share.share.open_for_serving(&hash_of(b"before")).is_err());
     let after = hash_of(b"after!");
-    share.wait_told("the new content", |told| told.get(&name("a")).is_some_and(|meta| meta.hash == after)).await;
+    share
+        .wait_for_report("the new content", |reported| reported.get(&name("a")).is_some_and(|meta| meta.hash == after))
+        .await;
     assert!(share.share.open_for_serving(&after).is_ok());
 }
 
 #[tokio::test]
-async fn a_lost_outboard_is_made_again() {
+async fn lost_outboard_is_computed_again() {
     let content = noise(100_000, 3);
     let share = Fixture::with(|folder| fs::write(folder.join("a"), &content).unwrap()).await;
     share.share.settled().await.unwrap();
@@ -111,26 +114,26 @@ async fn a_lost_outboard_is_made_again() {
 }
 
 #[tokio::test]
-async fn a_hash_that_may_be_stale_is_confirmed() {
+async fn hash_of_a_file_changed_just_before_is_confirmed_later() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("share");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("fresh"), "x").unwrap();
     let (sender, _events) = mpsc::channel(100);
-    let racy = ShareOptions { racy_window: Duration::from_millis(300), ..options() };
+    let racy = ShareOptions { racy_window: Duration::from_secs(3), ..options() };
     let share = Share::open(&folder, &dir.path().join("state"), racy, sender).await.unwrap();
     share.settled().await.unwrap();
-    // Hashed at once, so that it can be shared at once; and once more when the time is over.
+    // The file is hashed at once, so that it can be shared at once, and again after the racy window.
     assert_eq!((share.list().len(), share.stats().hashed_bytes), (1, 1));
-    // Nobody is told: nothing of the share changes by it.
+    // The second hash changes nothing in the share, so there is no report of it.
     let confirmed = async {
         while share.stats().hashed_bytes < 2 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(DEADLINE, confirmed).await.expect("it is hashed once more when the time is over");
+    tokio::time::timeout(DEADLINE, confirmed).await.expect("the file is hashed again after the window");
     share.rescan_now().await.unwrap();
-    assert_eq!(share.stats().hashed_bytes, 2, "twice is enough");
+    assert_eq!(share.stats().hashed_bytes, 2, "a confirmed hash is final");
 }
 
 #[tokio::test]
@@ -159,7 +162,7 @@ async fn thousands_of_small_files_are_indexed_and_paged() {
 }
 
 #[tokio::test]
-async fn a_slow_listener_gets_everything_in_the_end() {
+async fn slow_listener_gets_all_changes() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("share");
     fs::create_dir(&folder).unwrap();
@@ -168,17 +171,17 @@ async fn a_slow_listener_gets_everything_in_the_end() {
     }
     let (sender, mut events) = mpsc::channel(1);
     let share = Share::open(&folder, &dir.path().join("state"), options(), sender).await.unwrap();
-    let mut told = 0;
-    while told < 2000 {
+    let mut received = 0;
+    while received < 2000 {
         let changes = tokio::time::timeout(DEADLINE, events.recv()).await.unwrap().unwrap();
         assert!(changes.upserts.len() <= 500);
-        told += changes.upserts.len();
+        received += changes.upserts.len();
     }
     tokio::time::timeout(DEADLINE, share.settled()).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn a_copy_keeps_what_belongs_to_the_file() {
+async fn added_copy_keeps_time_and_mode_and_is_hashed_once() {
     let mut share = Fixture::new().await;
     let content = noise(40_000, 4);
     let source = share.outside("tool");
@@ -191,18 +194,18 @@ async fn a_copy_keeps_what_belongs_to_the_file() {
     assert_eq!(added.len(), 1);
     assert_eq!((added[0].name.as_str(), added[0].size, added[0].hash), ("tool", 40_000, hash_of(&content)));
     assert_eq!((added[0].mtime_micros, added[0].executable), (1_500_000_000_000_000, true));
-    // It is known, told and servable when the call returns.
+    // When the call returns, the file is indexed, reported and can be served.
     assert_eq!(share.share.get(&name("tool")).as_ref(), added.first());
     assert_eq!(share.events.try_recv().unwrap().upserts, added);
     assert!(share.share.open_for_serving(&added[0].hash).is_ok());
     assert_eq!(fs::read(share.path("tool")).unwrap(), content);
 
-    // The look that the new file causes finds nothing new, and nothing is hashed twice.
+    // The scan that the new file causes finds nothing new and hashes nothing again.
     share.share.rescan_now().await.unwrap();
     assert_eq!(share.share.stats().hashed_bytes, 40_000);
     assert!(share.events.try_recv().is_err());
 
-    // Adding what is in the share already changes nothing either.
+    // Adding a file of the share changes nothing.
     assert_eq!(share.share.add_copy(&share.path("tool")).await.unwrap(), added);
     assert_eq!(share.share.stats().hashed_bytes, 40_000);
 
@@ -213,7 +216,7 @@ async fn a_copy_keeps_what_belongs_to_the_file() {
 }
 
 #[tokio::test]
-async fn a_tree_is_added_whole_or_not_at_all() {
+async fn tree_is_added_completely_or_not_at_all() {
     let share = Fixture::new().await;
     let tree = share.outside("docs");
     fs::create_dir_all(tree.join("a/b")).unwrap();
@@ -233,11 +236,11 @@ async fn a_tree_is_added_whole_or_not_at_all() {
     assert_eq!(refused.code, FailureCode::InvalidName);
     share.share.rescan_now().await.unwrap();
     assert_eq!(share.names().len(), 40);
-    assert!(fs::read_dir(share.path(".brasa/incoming")).unwrap().next().is_none(), "nothing is left behind");
+    assert!(fs::read_dir(share.path(".brasa/incoming")).unwrap().next().is_none(), "the stage is empty");
 }
 
 #[tokio::test]
-async fn what_cannot_be_added_is_refused_with_a_reason() {
+async fn invalid_additions_are_refused_with_a_code() {
     let share = Fixture::new().await;
     let code = async |path: &std::path::Path| share.share.add_copy(path).await.unwrap_err().code;
     assert_eq!(code(&share.outside("nothing")).await, FailureCode::NoSuchFile);
@@ -247,7 +250,8 @@ async fn what_cannot_be_added_is_refused_with_a_reason() {
     assert_eq!(code(&share.outside("hides")).await, FailureCode::NoSuchFile);
     let pipe = share.outside("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let refused = tokio::time::timeout(DEADLINE, code(&pipe)).await.expect("it does not wait for a writer");
+    let refused =
+        tokio::time::timeout(DEADLINE, code(&pipe)).await.expect("the open of a pipe does not wait for a writer");
     assert_eq!(refused, FailureCode::Io);
     fs::create_dir(share.path("taken")).unwrap();
     fs::write(share.path("taken/x"), "x").unwrap();
@@ -256,12 +260,12 @@ async fn what_cannot_be_added_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
-async fn the_folder_around_the_share_can_be_added() {
+async fn folder_around_the_share_is_added_without_the_share() {
     let share = Fixture::with(|folder| fs::write(folder.join("own"), "x").unwrap()).await;
     fs::write(share.outside("other"), "y").unwrap();
     let around = share.outside("");
     let added = share.share.add_copy(&around).await;
-    // A temporary folder's name may begin with a dot; then that is what is refused.
+    // The name of a temporary folder may begin with a dot, which is refused.
     match added {
         Ok(added) => assert!(added.iter().all(|meta| !meta.name.as_str().ends_with("/own")), "{added:?}"),
         Err(failure) => assert_eq!(failure.code, FailureCode::InvalidName),
@@ -269,7 +273,7 @@ async fn the_folder_around_the_share_can_be_added() {
 }
 
 #[tokio::test]
-async fn a_note_is_made_once_and_removed() {
+async fn note_is_created_once_and_removed() {
     let mut share = Fixture::new().await;
     let note = name("arquivo_teste.txt");
     let made = share.share.add_note(&note).await.unwrap();
@@ -281,36 +285,49 @@ async fn a_note_is_made_once_and_removed() {
     assert_eq!(share.share.remove(&note).await.unwrap(), made);
     assert!(!share.path("arquivo_teste.txt").exists());
     assert!(share.share.get(&note).is_none());
-    share.wait_told("the note", |told| told.contains_key(&note)).await;
-    share.wait_told("that it went", |told| told.is_empty()).await;
+    share.wait_for_report("the note", |reported| reported.contains_key(&note)).await;
+    share.wait_for_report("the removal", |reported| reported.is_empty()).await;
     assert_eq!(share.share.remove(&note).await.unwrap_err().code, FailureCode::NoSuchFile);
 }
 
 #[tokio::test]
-async fn an_empty_directory_is_told_until_something_is_in_it() {
+async fn empty_directory_is_reported_until_it_has_a_file() {
     let mut share = Fixture::with(|folder| fs::create_dir_all(folder.join("before/deep")).unwrap()).await;
-    let is_directory = |told: &std::collections::BTreeMap<_, shared::content::FileMeta>, text: &str| {
-        told.get(&name(text)).is_some_and(shared::content::FileMeta::is_directory)
+    let is_directory = |reported: &std::collections::BTreeMap<_, shared::content::FileMeta>, text: &str| {
+        reported.get(&name(text)).is_some_and(shared::content::FileMeta::is_directory)
     };
-    share.wait_told("one that was there", |told| told.len() == 1 && is_directory(told, "before/deep")).await;
+    share
+        .wait_for_report("a directory that was there", |reported| {
+            reported.len() == 1 && is_directory(reported, "before/deep")
+        })
+        .await;
     fs::create_dir(share.path("new")).unwrap();
-    share.wait_told("a new one", |told| told.len() == 2 && is_directory(told, "new")).await;
+    share.wait_for_report("a new directory", |reported| reported.len() == 2 && is_directory(reported, "new")).await;
     fs::write(share.path("new/file"), "x").unwrap();
     share
-        .wait_told("a file in it", |told| told.contains_key(&name("new/file")) && !told.contains_key(&name("new")))
+        .wait_for_report("a file in it", |reported| {
+            reported.contains_key(&name("new/file")) && !reported.contains_key(&name("new"))
+        })
         .await;
     fs::remove_file(share.path("new/file")).unwrap();
-    share.wait_told("that it is empty again", |told| told.len() == 2 && is_directory(told, "new")).await;
+    share.wait_for_report("the empty directory", |reported| reported.len() == 2 && is_directory(reported, "new")).await;
     share.share.settled().await.unwrap();
     assert_eq!((share.share.stats().files, share.share.stats().hashed_bytes), (0, 1));
-    assert!(share.share.open_for_serving(&shared::content::DIRECTORY_HASH).is_err(), "there is nothing to send");
+    assert!(
+        share.share.open_for_serving(&shared::content::DIRECTORY_HASH).is_err(),
+        "a directory has no content to send"
+    );
 
     fs::create_dir(share.path("kept")).unwrap();
     fs::write(share.path("kept/.hidden"), "x").unwrap();
-    assert_eq!(share.share.remove(&name("kept")).await.unwrap_err().code, FailureCode::Io, "something is in it");
+    assert_eq!(
+        share.share.remove(&name("kept")).await.unwrap_err().code,
+        FailureCode::Io,
+        "the directory has a hidden file"
+    );
     assert!(share.share.remove(&name("before/deep")).await.unwrap().is_directory());
     assert!(!share.path("before").exists() && share.path("kept/.hidden").exists());
-    share.wait_told("that it went", |told| told.len() == 1).await;
+    share.wait_for_report("the removal", |reported| reported.len() == 1).await;
 }
 
 #[tokio::test]
@@ -325,7 +342,7 @@ async fn empty_directories_are_added_with_their_tree() {
     };
     assert_eq!(names(share.share.add_copy(&tree).await.unwrap()), ["tree/file", "tree/a/empty/"]);
     assert!(share.path("tree/a/empty").is_dir() && !share.path("tree/hides").exists());
-    // Alone, and from within the share.
+    // An empty directory alone, and one from within the share.
     fs::create_dir(share.outside("alone")).unwrap();
     assert_eq!(names(share.share.add_copy(&share.outside("alone")).await.unwrap()), ["alone/"]);
     assert_eq!(names(share.share.add_copy(&share.path("tree/a")).await.unwrap()), ["tree/a/empty/"]);
@@ -338,7 +355,7 @@ async fn empty_directories_are_added_with_their_tree() {
 }
 
 #[tokio::test]
-async fn a_directory_is_not_removed_by_its_name() {
+async fn removing_a_directory_with_files_by_name_is_refused() {
     let share = Fixture::with(|folder| {
         fs::create_dir(folder.join("docs")).unwrap();
         fs::write(folder.join("docs/a"), "x").unwrap();
@@ -350,11 +367,11 @@ async fn a_directory_is_not_removed_by_its_name() {
     assert!(refused.why.contains("directory"), "{refused}");
     assert!(share.path("docs/a").exists());
     share.share.remove(&name("docs/a")).await.unwrap();
-    assert!(!share.path("docs").exists(), "the empty directory went along");
+    assert!(!share.path("docs").exists(), "an emptied directory is removed too");
 }
 
 #[tokio::test]
-async fn a_read_only_folder_can_be_shared_and_takes_nothing() {
+async fn read_only_folder_is_shared_and_refuses_additions() {
     let Some(disk) = SmallDisk::mount("ro,size=1m") else { return };
     let dir = tempfile::tempdir().unwrap();
     let folder = disk.path().to_path_buf();
@@ -365,7 +382,7 @@ async fn a_read_only_folder_can_be_shared_and_takes_nothing() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_a_copy_and_keeps_nothing_of_it() {
+async fn copy_to_a_full_disk_fails_and_keeps_nothing() {
     let Some(disk) = SmallDisk::mount("size=1m") else { return };
     let share = Fixture::open(tempfile::tempdir().unwrap(), disk.path().to_path_buf()).await;
     fs::write(share.outside("big"), noise(2_000_000, 5)).unwrap();
@@ -373,5 +390,5 @@ async fn a_full_disk_refuses_a_copy_and_keeps_nothing_of_it() {
     assert_eq!(refused.code, FailureCode::NoSpace);
     share.share.rescan_now().await.unwrap();
     assert!(share.names().is_empty());
-    fs::write(share.path("room"), noise(900_000, 6)).expect("what was copied does not fill the disk");
+    fs::write(share.path("room"), noise(900_000, 6)).expect("the failed copy takes no space");
 }

@@ -1,5 +1,6 @@
-//! From one share through a stream into another.
-#![expect(clippy::unwrap_used, reason = "the helpers belong to the tests")]
+//! Transfers from one share through a stream into another.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it does not get what it asks for")]
 
 mod store_common;
 
@@ -15,7 +16,7 @@ use std::{
 };
 
 use peer::{
-    store::{Partial, destination::Standing},
+    store::{Partial, download::destination::Standing},
     transfer::{Brought, FetchError, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
 };
 use proptest::prelude::*;
@@ -25,16 +26,16 @@ use shared::{
     group_ranges::GroupRanges,
     limits::{DIRECT_MIN_FILE_BYTES, GROUP_BYTES},
 };
-use store_common::{DEADLINE, Fixture, SmallDisk, name, noise};
+use store_common::{DEADLINE, Fixture, SmallDisk, change_visibly, name, noise};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const G: usize = GROUP_BYTES as usize;
 
-/// An owner with one file, and what it says of it.
+/// A share with `content` as `file`, and its entry.
 async fn owner_of(content: &[u8]) -> (Fixture, FileMeta) {
     let owner = Fixture::with(|folder| {
         fs::write(folder.join("file"), content).unwrap();
-        // A large file that was written to just now is waited for.
+        // The share waits before it hashes a large file that has just changed.
         File::options().write(true).open(folder.join("file")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
     })
     .await;
@@ -43,7 +44,7 @@ async fn owner_of(content: &[u8]) -> (Fixture, FileMeta) {
     (owner, meta)
 }
 
-/// All that the owner sends for these groups.
+/// The stream that the owner sends for these groups.
 async fn encoded(owner: &Fixture, meta: &FileMeta, ranges: &GroupRanges) -> Vec<u8> {
     let source = owner.share.open_for_serving(&meta.hash).unwrap();
     let mut bytes = Vec::new();
@@ -66,7 +67,7 @@ async fn finish(receiver: &Fixture, partial: Partial, meta: &FileMeta) {
 }
 
 #[tokio::test]
-async fn files_of_every_awkward_size_arrive_and_go_on_without_being_hashed_again() {
+async fn files_of_boundary_sizes_arrive_and_are_served_without_being_hashed_again() {
     for size in [0, 1, G - 1, G, G + 1, 2 * G, 2 * G + 1, 1024 * G - 1, 1024 * G, 1024 * G + 1] {
         let content = noise(size, size as u64);
         let (owner, meta) = owner_of(&content).await;
@@ -87,9 +88,9 @@ async fn files_of_every_awkward_size_arrive_and_go_on_without_being_hashed_again
         finish(&receiver, partial, &meta).await;
 
         assert!(fs::read(receiver.path("file")).unwrap() == content, "{size}");
-        assert_eq!(receiver.share.get(&meta.name), Some(meta.clone()), "its time is kept too");
-        receiver.wait_told("the download", |told| told.get(&meta.name) == Some(&meta)).await;
-        // The receiver is an owner at once, now and after a restart, without having hashed a byte.
+        assert_eq!(receiver.share.get(&meta.name), Some(meta.clone()), "the entry keeps its time");
+        receiver.wait_for_report("the download", |reported| reported.get(&meta.name) == Some(&meta)).await;
+        // The receiver serves the file now and after a restart, without having hashed a byte.
         let again = encoded(&receiver, &meta, &GroupRanges::all(meta.size)).await;
         assert!(again == encoded(&owner, &meta, &GroupRanges::all(meta.size)).await);
         receiver.share.rescan_now().await.unwrap();
@@ -104,7 +105,7 @@ async fn files_of_every_awkward_size_arrive_and_go_on_without_being_hashed_again
 }
 
 #[tokio::test]
-async fn a_download_goes_on_where_an_owner_failed() {
+async fn download_continues_where_an_owner_failed() {
     let content = noise(200 * G + 77, 1);
     let (owner, meta) = owner_of(&content).await;
     let whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
@@ -118,17 +119,17 @@ async fn a_download_goes_on_where_an_owner_failed() {
     assert!(got > 90 * GROUP_BYTES && got < 110 * GROUP_BYTES, "{got} bytes kept");
 
     let rest = partial.missing();
-    let mut lie = encoded(&owner, &meta, &rest).await;
-    let last = lie.len() - 10;
-    lie[last] ^= 1;
-    match fetch_all(&lie, &partial).await.unwrap_err() {
+    let mut corrupt = encoded(&owner, &meta, &rest).await;
+    let last = corrupt.len() - 10;
+    corrupt[last] ^= 1;
+    match fetch_all(&corrupt, &partial).await.unwrap_err() {
         FetchError::Verification { offset } => assert_eq!(offset, 200 * GROUP_BYTES, "only the last group is wrong"),
         other => panic!("{other}"),
     }
     assert_eq!(partial.missing(), GroupRanges::requested(&[(200, 201)], meta.size).unwrap());
     let premature = receiver.share.destination(&meta.name, None).unwrap();
     receiver.share.finish(partial.clone(), &premature, &meta, false).await.unwrap_err();
-    assert!(!receiver.path("file").exists(), "what is not whole is never in place");
+    assert!(!receiver.path("file").exists(), "an incomplete file is not put in place");
 
     let last = encoded(&owner, &meta, &partial.missing()).await;
     assert_eq!(fetch_all(&last, &partial).await.unwrap(), 77);
@@ -136,9 +137,9 @@ async fn a_download_goes_on_where_an_owner_failed() {
     assert!(fs::read(receiver.path("file")).unwrap() == content);
 }
 
-/// Hashing and writing on one thread: the same file, and what came before a fault stays.
+/// `Writing::Along` hashes and writes on one thread.
 #[tokio::test]
-async fn what_is_written_along_with_hashing_is_the_same() {
+async fn writing_along_with_hashing_keeps_the_groups_before_a_fault() {
     let content = noise(300 * G + 17, 8);
     let (owner, meta) = owner_of(&content).await;
     let receiver = Fixture::new().await;
@@ -173,10 +174,10 @@ async fn what_is_written_along_with_hashing_is_the_same() {
     assert!(fs::read(receiver.path("file")).unwrap() == content);
 }
 
-/// So large that it is written in another way, if the disk is fast: in parts that meet between blocks of the runs, with an end that is
-/// no block; and passed on while it comes in.
+/// A file that is large enough to be written past the page cache if the disk is fast: in parts that do not begin at
+/// blocks of the disk runs, with an end inside a block, and served while it is received.
 #[tokio::test]
-async fn a_large_file_is_the_same_whoever_writes_it() {
+async fn large_file_is_the_same_in_every_way_of_writing() {
     let content = noise(usize::try_from(DIRECT_MIN_FILE_BYTES).unwrap() + 5 * G + 17, 9);
     let (owner, meta) = owner_of(&content).await;
     let groups = meta.size.div_ceil(GROUP_BYTES);
@@ -193,7 +194,7 @@ async fn a_large_file_is_the_same_whoever_writes_it() {
             assert!(verified.covers(&ranges));
             let mut passed_on = Vec::new();
             serve(source, ranges, &mut passed_on, |_| ()).await.unwrap();
-            assert!(passed_on == bytes, "{writing:?}: what came is what goes");
+            assert!(passed_on == bytes, "{writing:?}: the receiver sends the bytes that it received");
         }
         finish(&receiver, partial, &meta).await;
         assert!(fs::read(receiver.path("file")).unwrap() == content, "{writing:?}");
@@ -201,7 +202,7 @@ async fn a_large_file_is_the_same_whoever_writes_it() {
 }
 
 #[tokio::test]
-async fn two_owners_can_send_at_once() {
+async fn file_from_two_owners_at_once_is_complete() {
     let content = noise(300 * G + 5, 2);
     let (owner, meta) = owner_of(&content).await;
     let receiver = Fixture::new().await;
@@ -215,23 +216,23 @@ async fn two_owners_can_send_at_once() {
     assert_eq!(one.unwrap() + other.unwrap(), meta.size);
     finish(&receiver, partial, &meta).await;
     assert!(fs::read(receiver.path("file")).unwrap() == content);
-    // The outboard came in pieces too, and is whole.
+    // The outboard arrived in pieces too and is complete.
     assert!(encoded(&receiver, &meta, &GroupRanges::all(meta.size)).await.len() > content.len());
 }
 
 #[tokio::test]
-async fn a_lying_size_is_found_out() {
+async fn wrong_size_is_a_verification_error() {
     let content = noise(5 * G + 100, 3);
     let (owner, meta) = owner_of(&content).await;
     let mut whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
-    // A liar does not stop because it has no more bytes.
+    // An owner with a wrong size may send any number of bytes.
     whole.resize(whole.len() * 4, 0);
     let receiver = Fixture::new().await;
     for size in [0, 1, meta.size - 1, meta.size + 1, meta.size + GROUP_BYTES, 3 * meta.size] {
-        let lie = FileMeta { size, ..meta.clone() };
-        let partial = begin(&receiver, &lie).await;
-        let found_out = fetch_all(&whole, &partial).await.unwrap_err();
-        assert!(matches!(found_out, FetchError::Verification { .. }), "{size}: {found_out}");
+        let wrong = FileMeta { size, ..meta.clone() };
+        let partial = begin(&receiver, &wrong).await;
+        let error = fetch_all(&whole, &partial).await.unwrap_err();
+        assert!(matches!(error, FetchError::Verification { .. }), "{size}: {error}");
         assert!(partial.verified().is_empty() || size > GROUP_BYTES);
     }
     receiver.share.rescan_now().await.unwrap();
@@ -239,7 +240,7 @@ async fn a_lying_size_is_found_out() {
 }
 
 #[tokio::test]
-async fn an_owner_that_falls_silent_is_given_up() {
+async fn silent_owner_fails_the_fetch_and_received_groups_are_kept() {
     let content = noise(50 * G, 4);
     let (owner, meta) = owner_of(&content).await;
     let whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
@@ -248,14 +249,14 @@ async fn an_owner_that_falls_silent_is_given_up() {
     let (mut here, there) = tokio::io::duplex(whole.len());
     here.write_all(&whole[..30 * G]).await.unwrap();
     let silence = Duration::from_millis(200);
-    let given_up = fetch(there, partial.missing(), &partial, silence, |_| ()).await.unwrap_err();
-    assert!(matches!(given_up, FetchError::Silent(_)), "{given_up}");
-    assert!(!partial.verified().is_empty(), "what came before is kept");
+    let error = fetch(there, partial.missing(), &partial, silence, |_| ()).await.unwrap_err();
+    assert!(matches!(error, FetchError::Silent(_)), "{error}");
+    assert!(!partial.verified().is_empty(), "the groups before the silence are kept");
     drop(here);
 }
 
 #[tokio::test]
-async fn a_receiver_that_stops_reading_holds_the_owner_back() {
+async fn receiver_that_stops_reading_blocks_the_owner() {
     let content = noise(64 << 20, 5);
     let (owner, meta) = owner_of(&content).await;
     let source = owner.share.open_for_serving(&meta.hash).unwrap();
@@ -269,7 +270,7 @@ async fn a_receiver_that_stops_reading_holds_the_owner_back() {
 }
 
 #[tokio::test]
-async fn a_file_that_changes_while_it_is_sent_never_sends_wrong_bytes() {
+async fn file_that_changes_during_an_upload_sends_no_wrong_bytes() {
     type Change = fn(&File);
     let changes: [(&str, Change); 3] = [
         ("overwritten", |file| file.write_all_at(b"changed", 40 << 20).unwrap()),
@@ -286,19 +287,20 @@ async fn a_file_that_changes_while_it_is_sent_never_sends_wrong_bytes() {
         let sending = tokio::spawn(async move { serve(source, GroupRanges::all(meta.size), &mut here, |_| ()).await });
         let mut head = vec![0; 1 << 20];
         there.read_exact(&mut head).await.unwrap();
-        change(&File::options().write(true).open(owner.path("file")).unwrap());
+        let file = File::options().write(true).open(owner.path("file")).unwrap();
+        change_visibly(&owner.path("file"), || change(&file));
         let stream = (&head[..]).chain(there);
         let received = fetch(stream, partial.missing(), &partial, DEADLINE, |_| ()).await;
         let sent = sending.await.unwrap();
         assert!(matches!(sent, Err(ServeError::Changed { .. })), "{how}: {sent:?}");
-        // The stream ended, here without a reset: the receiver knows it as truncated, and all it has is right.
+        // This stream ends without a reset, so the receiver sees a truncation. Its verified groups are right.
         assert!(matches!(received, Err(FetchError::Truncated { .. })), "{how}: {received:?}");
         assert!(partial.verified().bytes(meta.size) > 0, "{how}");
     }
 }
 
 #[tokio::test]
-async fn a_broken_stream_says_so() {
+async fn broken_stream_fails_the_fetch_with_its_error() {
     let (_owner, meta) = owner_of(&noise(3 * G, 7)).await;
     let receiver = Fixture::new().await;
     let partial = begin(&receiver, &meta).await;
@@ -307,7 +309,7 @@ async fn a_broken_stream_says_so() {
     assert!(matches!(&broken, FetchError::Stream(error) if error.kind() == io::ErrorKind::ConnectionReset), "{broken}");
 }
 
-/// A stream that breaks at once.
+/// A stream whose first read fails.
 fn broken_stream(kind: io::ErrorKind) -> impl tokio::io::AsyncRead + Unpin {
     struct Broken(io::ErrorKind);
     impl tokio::io::AsyncRead for Broken {
@@ -323,7 +325,7 @@ fn broken_stream(kind: io::ErrorKind) -> impl tokio::io::AsyncRead + Unpin {
 }
 
 #[tokio::test]
-async fn a_download_overwrites_nothing_unless_forced() {
+async fn download_replaces_a_file_only_when_forced() {
     let content = noise(2 * G, 8);
     let (owner, meta) = owner_of(&content).await;
     let whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
@@ -332,7 +334,7 @@ async fn a_download_overwrites_nothing_unless_forced() {
     let standing = async |force| receiver.share.standing(&destination, meta.hash, meta.size, force).await;
     assert_eq!(standing(false).await.unwrap_err().code, FailureCode::Exists);
 
-    // Even when it comes in between: looked at, then appeared.
+    // The file may also appear after that check.
     let partial = begin(&receiver, &meta).await;
     fetch_all(&whole, &partial).await.unwrap();
     let refused = receiver.share.finish(partial, &destination, &meta, false).await.unwrap_err();
@@ -348,7 +350,7 @@ async fn a_download_overwrites_nothing_unless_forced() {
 }
 
 #[tokio::test]
-async fn a_download_can_go_elsewhere() {
+async fn download_to_another_folder_is_not_shared() {
     let content = noise(3 * G, 9);
     let (owner, meta) = owner_of(&content).await;
     let whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
@@ -360,12 +362,12 @@ async fn a_download_can_go_elsewhere() {
     fetch_all(&whole, &partial).await.unwrap();
     receiver.share.finish(partial, &destination, &meta, false).await.unwrap();
     assert!(fs::read(&to).unwrap() == content);
-    assert_eq!(fs::read_dir(receiver.outside("elsewhere")).unwrap().count(), 1, "nothing is left beside it");
-    assert!(receiver.names().is_empty(), "it is not in the share");
+    assert_eq!(fs::read_dir(receiver.outside("elsewhere")).unwrap().count(), 1, "the folder holds the file alone");
+    assert!(receiver.names().is_empty(), "the file is not in the share");
 }
 
 #[tokio::test]
-async fn one_content_is_fetched_once_at_a_time() {
+async fn second_download_of_a_content_is_refused_while_the_first_runs() {
     let (_owner, meta) = owner_of(&noise(2 * G, 10)).await;
     let receiver = Fixture::new().await;
     let first = begin(&receiver, &meta).await;
@@ -377,7 +379,7 @@ async fn one_content_is_fetched_once_at_a_time() {
 }
 
 #[tokio::test]
-async fn too_little_room_is_said_before_anything_is_sent() {
+async fn download_larger_than_the_disk_is_refused_at_its_beginning() {
     let Some(disk) = SmallDisk::mount("size=1m") else { return };
     let receiver = Fixture::open(tempfile::tempdir().unwrap(), disk.path().to_path_buf()).await;
     let destination = receiver.share.destination(&name("big"), None).unwrap();
@@ -386,14 +388,14 @@ async fn too_little_room_is_said_before_anything_is_sent() {
     let refused = receiver.share.begin(&destination, &file).await.unwrap_err();
     assert_eq!(refused.code, FailureCode::NoSpace);
     assert!(refused.why.contains("5000000"), "{refused}");
-    fs::write(receiver.path("room"), noise(900_000, 11)).expect("the disk is not filled by the attempt");
+    fs::write(receiver.path("room"), noise(900_000, 11)).expect("the refused download takes no space");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn any_damage_anywhere_is_found_and_nothing_wrong_is_kept(
+    fn damage_anywhere_is_detected_and_no_wrong_byte_is_kept(
         size in 1usize..40 * G,
         at: prop::sample::Index,
         flip in 1u8..=255,
@@ -418,7 +420,7 @@ proptest! {
             match (&error, cut) {
                 (FetchError::Truncated { .. }, Some(_)) => {}
                 (FetchError::Verification { offset }, None) => {
-                    // All before it is right and kept: the error is in the very group that it names.
+                    // The error names the group with the damage, and all groups before that one are kept.
                     assert_eq!(partial.verified().bytes(meta.size), *offset);
                 }
                 _ => panic!("{error}"),
@@ -430,7 +432,7 @@ proptest! {
             drop(partial);
             receiver.share.rescan_now().await.unwrap();
             assert!(receiver.names().is_empty());
-            assert_eq!(walk(&receiver.path(".brasa/partial")).count(), 0, "nothing of it is left");
+            assert_eq!(walk(&receiver.path(".brasa/partial")).count(), 0, "no partial file is left");
         });
     }
 }

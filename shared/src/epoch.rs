@@ -1,4 +1,4 @@
-//! The number of a tracker seat.
+//! Epochs of the tracker seat.
 
 use std::fmt;
 
@@ -6,29 +6,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::PROVISIONAL_EPOCHS;
 
-/// The number of a tracker seat: rises with every accepted claim and is never used twice.
+/// Number of one tenure of the tracker seat. It rises with every accepted claim and is never reused.
 ///
-/// Multiples of [`PROVISIONAL_EPOCHS`] are for trackers that were elected while the nameserver was away; they keep
-/// theirs when they register. `Epoch::NONE` (0) stands for "no seat was ever claimed"; the first tracker has epoch 1.
+/// Multiples of [`PROVISIONAL_EPOCHS`] belong to trackers that were elected while the nameserver was unreachable. Such
+/// a tracker keeps its epoch when it registers. `Epoch::NONE` (0) means that the seat was never claimed; the first
+/// tracker has epoch 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// Before the first seat.
+    /// Value before the first claim.
     pub const NONE: Self = Self(0);
 
-    /// The next epoch that is claimed from the nameserver. Saturates: 2^64 elections do not happen.
+    /// Returns the next epoch to claim from the nameserver. Saturates at `u64::MAX`.
     pub fn next(self) -> Self {
         let next = Self(self.0.saturating_add(1));
         if next.is_provisional() { Self(next.0.saturating_add(1)) } else { next }
     }
 
-    /// The next epoch that is won by votes alone.
+    /// Returns the next epoch for an election without the nameserver.
     pub fn next_provisional(self) -> Self {
         Self((self.0 / PROVISIONAL_EPOCHS).saturating_add(1).saturating_mul(PROVISIONAL_EPOCHS))
     }
 
-    /// Whether it is won by votes alone.
+    /// Returns true for an epoch that an election without the nameserver uses.
     pub fn is_provisional(self) -> bool {
         self != Self::NONE && self.0.is_multiple_of(PROVISIONAL_EPOCHS)
     }
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_ways_to_an_epoch_never_meet() {
+    fn claimed_and_provisional_epochs_are_disjoint() {
         for number in 0..300 {
             let epoch = Epoch(number);
             let (claimed, elected) = (epoch.next(), epoch.next_provisional());

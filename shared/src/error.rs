@@ -1,55 +1,55 @@
-//! Failures as users and scripts see them.
+//! Failures as reported to users and scripts.
 
 use std::{fmt, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-/// What kind of failure; scripts read it as `code` in `--json` and as the exit status.
+/// Kind of a failure. Scripts read it as `code` in `--json` and as the exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureCode {
-    /// Wrong words on the command line.
+    /// Invalid command-line arguments.
     Usage,
-    /// No such command.
+    /// Unknown command.
     UnknownCommand,
     /// The nameserver does not answer.
     NameserverUnreachable,
-    /// The other side does not let this identity do that, or there is no identity yet.
+    /// The other side rejects this identity, or this node has no identity yet.
     NotAuthorised,
-    /// The two sides speak different protocol versions.
+    /// The two sides use different protocol versions.
     VersionMismatch,
-    /// Nobody is tracker at the moment.
+    /// The network has no tracker at the moment.
     NoTracker,
-    /// No such file, locally or in the network.
+    /// The file does not exist, locally or in the network.
     NoSuchFile,
-    /// The file is known but none of its owners could deliver it.
+    /// The file is known, but no owner delivered it.
     NoOwner,
-    /// Bytes came that are not the file's.
+    /// The received bytes do not match the file's hash.
     VerificationFailed,
-    /// Not enough room on the disk.
+    /// The disk is full.
     NoSpace,
-    /// Something of that name is there already.
+    /// The destination exists already.
     Exists,
-    /// A name that is not allowed.
+    /// The name is not valid.
     InvalidName,
-    /// A bound of the system is reached.
+    /// A limit of the system is reached.
     LimitReached,
-    /// Another process is this peer.
+    /// Another process runs as this peer.
     AlreadyRunning,
-    /// An answer did not come in time.
+    /// A deadline passed without an answer.
     Timeout,
-    /// Stopped by the user.
+    /// The user stopped the operation.
     Interrupted,
-    /// A file or folder could not be read or written.
+    /// A file or directory could not be read or written.
     Io,
-    /// A nameserver name that is not registered.
+    /// The name is not registered in the nameserver.
     UnknownName,
     /// A defect in the program.
     Internal,
 }
 
 impl FailureCode {
-    /// As it stands in `--json`.
+    /// Returns the code as `--json` writes it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Usage => "usage",
@@ -74,8 +74,8 @@ impl FailureCode {
         }
     }
 
-    /// Exit status of a one-shot command that fails so: 1 failed, 2 usage, 3 nameserver unreachable,
-    /// 4 not authorised.
+    /// Returns the exit status of a one-shot command: 2 for usage errors, 3 if the nameserver is unreachable, 4 if not
+    /// authorised, 1 for every other failure.
     pub fn exit_status(self) -> u8 {
         match self {
             Self::Usage | Self::UnknownCommand => 2,
@@ -86,50 +86,50 @@ impl FailureCode {
     }
 }
 
-/// A failure, told so that the reader knows what to do: `WHAT (WHY; WHAT TO DO)`.
+/// Failure with its cause and a remedy, displayed as `WHAT (WHY; HINT)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// What kind.
+    /// Kind of the failure.
     pub code: FailureCode,
-    /// What did not work.
+    /// Operation that failed.
     pub what: String,
-    /// Why.
+    /// Cause.
     pub why: String,
-    /// What the user can do.
+    /// Remedy for the user.
     pub hint: String,
 }
 
 impl Failure {
-    /// A failure with all that a reader needs.
+    /// Creates a failure.
     pub fn new(code: FailureCode, what: impl Into<String>, why: impl fmt::Display, hint: impl Into<String>) -> Self {
         Self { code, what: what.into(), why: why.to_string(), hint: hint.into() }
     }
-}
 
-impl Failure {
-    /// A file or folder of a program's state that cannot be used.
+    /// Creates an [`FailureCode::Io`] failure for a file or directory of a program's state.
     pub fn unusable(path: &Path, why: impl fmt::Display) -> Self {
         Self::new(
             FailureCode::Io,
             format!("cannot use {}", path.display()),
             why,
-            "check its rights, or choose another folder with --state-dir or BRASA_STATE_DIR",
+            "check its permissions, or choose another directory with --state-dir or BRASA_STATE_DIR",
         )
     }
 
-    /// Wrong words on the command line of `program`, from what its parser says in several lines: the first tells what is
-    /// wrong, one that begins with `tip:` what is near. Without one the hint is `otherwise`.
+    /// Creates a [`FailureCode::Usage`] failure of `program` from the message of its argument parser.
+    ///
+    /// The first line of `text` gives the cause, a line that begins with `tip:` the hint. Without such a line the hint
+    /// is `otherwise`.
     pub fn from_parser(program: &str, text: &str, otherwise: &str) -> Self {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        // What does not begin so is help, shown because nothing was asked for.
+        // Without this prefix the text is the help text, which the parser prints if the command is missing.
         let first = lines.next().and_then(|line| line.strip_prefix("error: "));
         let mut why = first.unwrap_or("a command is missing").to_owned();
-        // "the following required arguments were not provided:" goes on in the next line.
+        // "the following required arguments were not provided:" continues in the next line.
         if why.ends_with(':') {
             why = format!("{why} {}", lines.next().unwrap_or_default());
         }
         let hint = lines.find_map(|line| line.strip_prefix("tip: ")).unwrap_or(otherwise);
-        let hint = format!("{hint}; `{program} --help` explains all");
+        let hint = format!("{hint}; see `{program} --help`");
         Self::new(FailureCode::Usage, "wrong command line", why, hint)
     }
 }

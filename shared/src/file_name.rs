@@ -1,4 +1,4 @@
-//! Names of shared files: relative paths that are harmless on every machine.
+//! Names of shared files: relative paths that are safe on every supported platform.
 
 use std::{
     borrow::Borrow,
@@ -12,64 +12,64 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{MAX_FILE_NAME_BYTES, MAX_FILE_NAME_PART_BYTES};
 
-/// The name of a shared file: its path below the share, parts separated by `/`.
+/// Name of a shared file: its path relative to the share, with components separated by `/`.
 ///
-/// A value of this type can be joined to a folder and stays inside it, can be printed on a terminal and can
-/// be created on every common file system: no empty, `.` or `..` parts, not absolute, no backslash, no
-/// drive letter, no control or bidirectional-override characters, no part that Windows reserves, at most
-/// [`MAX_FILE_NAME_BYTES`] bytes in all and [`MAX_FILE_NAME_PART_BYTES`] a part. Dot-files are not shared,
-/// so a part does not begin with a dot either.
+/// Joined to a directory, a `FileName` stays below it. It is safe to print on a terminal and can be created on every
+/// common file system. It is relative and has no empty, `.` or `..` component, no backslash, no drive letter, no
+/// control or bidirectional-override character and no component that Windows reserves. It has at most
+/// [`MAX_FILE_NAME_BYTES`] bytes, and each component has at most [`MAX_FILE_NAME_PART_BYTES`]. A component does not
+/// begin with a dot, because dot-files are not shared.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct FileName(Arc<str>);
 
-/// Why a text is not a [`FileName`]. The text itself is not repeated where it could harm a terminal.
+/// Error of parsing a [`FileName`]. The message escapes control characters, so it is safe to print.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[error("{name:?} is not a file name that can be shared: {reason}")]
+#[error("{name:?} is not a valid name for a shared file: {reason}")]
 pub struct InvalidFileName {
-    /// The text, shortened.
+    /// First 80 characters of the text.
     pub name: String,
-    /// What is wrong with it.
+    /// The rule that the text violates.
     pub reason: String,
 }
 
 impl FileName {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Where the file lies below `folder`.
+    /// Returns the path of the file below `folder`.
     pub fn below(&self, folder: &Path) -> PathBuf {
         let mut path = folder.to_path_buf();
         path.extend(self.parts());
         path
     }
 
-    /// The parts of the path, outermost first.
+    /// Returns the components of the path, outermost first.
     pub fn parts(&self) -> impl Iterator<Item = &str> {
         self.0.split('/')
     }
 
-    /// The last part.
+    /// Returns the last component.
     pub fn base_name(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
-    /// The directories that it lies in, outermost first, as text.
+    /// Returns the paths of the enclosing directories, outermost first.
     pub fn directories(&self) -> impl Iterator<Item = &str> {
         self.0.match_indices('/').map(|(end, _)| &self.0[..end])
     }
 
-    /// The name of a file found at `relative` below a share.
+    /// Converts a path relative to the share into a name.
     ///
     /// # Errors
-    /// When the path is not one that can be shared, with the reason.
+    /// Fails if the path violates a rule of [`FileName`] or is not UTF-8.
     pub fn from_relative_path(relative: &Path) -> Result<Self, InvalidFileName> {
         let mut text = String::new();
         for part in relative.components() {
             let std::path::Component::Normal(part) = part else {
-                return Err(invalid(&relative.to_string_lossy(), "it must be a path below the share"));
+                return Err(invalid(&relative.to_string_lossy(), "it is not a path below the share"));
             };
             let Some(part) = part.to_str() else {
                 return Err(invalid(&relative.to_string_lossy(), "it is not UTF-8"));
@@ -83,7 +83,7 @@ impl FileName {
     }
 }
 
-/// Its order and hash are the text's.
+/// `Ord` and `Hash` of a `FileName` equal those of its text, as `Borrow` requires.
 impl Borrow<str> for FileName {
     fn borrow(&self) -> &str {
         &self.0
@@ -113,13 +113,13 @@ impl FromStr for FileName {
 
 fn check_part(part: &str) -> Result<(), &'static str> {
     if part.is_empty() {
-        return Err("it begins or ends with '/', or has two in a row");
+        return Err("it begins or ends with '/', or contains '//'");
     }
     if part.len() > MAX_FILE_NAME_PART_BYTES {
-        return Err("a part of it is longer than 255 bytes");
+        return Err("a path component is longer than 255 bytes");
     }
     if part.starts_with('.') {
-        return Err("a part of it begins with '.'; '..' would leave the share and dot-files are not shared");
+        return Err("a path component begins with '.'; '..' leaves the share and dot-files are not shared");
     }
     if part.contains('\\') || part.contains('\0') {
         return Err("it contains a backslash or a NUL");
@@ -131,22 +131,24 @@ fn check_part(part: &str) -> Result<(), &'static str> {
         return Err("it begins with a drive letter");
     }
     if part.ends_with([' ', '.']) {
-        return Err("a part of it ends with a space or a dot");
+        return Err("a path component ends with a space or a dot");
     }
     if is_reserved_on_windows(part) {
-        return Err("a part of it is a device name on Windows");
+        return Err("a path component is a device name on Windows");
     }
     Ok(())
 }
 
-/// Control characters, line and paragraph separators, and the bidirectional controls that make a name look
-/// like another (Unicode Standard Annex 9; "Trojan Source", Boucher and Anderson 2021).
+/// Returns true for control characters, line and paragraph separators, and bidirectional controls, which can make one
+/// name look like another (Unicode Standard Annex 9; "Trojan Source", Boucher and Anderson 2021).
 pub fn is_unprintable(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2060}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        || matches!(c, '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2060}' | '\u{feff}')
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Device names of Windows, with or without an extension ("Naming Files, Paths, and Namespaces", Microsoft).
+/// Returns true for a Windows device name, with or without an extension ("Naming Files, Paths, and Namespaces",
+/// Microsoft).
 fn is_reserved_on_windows(part: &str) -> bool {
     let stem = part.split('.').next().unwrap_or(part).to_ascii_uppercase();
     match stem.as_str() {
@@ -188,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ordinary_names_are_accepted() {
+    fn file_name_with_ordinary_characters_is_accepted() {
         for good in ["a.txt", "docs/a b.txt", "fotos/praia€.jpg", "a..b", "console.log", "com10", &"x".repeat(255)] {
             let name: FileName = good.parse().unwrap();
             assert_eq!(FileName::from_relative_path(Path::new(good)).unwrap(), name);
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_escape_deceive_or_break_are_refused() {
+    fn file_name_that_is_unsafe_or_not_portable_is_rejected() {
         let long = "x/".repeat(600);
         for bad in [
             "",
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_cannot_write_to_a_terminal() {
+    fn error_message_escapes_control_characters() {
         let error = "a\u{1b}[2J".parse::<FileName>().unwrap_err();
         assert!(!error.to_string().contains('\u{1b}'));
     }

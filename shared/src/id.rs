@@ -1,4 +1,4 @@
-//! Who speaks: a peer, and which run of it.
+//! Identity of a peer and of one run of its process.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 pub use certs::{InvalidPeerId, PeerId, Role};
 
-/// One run of a peer's process: larger than that of every earlier run of the same peer.
+/// Number of one run of a peer's process, larger than that of every earlier run of the same peer.
 ///
-/// `(peer, incarnation, seq)` orders a peer's announcements, so that what an earlier run still has in
-/// flight never overwrites what a later run said.
+/// `(peer, incarnation, seq)` orders a peer's announcements, so a delayed announcement of an earlier run never
+/// overwrites one of a later run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Incarnation(pub u64);
 

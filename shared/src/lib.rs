@@ -8,6 +8,7 @@
 //! | [`error`] | failures as users see them |
 //! | [`rpc`] | the services and their messages |
 //! | [`net`] | endpoint, connections, stream kinds |
+//! | [`settings`] | nameserver address, state folder and join token from flags and environment |
 //! | [`telemetry`] | logs |
 
 pub mod contact;
@@ -24,6 +25,8 @@ pub mod name;
 #[cfg(feature = "net")]
 pub mod net;
 pub mod rpc;
+#[cfg(feature = "net")]
+pub mod settings;
 #[cfg(feature = "net")]
 pub mod telemetry;
 pub mod time;

@@ -78,13 +78,13 @@ pub const SEAT_SILENCE: Duration = Duration::from_millis(400);
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
 /// How often an elector knocks at the port of the tracker that it follows: a killed process says nothing, but its machine
 /// says that nobody listens there. One byte each, and with five peers the first of them knows after 10 ms on average.
-pub const KNOCK: Duration = Duration::from_millis(50);
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 /// How long after a knock that was refused the next one follows: only two refusals in a row mean something. What is in
 /// flight has arrived by then, and an answer to a heartbeat between them says more.
-pub const KNOCK_AGAIN: Duration = Duration::from_millis(5);
+pub const PROBE_RETRY: Duration = Duration::from_millis(5);
 /// How long the nameserver waits for each refusal: a round trip to another continent is not worth waiting for, since
 /// silence decides then.
-pub const KNOCK_WAIT: Duration = Duration::from_millis(50);
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long a voter that hears the tracker looks for itself, knocking, before it says no to a candidate that does not:
 /// two knocks and a local network's round trips, and far less than a candidate waits for votes.
 pub const VOTE_HOLD: Duration = Duration::from_millis(50);
@@ -93,7 +93,7 @@ pub const SUSPICION: Duration = Duration::from_millis(400);
 /// How late a process may run before it mistrusts its own sense of silence.
 pub const OVERSLEPT: Duration = Duration::from_millis(100);
 /// How often a peer that is no elector tells the tracker that it is there: who does not elect need not notice first.
-pub const RESTING_HEARTBEAT: Duration = Duration::from_secs(1);
+pub const REDUCED_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Peers that elect, whatever their number: an election costs the same in a network of ten and of ten thousand.
 pub const MAX_ELECTORS: usize = 9;
 /// Epochs of provisional trackers are multiples of this, those of registered ones are none: the two ways to an epoch
@@ -201,11 +201,11 @@ pub const MAX_CONNECTIONS_PER_IDENTITY: usize = 32;
 /// that is not complete yet.
 pub const MAX_CALL_STREAMS: usize = 16;
 /// Connections of newcomers at a time: whoever reaches the port can be one.
-pub const MAX_NEWCOMERS: usize = 64;
+pub const MAX_APPLICANTS: usize = 64;
 /// Streams that a newcomer may have open; it needs one.
-pub const MAX_NEWCOMER_STREAMS: usize = 4;
+pub const MAX_APPLICANT_STREAMS: usize = 4;
 /// How long a newcomer may stay: one call's time, and a person waits for it.
-pub const NEWCOMER_STAY: Duration = Duration::from_secs(10);
+pub const ENROLMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence after which a connection is given up.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an otherwise silent connection says that it is there.
@@ -231,7 +231,7 @@ pub const STREAM_WINDOW_BYTES: u32 = 12 << 20;
 pub const CONNECTION_WINDOW_BYTES: u32 = 14 << 20;
 /// Receive window of an accepted connection until its other end is known to be a member, bytes: enough for a
 /// signing request, too little to fill memory with.
-pub const NEWCOMER_WINDOW_BYTES: u32 = 64 << 10;
+pub const APPLICANT_WINDOW_BYTES: u32 = 64 << 10;
 /// Bytes a connection keeps for retransmission.
 pub const SEND_WINDOW_BYTES: u64 = 16 << 20;
 /// UDP socket buffers asked of the kernel, bytes; it may clamp them, which is reported.
@@ -261,7 +261,7 @@ pub const SLOW_PART: u64 = 16;
 /// together no more than one upload that has a slot.
 pub const MAX_PARKED_UPLOADS: usize = 16;
 /// How often an asker whose request waits for its turn is told that it does: well within [`OWNER_SILENCE`].
-pub const QUEUE_NEWS: Duration = Duration::from_millis(500);
+pub const QUEUE_KEEPALIVE: Duration = Duration::from_millis(500);
 /// Smallest rate that `--limit-up` and `--limit-down` take, bytes a second: with less, a peer that shares its rate among
 /// [`MAX_UPLOADS`] would look dead to each.
 pub const MIN_RATE: u64 = 16 << 10;
@@ -293,13 +293,13 @@ pub const MAX_PIECES: u64 = 65_536;
 /// Smallest content, bytes, whose receivers tell each other what they have: for less it is over before it helps.
 pub const MIN_SWARM_BYTES: u64 = 1 << 20;
 /// News of a swarm are gathered for so long, in a swarm of few ...
-pub const SWARM_NEWS: Duration = Duration::from_millis(50);
+pub const SWARM_UPDATE_INTERVAL: Duration = Duration::from_millis(50);
 /// ... of up to so many members; with more, for longer in proportion.
-pub const SWARM_NEWS_MEMBERS: usize = 16;
+pub const SWARM_UPDATE_MEMBERS: usize = 16;
 /// Ranges of groups in one message of news.
-pub const RANGES_PER_NEWS: usize = 512;
+pub const RANGES_PER_UPDATE: usize = 512;
 /// Members in one message of news.
-pub const MEMBERS_PER_NEWS: usize = 64;
+pub const MEMBERS_PER_UPDATE: usize = 64;
 /// Members of one swarm that one peer talks to.
 pub const MAX_SWARM_MEMBERS: usize = 256;
 /// How long a receiver leaves it to another one to dial before it dials itself.

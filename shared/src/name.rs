@@ -1,4 +1,4 @@
-//! What the nameserver maps: names, their tags, and the endpoints they stand for.
+//! Entries of the nameserver: names, tags and endpoints.
 
 use std::{
     fmt,
@@ -15,48 +15,48 @@ use crate::{
     limits::{MAX_NAME_BYTES, MAX_TAG_BYTES, MAX_URI_BYTES},
 };
 
-/// A name registered in the nameserver: 1 to [`MAX_NAME_BYTES`] bytes of UTF-8 without control characters.
+/// Name in the nameserver: 1 to [`MAX_NAME_BYTES`] bytes of UTF-8 without control characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Arc<str>);
 
-/// Why a text is not a [`Name`].
+/// Error of parsing a [`Name`]; holds the first 80 characters of the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{0:?} is not a name: 1 to 255 bytes without control characters")]
 pub struct InvalidName(pub String);
 
-/// What every peer's name begins with; the rest is its id.
+/// Prefix of a peer's name; the peer's id follows.
 pub const PEER_PREFIX: &str = "peer.";
-/// What every tracker's name begins with; the rest is its epoch.
+/// Prefix of a tracker's name; its epoch follows.
 pub const TRACKER_PREFIX: &str = "tracker.";
 
 impl Name {
-    /// The nameserver's own entry.
+    /// Returns the name of the nameserver's own entry.
     pub fn nameserver() -> Self {
         Self("nameserver".into())
     }
 
-    /// `peer.<id>`.
+    /// Returns `peer.<id>`.
     pub fn peer(id: &PeerId) -> Self {
         Self(format!("{PEER_PREFIX}{id}").into())
     }
 
-    /// `tracker.<epoch>`.
+    /// Returns `tracker.<epoch>`.
     pub fn tracker(epoch: Epoch) -> Self {
         Self(format!("{TRACKER_PREFIX}{epoch}").into())
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The peer this is the name of, if it has a peer's form.
+    /// Returns the id from a peer's name, or `None` for another kind of name.
     pub fn as_peer(&self) -> Option<PeerId> {
         self.0.strip_prefix(PEER_PREFIX)?.parse().ok()
     }
 
-    /// The epoch of the tracker this is the name of, if it has a tracker's form.
+    /// Returns the epoch from a tracker's name, or `None` for another kind of name.
     pub fn as_tracker(&self) -> Option<Epoch> {
         self.0.strip_prefix(TRACKER_PREFIX)?.parse().ok().map(Epoch)
     }
@@ -98,18 +98,18 @@ impl fmt::Debug for Name {
     }
 }
 
-/// A metadata tag of a name: 1 to [`MAX_TAG_BYTES`] bytes of UTF-8 without control characters.
+/// Metadata tag of a name: 1 to [`MAX_TAG_BYTES`] bytes of UTF-8 without control characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Tag(Arc<str>);
 
-/// Why a text is not a [`Tag`].
+/// Error of parsing a [`Tag`]; holds the first 80 characters of the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{0:?} is not a tag: 1 to 128 bytes without control characters")]
 pub struct InvalidTag(pub String);
 
 impl Tag {
-    /// The tag as text.
+    /// Returns the tag as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -151,27 +151,26 @@ impl fmt::Debug for Tag {
     }
 }
 
-/// Host part of an [`Endpoint`]: an address, or a name that the reader resolves.
+/// Host of an [`Endpoint`]: an address, or a DNS name that the dialling side resolves.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
     /// IPv4 or IPv6 address.
     Ip(IpAddr),
-    /// DNS name, lower-case letters, digits, `-`, `_` and `.`.
+    /// DNS name of at most 253 bytes: lower-case letters, digits, `-`, `_` and `.`.
     Name(String),
 }
 
-/// Where something answers over QUIC, written `quic://host:port`; IPv6 hosts stand in brackets
-/// (RFC 3986 section 3.2.2).
+/// Address of a QUIC server, written `quic://host:port` with an IPv6 host in brackets (RFC 3986 section 3.2.2).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Endpoint {
-    /// The host.
+    /// Host.
     pub host: Host,
     /// UDP port, never 0.
     pub port: u16,
 }
 
-/// Why a text is not an [`Endpoint`].
+/// Error of parsing an [`Endpoint`]; holds the first 80 characters of the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{0:?} is not an endpoint: write quic://HOST:PORT, an IPv6 host in brackets")]
 pub struct InvalidUri(pub String);
@@ -179,7 +178,7 @@ pub struct InvalidUri(pub String);
 const SCHEME: &str = "quic://";
 
 impl Endpoint {
-    /// The socket address, when the host is an address and not a name.
+    /// Returns the socket address, or `None` if the host is a DNS name.
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self.host {
             Host::Ip(ip) => Some(SocketAddr::new(ip, self.port)),
@@ -187,10 +186,10 @@ impl Endpoint {
         }
     }
 
-    /// Parses `HOST:PORT`, as flags and tokens write it.
+    /// Parses `HOST:PORT`, the form of command-line flags and join tokens.
     ///
     /// # Errors
-    /// When it is not of that form.
+    /// Fails if `text` has another form, has port 0 or is longer than [`MAX_URI_BYTES`].
     pub fn from_host_port(text: &str) -> Result<Self, InvalidUri> {
         let wrong = || InvalidUri(text.chars().take(80).collect());
         if text.len() > MAX_URI_BYTES {
@@ -202,7 +201,7 @@ impl Endpoint {
         Ok(Self { host, port })
     }
 
-    /// `HOST:PORT`, without the scheme.
+    /// Returns `HOST:PORT`, without the scheme.
     pub fn host_port(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
@@ -283,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_peers_and_trackers_are_read_back() {
+    fn name_of_a_peer_or_tracker_parses_back() {
         let id: PeerId = "peer1".parse().unwrap();
         assert_eq!(Name::peer(&id).as_str(), "peer.peer1");
         assert_eq!(Name::peer(&id).as_peer(), Some(id));
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn unicode_names_are_names_and_control_characters_are_not() {
+    fn name_with_control_characters_is_rejected() {
         assert!("unicode\u{20ac}".parse::<Name>().is_ok());
         for bad in ["", "a\nb", "a\u{1b}[m", &"x".repeat(256)] {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
@@ -300,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_written_as_they_are_read() {
+    fn endpoint_text_round_trips_and_malformed_text_is_rejected() {
         for good in ["quic://127.0.0.1:9090", "quic://[::1]:9090", "quic://[fe80::1]:1", "quic://lab-3.example.org:80"]
         {
             assert_eq!(good.parse::<Endpoint>().unwrap().to_string(), good);
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_address_becomes_plain() {
+    fn endpoint_of_a_mapped_ipv4_address_is_plain_ipv4() {
         let mapped: SocketAddr = "[::ffff:10.0.0.1]:5".parse().unwrap();
         assert_eq!(Endpoint::from(mapped).to_string(), "quic://10.0.0.1:5");
     }

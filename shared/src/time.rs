@@ -1,32 +1,32 @@
-//! Time as the pure cores see it: a number handed in, never a clock read.
+//! Timestamps and clocks. Pure code takes a [`Timestamp`] as an argument and never reads a clock.
 
 use std::{
     ops::{Add, AddAssign, Sub},
     time::Duration,
 };
 
-/// A point on one process's monotonic clock, counted from an origin that only that process knows.
+/// Point on the monotonic clock of one process, relative to an origin that only that process knows.
 ///
-/// Cores take it as an argument, shells make it from [`Clock`], simulations make it up. It means nothing
-/// on another machine and is never sent.
+/// The runtime takes timestamps from a [`Clock`]; simulations generate them. A timestamp is meaningless in another
+/// process and is never sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(Duration);
 
 impl Timestamp {
-    /// The clock's origin.
+    /// Origin of the clock.
     pub const ZERO: Self = Self(Duration::ZERO);
 
-    /// The point `since_origin` after the clock's origin.
+    /// Returns the point `since_origin` after the clock's origin.
     pub const fn from_origin(since_origin: Duration) -> Self {
         Self(since_origin)
     }
 
-    /// How long after the clock's origin this is.
+    /// Returns the time between the clock's origin and this point.
     pub const fn since_origin(self) -> Duration {
         self.0
     }
 
-    /// How long after `earlier` this is; zero when it is not after it.
+    /// Returns the time between `earlier` and this point, or zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -52,33 +52,34 @@ impl Sub<Duration> for Timestamp {
     }
 }
 
-/// The shells' source of [`Timestamp`]s: the operating system's monotonic clock.
+/// Source of [`Timestamp`]s outside pure code: the operating system's monotonic clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     origin: std::time::Instant,
 }
 
 impl Clock {
-    /// A clock whose origin is now.
-    #[expect(clippy::disallowed_methods, reason = "this is the place that all others use instead")]
+    /// Creates a clock whose origin is now.
+    #[expect(clippy::disallowed_methods, reason = "the one wrapper around the monotonic clock")]
     pub fn start() -> Self {
         Self { origin: std::time::Instant::now() }
     }
 
-    /// The time on this clock.
+    /// Returns the current time of this clock.
     pub fn now(&self) -> Timestamp {
         Timestamp(self.origin.elapsed())
     }
 
-    /// The operating system's name for `at`, for timers.
+    /// Converts `at` to an [`std::time::Instant`], for timers.
     pub fn instant(&self, at: Timestamp) -> std::time::Instant {
         self.origin + at.0
     }
 }
 
-/// Microseconds since 1970 by the wall clock: only for things shown to people, file times and incarnations,
-/// never for deciding who is alive.
-#[expect(clippy::disallowed_methods, reason = "this is the place that all others use instead")]
+/// Returns the wall-clock time in microseconds since the Unix epoch, or zero before it.
+///
+/// For display, file times and incarnations only. Liveness uses the monotonic clock.
+#[expect(clippy::disallowed_methods, reason = "the one wrapper around the wall clock")]
 pub fn unix_micros() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

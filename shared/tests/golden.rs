@@ -1,10 +1,10 @@
-//! Golden bytes: what every message looks like on the wire, in `golden/*.txt`, a line `name hex` each.
+//! Golden bytes: the wire encoding of every message, in `golden/*.txt`, one line `name hex` per message.
 //!
-//! A difference means that old and new programs do not understand each other any more: then the number in
-//! `shared::rpc::ALPN` rises, and `BRASA_GOLDEN=write cargo test -p shared --test golden` writes the files anew.
-//! A message that is added to a service does not compile here until it has its line.
+//! A difference breaks compatibility with older programs. In that case increase the number in `shared::rpc::ALPN` and
+//! rewrite the files with `BRASA_GOLDEN=write cargo test -p shared --test golden`. This file does not compile after a
+//! message is added to a service until the message has a line here.
 
-#![expect(clippy::unwrap_used, reason = "tests, helpers included, end where something is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::{collections::BTreeMap, fmt::Debug, fs, path::Path, time::Duration};
 
@@ -43,16 +43,16 @@ use shared::{
 };
 use tarpc::{ClientMessage, Request, Response, ServerError, context, trace};
 
-/// The lines of one file.
+/// Lines of one golden file.
 #[derive(Default)]
 struct Golden(BTreeMap<String, Vec<u8>>);
 
 impl Golden {
     fn bytes(&mut self, name: &str, bytes: &[u8]) {
-        assert!(self.0.insert(name.to_owned(), bytes.to_vec()).is_none(), "two lines {name}");
+        assert!(self.0.insert(name.to_owned(), bytes.to_vec()).is_none(), "duplicate line {name}");
     }
 
-    /// A message, which must come back from its bytes as it was.
+    /// Adds a message after checking that it round-trips.
     fn message<T: Serialize + DeserializeOwned + Debug>(&mut self, name: &str, value: &T) {
         let bytes = postcard::to_stdvec(value).unwrap();
         let back: T = postcard::from_bytes(&bytes).unwrap();
@@ -61,33 +61,38 @@ impl Golden {
         self.bytes(name, &bytes);
     }
 
-    /// Compares with the file, or writes it.
+    /// Compares the lines with the file, or writes the file if `BRASA_GOLDEN=write` is set.
     fn check(self, file: &str) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
-        if std::env::var_os("BRASA_GOLDEN").is_some_and(|wish| wish == "write") {
+        if std::env::var_os("BRASA_GOLDEN").is_some_and(|mode| mode == "write") {
             let lines: String =
                 self.0.iter().map(|(name, bytes)| format!("{name} {}\n", HEXLOWER.encode(bytes))).collect();
             return fs::write(path, lines).unwrap();
         }
         let text = fs::read_to_string(&path).unwrap();
-        let mut kept = BTreeMap::new();
+        let mut expected = BTreeMap::new();
         for line in text.lines() {
             let (name, hex) = line.split_once(' ').unwrap();
             let bytes = HEXLOWER.decode(hex.as_bytes()).unwrap();
-            assert!(kept.insert(name.to_owned(), bytes).is_none(), "two lines {name} in {file}");
+            assert!(expected.insert(name.to_owned(), bytes).is_none(), "duplicate line {name} in {file}");
         }
         for (name, bytes) in &self.0 {
-            let golden = kept.remove(name).unwrap_or_else(|| panic!("{file} lacks {name}"));
-            assert_eq!(HEXLOWER.encode(bytes), HEXLOWER.encode(&golden), "{name} is not on the wire what it was");
+            let golden = expected.remove(name).unwrap_or_else(|| panic!("{file} has no line {name}"));
+            assert_eq!(HEXLOWER.encode(bytes), HEXLOWER.encode(&golden), "the encoding of {name} has changed");
         }
-        assert!(kept.is_empty(), "{file} has lines of messages that are gone: {:?}", kept.keys());
+        assert!(expected.is_empty(), "{file} has lines without a message: {:?}", expected.keys());
     }
 }
 
-/// Adds messages, and makes sure that there is at least one of every variant of their type.
+/// Adds messages and asserts that every variant of their type has at least one.
 macro_rules! all_variants {
-    ($golden:ident, $prefix:literal, $type:ident { $($variant:ident),+ $(,)? }, [$($label:literal => $value:expr),+ $(,)?]) => {{
-        // Without a wildcard: a new variant has to be named here.
+    (
+        $golden:ident,
+        $prefix:literal,
+        $type:ident { $($variant:ident),+ $(,)? },
+        [$($label:literal => $value:expr),+ $(,)?]
+    ) => {{
+        // The match has no wildcard, so a new variant does not compile until it is listed.
         fn variant(value: &$type) -> &'static str {
             match value { $($type::$variant { .. } => stringify!($variant)),+ }
         }
@@ -144,7 +149,7 @@ fn registered(lease: Option<Duration>) -> Registered {
 }
 
 #[test]
-fn the_name_service() {
+fn name_service_messages_have_golden_bytes() {
     use {NameServiceRequest as Q, NameServiceResponse as A};
     let mut golden = Golden::default();
     let register = Register {
@@ -169,8 +174,8 @@ fn the_name_service() {
     let text = || "peer.peer1".to_owned();
     let position = Position { run: 7, revision: Revision(300) };
     all_variants!(golden, "request", NameServiceRequest {
-        Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign, MintToken,
-        Changes,
+        Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign,
+        MintToken, Changes,
     }, [
         "ping" => Q::Ping {},
         "register" => Q::Register { request: register },
@@ -182,7 +187,9 @@ fn the_name_service() {
         "remove.name" => Q::Remove { selector: Selector { name: Some(text()), ..Selector::default() } },
         "remove.prefix" => Q::Remove { selector: Selector { prefix: Some(text()), ..Selector::default() } },
         "remove.regex" => Q::Remove { selector: Selector { regex: Some("p.*".to_owned()), ..Selector::default() } },
-        "list" => Q::List { query: ListQuery { prefix: Some(text()), regex: Some("p".to_owned()), after: Some(name()) } },
+        "list" => Q::List {
+            query: ListQuery { prefix: Some(text()), regex: Some("p".to_owned()), after: Some(name()) }
+        },
         "list.all" => Q::List { query: ListQuery::default() },
         "yplookup" => Q::Yplookup {
             query: TagQuery { all: Some(vec!["a".to_owned()]), any: Some(vec!["b".to_owned()]), after: Some(name()) }
@@ -212,8 +219,8 @@ fn the_name_service() {
     let page = Page { records: vec![record()], next: Some(name()), revision: Revision(300) };
     let grant = SeatGrant { epoch: Epoch(5), lease: Duration::from_millis(750) };
     all_variants!(golden, "response", NameServiceResponse {
-        Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign, MintToken,
-        Changes,
+        Ping, Register, Renew, Lookup, SetMetadata, Remove, List, Yplookup, Count, Seat, Claim, RenewSeat, Resign,
+        MintToken, Changes,
     }, [
         "ping" => A::Ping(info),
         "register" => A::Register(Ok(registered(Some(Duration::from_secs(10))))),
@@ -232,7 +239,7 @@ fn the_name_service() {
         "renew_seat" => A::RenewSeat(Ok(grant)),
         "resign" => A::Resign(Ok(())),
         "mint_token" => A::MintToken(Ok("brasa1-aaaa".to_owned())),
-        "changes.news" => A::Changes(Ok(Changes::News {
+        "changes.delta" => A::Changes(Ok(Changes::Delta {
             position,
             changes: vec![
                 NameChange { name: name(), record: Some(record()) },
@@ -270,7 +277,7 @@ fn the_name_service() {
 }
 
 #[test]
-fn the_tracker_service() {
+fn tracker_service_messages_have_golden_bytes() {
     use {TrackerServiceRequest as Q, TrackerServiceResponse as A};
     let mut golden = Golden::default();
     let (epoch, incarnation) = (Epoch(4), Incarnation(7));
@@ -303,7 +310,12 @@ fn the_tracker_service() {
     let files = vec![IndexedFile { file: meta(), owners: vec![peer_id()] }];
     all_variants!(golden, "response", TrackerServiceResponse { Heartbeat, Announce, WhoHas, ListAll, Leave }, [
         "heartbeat" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: Some(299), next_beat: ms(100), standbys })),
-        "heartbeat.unknown" => A::Heartbeat(Ok(HeartbeatAck { epoch, known_seq: None, next_beat: ms(1000), standbys: vec![] })),
+        "heartbeat.unknown" => A::Heartbeat(Ok(HeartbeatAck {
+            epoch,
+            known_seq: None,
+            next_beat: ms(1000),
+            standbys: vec![],
+        })),
         "announce" => A::Announce(Ok(())),
         "announce.error" => A::Announce(Err(TrackerError::SnapshotNeeded)),
         "who_has" => A::WhoHas(Ok(vec![version])),
@@ -329,12 +341,14 @@ fn the_tracker_service() {
 }
 
 #[test]
-fn the_peer_service() {
+fn peer_service_messages_have_golden_bytes() {
     use {PeerServiceRequest as Q, PeerServiceResponse as A};
     let mut golden = Golden::default();
     let request =
-        VoteRequest { epoch: Epoch(5), expected_epoch: Epoch(4), force: true, probe: false, provisional: true };
-    all_variants!(golden, "request", PeerServiceRequest { Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories, Receiving }, [
+        VoteRequest { epoch: Epoch(5), expected_epoch: Epoch(4), force: true, pre_vote: false, provisional: true };
+    all_variants!(golden, "request", PeerServiceRequest {
+        Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories, Receiving,
+    }, [
         "info" => Q::Info {},
         "list" => Q::List { after: Some("a.txt".parse().unwrap()) },
         "list.first" => Q::List { after: None },
@@ -363,7 +377,7 @@ fn the_peer_service() {
         bytes: 70_000,
         served: time(1500),
         network_wait: time(300),
-        pace_wait: time(1000),
+        throttle_wait: time(1000),
         slot_wait: time(20),
         limit_up: Some(300_000),
         slots: 8,
@@ -378,7 +392,9 @@ fn the_peer_service() {
         machine: Some(MachineReport { idle_permille: 900, own_permille: 50 }),
     };
     let directory = DirectoryMeta { mtime_micros: 1_700_000_000_000_000, mode: 0o755 };
-    all_variants!(golden, "response", PeerServiceResponse { Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories, Receiving }, [
+    all_variants!(golden, "response", PeerServiceResponse {
+        Info, List, Have, RequestVote, SeatNotice, UploadReport, Directories, Receiving,
+    }, [
         "info" => A::Info(info),
         "list" => A::List(FilePage { files: vec![meta()], next: Some("docs/a.txt".parse().unwrap()) }),
         "have" => A::Have(Some(meta())),
@@ -394,7 +410,7 @@ fn the_peer_service() {
 }
 
 #[test]
-fn the_enrolment_service() {
+fn enrolment_service_messages_have_golden_bytes() {
     use {EnrolServiceRequest as Q, EnrolServiceResponse as A};
     let mut golden = Golden::default();
     let request = |role| EnrolRequest { token_id: [1; 16], proof: [2; 32], role, csr: vec![0x30, 0x00] };
@@ -422,7 +438,7 @@ fn the_enrolment_service() {
     golden.check("enrol.txt");
 }
 
-/// A header with its length, as it stands on the stream; it must be read back as it was.
+/// Adds a message with its length prefix after checking that it round-trips.
 fn header<T>(golden: &mut Golden, name: &str, value: &T)
 where
     T: Serialize + DeserializeOwned + PartialEq + Debug,
@@ -437,7 +453,7 @@ where
 }
 
 #[test]
-fn bulk_streams() {
+fn bulk_stream_messages_have_golden_bytes() {
     let mut golden = Golden::default();
     let hash = ContentHash([0xab; 32]);
     header(&mut golden, "header.request.all", &BulkRequest { hash, groups: vec![] });
@@ -458,7 +474,7 @@ fn bulk_streams() {
 }
 
 #[test]
-fn packs() {
+fn pack_stream_messages_have_golden_bytes() {
     let mut golden = Golden::default();
     let request = PackRequest::new(vec![(ContentHash([0xab; 32]), 0), (ContentHash([0xcd; 32]), 70_000)]).unwrap();
     header(&mut golden, "header.request", &request);
@@ -470,15 +486,15 @@ fn packs() {
         golden.bytes(&format!("item.{refusal:?}").to_lowercase(), &[refusal.to_byte()]);
     }
     let known = (0..=u8::MAX).filter(|byte| ItemRefusal::from_byte(*byte).is_some()).count();
-    assert_eq!(known, 3, "a refusal has no line here");
+    assert_eq!(known, 3, "a refusal has no golden line");
     golden.check("packs.txt");
 }
 
 #[test]
-fn what_is_around_the_messages() {
+fn stream_kinds_close_codes_and_envelopes_have_golden_bytes() {
     let mut golden = Golden::default();
     golden.bytes("alpn.member", ALPN);
-    golden.bytes("alpn.newcomer", ENROL_ALPN);
+    golden.bytes("alpn.applicant", ENROL_ALPN);
     for kind in [
         StreamKind::Names,
         StreamKind::Tracker,
@@ -492,7 +508,7 @@ fn what_is_around_the_messages() {
         golden.bytes(&format!("stream.{kind:?}").to_lowercase(), &[kind.to_byte()]);
     }
     let known = (0..=u8::MAX).filter(|byte| StreamKind::from_byte(*byte).is_some()).count();
-    assert_eq!(known, 7, "a kind of stream has no line here");
+    assert_eq!(known, 7, "a kind of stream has no golden line");
     for code in
         [CloseCode::Done, CloseCode::NotAuthorised, CloseCode::Overloaded, CloseCode::ShuttingDown, CloseCode::Protocol]
     {
@@ -500,7 +516,7 @@ fn what_is_around_the_messages() {
         golden.bytes(&format!("close.{code:?}").to_lowercase(), &code.to_varint().into_inner().to_be_bytes());
     }
 
-    // tarpc's envelope. A deadline is sent as the time that is left; none is left of one that has passed.
+    // tarpc's envelope. tarpc sends a deadline as the remaining time, which is zero for a past deadline.
     let trace_context = trace::Context {
         trace_id: 0x0102_u128.into(),
         span_id: 0x0304_u64.into(),
@@ -514,13 +530,14 @@ fn what_is_around_the_messages() {
     envelope(&mut golden, "cancel", &ClientMessage::<PeerServiceRequest>::Cancel { trace_context, request_id: 300 });
     let message = Ok(PeerServiceResponse::Have(None));
     golden.message("answer", &Response { request_id: 300, message });
-    // tarpc writes the kind signed and reads it unsigned, so others than `Other` do not come back in postcard.
+    // tarpc writes the error kind as a signed integer and reads an unsigned one, so only `Other` round-trips in
+    // postcard.
     let error = ServerError::new(std::io::ErrorKind::Other, "why".to_owned());
     golden.message("answer.error", &Response::<PeerServiceResponse> { request_id: 300, message: Err(error) });
     golden.check("envelope.txt");
 }
 
-/// As [`Golden::message`], without comparing the clock's time that is in a decoded call.
+/// Adds an envelope like [`Golden::message`], without comparing the decoded value, which depends on the clock.
 fn envelope<T: Serialize + DeserializeOwned>(golden: &mut Golden, name: &str, value: &T) {
     let bytes = postcard::to_stdvec(value).unwrap();
     let back: T = postcard::from_bytes(&bytes).unwrap();
@@ -529,9 +546,9 @@ fn envelope<T: Serialize + DeserializeOwned>(golden: &mut Golden, name: &str, va
 }
 
 #[test]
-fn join_tokens() {
+fn join_token_has_golden_bytes() {
     let mut golden = Golden::default();
-    // Put together here by the format's description, so that the program's own writing is checked by another.
+    // An independent encoder, written from the description of the format, checks the program's encoder.
     let secret: [u8; 20] = std::array::from_fn(|at| at as u8);
     let addresses = ["10.0.0.1:9090", "[fe80::1]:9090"];
     let mut bytes = postcard::to_stdvec(&([0xcd_u8; 32], secret, addresses.to_vec())).unwrap();

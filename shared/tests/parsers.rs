@@ -1,4 +1,4 @@
-//! Whatever arrives: a value or an error, never a panic, and a value is written as it is read.
+//! Property tests of the parsers: arbitrary input yields a value or an error, never a panic, and values round-trip.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use shared::{
     },
 };
 
-/// Text as an attacker writes it: with the characters that mean something somewhere.
+/// Strategy for hostile text, rich in characters with a special meaning.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
@@ -33,10 +33,10 @@ fn text() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn texts(text in text()) {
+    fn arbitrary_text_parses_to_a_safe_value_or_an_error(text in text()) {
         if let Ok(name) = text.parse::<FileName>() {
             prop_assert_eq!(name.as_str(), &text);
-            // It stays below its folder, whatever the folder.
+            // The path stays below its directory.
             let path = name.below(Path::new("/share"));
             prop_assert!(path.starts_with("/share") && path != Path::new("/share"));
             prop_assert!(path.components().all(|part| part != std::path::Component::ParentDir));
@@ -62,7 +62,7 @@ proptest! {
     }
 
     #[test]
-    fn errors_are_short_and_harmless_on_a_terminal(text in text()) {
+    fn error_messages_are_short_and_free_of_control_characters(text in text()) {
         let errors = [
             text.parse::<FileName>().err().map(|error| error.to_string()),
             text.parse::<Name>().err().map(|error| error.to_string()),
@@ -76,13 +76,13 @@ proptest! {
     }
 
     #[test]
-    fn tokens_with_one_damage(at in 0_usize..200, byte in any::<u8>()) {
+    fn token_with_one_changed_byte_is_equal_or_rejected(at in 0_usize..200, byte in any::<u8>()) {
         let token = JoinToken::new(certs::Fingerprint([7; 32]), vec!["10.0.0.1:9090".to_owned()]).unwrap();
         let mut bytes = token.to_string().into_bytes();
         let at = at % bytes.len();
         bytes[at] = byte;
         if let Ok(text) = String::from_utf8(bytes) {
-            // Read as what it was, in capitals perhaps, or not at all.
+            // A change of case yields the same token; the checksum detects every other change.
             if let Ok(read) = text.parse::<JoinToken>() {
                 prop_assert_eq!(read, token);
             }
@@ -90,8 +90,11 @@ proptest! {
     }
 
     #[test]
-    fn headers(bytes in proptest::collection::vec(any::<u8>(), 0..300), length in proptest::option::of(0_u32..100)) {
-        // With a length that fits, too, so that the message itself is looked at.
+    fn arbitrary_header_parses_within_its_bounds_or_fails(
+        bytes in proptest::collection::vec(any::<u8>(), 0..300),
+        length in proptest::option::of(0_u32..100),
+    ) {
+        // A plausible length prefix makes the parser reach the message.
         let bytes = match length {
             Some(length) => [&length.to_be_bytes(), bytes.as_slice()].concat(),
             None => bytes,
@@ -104,7 +107,7 @@ proptest! {
             }
             let mut rest = bytes.as_slice();
             let read = read_header::<Result<BulkAccepted, BulkRefusal>>(&mut rest).await;
-            // Not a byte more than it should.
+            // The parser consumes exactly one message.
             if read.is_ok() {
                 let length = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
                 assert_eq!(bytes.len() - rest.len(), 4 + length as usize);
@@ -113,7 +116,7 @@ proptest! {
     }
 
     #[test]
-    fn messages(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_message_decodes_or_fails_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = postcard::from_bytes::<NameServiceRequest>(&bytes);
         let _ = postcard::from_bytes::<TrackerServiceRequest>(&bytes);
         let _ = postcard::from_bytes::<PeerServiceRequest>(&bytes);
@@ -122,22 +125,22 @@ proptest! {
 }
 
 #[tokio::test]
-async fn a_header_that_claims_to_be_long_is_not_waited_for() {
+async fn header_with_an_excessive_length_is_rejected_before_its_body() {
     let mut claimed = &[0xff, 0xff, 0xff, 0xff, 0][..];
     let read = read_header::<BulkRequest>(&mut claimed).await;
     assert!(matches!(read, Err(HeaderError::TooLong(_))), "{read:?}");
-    assert_eq!(claimed, [0], "its bytes were read");
+    assert_eq!(claimed, [0], "the parser read a byte of the body");
 }
 
 #[test]
-fn a_join_token_can_stand_in_a_file() {
+fn join_token_is_read_from_the_command_line_or_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     let token = JoinToken::new(certs::Fingerprint([7; 32]), vec!["10.0.0.1:9090".to_owned()]).unwrap();
     std::fs::write(&file, format!("{token}\n")).unwrap();
     assert_eq!(parse_join(&format!("@{}", file.display())), Ok(token.clone()));
     assert_eq!(parse_join(&token.to_string()), Ok(token.clone()));
-    // What is wrong is told without repeating what may be a secret.
+    // The error does not contain the token, which is a secret.
     let text = token.to_string();
     let error = parse_join(&text[..text.len() - 1]).unwrap_err().to_string();
     assert!(!error.contains(&text[10..30]), "{error}");

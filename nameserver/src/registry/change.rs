@@ -1,6 +1,6 @@
-//! What is durable: the rows of the registry, the changes made to them, and the state they add up to.
+//! The durable state of the registry: its rows, the changes to them, and the snapshot that they produce.
 //!
-//! Renewals are no changes: they move a deadline, and after a restart every deadline is a full lease away.
+//! A renewal is not a change: it only moves a deadline, and a restart moves every deadline to a full lease from then.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -15,25 +15,25 @@ use shared::{
 
 use super::lease::Lease;
 
-/// One registered name, as it is stored.
+/// A registered name, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameRow {
-    /// Where it answers.
+    /// Endpoint that the name stands for.
     pub uri: Endpoint,
-    /// Its tags, sorted, each once.
+    /// Tags, sorted and unique.
     pub tags: Vec<Tag>,
-    /// Who registered it.
+    /// Identity that registered the name.
     pub owner: Role,
-    /// How long it stays.
+    /// Duration of the registration.
     pub lease: Lease,
-    /// Which run of its owner registered it.
+    /// Run of the owner that registered the name.
     pub incarnation: Incarnation,
-    /// When it was last changed.
+    /// Revision of the last change.
     pub revision: Revision,
 }
 
 impl NameRow {
-    /// The row as callers see it.
+    /// Converts the row to the form that callers receive.
     pub(crate) fn record(&self, name: &Name) -> Record {
         Record { name: name.clone(), uri: self.uri.clone(), tags: self.tags.clone(), revision: self.revision }
     }
@@ -42,46 +42,46 @@ impl NameRow {
 /// A join token, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRow {
-    /// What a proof of the secret is checked with.
+    /// Key that verifies proofs of the secret.
     pub proof_key: ProofKey,
-    /// When it ends, microseconds since 1970: tokens outlive restarts, so the wall clock decides.
+    /// Time of expiry in microseconds since 1970. Tokens outlive restarts, so the wall clock decides.
     pub expires_micros: u64,
-    /// How often it can still be used.
+    /// Number of remaining uses.
     pub uses_left: u32,
-    /// The only peer it is for, if it is for one.
+    /// Peer that may use the token; `None` for any peer.
     pub for_peer: Option<PeerId>,
 }
 
-/// Which key a peer's id belongs to.
+/// Key that a peer's id is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolmentRow {
-    /// BLAKE3 hash of its public key (DER, `SubjectPublicKeyInfo`).
+    /// BLAKE3 hash of the public key (SubjectPublicKeyInfo, DER).
     pub key: [u8; 32],
-    /// The token it came with; `None` for the local one.
+    /// Join token of the enrolment; `None` for the local token.
     pub token: Option<TokenId>,
 }
 
-/// One durable change.
+/// A durable change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// A name is registered, overwritten, or has other tags.
+    /// A name was registered, overwritten, or given other tags.
     NamePut(Name, Arc<NameRow>),
-    /// A name is gone: removed, expired, or with its seat.
+    /// A name was removed, expired, or ended with its seat.
     NameRemoved(Name),
-    /// The seat was taken; its epoch is the highest from now on.
+    /// The seat was granted; its epoch is the highest from now on.
     SeatTaken(Seat),
-    /// The seat is vacant; the highest epoch stays.
+    /// The seat became vacant; the highest epoch stays.
     SeatVacated(Epoch),
-    /// A token was made or used.
+    /// A token was created or used.
     TokenPut(TokenId, TokenRow),
-    /// A token is gone.
+    /// A token was removed.
     TokenRemoved(TokenId),
-    /// A peer's id belongs to a key.
+    /// A peer's id was bound to a key.
     Enrolled(PeerId, EnrolmentRow),
 }
 
 impl fmt::Display for Change {
-    /// For the audit log: what happened, without secrets.
+    /// Writes the change for the audit log, without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NamePut(name, row) => {
@@ -99,39 +99,39 @@ impl fmt::Display for Change {
     }
 }
 
-/// The first four bytes in hexadecimal: enough to tell tokens and keys apart in a log.
+/// Returns the first four bytes in hexadecimal, which distinguish tokens and keys in a log.
 fn short(bytes: &[u8]) -> String {
     bytes.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A change and its number. Revisions rise by one from change to change, without gaps.
+/// A change with its revision. Revisions increase by one from change to change, without gaps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mutation {
-    /// The nameserver's revision from this change on.
+    /// Revision of the nameserver after the change.
     pub revision: Revision,
-    /// What changed.
+    /// The change.
     pub change: Change,
 }
 
-/// The whole durable state: what a storage gives back when it is opened.
+/// The complete durable state, as a storage loads it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshot {
-    /// Count of changes so far.
+    /// Number of changes so far.
     pub revision: Revision,
-    /// The highest epoch ever claimed.
+    /// Highest epoch ever granted.
     pub epoch_high: Epoch,
-    /// Who holds the seat, if anybody does.
+    /// The tracker's seat; `None` when it is vacant.
     pub seat: Option<Seat>,
     /// Registered names.
     pub names: BTreeMap<Name, Arc<NameRow>>,
     /// Join tokens.
     pub tokens: BTreeMap<TokenId, TokenRow>,
-    /// Whose key each peer's id is.
+    /// Keys that the peers' ids are bound to.
     pub enrolments: BTreeMap<PeerId, EnrolmentRow>,
 }
 
 impl Snapshot {
-    /// Carries out one change: what every storage's `commit` must amount to.
+    /// Applies one change. The `commit` of every storage must have the same effect.
     pub fn apply(&mut self, mutation: &Mutation) {
         self.revision = mutation.revision;
         match mutation.change.clone() {

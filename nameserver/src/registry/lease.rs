@@ -1,4 +1,4 @@
-//! How long registrations stay, and which of them ends next.
+//! Duration of registrations, and the order in which they end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,31 +15,31 @@ use shared::{
     time::Timestamp,
 };
 
-/// How long a registration stays.
+/// Duration of a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lease {
-    /// Until removed.
+    /// Until the name is removed.
     Permanent,
-    /// Until this long after the last renewal.
+    /// For this time after the last renewal.
     For(Duration),
-    /// As long as the tracker's seat: `tracker.<epoch>`.
+    /// As long as the tracker's seat; only `tracker.<epoch>` has this lease.
     Seat,
 }
 
 impl Lease {
-    /// The lease that `caller` gets for its request.
+    /// Grants the lease that `caller` requests, clamped to [`MIN_LEASE`] and [`MAX_LEASE`].
     ///
     /// # Errors
-    /// [`NameError::NotAuthorised`] when a permanent one is asked for by anybody but an admin.
+    /// [`NameError::NotAuthorised`] when a caller other than an admin requests a permanent lease.
     pub(crate) fn grant(request: LeaseRequest, caller: &Role) -> Result<Self, NameError> {
         match request {
-            LeaseRequest::For(asked) => Ok(Self::For(asked.clamp(MIN_LEASE, MAX_LEASE))),
+            LeaseRequest::For(term) => Ok(Self::For(term.clamp(MIN_LEASE, MAX_LEASE))),
             LeaseRequest::Permanent if *caller == Role::Admin => Ok(Self::Permanent),
             LeaseRequest::Permanent => Err(NameError::NotAuthorised("only an admin registers permanent names".into())),
         }
     }
 
-    /// Its length, when it has one of its own.
+    /// Length of the lease; `None` when it has no length of its own.
     pub(crate) fn term(self) -> Option<Duration> {
         match self {
             Self::For(term) => Some(term),
@@ -58,7 +58,7 @@ impl fmt::Display for Lease {
     }
 }
 
-/// When leased names end, in both directions: by name and by time.
+/// Deadlines of leased names, indexed by name and by time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deadlines {
     by_name: BTreeMap<Name, Timestamp>,
@@ -66,7 +66,7 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Sets, moves or (with `None`) drops a name's deadline; returns the one it had.
+    /// Sets or, with `None`, removes a name's deadline; returns the previous one.
     pub(crate) fn set(&mut self, name: &Name, at: Option<Timestamp>) -> Option<Timestamp> {
         let old = match at {
             Some(at) => self.by_name.insert(name.clone(), at),
@@ -81,22 +81,22 @@ impl Deadlines {
         old
     }
 
-    /// The name's deadline.
+    /// Deadline of a name.
     pub(crate) fn of(&self, name: &Name) -> Option<Timestamp> {
         self.by_name.get(name).copied()
     }
 
-    /// Whether the name has a deadline and it has come.
+    /// Returns whether the name has a deadline that has passed.
     pub(crate) fn passed(&self, name: &Name, now: Timestamp) -> bool {
         self.by_name.get(name).is_some_and(|at| *at <= now)
     }
 
-    /// The names whose deadline has come, earliest first.
+    /// Names whose deadlines have passed, earliest first.
     pub(crate) fn due(&self, now: Timestamp) -> impl Iterator<Item = &Name> {
         self.by_time.iter().take_while(move |(at, _)| *at <= now).map(|(_, name)| name)
     }
 
-    /// The earliest deadline.
+    /// Earliest deadline.
     pub(crate) fn next(&self) -> Option<Timestamp> {
         self.by_time.first().map(|(at, _)| *at)
     }
@@ -111,9 +111,9 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_brought_into_its_bounds() {
+    fn lease_request_outside_the_bounds_is_clamped() {
         let peer = Role::Peer("p".parse().unwrap());
-        let grant = |asked| Lease::grant(LeaseRequest::For(asked), &peer).unwrap();
+        let grant = |term| Lease::grant(LeaseRequest::For(term), &peer).unwrap();
         assert_eq!(grant(Duration::ZERO), Lease::For(MIN_LEASE));
         assert_eq!(grant(Duration::MAX), Lease::For(MAX_LEASE));
         assert_eq!(grant(Duration::from_secs(7)), Lease::For(Duration::from_secs(7)));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moved_deadline_leaves_nothing_behind() {
+    fn moved_deadline_leaves_no_index_entry() {
         let (a, b): (Name, Name) = ("a".parse().unwrap(), "b".parse().unwrap());
         let mut deadlines = Deadlines::default();
         deadlines.set(&a, Some(at(10)));

@@ -1,22 +1,21 @@
-//! The tracker's seat: the nameserver is its arbiter (`docs/election.md`).
+//! The tracker's seat, which the nameserver arbitrates (`docs/election.md`).
 //!
-//! A claim names the highest epoch that its claimant knows (compare-and-set) and a higher one for itself, and
-//! succeeds when
+//! A claim names the highest epoch that the claimant knows (compare-and-set) and a higher one for itself. It succeeds
+//! under these conditions:
 //!
-//! | the seat is | the claim needs |
+//! | state of the seat | condition of the claim |
 //! |---|---|
-//! | vacant, or its lease ran out | nothing more |
-//! | held, not heard for [`SEAT_SILENCE`] | the votes of a majority |
-//! | held, and the nameserver itself found the holder's port closed since it heard it last | the votes of a majority |
-//! | held and alive | the votes of a majority, and `force` |
+//! | vacant, or its lease has ended | none |
+//! | held, not renewed for [`SEAT_SILENCE`] | the votes of a majority |
+//! | held, and the nameserver found the holder's port closed after its last renewal | the votes of a majority |
+//! | held, otherwise | the votes of a majority, and `force` |
 //!
-//! **Majority** of the electors: the live leased peers (`peer.<id>` registered by `<id>`), or nine of them where there are
-//! more ([`electors`]). The incumbent is not counted, since it
-//! would have to be waited for when it is dead, unless it is the claimant or has voted: then it is a voter like any
-//! other. So `eleger` works with every peer alive, alone, and asked of the tracker itself. Votes are counted once
-//! each and only from those who are counted.
+//! **Majority** refers to the electors: the peers with a live lease on their own name `peer.<id>`, or nine of them when
+//! there are more ([`electors`]). The incumbent counts only when it is the claimant or has voted; a dead incumbent
+//! would otherwise raise the majority. A forced election (`eleger`) therefore works while every peer is alive, with one
+//! peer alone, and when the tracker itself starts it. Each elector's vote counts once; other votes do not count.
 //!
-//! `tracker.<epoch>` is the seat as a name: it comes, stays and goes with it. `epoch_high` only rises.
+//! The name `tracker.<epoch>` is registered and removed together with the seat. `epoch_high` never decreases.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -30,32 +29,24 @@ use shared::{
     time::Timestamp,
 };
 
-use super::{Change, NameRow, Registry, TRACKER_TAG, lease::Lease};
-
-/// The seat and what only this run of the nameserver knows of it.
-#[derive(Debug, Clone)]
-pub(crate) struct SeatState {
-    pub(crate) seat: Seat,
-    /// When its lease ends.
-    pub(crate) deadline: Timestamp,
-    /// When its holder last renewed it. Other calls of the holder do not count: its process may live on while its
-    /// tracker does not.
-    pub(crate) heard: Timestamp,
-    /// Whether nobody listens any more where the holder answers, as the nameserver itself found after `heard`.
-    pub(crate) gone: bool,
-}
+use super::{
+    Registry, TRACKER_TAG,
+    change::{Change, NameRow},
+    lease::Lease,
+    table::SeatState,
+};
 
 impl Registry {
-    /// Who holds the seat.
+    /// Returns the highest epoch and the seat, if its lease has not ended.
     pub fn seat(&self, now: Timestamp) -> SeatView {
         SeatView { epoch_high: self.tables.epoch_high(), seat: self.live_seat(now).map(|state| state.seat.clone()) }
     }
 
-    /// Takes the seat. A repeated claim to an epoch that the caller holds already gets [`ClaimError::Moved`], which
-    /// names the caller: no epoch is ever granted twice.
+    /// Grants the seat to the caller. No epoch is granted twice: a repeated claim to an epoch that the caller holds
+    /// returns [`ClaimError::Moved`] with the caller as holder.
     ///
     /// # Errors
-    /// See [`ClaimError`]; nothing has changed then.
+    /// See [`ClaimError`]; the registry is unchanged then.
     pub fn claim(&mut self, now: Timestamp, caller: &Role, claim: Claim) -> Result<SeatGrant, ClaimError> {
         let claimant = self.claimant(now, caller)?;
         let epoch_high = self.tables.epoch_high();
@@ -67,8 +58,8 @@ impl Registry {
         }
         if let Some(incumbent) = self.live_seat(now) {
             self.check_majority(now, &claimant, &incumbent.seat.peer, &claim.votes)?;
-            let silent_at = incumbent.heard + SEAT_SILENCE;
-            if !claim.force && !incumbent.gone && now < silent_at {
+            let silent_at = incumbent.renewed_at + SEAT_SILENCE;
+            if !claim.force && !incumbent.port_closed && now < silent_at {
                 return Err(ClaimError::Held { retry_after: silent_at.min(incumbent.deadline).since(now) });
             }
         }
@@ -77,7 +68,7 @@ impl Registry {
         let older: Vec<Name> =
             trackers.filter(|name| name.as_tracker().is_some_and(|epoch| epoch < claim.epoch)).cloned().collect();
         for name in older {
-            self.tables.make(Change::NameRemoved(name), now);
+            self.tables.apply(Change::NameRemoved(name), now);
         }
         let Claim { epoch, endpoint, .. } = claim;
         let row = NameRow {
@@ -88,54 +79,56 @@ impl Registry {
             incarnation: Incarnation::default(),
             revision: self.tables.next_revision(),
         };
-        self.tables.make(Change::NamePut(Name::tracker(epoch), Arc::new(row)), now);
-        self.tables.make(Change::SeatTaken(Seat { epoch, peer: claimant, endpoint }), now);
+        self.tables.apply(Change::NamePut(Name::tracker(epoch), Arc::new(row)), now);
+        self.tables.apply(Change::SeatTaken(Seat { epoch, peer: claimant, endpoint }), now);
         Ok(SeatGrant { epoch, lease: SEAT_LEASE })
     }
 
     /// Extends the lease of the seat.
     ///
     /// # Errors
-    /// [`ClaimError::Moved`] when the caller does not hold the seat of this epoch (any more).
+    /// [`ClaimError::Moved`] when the caller does not hold the seat of this epoch, [`ClaimError::NotAuthorised`] when
+    /// the caller is not a peer.
     pub fn renew_seat(&mut self, now: Timestamp, caller: &Role, epoch: Epoch) -> Result<SeatGrant, ClaimError> {
         self.check_holder(now, caller, epoch)?;
         if let Some(state) = self.tables.seat_mut() {
             state.deadline = now + SEAT_LEASE;
-            state.heard = now;
-            state.gone = false;
+            state.renewed_at = now;
+            state.port_closed = false;
         }
         Ok(SeatGrant { epoch, lease: SEAT_LEASE })
     }
 
-    /// The nameserver looked itself, after a majority's claim, and began to at `since`: nobody listens any more where the
-    /// holder of `epoch` answers. Whether that counts: not when the seat has changed hands or was renewed meanwhile.
-    pub fn note_closed_port(&mut self, now: Timestamp, epoch: Epoch, since: Timestamp) -> bool {
-        let counts = self.live_seat(now).is_some_and(|state| state.seat.epoch == epoch && state.heard < since);
-        if let Some(state) = self.tables.seat_mut().filter(|_| counts) {
-            state.gone = true;
+    /// Records that a probe, started at `since`, found the port of the holder of `epoch` closed. Returns whether the
+    /// result is valid: it is not when another peer holds the seat or the holder has renewed it since.
+    pub fn record_closed_port(&mut self, now: Timestamp, epoch: Epoch, since: Timestamp) -> bool {
+        let valid = self.live_seat(now).is_some_and(|state| state.seat.epoch == epoch && state.renewed_at < since);
+        if let Some(state) = self.tables.seat_mut().filter(|_| valid) {
+            state.port_closed = true;
         }
-        counts
+        valid
     }
 
-    /// Gives the seat up.
+    /// Resigns from the seat.
     ///
     /// # Errors
-    /// [`ClaimError::Moved`] when the caller does not hold the seat of this epoch (any more).
+    /// [`ClaimError::Moved`] when the caller does not hold the seat of this epoch, [`ClaimError::NotAuthorised`] when
+    /// the caller is not a peer.
     pub fn resign(&mut self, now: Timestamp, caller: &Role, epoch: Epoch) -> Result<(), ClaimError> {
         self.check_holder(now, caller, epoch)?;
         self.vacate(now, epoch);
         Ok(())
     }
 
-    /// The seat while its lease runs.
+    /// Returns the seat unless its lease has ended.
     pub(super) fn live_seat(&self, now: Timestamp) -> Option<&SeatState> {
         self.tables.seat().filter(|state| now < state.deadline)
     }
 
-    /// Ends the seat and its name.
+    /// Ends the seat and removes its name.
     pub(super) fn vacate(&mut self, now: Timestamp, epoch: Epoch) {
-        self.tables.make(Change::SeatVacated(epoch), now);
-        self.tables.make(Change::NameRemoved(Name::tracker(epoch)), now);
+        self.tables.apply(Change::SeatVacated(epoch), now);
+        self.tables.apply(Change::NameRemoved(Name::tracker(epoch)), now);
     }
 
     fn check_holder(&self, now: Timestamp, caller: &Role, epoch: Epoch) -> Result<(), ClaimError> {
@@ -170,9 +163,9 @@ impl Registry {
         incumbent: &PeerId,
         votes: &[PeerId],
     ) -> Result<(), ClaimError> {
-        let uncounted = (incumbent != claimant && !votes.contains(incumbent)).then_some(incumbent);
+        let excluded = (incumbent != claimant && !votes.contains(incumbent)).then_some(incumbent);
         let live = self.live_peers(now);
-        let electors = electors(live.iter().filter(|peer| Some(*peer) != uncounted));
+        let electors = electors(live.iter().filter(|peer| Some(*peer) != excluded));
         let votes = votes.iter().filter(|voter| electors.contains(voter)).collect::<BTreeSet<_>>().len();
         let needed = majority(electors.len());
         if votes < needed {
@@ -186,5 +179,6 @@ impl Registry {
         peers.filter_map(Name::as_peer).filter(|id| self.is_live_peer(now, id)).collect()
     }
 }
+
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
-//! The registry's tables and the indices over them. Every durable change goes through [`Tables::make`], which
-//! numbers it, keeps the indices right, and remembers how to undo it.
+//! The registry's tables and their indices. Every durable change goes through [`Tables::apply`], which numbers the
+//! change, updates the indices and records how to undo it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use shared::{
     id::{PeerId, Role},
     limits::{EXPIRIES_PER_SWEEP, SEAT_LEASE},
     name::Name,
-    rpc::nameserver::Revision,
+    rpc::nameserver::{Revision, Seat},
     time::Timestamp,
 };
 
@@ -21,9 +21,28 @@ use super::{
     change::{Change, EnrolmentRow, Mutation, NameRow, Snapshot, TokenRow},
     lease::Deadlines,
     log::Log,
-    seat::SeatState,
 };
 
+/// The seat, with the state that only this run of the nameserver knows.
+#[derive(Debug, Clone)]
+pub(super) struct SeatState {
+    pub(super) seat: Seat,
+    /// End of the seat's lease.
+    pub(super) deadline: Timestamp,
+    /// Time of the holder's last renewal. Other calls of the holder do not count: its process may be alive while its
+    /// tracker is not.
+    pub(super) renewed_at: Timestamp,
+    /// Whether the nameserver found the holder's port closed after `renewed_at`.
+    pub(super) port_closed: bool,
+}
+
+impl SeatState {
+    fn granted(seat: Seat, now: Timestamp) -> Self {
+        Self { seat, deadline: now + SEAT_LEASE, renewed_at: now, port_closed: false }
+    }
+}
+
+/// Tables and indices of the registry.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     revision: Revision,
@@ -39,7 +58,7 @@ pub(super) struct Tables {
     undo: Vec<Undo>,
 }
 
-/// What was there before a change.
+/// State before a change.
 #[derive(Debug)]
 enum Undo {
     Name(Name, Option<Arc<NameRow>>, Option<Timestamp>),
@@ -51,9 +70,9 @@ enum Undo {
 impl Tables {
     pub(super) fn restore(snapshot: Snapshot, now: Timestamp) -> Self {
         let Snapshot { revision, epoch_high, seat, names, tokens, enrolments } = snapshot;
-        let log = Log::beginning(revision);
+        let log = Log::starting_at(revision);
         let mut tables = Self { revision, epoch_high, tokens, enrolments, log, ..Self::default() };
-        tables.seat = seat.map(|seat| SeatState { seat, deadline: now + SEAT_LEASE, heard: now, gone: false });
+        tables.seat = seat.map(|seat| SeatState::granted(seat, now));
         for (name, row) in names {
             let deadline = row.lease.term().map(|term| now + term);
             tables.set_name(&name, Some(row), deadline);
@@ -78,10 +97,10 @@ impl Tables {
 
     pub(super) fn settle(&mut self) {
         for mutation in self.pending.drain(..) {
-            self.log.note(&mutation);
+            self.log.push(&mutation);
         }
         self.undo.clear();
-        // A large removal must not keep its room for ever.
+        // Release the memory that a large removal needed.
         self.pending.shrink_to(EXPIRIES_PER_SWEEP);
         self.undo.shrink_to(EXPIRIES_PER_SWEEP);
     }
@@ -109,7 +128,7 @@ impl Tables {
         self.revision
     }
 
-    /// The revision that the next change will have.
+    /// Revision of the next change.
     pub(super) fn next_revision(&self) -> Revision {
         Revision(self.revision.0 + 1)
     }
@@ -122,12 +141,12 @@ impl Tables {
         self.names.iter()
     }
 
-    /// Names in order, from `start` on.
+    /// Names from `start` on, in order.
     pub(super) fn names_from(&self, start: Bound<&Name>) -> impl Iterator<Item = (&Name, &Arc<NameRow>)> {
         self.names.range::<Name, _>((start, Bound::Unbounded))
     }
 
-    /// Names that begin with `prefix`, which is itself a name's text.
+    /// Names that begin with `prefix`, which must be a valid name itself.
     pub(super) fn names_under(&self, prefix: &'static str) -> impl Iterator<Item = &Name> {
         let first: Name = prefix.parse().expect("the prefixes are constants within the limits of names");
         let range = self.names.range((Bound::Included(first), Bound::Unbounded));
@@ -163,22 +182,22 @@ impl Tables {
         &self.enrolments
     }
 
-    /// Begins the lease of a name anew. No durable change.
+    /// Restarts the lease of a name. Not a durable change.
     pub(super) fn extend(&mut self, name: &Name, now: Timestamp) {
         let term = self.names.get(name).and_then(|row| row.lease.term());
         self.deadlines.set(name, term.map(|term| now + term));
     }
 
-    /// Replaces a row without touching its lease.
+    /// Replaces a row without restarting its lease.
     pub(super) fn amend(&mut self, name: Name, row: NameRow, now: Timestamp) -> Revision {
         let deadline = self.deadlines.of(&name);
-        let revision = self.make(Change::NamePut(name.clone(), Arc::new(row)), now);
+        let revision = self.apply(Change::NamePut(name.clone(), Arc::new(row)), now);
         self.deadlines.set(&name, deadline);
         revision
     }
 
-    /// Makes a durable change; leases that begin with it begin at `now`. The revision of the change.
-    pub(super) fn make(&mut self, change: Change, now: Timestamp) -> Revision {
+    /// Applies a durable change and returns its revision. Leases that start with the change start at `now`.
+    pub(super) fn apply(&mut self, change: Change, now: Timestamp) -> Revision {
         let undo = match &change {
             Change::NamePut(name, row) => {
                 let deadline = row.lease.term().map(|term| now + term);
@@ -186,7 +205,7 @@ impl Tables {
             }
             Change::NameRemoved(name) => self.set_name(name, None, None),
             Change::SeatTaken(seat) => {
-                let state = SeatState { seat: seat.clone(), deadline: now + SEAT_LEASE, heard: now, gone: false };
+                let state = SeatState::granted(seat.clone(), now);
                 let epoch_high = std::mem::replace(&mut self.epoch_high, seat.epoch);
                 Undo::Seat(epoch_high, self.seat.replace(state))
             }
@@ -203,7 +222,7 @@ impl Tables {
         self.revision
     }
 
-    /// Sets or removes a name with its deadline and ownership; tells how to undo it.
+    /// Sets or removes a name with its deadline and its entry in the index by owner; returns how to undo it.
     fn set_name(&mut self, name: &Name, row: Option<Arc<NameRow>>, deadline: Option<Timestamp>) -> Undo {
         let old_deadline = self.deadlines.set(name, deadline);
         if let Some(row) = &row {
@@ -223,7 +242,7 @@ impl Tables {
     }
 }
 
-/// Inserts, replaces or removes; what was there before.
+/// Inserts, replaces or removes a value; returns the previous one.
 fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<V> {
     match value {
         Some(value) => map.insert(key, value),

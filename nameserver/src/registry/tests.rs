@@ -1,11 +1,14 @@
-//! Names: Pyro5's semantics first (after its `tests/test_naming.py`), then ownership, leases, revisions, limits.
+//! Names: the semantics of Pyro5 (after its `tests/test_naming.py`), then ownership, leases, revisions and limits.
 
 use std::time::Duration;
 
-use shared::rpc::nameserver::{LeaseRequest, ListQuery, TagQuery};
+use shared::{
+    id::{Incarnation, Role},
+    limits::MAX_NAMES_PER_IDENTITY,
+    rpc::nameserver::{Condition, LeaseRequest, ListQuery, NameError, Register, Registered, Selector, TagQuery},
+};
 
-use super::*;
-use crate::registry::query::Query;
+use super::{query::Query, *};
 
 pub(crate) const NOW: Timestamp = Timestamp::from_origin(Duration::from_secs(100));
 const URI: &str = "quic://host.com:4444";
@@ -82,7 +85,7 @@ fn tags_of(registry: &Registry, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn registering_overwrites_unless_it_is_to_be_safe() {
+fn register_overwrites_unless_the_condition_forbids_it() {
     let mut registry = registry();
     admin(&mut registry, permanent("test.object1"));
     let other = Register { uri: "quic://[::1]:5".into(), ..permanent("test.object1") };
@@ -98,7 +101,7 @@ fn registering_overwrites_unless_it_is_to_be_safe() {
 }
 
 #[test]
-fn what_is_no_name_or_no_endpoint_is_refused() {
+fn invalid_name_or_endpoint_is_rejected() {
     let mut registry = registry();
     for bad in ["", "a\nb", &"x".repeat(256)] {
         let refused = registry.register(NOW, &Role::Admin, permanent(bad));
@@ -114,7 +117,7 @@ fn what_is_no_name_or_no_endpoint_is_refused() {
 }
 
 #[test]
-fn removing_counts_what_went() {
+fn remove_returns_the_number_of_removed_names() {
     let mut registry = registry();
     for number in 0..20 {
         admin(&mut registry, permanent(&format!("test.{number}")));
@@ -136,7 +139,7 @@ fn removing_counts_what_went() {
 }
 
 #[test]
-fn the_nameservers_own_entry_stays_as_it_is() {
+fn own_entry_of_the_nameserver_cannot_be_changed() {
     let mut registry = registry();
     for caller in [Role::Admin, Role::Nameserver, peer("a")] {
         assert_eq!(registry.remove(NOW, &caller, by_name("nameserver")), Ok(0));
@@ -151,11 +154,11 @@ fn the_nameservers_own_entry_stays_as_it_is() {
     assert_eq!(tags_of(&registry, "nameserver"), [NAMESERVER_TAG]);
     let revision = registry.revision();
     registry.register_self("quic://127.0.0.1:9090".parse().unwrap(), NOW);
-    assert_eq!(registry.revision(), revision, "the same again is no change");
+    assert_eq!(registry.revision(), revision, "an equal registration is a change");
 }
 
 #[test]
-fn names_can_be_unicode() {
+fn unicode_name_is_registered_and_found() {
     let mut registry = registry();
     admin(&mut registry, permanent("unicode\u{20ac}"));
     assert_eq!(registry.lookup(NOW, "unicode\u{20ac}").unwrap().name.as_str(), "unicode\u{20ac}");
@@ -163,7 +166,7 @@ fn names_can_be_unicode() {
 }
 
 #[test]
-fn listing_takes_a_prefix_or_an_expression() {
+fn listing_filters_by_prefix_or_anchored_expression() {
     let mut registry = registry();
     for name in ["objects.1", "objects.2", "objects.3", "other.a", "other.b", "other.c"] {
         admin(&mut registry, permanent(&format!("test.{name}")));
@@ -188,7 +191,7 @@ fn listing_takes_a_prefix_or_an_expression() {
 }
 
 #[test]
-fn an_expression_that_is_none_is_refused() {
+fn invalid_expression_is_rejected() {
     let mut registry = registry();
     for bad in ["((((((broken", "a)|(?:b", r"(a)\1", "(?=a)", &"a".repeat(2000), r"(\pL{200}){200}"] {
         let refused = Query::try_from(regex(bad)).map(drop);
@@ -200,7 +203,7 @@ fn an_expression_that_is_none_is_refused() {
 }
 
 #[test]
-fn tags_are_a_set_and_can_be_replaced() {
+fn tags_are_a_set_and_are_replaced_as_a_whole() {
     let mut registry = registry();
     admin(&mut registry, tagged("meta1", &["c", "a", "b"]));
     admin(&mut registry, tagged("meta3", &["p", "q", "r", "r", "q"]));
@@ -224,7 +227,7 @@ fn tags_are_a_set_and_can_be_replaced() {
 }
 
 #[test]
-fn yplookup_finds_names_by_all_or_any_of_their_tags() {
+fn yplookup_finds_names_by_all_or_any_tags() {
     let mut registry = registry();
     admin(&mut registry, tagged("meta1", &["a", "b", "c"]));
     admin(&mut registry, tagged("meta2", &["x", "y", "z"]));
@@ -246,7 +249,7 @@ fn yplookup_finds_names_by_all_or_any_of_their_tags() {
 }
 
 #[test]
-fn pages_end_by_number_by_bytes_and_by_work_and_add_up() {
+fn pages_are_bounded_by_number_and_bytes_and_are_complete() {
     let mut registry = registry();
     let wide: Vec<String> = (0..64).map(|number| format!("{number:0>128}")).collect();
     for number in 0..2500 {
@@ -269,12 +272,12 @@ fn pages_end_by_number_by_bytes_and_by_work_and_add_up() {
                 None => break,
             }
         }
-        assert!(names.is_sorted(), "each once and in order");
+        assert!(names.is_sorted(), "names are out of order");
         (names.len(), pages)
     };
     assert_eq!(all(prefix("n.")), (2500, 3));
     assert_eq!(all(prefix("n.000")), (100, 1));
-    assert_eq!(all(prefix("w.")), (100, 2), "half a MiB holds some sixty of 8.5 KB");
+    assert_eq!(all(prefix("w.")), (100, 2), "half a MiB holds about sixty records of 8.5 KB");
     assert_eq!(all(regex("w.0000")), (10, 1));
     assert_eq!(all(ListQuery::default()).0, 2601);
     assert_eq!(all(ListQuery { after: Some("w.00098".parse().unwrap()), ..ListQuery::default() }), (1, 1));
@@ -282,7 +285,7 @@ fn pages_end_by_number_by_bytes_and_by_work_and_add_up() {
 }
 
 #[test]
-fn a_filter_that_matches_little_is_answered_in_parts() {
+fn filter_with_few_matches_returns_an_empty_page_with_a_next_one() {
     let mut registry = registry();
     for number in 0..shared::limits::NAMES_SCANNED_PER_PAGE {
         admin(&mut registry, permanent(&format!("n{number:06}")));
@@ -295,7 +298,7 @@ fn a_filter_that_matches_little_is_answered_in_parts() {
 }
 
 #[test]
-fn only_its_owner_or_an_admin_changes_a_name() {
+fn name_of_another_owner_can_be_changed_by_an_admin_only() {
     let mut registry = registry();
     let (a, b) = (peer("a"), peer("b"));
     registry.register(NOW, &a, request("service.x")).unwrap();
@@ -314,14 +317,14 @@ fn only_its_owner_or_an_admin_changes_a_name() {
     assert_eq!(names(&registry, prefix("service")), ["service.x"]);
 
     registry.set_metadata(NOW, &Role::Admin, "service.x", texts(&["t"])).unwrap();
-    registry.renew(NOW, &a, "service.x", Incarnation(1)).expect("an admin's tags leave the owner what it is");
+    registry.renew(NOW, &a, "service.x", Incarnation(1)).expect("a change of tags by an admin keeps the owner");
     admin(&mut registry, request("service.x"));
     denied(registry.renew(NOW, &a, "service.x", Incarnation(1)).map(drop));
     assert_eq!(remove(&mut registry, by_prefix("service")), 1);
 }
 
 #[test]
-fn a_peers_name_is_that_peers_only_and_a_trackers_comes_with_the_seat() {
+fn peer_name_of_another_peer_and_tracker_name_cannot_be_registered() {
     let mut registry = registry();
     registry.register(NOW, &peer("a"), request("peer.a")).unwrap();
     for (caller, name) in [
@@ -340,7 +343,7 @@ fn a_peers_name_is_that_peers_only_and_a_trackers_comes_with_the_seat() {
 }
 
 #[test]
-fn a_lease_runs_out_unless_it_is_renewed() {
+fn lease_ends_unless_it_is_renewed() {
     let mut registry = registry();
     let a = peer("a");
     let granted = registry.register(NOW, &a, request("peer.a")).unwrap();
@@ -348,26 +351,26 @@ fn a_lease_runs_out_unless_it_is_renewed() {
     let revision = registry.revision();
     let later = NOW + Duration::from_secs(9);
     assert_eq!(registry.renew(later, &a, "peer.a", Incarnation(1)), Ok(granted));
-    assert_eq!(registry.revision(), revision, "a renewal is no change");
+    assert_eq!(registry.revision(), revision, "a renewal is a change");
 
     let last = later + Duration::from_micros(9_999_999);
     registry.expire(last);
     assert!(registry.lookup(last, "peer.a").is_ok());
     assert_eq!(registry.next_deadline(), Some(later + Duration::from_secs(10)));
     let over = later + Duration::from_secs(10);
-    // Invisible at once, swept or not.
+    // The name is invisible at once, before its removal.
     assert!(registry.lookup(over, "peer.a").is_err());
     assert_eq!(registry.count(over), 1);
     assert_eq!(registry.page(over, &ListQuery::default().try_into().unwrap()).records.len(), 1);
     assert!(registry.renew(over, &a, "peer.a", Incarnation(1)).is_err());
     registry.expire(over);
-    assert_eq!(registry.revision().0, revision.0 + 1, "an end is a change");
+    assert_eq!(registry.revision().0, revision.0 + 1, "the end of a lease is one change");
     assert_eq!(registry.count(over), 1);
     assert_eq!(registry.next_deadline(), None);
 }
 
 #[test]
-fn what_ran_out_is_free_even_before_it_is_swept() {
+fn expired_name_can_be_registered_before_its_removal() {
     let mut registry = registry();
     registry.register(NOW, &peer("a"), tagged_lease("service.x", &["old"])).unwrap();
     let over = NOW + Duration::from_secs(10);
@@ -375,7 +378,7 @@ fn what_ran_out_is_free_even_before_it_is_swept() {
     registry.register(over, &peer("b"), request).unwrap();
     registry.expire(over);
     let record = registry.lookup(over, "service.x").unwrap();
-    assert!(record.tags.is_empty(), "nothing is inherited from what ran out");
+    assert!(record.tags.is_empty(), "the tags of the expired name were inherited");
     assert!(registry.renew(over, &peer("b"), "service.x", Incarnation(1)).is_ok());
 }
 
@@ -384,7 +387,7 @@ fn tagged_lease(name: &str, tags: &[&str]) -> Register {
 }
 
 #[test]
-fn a_sweep_is_bounded_and_the_next_one_is_due_at_once() {
+fn expiry_is_bounded_and_the_remainder_is_due_at_once() {
     let mut registry = registry();
     for number in 0..EXPIRIES_PER_SWEEP + 5 {
         registry.register(NOW, &peer("a"), request(&format!("n{number}"))).unwrap();
@@ -400,7 +403,7 @@ fn a_sweep_is_bounded_and_the_next_one_is_due_at_once() {
 }
 
 #[test]
-fn other_tags_are_no_renewal() {
+fn change_of_tags_does_not_renew_the_lease() {
     let mut registry = registry();
     registry.register(NOW, &peer("a"), request("peer.a")).unwrap();
     registry.set_metadata(NOW + Duration::from_secs(5), &peer("a"), "peer.a", texts(&["t"])).unwrap();
@@ -408,7 +411,7 @@ fn other_tags_are_no_renewal() {
 }
 
 #[test]
-fn the_same_again_renews_and_changes_nothing() {
+fn equal_registration_renews_the_lease_without_a_change() {
     let mut registry = registry();
     let first = registry.register(NOW, &peer("a"), tagged_lease("peer.a", &["t"])).unwrap();
     let later = NOW + Duration::from_secs(5);
@@ -419,7 +422,7 @@ fn the_same_again_renews_and_changes_nothing() {
 }
 
 #[test]
-fn an_earlier_run_of_a_peer_is_told_that_it_is_superseded() {
+fn earlier_run_of_a_peer_is_superseded_while_the_later_one_lives() {
     let mut registry = registry();
     let run = |number| Register { incarnation: Incarnation(number), ..request("peer.a") };
     let (first, second) = (Incarnation(5), Incarnation(9));
@@ -430,11 +433,11 @@ fn an_earlier_run_of_a_peer_is_told_that_it_is_superseded() {
     assert_eq!(registry.renew(NOW, &peer("a"), "peer.a", first), Err(NameError::Superseded { by: second }));
     assert!(registry.renew(NOW, &peer("a"), "peer.a", second).is_ok());
     let over = NOW + Duration::from_secs(10);
-    assert!(registry.register(over, &peer("a"), run(5)).is_ok(), "only a living run supersedes");
+    assert!(registry.register(over, &peer("a"), run(5)).is_ok(), "an expired run still supersedes");
 }
 
 #[test]
-fn compare_and_set_takes_only_the_revision_it_names() {
+fn register_with_a_stale_revision_is_rejected() {
     let mut registry = registry();
     let first = admin(&mut registry, permanent("x")).revision;
     let at = |revision, uri: &str| Register {
@@ -451,7 +454,7 @@ fn compare_and_set_takes_only_the_revision_it_names() {
 }
 
 #[test]
-fn one_identity_has_only_so_many_names() {
+fn identity_at_its_limit_cannot_register_another_name() {
     let mut registry = registry();
     for number in 0..MAX_NAMES_PER_IDENTITY {
         registry.register(NOW, &peer("a"), request(&format!("n{number}"))).unwrap();
@@ -459,14 +462,14 @@ fn one_identity_has_only_so_many_names() {
     let full = registry.register(NOW, &peer("a"), request("one more"));
     assert!(matches!(full, Err(NameError::LimitReached { limit: 10_000, .. })), "{full:?}");
     let own = Register { uri: "quic://h:1".into(), ..request("n0") };
-    assert!(registry.register(NOW, &peer("a"), own).is_ok(), "its own it can still change");
-    assert!(registry.register(NOW, &peer("b"), request("peer.b")).is_ok(), "others are not disturbed");
+    assert!(registry.register(NOW, &peer("a"), own).is_ok(), "an own name cannot be changed at the limit");
+    assert!(registry.register(NOW, &peer("b"), request("peer.b")).is_ok(), "the limit applies to another identity");
     registry.remove(NOW, &peer("a"), by_name("n1")).unwrap();
     assert!(registry.register(NOW, &peer("a"), request("one more")).is_ok());
 }
 
 #[test]
-fn changes_that_could_not_be_stored_are_undone() {
+fn roll_back_restores_tables_indices_and_deadlines() {
     let mut registry = registry();
     registry.register(NOW, &peer("a"), request("peer.a")).unwrap();
     registry.register(NOW, &peer("b"), tagged_lease("service", &["t"])).unwrap();
@@ -485,12 +488,12 @@ fn changes_that_could_not_be_stored_are_undone() {
     assert_eq!(registry.snapshot(), before);
     assert_eq!(registry.next_deadline(), due);
     assert_eq!(registry.pending(), []);
-    assert!(registry.register(NOW, &peer("a"), request("service")).is_err(), "its owner is b again");
+    assert!(registry.register(NOW, &peer("a"), request("service")).is_err(), "the owner was not restored");
     assert_eq!(registry.remove(NOW, &peer("b"), by_regex(".*")), Ok(1));
 }
 
 #[test]
-fn after_a_restart_every_lease_begins_anew() {
+fn restore_restarts_every_lease() {
     let mut before = registry();
     before.register(NOW, &peer("a"), request("peer.a")).unwrap();
     let start = Timestamp::from_origin(Duration::from_secs(3));

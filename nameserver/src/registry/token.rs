@@ -1,4 +1,4 @@
-//! Join tokens, and whose key each peer's id is.
+//! Join tokens, and the key that each peer's id is bound to.
 
 use certs::{ProofKey, TokenId};
 use shared::{
@@ -11,22 +11,26 @@ use shared::{
     time::Timestamp,
 };
 
-use super::{Change, EnrolmentRow, Registry, TokenRow};
+use super::{
+    Registry,
+    change::{Change, EnrolmentRow, TokenRow},
+};
 
-/// With what a newcomer comes; its proof was checked already.
+/// Credential of an applicant whose proof has been verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credential {
-    /// The local token: the newcomer reads this user's files, and comes from this machine.
+    /// The local token: the applicant can read this user's files and runs on this machine.
     Local,
     /// A join token.
     Token(TokenId),
 }
 
 impl Registry {
-    /// Keeps a token that `caller`, an admin, gives away. `wall` is the wall clock, microseconds since 1970.
+    /// Stores a token that `caller`, an admin, hands out. `wall` is the wall clock in microseconds since 1970.
     ///
     /// # Errors
-    /// [`NameError::NotAuthorised`] for anybody but an admin; [`NameError::LimitReached`]; a token of no use.
+    /// [`NameError::NotAuthorised`] when the caller is not an admin, [`NameError::InvalidQuery`] for a token without
+    /// life or uses, [`NameError::LimitReached`] beyond a bound on its life, its uses or the number of tokens.
     pub fn mint(
         &mut self,
         now: Timestamp,
@@ -38,11 +42,11 @@ impl Registry {
     ) -> Result<(), NameError> {
         let full = |what: &str, limit: u64| NameError::LimitReached { what: what.into(), limit };
         if *caller != Role::Admin {
-            return Err(NameError::NotAuthorised("only an admin makes join tokens".into()));
+            return Err(NameError::NotAuthorised("only an admin creates join tokens".into()));
         }
         let MintToken { ttl, uses, for_peer } = request;
         if ttl.is_zero() || uses == 0 {
-            return Err(NameError::InvalidQuery("a token needs a time and at least one use".into()));
+            return Err(NameError::InvalidQuery("a token needs a life and at least one use".into()));
         }
         if ttl > MAX_TOKEN_LIFE {
             return Err(full("seconds of a token's life", MAX_TOKEN_LIFE.as_secs()));
@@ -56,27 +60,27 @@ impl Registry {
             return Err(full("join tokens", MAX_TOKENS as u64));
         }
         for id in expired {
-            self.tables.make(Change::TokenRemoved(id), now);
+            self.tables.apply(Change::TokenRemoved(id), now);
         }
         let life = u64::try_from(ttl.as_micros()).expect("a token's life is at most MAX_TOKEN_LIFE");
         let row = TokenRow { proof_key, expires_micros: wall.saturating_add(life), uses_left: uses, for_peer };
-        self.tables.make(Change::TokenPut(id, row), now);
+        self.tables.apply(Change::TokenPut(id, row), now);
         Ok(())
     }
 
-    /// What proofs of a token's secret are checked with; `None` for one unknown or expired.
+    /// Returns the key that verifies proofs of a token's secret; `None` for an unknown or expired token.
     pub fn proof_key(&self, wall: u64, id: &TokenId) -> Option<ProofKey> {
         self.tables.tokens().get(id).filter(|row| wall < row.expires_micros).map(|row| row.proof_key.clone())
     }
 
-    /// Lets a newcomer whose proof is right become `role` with the key whose hash is `key`: uses its token up by one
-    /// and binds the id to the key.
+    /// Enrols an applicant with a verified proof as `role`: consumes one use of its token and binds the id to the key
+    /// whose BLAKE3 hash is `key`.
     ///
-    /// The same newcomer (id, key and token) may come again without using the token up further, for the answer to
-    /// its first try may have been lost.
+    /// Repeating an enrolment with the same id, key and token consumes no further use, because the applicant may have
+    /// lost the first answer.
     ///
     /// # Errors
-    /// See [`EnrolError`]; nothing has changed then.
+    /// See [`EnrolError`]; the registry is unchanged then.
     pub fn enrol(
         &mut self,
         now: Timestamp,
@@ -88,7 +92,7 @@ impl Registry {
         match credential {
             Credential::Local => match role {
                 Role::Nameserver => Err(EnrolError::RoleNotAllowed(role.clone())),
-                // Any number of admins: a lost key must not lock the machine's own user out.
+                // Admins are not bound to a key: a lost key must not lock out the machine's user.
                 Role::Admin => Ok(()),
                 Role::Peer(id) => {
                     self.check_key(id, &key, false)?;
@@ -109,8 +113,8 @@ impl Registry {
                 }
                 self.check_key(id, &key, row.for_peer.is_some())?;
                 self.bind(now, id, enrolment)?;
-                // Kept at zero until it expires, for the sake of lost answers.
-                self.tables.make(Change::TokenPut(token, TokenRow { uses_left, ..row }), now);
+                // A used-up token stays until it expires, so that an enrolment can be repeated.
+                self.tables.apply(Change::TokenPut(token, TokenRow { uses_left, ..row }), now);
                 Ok(())
             }
         }
@@ -126,10 +130,10 @@ impl Registry {
     fn bind(&mut self, now: Timestamp, id: &PeerId, row: EnrolmentRow) -> Result<(), EnrolError> {
         let present = self.tables.enrolments().get(id);
         if present.is_none() && self.tables.enrolments().len() >= MAX_ENROLMENTS {
-            return Err(EnrolError::Unavailable(format!("there are {MAX_ENROLMENTS} peers already")));
+            return Err(EnrolError::Unavailable(format!("the limit of {MAX_ENROLMENTS} peers is reached")));
         }
         if present != Some(&row) {
-            self.tables.make(Change::Enrolled(id.clone(), row), now);
+            self.tables.apply(Change::Enrolled(id.clone(), row), now);
         }
         Ok(())
     }
@@ -146,7 +150,7 @@ mod tests {
 
     const WALL: u64 = 1_700_000_000_000_000;
     const HOUR: Duration = Duration::from_secs(3600);
-    const OVER: u64 = WALL + 3_600_000_000;
+    const EXPIRY: u64 = WALL + 3_600_000_000;
 
     fn mint(registry: &mut Registry, uses: u32, for_peer: Option<&str>) -> TokenId {
         let token = JoinToken::new(Fingerprint([0; 32]), Vec::new()).unwrap();
@@ -160,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_admin_mints_and_only_within_the_bounds() {
+    fn token_by_a_non_admin_or_outside_the_bounds_is_rejected() {
         let mut registry = registry();
         let revision = registry.revision();
         let token = JoinToken::new(Fingerprint([0; 32]), Vec::new()).unwrap();
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_used_up() {
+    fn used_up_token_is_rejected() {
         let mut registry = registry();
         let token = mint(&mut registry, 2, None);
         assert!(registry.proof_key(WALL, &token).is_some());
@@ -191,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_answer_was_lost_may_come_again() {
+    fn repeated_enrolment_consumes_no_further_use() {
         let mut registry = registry();
         let token = mint(&mut registry, 1, None);
         enrol(&mut registry, token, "a", 1).unwrap();
@@ -201,17 +205,17 @@ mod tests {
     }
 
     #[test]
-    fn a_token_expires() {
+    fn expired_token_is_rejected() {
         let mut registry = registry();
         let token = mint(&mut registry, 1, None);
-        assert!(registry.proof_key(OVER - 1, &token).is_some());
-        assert!(registry.proof_key(OVER, &token).is_none());
-        let late = registry.enrol(NOW, OVER, Credential::Token(token), &peer("a"), [1; 32]);
+        assert!(registry.proof_key(EXPIRY - 1, &token).is_some());
+        assert!(registry.proof_key(EXPIRY, &token).is_none());
+        let late = registry.enrol(NOW, EXPIRY, Credential::Token(token), &peer("a"), [1; 32]);
         assert_eq!(late, Err(EnrolError::InvalidToken));
     }
 
     #[test]
-    fn expired_tokens_make_room() {
+    fn expired_tokens_are_removed_at_the_token_limit() {
         let mut registry = registry();
         for _ in 0..MAX_TOKENS {
             mint(&mut registry, 1, None);
@@ -221,13 +225,13 @@ mod tests {
             let request = MintToken { ttl: HOUR, uses: 1, for_peer: None };
             registry.mint(NOW, wall, &Role::Admin, request, token.id(), token.proof_key())
         };
-        assert!(matches!(again(OVER - 1), Err(NameError::LimitReached { limit: 10_000, .. })));
-        assert_eq!(again(OVER), Ok(()));
+        assert!(matches!(again(EXPIRY - 1), Err(NameError::LimitReached { limit: 10_000, .. })));
+        assert_eq!(again(EXPIRY), Ok(()));
         assert_eq!(registry.tables.tokens().len(), 1);
     }
 
     #[test]
-    fn an_id_belongs_to_its_first_key_unless_an_admin_says_otherwise() {
+    fn id_stays_bound_to_its_key_unless_a_token_names_it() {
         let mut registry = registry();
         let any = mint(&mut registry, 9, None);
         enrol(&mut registry, any, "a", 1).unwrap();
@@ -240,11 +244,11 @@ mod tests {
         enrol(&mut registry, for_a, "a", 2).unwrap();
         assert_eq!(enrol(&mut registry, any, "a", 1), Err(EnrolError::AlreadyEnrolled(peer("a"))));
         let uses_left = registry.tables.tokens()[&any].uses_left;
-        assert_eq!(uses_left, 8, "a refusal uses nothing up");
+        assert_eq!(uses_left, 8, "a rejected enrolment consumed a use");
     }
 
     #[test]
-    fn a_join_token_makes_peers_and_the_local_one_admins_too() {
+    fn join_token_enrols_peers_and_local_token_enrols_admins() {
         let mut registry = registry();
         let token = mint(&mut registry, 9, None);
         let mut become_role = |credential, role: Role| registry.enrol(NOW, WALL, credential, &role, [1; 32]);

@@ -1,4 +1,4 @@
-//! What every storage must do. A new backend runs [`run`] in one test of its own.
+//! Conformance suite of storages. The tests of each storage call [`run`].
 
 use std::sync::Arc;
 
@@ -13,21 +13,21 @@ use shared::{
 use super::{Storage, StorageError};
 use crate::registry::{Change, EnrolmentRow, Mutation, NameRow, Snapshot, TokenRow, lease::Lease};
 
-/// Runs the suite on storages that `create` makes, each empty; `reopen` does what a restart does.
+/// Runs the suite. `create` returns an empty storage; `reopen` closes a storage and opens it like a restart.
 pub(super) fn run<S: Storage>(mut create: impl FnMut() -> S, mut reopen: impl FnMut(S) -> S) {
-    a_new_storage_is_empty(create());
-    what_was_committed_is_there_again(create(), &mut reopen);
-    a_commit_that_follows_another_revision_changes_nothing(create(), &mut reopen);
-    long_histories_add_up(create(), &mut reopen);
+    new_storage_is_empty(create());
+    commit_is_loaded_after_reopening(create(), &mut reopen);
+    commit_after_another_revision_changes_nothing(create(), &mut reopen);
+    long_history_is_loaded_after_reopening(create(), &mut reopen);
 }
 
-fn a_new_storage_is_empty(mut storage: impl Storage) {
+fn new_storage_is_empty(mut storage: impl Storage) {
     assert_eq!(storage.load().unwrap(), Snapshot::default());
     storage.commit(&[], Revision(0)).unwrap();
     assert_eq!(storage.load().unwrap(), Snapshot::default());
 }
 
-fn what_was_committed_is_there_again<S: Storage>(mut storage: S, reopen: &mut impl FnMut(S) -> S) {
+fn commit_is_loaded_after_reopening<S: Storage>(mut storage: S, reopen: &mut impl FnMut(S) -> S) {
     let (id, token) = token();
     let steps: Vec<Vec<Change>> = vec![
         vec![put("unicode\u{20ac}", 1), put("b", 2), put("a", 3)],
@@ -39,7 +39,7 @@ fn what_was_committed_is_there_again<S: Storage>(mut storage: S, reopen: &mut im
         vec![put("a", 4), Change::TokenPut(id, TokenRow { uses_left: 0, ..token })],
         vec![Change::SeatVacated(Epoch(7))],
         vec![Change::SeatTaken(seat(9)), Change::TokenRemoved(id)],
-        // Removing what is not there is no error: the registry decides, the storage carries out.
+        // Removing a missing row is not an error: the registry decides, the storage only applies.
         vec![Change::NameRemoved(name("never there")), Change::SeatVacated(Epoch(9))],
     ];
     let mut expected = Snapshot::default();
@@ -51,10 +51,10 @@ fn what_was_committed_is_there_again<S: Storage>(mut storage: S, reopen: &mut im
         storage = reopen(storage);
         assert_eq!(storage.load().unwrap(), expected);
     }
-    assert_eq!(expected.epoch_high, Epoch(9), "the highest epoch outlives its seat");
+    assert_eq!(expected.epoch_high, Epoch(9), "the highest epoch was lost with its seat");
 }
 
-fn a_commit_that_follows_another_revision_changes_nothing<S: Storage>(mut storage: S, reopen: &mut impl FnMut(S) -> S) {
+fn commit_after_another_revision_changes_nothing<S: Storage>(mut storage: S, reopen: &mut impl FnMut(S) -> S) {
     let first = numbered(Revision(0), vec![put("a", 1), put("b", 2)]);
     storage.commit(&first, Revision(0)).unwrap();
     let before = storage.load().unwrap();
@@ -64,7 +64,7 @@ fn a_commit_that_follows_another_revision_changes_nothing<S: Storage>(mut storag
     assert!(matches!(refused, Err(StorageError::Conflict { actual: Revision(2), .. })), "{refused:?}");
     let ahead = numbered(Revision(5), vec![put("c", 6)]);
     assert!(matches!(storage.commit(&ahead, Revision(5)), Err(StorageError::Conflict { .. })));
-    // The second change leaves a gap: not even the first may happen.
+    // The second change leaves a gap, so the first must not be applied either.
     let mut gap = numbered(Revision(2), vec![put("c", 3), put("d", 4)]);
     gap[1].revision = Revision(5);
     assert!(matches!(storage.commit(&gap, Revision(2)), Err(StorageError::Conflict { .. })));
@@ -76,7 +76,7 @@ fn a_commit_that_follows_another_revision_changes_nothing<S: Storage>(mut storag
     storage.commit(&next, Revision(2)).unwrap();
 }
 
-fn long_histories_add_up<S: Storage>(mut storage: S, reopen: &mut impl FnMut(S) -> S) {
+fn long_history_is_loaded_after_reopening<S: Storage>(mut storage: S, reopen: &mut impl FnMut(S) -> S) {
     let mut random = fastrand::Rng::with_seed(1);
     let mut expected = Snapshot::default();
     for _ in 0..40 {

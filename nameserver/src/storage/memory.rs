@@ -1,11 +1,11 @@
-//! Keeps nothing longer than the process lives.
+//! A storage in memory, lost when the process ends.
 
 use shared::rpc::nameserver::Revision;
 
 use super::{Storage, StorageError, check_revisions};
 use crate::registry::{Mutation, Snapshot};
 
-/// A storage in memory. Its rows are shared with the registry, so that names are held once.
+/// A storage in memory. It shares its rows with the registry, so that each name exists once.
 #[derive(Debug, Default)]
 pub struct MemoryStorage {
     state: Snapshot,
@@ -31,8 +31,8 @@ mod tests {
     use crate::storage::conformance;
 
     #[test]
-    fn conforms() {
-        // What "reopening" is for a storage that ends with the process: it stays.
+    fn memory_storage_conforms() {
+        // Reopening has no effect: the storage lives as long as the process.
         conformance::run(MemoryStorage::default, |storage| storage);
     }
 }

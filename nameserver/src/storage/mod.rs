@@ -1,85 +1,84 @@
-//! Where the registry is kept. A storage carries out the registry's mutations in order; its state is always that of
-//! some revision, never of half a commit.
+//! Durable storage of the registry. A storage applies the registry's mutations in order; its state is always that of
+//! one revision, never of a partial commit.
 //!
-//! Not here yet: `etcd`, for several stateless nameservers over one cluster. It is why a commit says which revision it
-//! follows: with several writers the storage, not the nameserver, decides who was first.
+//! Not implemented yet: `etcd`, for several stateless nameservers on one cluster. A commit names the revision that it
+//! follows for its sake: with several writers the storage decides which commit is first.
 
 #[cfg(test)]
 mod conformance;
-mod memory;
-mod redb;
+pub mod memory;
+pub mod redb;
 
 use std::path::PathBuf;
 
 use shared::rpc::nameserver::Revision;
 
-pub use self::{memory::MemoryStorage, redb::RedbStorage};
 use crate::registry::{Mutation, Snapshot};
 
-/// A place that keeps the registry. Called from one thread, which waits for it.
+/// Durable storage of the registry. One thread calls it and blocks until it returns.
 pub trait Storage: Send {
-    /// The state after the last commit. Also how a storage that failed is tried again: it opens anew what it must.
+    /// Loads the state after the last commit. After a failure it reopens the underlying database.
     ///
     /// # Errors
     /// See [`StorageError`].
     fn load(&mut self) -> Result<Snapshot, StorageError>;
 
-    /// Carries out `mutations`, all or none; durable when it returns.
+    /// Applies all of `mutations` or none. Durable when it returns.
     ///
-    /// `expected` is the revision that the first of them follows.
+    /// `expected` is the revision before the first mutation.
     ///
     /// # Errors
-    /// [`StorageError::Conflict`] when the storage is at another revision: nothing was changed. After any other error
-    /// it is unknown whether the commit happened; [`Storage::load`] tells.
+    /// [`StorageError::Conflict`] when the storage is at another revision; the storage is unchanged then. After any
+    /// other error the commit may or may not have taken effect; [`Storage::load`] returns the actual state.
     fn commit(&mut self, mutations: &[Mutation], expected: Revision) -> Result<(), StorageError>;
 }
 
-/// Why a storage could not do what it was asked.
+/// Failure of a storage.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// Somebody else has written; load and decide anew.
+    /// Another writer has committed; load the state and repeat the decision.
     #[error("the storage is at revision {}, not {}", .actual.0, .expected.0)]
     Conflict {
-        /// What the commit follows.
+        /// Revision that the commit follows.
         expected: Revision,
-        /// Where the storage is.
+        /// Revision of the storage.
         actual: Revision,
     },
-    /// Another process has the file open; stop it, or use another file.
+    /// Another process has opened the file; stop it, or use another file.
     #[error("{path} is in use by another nameserver")]
     InUse {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// Another version of the program wrote the file; use that one.
-    #[error("{path} has format {found}, this program knows {known}")]
+    /// Another version of the program wrote the file; use that version.
+    #[error("{path} has format {found}, this program supports {known}")]
     Format {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its format.
+        /// Format of the file.
         found: u32,
-        /// The format of this program.
+        /// Format of this program.
         known: u32,
     },
-    /// What is stored cannot be read; restore a backup.
+    /// The file is corrupt; restore a backup.
     #[error("{path} is damaged: {what}")]
     Damaged {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where it shows.
+        /// Description of the corruption.
         what: String,
     },
-    /// The system cannot read or write, for example because the disk is full; make room and try again.
+    /// The system cannot read or write the file, for example because the disk is full; free space and try again.
     #[error("{path}: {error}")]
     Io {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         error: std::io::Error,
     },
 }
 
-/// Whether `mutations` may be carried out on a storage that is at `actual`.
+/// Checks that `mutations` follow `expected` without gaps and that `expected` is `actual`, the storage's revision.
 fn check_revisions(mutations: &[Mutation], expected: Revision, actual: Revision) -> Result<(), StorageError> {
     if actual != expected {
         return Err(StorageError::Conflict { expected, actual });

@@ -1,5 +1,5 @@
-//! Keeps the registry in one file, in the embedded database redb: copy-on-write B+ trees, one fsync a commit, and
-//! after a crash the state of the last commit.
+//! A storage in one file of the embedded database redb: copy-on-write B+ trees, one fsync a commit, and the state of
+//! the last commit after a crash.
 
 use std::{
     fs::{File, OpenOptions, Permissions},
@@ -19,20 +19,20 @@ use shared::rpc::nameserver::{Revision, Seat};
 use super::{Storage, StorageError, check_revisions};
 use crate::registry::{Change, Mutation, Snapshot};
 
-/// Version of what stands in the tables. Raise it with every change that an older program would misread.
+/// Version of the tables' content. Every change that an older program would misread increments it.
 const FORMAT: u32 = 1;
 
-/// Pages redb keeps in memory, bytes. The registry itself holds everything that is read, so this only spares
-/// commits from reading back the upper tree nodes.
+/// Size of redb's page cache in bytes. The registry answers all reads from memory, so the cache only keeps the upper
+/// nodes of the trees for commits.
 const CACHE_BYTES: usize = 2 << 20;
 
-/// Single values by what they are called; postcard.
+/// Single values by key; postcard.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// Names; postcard of `NameRow`.
+/// Names; postcard of [`NameRow`](crate::registry::NameRow).
 const NAMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("names");
-/// Join tokens by their id; postcard of `TokenRow`.
+/// Join tokens by id; postcard of [`TokenRow`](crate::registry::TokenRow).
 const TOKENS: TableDefinition<'_, [u8; 16], &[u8]> = TableDefinition::new("tokens");
-/// Peers' ids; postcard of `EnrolmentRow`.
+/// Enrolments by peer id; postcard of [`EnrolmentRow`](crate::registry::EnrolmentRow).
 const ENROLMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("enrolments");
 
 const FORMAT_KEY: &str = "format";
@@ -40,31 +40,31 @@ const REVISION_KEY: &str = "revision";
 const EPOCH_KEY: &str = "epoch_high";
 const SEAT_KEY: &str = "seat";
 
-/// A storage in one file, readable by this user only.
+/// A storage in one redb file, readable by this user only.
 pub struct RedbStorage {
     path: PathBuf,
-    /// `None` after a failure: redb refuses everything after a failed write until it is opened again.
+    /// `None` after a failure: after a failed write redb rejects all operations until it is reopened.
     database: Option<Database>,
 }
 
 impl RedbStorage {
-    /// Opens the file at `path`, or makes it. Its folder must exist.
+    /// Opens the file at `path` or creates it in its existing folder.
     ///
     /// # Errors
-    /// [`StorageError::InUse`] when another process has it open, [`StorageError::Format`] when it is another
-    /// program's, or whatever the file system says.
+    /// [`StorageError::InUse`] when another process has opened it, [`StorageError::Format`] when another version of the
+    /// program wrote it, [`StorageError::Damaged`] or [`StorageError::Io`] when it cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let mut storage = Self { path: path.to_owned(), database: None };
         storage.database()?;
         Ok(storage)
     }
 
-    /// The database, opened (again) if it is not.
+    /// Returns the database; opens it first if necessary.
     fn database(&mut self) -> Result<&Database, StorageError> {
         let database = match self.database.take() {
             Some(database) => database,
             None => {
-                let (database, format) = open(&self.path).map_err(|error| self.failure(error))?;
+                let (database, format) = open(&self.path).map_err(|error| self.storage_error(error))?;
                 if format != FORMAT {
                     return Err(StorageError::Format { path: self.path.clone(), found: format, known: FORMAT });
                 }
@@ -74,13 +74,13 @@ impl RedbStorage {
         Ok(self.database.insert(database))
     }
 
-    /// What a failure means, after letting go of the database: see its field.
-    fn failed(&mut self, error: Error) -> StorageError {
+    /// Closes the database and converts the error.
+    fn close_after(&mut self, error: Error) -> StorageError {
         self.database = None;
-        self.failure(error)
+        self.storage_error(error)
     }
 
-    fn failure(&self, error: Error) -> StorageError {
+    fn storage_error(&self, error: Error) -> StorageError {
         let path = self.path.clone();
         match error {
             Error::DatabaseAlreadyOpen => StorageError::InUse { path },
@@ -93,15 +93,15 @@ impl RedbStorage {
 
 impl Storage for RedbStorage {
     fn load(&mut self) -> Result<Snapshot, StorageError> {
-        read(self.database()?).map_err(|error| self.failed(error))
+        read(self.database()?).map_err(|error| self.close_after(error))
     }
 
     fn commit(&mut self, mutations: &[Mutation], expected: Revision) -> Result<(), StorageError> {
-        write(self.database()?, mutations, expected).unwrap_or_else(|error| Err(self.failed(error)))
+        write(self.database()?, mutations, expected).unwrap_or_else(|error| Err(self.close_after(error)))
     }
 }
 
-/// Opens or makes the file; the database and its format.
+/// Opens or creates the file; returns the database and its format.
 fn open(path: &Path) -> Result<(Database, u32), Error> {
     let file = private_file(path)?;
     let backend = FileBackend::new(file)?;
@@ -113,7 +113,7 @@ fn open(path: &Path) -> Result<(Database, u32), Error> {
         return Ok((database, format));
     }
     write.open_table(META)?.insert(FORMAT_KEY, encode(&FORMAT)?.as_slice())?;
-    // Readers want every table to be there.
+    // A read transaction fails on a missing table.
     write.open_table(NAMES)?;
     write.open_table(TOKENS)?;
     write.open_table(ENROLMENTS)?;
@@ -123,7 +123,7 @@ fn open(path: &Path) -> Result<(Database, u32), Error> {
 
 fn private_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    // The mode above counts for a new file only.
+    // The mode above applies to a new file only.
     file.set_permissions(Permissions::from_mode(0o600))?;
     Ok(file)
 }
@@ -152,7 +152,7 @@ fn read(database: &Database) -> Result<Snapshot, Error> {
     Ok(snapshot)
 }
 
-/// One transaction. The inner result is a refusal that leaves the database as it was and fit for use.
+/// Runs one transaction. The inner error is a conflict, which leaves the database unchanged and usable.
 fn write(database: &Database, mutations: &[Mutation], expected: Revision) -> Result<Result<(), StorageError>, Error> {
     let write = database.begin_write()?;
     let actual = value(&write.open_table(META)?, REVISION_KEY)?.unwrap_or_default();
@@ -160,12 +160,12 @@ fn write(database: &Database, mutations: &[Mutation], expected: Revision) -> Res
         write.abort()?;
         return Ok(Err(refused));
     }
-    carry_out(&write, mutations)?;
+    apply(&write, mutations)?;
     write.commit()?;
     Ok(Ok(()))
 }
 
-fn carry_out(write: &WriteTransaction, mutations: &[Mutation]) -> Result<(), Error> {
+fn apply(write: &WriteTransaction, mutations: &[Mutation]) -> Result<(), Error> {
     let mut meta = write.open_table(META)?;
     let mut names = write.open_table(NAMES)?;
     let mut tokens = write.open_table(TOKENS)?;
@@ -206,7 +206,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
 }
 
 fn parse<T: FromStr>(key: &str) -> Result<T, Error> {
-    key.parse().map_err(|_| Error::Corrupted(format!("{key:?} is not what it should be")))
+    key.parse().map_err(|_| Error::Corrupted(format!("{key:?} is not a valid key")))
 }
 
 #[cfg(test)]
@@ -215,7 +215,7 @@ mod tests {
     use crate::storage::conformance;
 
     #[test]
-    fn conforms() {
+    fn redb_storage_conforms() {
         let folder = tempfile::tempdir().unwrap();
         let mut files = (0..).map(|number| folder.path().join(format!("{number}.redb")));
         conformance::run(
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_one_user_and_one_process() {
+    fn file_is_private_and_opened_by_one_process_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("registry.redb");
         std::fs::write(&path, "").unwrap();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn another_format_and_foreign_files_are_refused_untouched() {
+    fn file_of_another_format_or_program_is_rejected_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("later.redb");
         let database = Database::create(&path).unwrap();

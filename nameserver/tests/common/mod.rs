@@ -1,5 +1,5 @@
-//! A nameserver, and members that call it over the network.
-#![expect(dead_code, reason = "each test program uses its own part of this")]
+//! A nameserver in this process or as a program, and members that call it over the network.
+#![expect(dead_code, reason = "each test program uses a part of this module")]
 
 use std::{
     io::{BufRead, BufReader},
@@ -29,23 +29,23 @@ use shared::{
 use tarpc::{client::RpcError, context::Context};
 use tempfile::TempDir;
 
-/// Longest wait for anything; every wait ends as soon as what it waits for happens.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Deadline of every wait. It fails the test; a wait ends as soon as its event happens.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A nameserver in this process, with a state folder of its own.
-pub(crate) struct House {
+/// A nameserver in this process with its own state folder.
+pub(crate) struct TestServer {
     pub(crate) folder: TempDir,
-    pub(crate) server: Server,
+    pub(crate) instance: Server,
 }
 
-impl House {
+impl TestServer {
     pub(crate) async fn start(storage: StorageChoice) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::new(folder.path());
         config.port = 0;
         config.storage = storage;
-        let server = Server::start(config).await.unwrap();
-        Self { folder, server }
+        let instance = Server::start(config).await.unwrap();
+        Self { folder, instance }
     }
 
     pub(crate) async fn admin(&self) -> Member {
@@ -65,7 +65,7 @@ impl Member {
         Self::open_at(state_dir, role, None).await
     }
 
-    /// The connection to the nameserver that calls go over.
+    /// Returns the connection that carries the calls to the nameserver.
     pub(crate) async fn connection(&self) -> quinn::Connection {
         self.0.connections.connection(&self.0.nameserver).await.unwrap()
     }
@@ -75,10 +75,10 @@ impl Member {
     }
 
     pub(crate) async fn open_with(config: &SessionConfig) -> Result<Self, Failure> {
-        tokio::time::timeout(PATIENCE, Session::open(config)).await.unwrap().map(Self)
+        tokio::time::timeout(DEADLINE, Session::open(config)).await.unwrap().map(Self)
     }
 
-    /// Any call; failures of the network included.
+    /// Makes a call; returns failures of the network.
     pub(crate) async fn try_call<T, F>(&self, call: impl FnOnce(NameServiceClient, Context) -> F) -> Result<T, NetError>
     where
         F: Future<Output = Result<T, RpcError>>,
@@ -97,9 +97,9 @@ impl Member {
         self.call(|c, cx| async move { c.register(cx, request).await }).await
     }
 
-    pub(crate) async fn renew(&self, name: &str, run: u64) -> Result<Registered, NameError> {
+    pub(crate) async fn renew(&self, name: &str, incarnation: u64) -> Result<Registered, NameError> {
         let name = name.to_owned();
-        self.call(|c, cx| async move { c.renew(cx, name, Incarnation(run)).await }).await
+        self.call(|c, cx| async move { c.renew(cx, name, Incarnation(incarnation)).await }).await
     }
 
     pub(crate) async fn lookup(&self, name: &str) -> Result<Record, NameError> {
@@ -128,25 +128,25 @@ impl Member {
         self.call(|c, cx| async move { c.count(cx).await }).await
     }
 
-    /// The changes of names that begin with `prefix` since then, or the next one if it comes within `wait`.
+    /// Returns the changes after `since` to names that begin with `prefix`; waits up to `wait` for the first one.
     pub(crate) async fn changes(&self, since: Option<Position>, prefix: &str, wait: Duration) -> Changes {
         let query = WatchQuery { since, prefix: Some(prefix.to_owned()), regex: None, wait };
         self.call(|c, cx| async move { c.changes(cx, query).await }).await.unwrap()
     }
 
-    /// How far the changes are that can be asked for from now on.
+    /// Returns the position of the last change.
     pub(crate) async fn position(&self) -> Position {
         match self.changes(None, "", Duration::ZERO).await {
-            Changes::Resync { position } | Changes::News { position, .. } => position,
+            Changes::Resync { position } | Changes::Delta { position, .. } => position,
         }
     }
 
-    /// Waits until the nameserver tells that `name` is gone, which it was not by `since`; fails the test when that takes longer.
-    pub(crate) async fn sees_gone(&self, name: &str, mut since: Position, within: Duration) {
-        let told = async {
+    /// Waits until the nameserver reports the removal of `name` after `since`; fails the test after `within`.
+    pub(crate) async fn wait_for_removal(&self, name: &str, mut since: Position, within: Duration) {
+        let removal = async {
             loop {
-                let Changes::News { position, changes } = self.changes(Some(since), name, within).await else {
-                    panic!("it has forgotten what changed")
+                let Changes::Delta { position, changes } = self.changes(Some(since), name, within).await else {
+                    panic!("the log of changes does not reach back to {since:?}")
                 };
                 since = position;
                 if changes.iter().any(|change| change.name.as_str() == name && change.record.is_none()) {
@@ -154,11 +154,11 @@ impl Member {
                 }
             }
         };
-        let told = tokio::time::timeout(within, told).await;
-        assert!(told.is_ok(), "{name} is still there after {within:?}");
+        let removed = tokio::time::timeout(within, removal).await;
+        assert!(removed.is_ok(), "{name} still exists after {within:?}");
     }
 
-    /// The names of all pages.
+    /// Returns the names of all pages.
     pub(crate) async fn names(&self, mut query: ListQuery) -> Vec<String> {
         let mut names = Vec::new();
         loop {
@@ -176,7 +176,7 @@ pub(crate) fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// A permanent registration; admins only.
+/// A permanent registration, which only admins may make.
 pub(crate) fn permanent(name: &str) -> Register {
     Register {
         name: name.to_owned(),
@@ -193,7 +193,7 @@ pub(crate) fn leased(name: &str, lease: Duration) -> Register {
     Register { lease: LeaseRequest::For(lease), ..permanent(name) }
 }
 
-/// The real program, killed when dropped.
+/// The program `nameserver` as a child process, killed when dropped.
 pub(crate) struct Program {
     pub(crate) child: Child,
     pub(crate) address: String,
@@ -208,9 +208,9 @@ impl Program {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        // Ends with the line, or with the process.
+        // Returns after the line, or when the process ends.
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("NS running on ").expect("the line that says where").to_owned();
+        let address = line.trim_end().strip_prefix("NS running on ").expect("the line with the address").to_owned();
         Self { child, address }
     }
 
@@ -227,7 +227,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Most tests have ended it already.
+        // Fails when the test has killed the process already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

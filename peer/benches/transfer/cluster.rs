@@ -1,8 +1,8 @@
-//! A nameserver and peers as processes of their own, driven by one-shot commands.
+//! A nameserver and peers, driven by one-shot commands.
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -10,106 +10,68 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    lab::Lab,
-    process::{Deadline, Running},
+    process::{Deadline, Process},
+    programs::{Nameserver, command, program},
+    testbed::Testbed,
 };
 
-/// The machine of a [`Lab`] that the nameserver runs on.
-pub const NAMESERVER: &str = "ns";
-
-/// A program of the workspace: from `BRASA_BENCH_BIN_DIR`, else beside the `peer` that cargo built for this benchmark.
-pub fn program(name: &str) -> PathBuf {
-    match env::var_os("BRASA_BENCH_BIN_DIR") {
-        Some(folder) => PathBuf::from(folder).join(name),
-        None => Path::new(env!("CARGO_BIN_EXE_peer")).with_file_name(name),
-    }
-}
-
-/// Whether the `peer` program has this flag.
+/// Returns whether the `peer` program has a flag.
 pub fn has_flag(flag: &str) -> bool {
     let help = Command::new(program("peer")).arg("--help").output().expect("peer runs");
     String::from_utf8_lossy(&help.stdout).contains(flag)
 }
 
-/// A nameserver and peers; all end when dropped.
+/// Running nameserver and peers. Fields are dropped in order: processes exit before their namespaces are removed.
 pub struct Cluster {
     folder: PathBuf,
-    address: String,
-    /// What lets peers on other machines in; on the nameserver's own they need nothing.
-    token: Option<String>,
-    // Before the lab: programs end before their machines go.
-    peers: BTreeMap<String, Running>,
-    _nameserver: Running,
-    lab: Option<Lab>,
+    peers: BTreeMap<String, Process>,
+    nameserver: Nameserver,
+    testbed: Option<Testbed>,
 }
 
 impl Cluster {
-    /// Starts a nameserver whose state, and later the peers' state and shares, lie in `folder`; on this machine, or
-    /// on the machine [`NAMESERVER`] of a lab.
-    pub fn start(folder: &Path, lab: Option<Lab>) -> Self {
-        let path = program("nameserver");
-        assert!(path.exists(), "build {} first: cargo build --release -p nameserver", path.display());
-        let (mut command, host) = match &lab {
-            None => (Command::new(&path), "127.0.0.1".to_owned()),
-            Some(lab) => (lab.command(NAMESERVER, &path), lab.address(NAMESERVER)),
-        };
-        command.args(["-n", &host, "-p", "0"]);
-        prepare(&mut command, folder);
-        let nameserver = Running::spawn(&mut command, &folder.join("nameserver.log"));
-        let line = nameserver.line();
-        let address = line.strip_prefix("NS running on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        let token = lab.as_ref().map(|lab| make_token(folder, lab, &address));
-        Self { folder: folder.to_owned(), address, token, peers: BTreeMap::new(), _nameserver: nameserver, lab }
+    /// Starts a nameserver. Its state, and the state and shares of the peers, are in `folder`.
+    pub fn start(folder: &Path, testbed: Option<Testbed>) -> Self {
+        let nameserver = Nameserver::start(folder, testbed.as_ref());
+        Self { folder: folder.to_owned(), peers: BTreeMap::new(), nameserver, testbed }
     }
 
-    pub fn lab(&self) -> Option<&Lab> {
-        self.lab.as_ref()
+    pub fn testbed(&self) -> Option<&Testbed> {
+        self.testbed.as_ref()
     }
 
-    /// The folder that a peer shares.
+    /// Returns the directory that a peer shares, creating it when it does not exist.
     pub fn share(&self, id: &str) -> PathBuf {
         let share = self.folder.join(id);
-        fs::create_dir_all(&share).expect("a share can be made");
+        fs::create_dir_all(&share).expect("the share is writable");
         share
     }
 
-    /// Starts a peer, on the machine of its name if there is a lab, and waits until it has joined.
+    /// Starts a peer, on the host of its name if there is a testbed, and waits until it has joined.
     pub fn start_peer(&mut self, id: &str, flags: &[&str]) {
-        let mut command = match &self.lab {
-            None => Command::new(program("peer")),
-            Some(lab) => lab.command(id, &program("peer")),
-        };
-        command.arg(id).args(flags).args(["--headless", "--dir"]).arg(self.share(id));
-        command.env("BRASA_NAMESERVER", &self.address);
-        prepare(&mut command, &self.folder);
-        if let Some(token) = &self.token {
-            command.env("BRASA_JOIN", token);
-        }
-        let running = Running::spawn(&mut command, &self.folder.join(format!("{id}.log")));
-        let line = running.line();
-        assert!(line.starts_with(&format!("[{id}] ready at ")), "{line:?}");
-        self.peers.insert(id.to_owned(), running);
+        let peer = self.nameserver.start_peer(self.testbed.as_ref(), id, flags, &self.share(id));
+        self.peers.insert(id.to_owned(), peer);
     }
 
     /// Kills a peer.
     pub fn stop_peer(&mut self, id: &str) {
-        self.peers.remove(id).expect("it was started");
+        self.peers.remove(id).expect("the peer was started");
     }
 
-    pub fn peer(&self, id: &str) -> &Running {
+    pub fn peer(&self, id: &str) -> &Process {
         &self.peers[id]
     }
 
-    /// The one-shot command `peer ID WORDS… --json`, to be carried out by the running peer.
+    /// Returns the one-shot command `peer ID WORDS... --json`, which the running peer carries out.
     pub fn command(&self, id: &str, words: &[&str]) -> Command {
-        let mut command = Command::new(program("peer"));
-        command.arg(id).args(words).arg("--json").env("BRASA_NAMESERVER", &self.address);
-        prepare(&mut command, &self.folder);
+        // The command talks to the peer's control socket and needs no network.
+        let mut command = command(None, id, &program("peer"), &self.folder);
+        command.arg(id).args(words).arg("--json").env("BRASA_NAMESERVER", &self.nameserver.address);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    /// Carries out a command that must succeed; its document.
+    /// Runs a command that must succeed. Returns its document.
     pub fn run(&self, id: &str, words: &[&str]) -> Value {
         self.try_run(id, words).unwrap_or_else(|error| panic!("peer {id} {words:?}: {error}"))
     }
@@ -122,13 +84,13 @@ impl Cluster {
         serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
     }
 
-    /// Waits until the tracker, asked by the peer `via`, knows exactly these owners of a file.
+    /// Waits until the tracker, queried by the peer `via`, knows exactly these owners of a file.
     pub fn wait_for_owners(&self, via: &str, file: &str, owners: &[&str]) {
         let deadline = Deadline::new();
         loop {
-            // No answer comes while a tracker is being elected.
+            // The command fails during an election.
             if let Ok(listing) = self.try_run(via, &["listAll"]) {
-                let files = listing["files"].as_array().expect("a list of files");
+                let files = listing["files"].as_array().expect("a listing has files");
                 let known = files.iter().find(|known| known["name"] == file);
                 if known.map_or(owners.is_empty(), |known| known["owners"] == serde_json::json!(owners)) {
                     return;
@@ -137,19 +99,4 @@ impl Cluster {
             deadline.pause(&format!("{owners:?} as the owners of {file}"));
         }
     }
-}
-
-fn make_token(folder: &Path, lab: &Lab, address: &str) -> String {
-    let (host, port) = address.rsplit_once(':').expect("an address has a port");
-    let mut nsc = lab.command(NAMESERVER, &program("nsc"));
-    nsc.args(["-n", host, "-p", port, "token", "--uses", "1000"]);
-    prepare(&mut nsc, folder);
-    let output = nsc.output().expect("nsc runs");
-    assert!(output.status.success(), "nsc token: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-/// A program that knows nothing of this user's own network.
-fn prepare(command: &mut Command, folder: &Path) {
-    command.current_dir(folder).env("BRASA_STATE_DIR", folder.join("state")).env_remove("BRASA_JOIN");
 }

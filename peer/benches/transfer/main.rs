@@ -1,99 +1,107 @@
-//! How fast files move: against what the machine can do, with many files, owners and receivers, and when an owner fails.
+//! Transfer benchmark: transfer rates against what the machine can do, with many files, several owners, a swarm, and
+//! owners that fail.
 //!
 //! ```text
 //! cargo build --release -p nameserver && cargo bench -p peer --bench transfer [-- FLAGS]
 //! ```
 //!
-//! Real programs as processes of their own, driven by one-shot commands. Every ratio is made of runs that took turns
-//! within one run of this program. `BRASA_BENCH_BIN_DIR` names a folder with other builds of `peer` and `nameserver`.
+//! Runs the real programs as processes and drives them by one-shot commands; `BRASA_BENCH_BIN_DIR` selects another
+//! build of them. Ratios compare series whose runs alternate within one run of this program. Sections that need root,
+//! `tc`, rsync or sshd are skipped where these are missing. A full run needs 3 GiB of disk. Prints a table for each
+//! section.
 //!
-//! | room | what is in it |
+//! | module | purpose |
 //! |---|---|
-//! | [`sections`] | what is measured, a file a question |
-//! | [`cluster`], [`process`], [`lab`] | a nameserver and peers, one process, machines with slow links |
-//! | [`tools`], [`sshd`] | what Brasa is measured against, in processes of their own |
-//! | [`report`], [`files`] | tables and JSON; files to move |
+//! | `sections` | the measurements, one file each |
+//! | `cluster` | a nameserver and peers |
+//! | `baselines`, `sshd` | processes that Brasa is compared with |
+//! | `files`, `usage` | test files, resource usage of processes |
+//! | `settings`, `report` | settings of a run, tables and JSON |
+//! | `../support` | processes, network namespaces, options, demands |
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its tables")]
-#![expect(unreachable_pub, reason = "a program of rooms: everything is reachable from here and nothing from outside")]
+#![expect(unreachable_pub, reason = "`pub` marks the interface of a module; a binary exports nothing")]
 
+#[path = "../support/args.rs"]
+mod args;
+mod baselines;
 mod cluster;
+#[path = "../support/demand.rs"]
+mod demand;
 mod files;
-mod lab;
+#[path = "../support/machine.rs"]
+mod machine;
+#[path = "../support/process.rs"]
 mod process;
+#[path = "../support/programs.rs"]
+mod programs;
 mod report;
 mod sections;
+mod settings;
 mod sshd;
-mod tools;
+#[path = "../support/testbed.rs"]
+mod testbed;
+mod usage;
 
 use std::{fs, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum as _};
 
+use args::CommonArgs;
 use report::Report;
-use sections::{Plan, Section};
+use sections::Section;
+use settings::Settings;
 
 #[derive(Parser)]
-#[command(name = "transfer", about = "How fast Brasa moves files")]
+#[command(name = "transfer", about = "Measures transfer rates")]
 struct Args {
-    /// Only these sections
+    /// Run only this section; repeatable
     #[arg(long, value_enum)]
     only: Vec<Section>,
 
-    /// Runs of each contestant [default: 5, quick: 2]
+    /// Runs of each series [default: 5, with --quick: 2]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: Option<u32>,
 
-    /// Small files and few runs: whether it works, not how fast it is
+    /// Small files and few runs, to test the benchmark itself
     #[arg(long)]
     quick: bool,
 
-    /// Folder in which the files lie, e.g. /dev/shm to leave the disk out [default: the system's temporary folder]
+    /// Directory for the files; /dev/shm excludes the disk [default: the system's temporary directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// Gibibytes of memory to touch before each contestant of `one-owner`, for virtual machines whose host takes free memory
-    /// back: nearly as much as is free, else who comes to pages that are gone is several times slower
+    /// Memory to touch before each measurement of `one-owner`, GiB. For virtual machines whose host reclaims free
+    /// memory: choose nearly all of the free memory, else the series that first uses reclaimed pages is several times
+    /// slower
     #[arg(long, value_name = "GIB", default_value_t = 0)]
     touch: u64,
 
-    /// Write the results here as JSON as well
-    #[arg(long, value_name = "PATH")]
-    json: Option<PathBuf>,
-
-    /// Exit with status 1 when a demand is missed
-    #[arg(long)]
-    check: bool,
-
-    /// What cargo says to every benchmark
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    common: CommonArgs,
 
     #[command(subcommand)]
-    tool: Option<tools::Tool>,
+    endpoint: Option<baselines::Endpoint>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Some(tool) = args.tool {
-        tool.run();
+    if let Some(endpoint) = args.endpoint {
+        endpoint.run();
         return ExitCode::SUCCESS;
     }
     let dir = args.dir.unwrap_or_else(std::env::temp_dir);
     let dir = fs::canonicalize(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
     let runs = args.runs.unwrap_or(if args.quick { 2 } else { 5 });
-    let plan = Plan { runs, quick: args.quick, dir, touch: args.touch << 30 };
-    let mut report = Report::new(&plan);
+    let settings = Settings { runs, quick: args.quick, dir, touch_bytes: args.touch << 30 };
+    let mut report = Report::new(&settings);
     println!("{}", report.heading());
     let sections = if args.only.is_empty() { Section::value_variants() } else { &args.only };
     for section in sections {
-        section.run(&plan, &mut report);
+        section.run(&settings, &mut report);
         println!("{}", report.section(section.name()));
-        // After each section: what an interrupted run has measured is not lost.
-        if let Some(path) = &args.json {
-            let json = serde_json::to_string_pretty(&report).expect("numbers and strings have a JSON form");
-            fs::write(path, json + "\n").unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        }
+        // Written after each section, so that an interrupted run keeps its results.
+        args.common.write_json(&report);
     }
-    ExitCode::from(u8::from(args.check && report.is_any_demand_missed()))
+    args.common.exit_code(report.is_any_demand_missed())
 }

@@ -1,29 +1,12 @@
-//! What was measured, as tables and as JSON.
+//! Results as tables and as JSON.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::{files, sections::Plan};
+use crate::{demand::Demand, files, machine::Machine, programs::program, settings::Settings};
 
-/// What a figure shall be.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Demand {
-    AtLeast(f64),
-    AtMost(f64),
-}
-
-impl Demand {
-    fn is_met(self, value: f64) -> bool {
-        match self {
-            Self::AtLeast(bound) => value >= bound,
-            Self::AtMost(bound) => value <= bound,
-        }
-    }
-}
-
-/// One figure of several runs.
+/// One figure with its value in each run.
 #[derive(Debug, Serialize)]
 struct Row {
     section: &'static str,
@@ -34,23 +17,22 @@ struct Row {
     max: f64,
     runs: Vec<f64>,
     demanded: Option<Demand>,
-    /// Whether the median is as demanded.
+    /// Verdict on the median; `None` without a demand.
     is_met: Option<bool>,
 }
 
-/// What is to be known about a section besides its figures, or why it was skipped.
+/// Remark on a section: its conditions, or why it was skipped.
 #[derive(Debug, Serialize)]
 struct Note {
     section: &'static str,
     text: String,
 }
 
-/// All that was measured.
+/// Results of a run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    cpus: usize,
-    /// Of the minute before: on a machine that is busy otherwise the figures mean little.
-    load_before: String,
+    #[serde(flatten)]
+    machine: Machine,
     folder: String,
     file_system: String,
     programs: String,
@@ -60,26 +42,25 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(settings: &Settings) -> Self {
         Self {
-            cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            load_before: load(),
-            folder: plan.dir.display().to_string(),
-            file_system: files::file_system(&plan.dir),
-            programs: crate::cluster::program("peer").display().to_string(),
-            quick: plan.quick,
+            machine: Machine::detect(),
+            folder: settings.dir.display().to_string(),
+            file_system: files::file_system(&settings.dir),
+            programs: program("peer").display().to_string(),
+            quick: settings.quick,
             rows: Vec::new(),
             notes: Vec::new(),
         }
     }
 
     pub fn heading(&self) -> String {
-        let Self { cpus, load_before, folder, file_system, programs, quick, .. } = self;
-        let kind = if *quick { "; quick: figures mean little" } else { "" };
-        format!("{cpus} CPUs, load {load_before} before; files in {folder} ({file_system}); {programs}{kind}\n")
+        let Self { machine, folder, file_system, programs, quick, .. } = self;
+        let kind = if *quick { "; quick: the figures are not representative" } else { "" };
+        format!("{machine}; files in {folder} ({file_system}); {programs}{kind}\n")
     }
 
-    /// Keeps one figure, measured in each run. Nothing is kept of no runs.
+    /// Adds a figure with its value in each run. A figure without runs is not added.
     pub fn add(
         &mut self,
         section: &'static str,
@@ -95,6 +76,7 @@ impl Report {
         self.rows.push(Row { section, what: what.into(), unit, median, min, max, runs, demanded, is_met });
     }
 
+    /// Adds a remark on a section.
     pub fn note(&mut self, section: &'static str, text: impl Into<String>) {
         self.notes.push(Note { section, text: text.into() });
     }
@@ -103,7 +85,7 @@ impl Report {
         self.rows.iter().any(|row| row.is_met == Some(false))
     }
 
-    /// The table of one section.
+    /// Returns the table of one section.
     pub fn section(&self, section: &str) -> String {
         let mut text = format!("## {section}\n\n");
         let rows: Vec<_> = self.rows.iter().filter(|row| row.section == section).collect();
@@ -120,22 +102,16 @@ impl Report {
             let [median, min, max] = [median, min, max].map(|value| figure(*value));
             let runs = runs.len();
             writeln!(text, "| {what}, {unit} | {median} | {min} | {max} | {runs} | {demanded}{verdict} |")
-                .expect("a string takes everything");
+                .expect("a string accepts all writes");
         }
         for note in self.notes.iter().filter(|note| note.section == section) {
-            writeln!(text, "\n- {}", note.text).expect("a string takes everything");
+            writeln!(text, "\n- {}", note.text).expect("a string accepts all writes");
         }
         text
     }
 }
 
-/// How many processes wanted to run, on average over the last minute (proc(5)).
-fn load() -> String {
-    let loads = std::fs::read_to_string("/proc/loadavg").expect("Linux has it");
-    loads.split_whitespace().next().unwrap_or("unknown").to_owned()
-}
-
-/// The middle of several values, or the mean of the two in the middle.
+/// Returns the median: the middle value, or the mean of the two middle values.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -143,12 +119,12 @@ pub fn median(values: &[f64]) -> Option<f64> {
     Some(if sorted.len() % 2 == 1 { upper } else { f64::midpoint(upper, sorted[sorted.len() / 2 - 1]) })
 }
 
-/// `above / below` of each run.
-pub fn ratios(above: &[f64], below: &[f64]) -> Vec<f64> {
-    above.iter().zip(below).map(|(above, below)| above / below).collect()
+/// Returns `numerator / denominator` of each run.
+pub fn ratios(numerators: &[f64], denominators: &[f64]) -> Vec<f64> {
+    numerators.iter().zip(denominators).map(|(numerator, denominator)| numerator / denominator).collect()
 }
 
-/// Three digits that count, no more than the runs are worth.
+/// Formats a value with three significant digits, about the precision of the runs.
 fn figure(value: f64) -> String {
     match value.abs() {
         100.0.. => format!("{value:.0}"),

@@ -1,4 +1,4 @@
-//! An ssh server of this benchmark's own, on a free port of loopback, with keys and configuration in a folder of its own.
+//! Private ssh server on a free loopback port, with its own keys and configuration.
 
 use std::{
     fs::{self, Permissions},
@@ -10,7 +10,7 @@ use std::{
 
 use crate::process::Deadline;
 
-/// A running ssh server, ended when dropped.
+/// Running ssh server. Dropping it kills the server.
 pub struct Sshd {
     server: Child,
     port: u16,
@@ -18,20 +18,20 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// Starts a server that lets this user in with a key made for it.
+    /// Starts a server with its files in `folder/ssh`, and logs in once with a generated key.
     ///
     /// # Errors
-    /// What is missing for it.
+    /// When a program is missing, or when the server does not start or rejects the login.
     pub fn start(folder: &Path) -> Result<Self, String> {
         for (tool, ask) in [("rsync", "--version"), ("ssh", "-V"), ("ssh-keygen", "-?")] {
             if Command::new(tool).arg(ask).output().is_err() {
                 return Err(format!("{tool} is not installed"));
             }
         }
-        // It must be called by its whole path.
-        let places = std::env::var_os("PATH").unwrap_or_default();
-        let places = std::env::split_paths(&places).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-        let program = places.map(|place| place.join("sshd")).find(|program| program.is_file());
+        // sshd refuses to start from a relative path.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+        let program = folders.map(|folder| folder.join("sshd")).find(|program| program.is_file());
         let program = program.ok_or("sshd is not installed")?;
         let folder = folder.join("ssh");
         fs::create_dir(&folder).map_err(|error| error.to_string())?;
@@ -39,9 +39,9 @@ impl Sshd {
         for key in ["host", "user"] {
             let mut keygen = Command::new("ssh-keygen");
             keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.join(key));
-            let made = keygen.output().map_err(|error| error.to_string())?;
-            if !made.status.success() {
-                return Err(format!("ssh-keygen: {}", String::from_utf8_lossy(&made.stderr).trim()));
+            let generated = keygen.output().map_err(|error| error.to_string())?;
+            if !generated.status.success() {
+                return Err(format!("ssh-keygen: {}", String::from_utf8_lossy(&generated.stderr).trim()));
             }
         }
         let port = free_port()?;
@@ -59,21 +59,21 @@ impl Sshd {
         let mut sshd = Self { server, port, folder };
         let deadline = Deadline::new();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-            if sshd.server.try_wait().is_ok_and(|ended| ended.is_some()) {
-                let said = fs::read_to_string(sshd.folder.join("log")).unwrap_or_default();
-                return Err(format!("sshd does not start here: {}", said.trim()));
+            if sshd.server.try_wait().is_ok_and(|status| status.is_some()) {
+                let log = fs::read_to_string(sshd.folder.join("log")).unwrap_or_default();
+                return Err(format!("sshd does not start: {}", log.trim()));
             }
             deadline.pause("the ssh server");
         }
-        let tried = sshd.ssh().args(["127.0.0.1", "true"]).output().map_err(|error| error.to_string())?;
-        if tried.status.success() {
+        let login = sshd.ssh().args(["127.0.0.1", "true"]).output().map_err(|error| error.to_string())?;
+        if login.status.success() {
             Ok(sshd)
         } else {
-            Err(format!("sshd lets nobody in: {}", String::from_utf8_lossy(&tried.stderr).trim()))
+            Err(format!("sshd rejects the login: {}", String::from_utf8_lossy(&login.stderr).trim()))
         }
     }
 
-    /// `rsync -a` of the folder `source` from the server into the folder `target`.
+    /// Returns the command `rsync -a` that copies the directory `source` from the server into the directory `target`.
     pub fn rsync(&self, source: &Path, target: &Path) -> Command {
         let ssh = self.ssh();
         let words: Vec<_> = ssh.get_args().map(|word| word.to_string_lossy()).collect();
@@ -92,7 +92,7 @@ impl Sshd {
     }
 }
 
-/// A port that was free a moment ago: sshd takes no 0.
+/// Returns a port that is free at the moment, because sshd does not accept port 0.
 fn free_port() -> Result<u16, String> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
     listener.map(|address| address.port()).map_err(|error| error.to_string())
@@ -100,7 +100,7 @@ fn free_port() -> Result<u16, String> {
 
 impl Drop for Sshd {
     fn drop(&mut self) {
-        // It may have ended already.
+        // Fails when the server has exited.
         let _ = self.server.kill();
         let _ = self.server.wait();
     }

@@ -1,4 +1,4 @@
-//! What must hold when nothing is wrong any more. Every wait has a deadline.
+//! Checks of a healed cluster. Every wait has a deadline.
 
 use std::time::Duration;
 
@@ -8,59 +8,61 @@ use shared::time::Timestamp;
 use tokio::time::sleep;
 
 use crate::{
-    deeds::verify,
+    cluster::{Cluster, CommandResult},
+    deadline::within,
     listing::{Listing, Version, differences, listing, scan},
-    patience::within,
-    plan::{Peer, peer_name},
-    world::{Answer, Shared},
+    operations::verify,
+    topology::{PeerIndex, peer_name},
 };
 
-/// How long a healed network may take to agree. The simulation proves 4 and 6 s of its own time; this is a machine that
-/// dozens of processes share.
-const AGREEMENT: Duration = Duration::from_secs(30);
-/// How often is looked at what cannot be waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Commands at a time.
-const AT_A_TIME: usize = 4;
-/// Files that are downloaded to see that they can be.
+/// Deadline for a healed cluster to converge. The simulation proves 4 and 6 s of virtual time; here dozens of processes
+/// share one machine.
+const CONVERGENCE_DEADLINE: Duration = Duration::from_secs(30);
+/// Pause between two polls of all peers.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Commands that run at a time.
+const CONCURRENT_COMMANDS: usize = 4;
+/// Files that are downloaded after each round.
 const SAMPLES: usize = 8;
 
-/// Waits until all peers name one tracker; how long that took from `since` on.
-pub async fn one_tracker(world: &Shared, since: Timestamp) {
-    let mut said = Vec::new();
-    let agreed = within(AGREEMENT, async {
+/// Checks that all peers come to name the same tracker, and records the time from `since`.
+pub async fn one_tracker(cluster: &Cluster, since: Timestamp) {
+    let mut answers = Vec::new();
+    let converged = within(CONVERGENCE_DEADLINE, async {
         loop {
-            said = ask_all(world, &["tracker"]).await;
-            let first = said.first().map(|(_, answer)| answer);
-            if said.iter().all(|(_, answer)| answer.is_ok() && Some(answer) == first) {
+            answers = ask_all(cluster, &["tracker"]).await;
+            let first = answers.first().map(|(_, answer)| answer);
+            if answers.iter().all(|(_, answer)| answer.is_ok() && Some(answer) == first) {
                 return;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     });
-    if agreed.await.is_none() {
-        return world.violation(&format!("no tracker known to all {AGREEMENT:?} after all was mended: {said:?}"));
+    if converged.await.is_none() {
+        let limit = CONVERGENCE_DEADLINE;
+        return cluster
+            .violation(&format!("the peers did not agree on a tracker within {limit:?} of healing: {answers:?}"));
     }
-    let took = world.clock().now().since(since);
-    world.note(&format!("one tracker after {:.1} s: {:?}", took.as_secs_f64(), said.first()));
-    world.tally().one_tracker.push(took);
+    let took = cluster.clock().now().since(since);
+    cluster.note(&format!("one tracker after {:.1} s: {:?}", took.as_secs_f64(), answers.first()));
+    cluster.stats().one_tracker.push(took);
 }
 
-/// Compares the disks with the ledger and all listings with the disks, then downloads some of the files.
+/// Compares the shares with the model and all listings with the shares, then downloads a sample of the files.
 ///
 /// # Errors
 /// When a share cannot be read.
-pub async fn index_and_files(world: &Shared, random: &mut fastrand::Rng) -> Result<(), String> {
-    let since = world.clock().now();
+pub async fn index_and_files(cluster: &Cluster, rng: &mut fastrand::Rng) -> Result<(), String> {
+    let since = cluster.clock().now();
     let mut expected = Listing::new();
-    for peer in world.peers() {
-        let share = world.share(peer);
+    for peer in cluster.peers() {
+        let share = cluster.share(peer);
         let found = tokio::task::spawn_blocking(move || scan(&share)).await.map_err(|error| error.to_string())?;
         let found = found.map_err(|error| format!("the share of {}: {error}", peer_name(peer)))?;
         let files = found.iter().filter_map(|(name, found)| found.as_ref().map(|(hash, _)| (name, hash)));
         let files = files.map(|(name, hash)| (name.clone(), hash.clone())).collect();
-        let wrong = world.ledger().judge(peer, &files);
-        wrong.iter().for_each(|wrong| world.violation(wrong));
+        let differences = cluster.model().check(peer, &files);
+        differences.iter().for_each(|difference| cluster.violation(difference));
         for (name, found) in found {
             let (hash, size) = found.unwrap_or_default();
             let owned = expected.entry((name, hash)).or_default();
@@ -69,72 +71,77 @@ pub async fn index_and_files(world: &Shared, random: &mut fastrand::Rng) -> Resu
         }
     }
     expected.values_mut().for_each(|owned| owned.owners.sort());
-    listings(world, since, &expected).await;
-    samples(world, &expected, random).await;
+    full_listings(cluster, since, &expected).await;
+    sample_downloads(cluster, &expected, rng).await;
     Ok(())
 }
 
-async fn listings(world: &Shared, since: Timestamp, expected: &Listing) {
+/// Checks that `listAll` of every peer comes to match the shares, and records the time from `since`.
+async fn full_listings(cluster: &Cluster, since: Timestamp, expected: &Listing) {
     let mut wrong = Vec::new();
-    let complete = within(AGREEMENT, async {
+    let converged = within(CONVERGENCE_DEADLINE, async {
         loop {
-            let said = ask_all(world, &["listAll"]).await;
-            wrong = said.iter().filter_map(|(peer, answer)| wrong_with(*peer, answer, expected)).collect();
+            let answers = ask_all(cluster, &["listAll"]).await;
+            wrong = answers.iter().filter_map(|(peer, answer)| listing_error(*peer, answer, expected)).collect();
             if wrong.is_empty() {
                 return;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(POLL_INTERVAL).await;
         }
     });
-    if complete.await.is_none() {
-        let all = wrong.join("\n    ");
-        return world
-            .violation(&format!("not all list what is there, {AGREEMENT:?} after the last change:\n    {all}"));
+    if converged.await.is_none() {
+        let (limit, wrong) = (CONVERGENCE_DEADLINE, wrong.join("\n    "));
+        return cluster
+            .violation(&format!("listings do not match the shares {limit:?} after the last change:\n    {wrong}"));
     }
-    let took = world.clock().now().since(since);
-    world.note(&format!("all list {} files after {:.1} s", expected.len(), took.as_secs_f64()));
-    world.tally().full_index.push(took);
+    let took = cluster.clock().now().since(since);
+    cluster.note(&format!("all peers list {} files after {:.1} s", expected.len(), took.as_secs_f64()));
+    cluster.stats().full_index.push(took);
 }
 
-fn wrong_with(peer: Peer, answer: &Result<Value, String>, expected: &Listing) -> Option<String> {
-    let wrong = match answer {
+fn listing_error(peer: PeerIndex, answer: &Result<Value, String>, expected: &Listing) -> Option<String> {
+    let error = match answer {
         Ok(document) => differences(&listing(document), expected).join("; "),
-        Err(why) => why.clone(),
+        Err(error) => error.clone(),
     };
-    (!wrong.is_empty()).then(|| format!("{}: {wrong}", peer_name(peer)))
+    (!error.is_empty()).then(|| format!("{}: {error}", peer_name(peer)))
 }
 
-async fn samples(world: &Shared, expected: &Listing, random: &mut fastrand::Rng) {
+/// Checks that random peers can download random files.
+async fn sample_downloads(cluster: &Cluster, expected: &Listing, rng: &mut fastrand::Rng) {
     let mut files: Vec<&Version> = expected.keys().filter(|(_, hash)| !hash.is_empty()).collect();
-    random.shuffle(&mut files);
+    rng.shuffle(&mut files);
     for (number, (name, hash)) in files.into_iter().take(SAMPLES).enumerate() {
-        let peer = random.usize(world.peers());
-        let to = world.home(peer).join(format!("sample{number}.bin"));
-        let wish = format!("{name}@{hash}");
-        match world.command(peer, &["download", &wish, "--to", &to.to_string_lossy()]).await {
-            Answer::Done(document) => {
-                if verify(world, number, name, &document["files"][0]).await.as_ref() != Some(hash) {
-                    world.violation(&format!("{} asked for {wish} and got {document}", peer_name(peer)));
+        let peer = rng.usize(cluster.peers());
+        let to = cluster.home(peer).join(format!("sample{number}.bin"));
+        let version = format!("{name}@{hash}");
+        match cluster.command(peer, &["download", &version, "--to", &to.to_string_lossy()]).await {
+            CommandResult::Done(document) => {
+                if verify(cluster, number, name, &document["files"][0]).await.as_ref() != Some(hash) {
+                    cluster.violation(&format!("{} requested {version} and got {document}", peer_name(peer)));
                 }
-                world.tally().count("download of what must be there", "done");
+                cluster.stats().count("download after healing", "done");
             }
-            Answer::Failed(code, message) => {
-                world.violation(&format!("{} cannot get {wish}, which is there: {code}: {message}", peer_name(peer)));
+            CommandResult::Failed(code, message) => {
+                cluster.violation(&format!(
+                    "{} cannot download {version}, which is shared: {code}: {message}",
+                    peer_name(peer)
+                ));
             }
         }
-        // It may not be there.
+        // The file does not exist after a failed download.
         let _ = tokio::fs::remove_file(&to).await;
     }
 }
 
-/// What all peers say to a command, by number.
-async fn ask_all(world: &Shared, words: &[&str]) -> Vec<(Peer, Result<Value, String>)> {
+/// Returns the answers of all peers to a command, ordered by peer.
+async fn ask_all(cluster: &Cluster, words: &[&str]) -> Vec<(PeerIndex, Result<Value, String>)> {
     let ask = async |peer| {
-        let answer = match world.command(peer, words).await {
-            Answer::Done(document) => Ok(document),
-            Answer::Failed(code, message) => Err(format!("{code}: {message}")),
+        let answer = match cluster.command(peer, words).await {
+            CommandResult::Done(document) => Ok(document),
+            CommandResult::Failed(code, message) => Err(format!("{code}: {message}")),
         };
         (peer, answer)
     };
-    stream::iter(world.peers()).map(ask).buffered(AT_A_TIME).collect().await
+    stream::iter(cluster.peers()).map(ask).buffered(CONCURRENT_COMMANDS).collect().await
 }

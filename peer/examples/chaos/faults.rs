@@ -1,75 +1,78 @@
-//! Brings the faults of a plan about, and ends them.
+//! Injects the faults of a plan and ends them.
+
+use std::sync::Arc;
 
 use rustix::process::Signal;
 use tokio::time::sleep;
 
 use crate::{
-    impair::Impairment,
-    plan::{Fault, Harm, Peer, Who, host_of, peer_name},
-    world::Shared,
+    cluster::Cluster,
+    impairment::Impairment,
+    plan::{Fault, FaultKind, Target},
+    topology::{PeerIndex, host_of, peer_name},
 };
 
-/// Waits for a fault's time, lets it begin, last, and end. `number` is that of the fault.
+/// Waits for the start of fault number `number`, injects it, and ends it after its duration.
 ///
 /// # Errors
-/// When what was harmed does not come back.
-pub async fn inflict(world: Shared, number: usize, fault: Fault) -> Result<(), String> {
+/// When the disturbed process or network does not recover.
+pub async fn inject(cluster: Arc<Cluster>, number: usize, fault: Fault) -> Result<(), String> {
     sleep(fault.at).await;
-    let kind = fault.harm.kind();
-    let begin = |what: &str| {
-        world.note(&format!("fault {number}: {kind}: {what}, {:.1} s", fault.lasts.as_secs_f64()));
-        world.tally().count("fault", kind);
+    let label = fault.kind.label();
+    let begin = |details: &str| {
+        cluster.note(&format!("fault {number}: {label}: {details}, {:.1} s", fault.lasts.as_secs_f64()));
+        cluster.stats().count("fault", label);
     };
-    match &fault.harm {
-        Harm::Kill(who) => {
-            let Some(peer) = victim(&world, *who, kind) else { return Ok(()) };
+    match &fault.kind {
+        FaultKind::Kill(target) => {
+            let Some(peer) = reserve(&cluster, *target, label) else { return Ok(()) };
             begin(&peer_name(peer));
-            world.kill_peer(peer).await?;
+            cluster.kill_peer(peer).await?;
             sleep(fault.lasts).await;
-            world.start_peer(peer).await?;
+            cluster.start_peer(peer).await?;
         }
-        Harm::Freeze(who) => {
-            let Some(peer) = victim(&world, *who, kind) else { return Ok(()) };
+        FaultKind::Freeze(target) => {
+            let Some(peer) = reserve(&cluster, *target, label) else { return Ok(()) };
             begin(&peer_name(peer));
-            world.signal(peer, Signal::STOP);
+            cluster.signal(peer, Signal::STOP);
             sleep(fault.lasts).await;
-            world.signal(peer, Signal::CONT);
-            world.release(peer);
+            cluster.signal(peer, Signal::CONT);
+            cluster.peer(peer).release();
         }
-        Harm::Isolate(who) => {
-            let Some(peer) = victim(&world, *who, kind) else { return Ok(()) };
+        FaultKind::Isolate(target) => {
+            let Some(peer) = reserve(&cluster, *target, label) else { return Ok(()) };
             begin(&peer_name(peer));
-            world.impair(number, Some(Impairment::Partition([host_of(peer)].into()))).await?;
+            cluster.impair(number, Some(Impairment::Partition([host_of(peer)].into()))).await?;
             sleep(fault.lasts).await;
-            world.impair(number, None).await?;
-            world.release(peer);
+            cluster.impair(number, None).await?;
+            cluster.peer(peer).release();
         }
-        Harm::Network(impairment) => {
+        FaultKind::Network(impairment) => {
             begin(&format!("{impairment:?}"));
-            world.impair(number, Some(impairment.clone())).await?;
+            cluster.impair(number, Some(impairment.clone())).await?;
             sleep(fault.lasts).await;
-            world.impair(number, None).await?;
+            cluster.impair(number, None).await?;
         }
-        Harm::KillNameserver => {
-            begin("");
-            world.kill_nameserver().await?;
+        FaultKind::KillNameserver => {
+            begin("nameserver");
+            cluster.kill_nameserver().await?;
             sleep(fault.lasts).await;
-            world.start_nameserver().await?;
+            cluster.start_nameserver().await?;
         }
     }
-    world.note(&format!("fault {number} is over"));
+    cluster.note(&format!("fault {number} ended"));
     Ok(())
 }
 
-/// Takes who is to be hit; nobody when another fault has it, or when nobody is known to be tracker.
-fn victim(world: &Shared, who: Who, kind: &str) -> Option<Peer> {
-    let peer = match who {
-        Who::Peer(peer) => Some(peer),
-        Who::Tracker => world.tracker(),
+/// Reserves the target of a fault. Returns `None` when it is not available, or when no tracker is known.
+fn reserve(cluster: &Cluster, target: Target, label: &str) -> Option<PeerIndex> {
+    let peer = match target {
+        Target::Peer(peer) => Some(peer),
+        Target::Tracker => cluster.tracker(),
     };
-    let taken = peer.filter(|peer| world.hold(*peer));
-    if taken.is_none() {
-        world.tally().count("fault that found nobody", kind);
+    let reserved = peer.filter(|peer| cluster.peer(*peer).reserve());
+    if reserved.is_none() {
+        cluster.stats().count("fault without target", label);
     }
-    taken
+    reserved
 }

@@ -1,30 +1,30 @@
-//! What a listing says, what the disks say, and how they differ.
+//! Parses listings, scans shares, and compares the two.
 
 use std::{collections::BTreeMap, io, path::Path};
 
 use serde_json::Value;
 
-use crate::ledger::Hash;
+use crate::model::Hash;
 
-/// Differences of one listing that are told.
-const TOLD: usize = 4;
+/// Upper bound of the differences shown for one listing.
+const MAX_DIFFERENCES: usize = 4;
 
-/// One version of a file; the hash of a directory with nothing in it is empty.
+/// Name and hash of a file version. The hash of an empty directory is the empty string.
 pub type Version = (String, Hash);
 
-/// The size of a version, and who has it.
+/// Size and owners of a version.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Owned {
-    /// Bytes.
+    /// Size, bytes.
     pub size: u64,
-    /// Sorted.
+    /// Ids of the owners, sorted.
     pub owners: Vec<String>,
 }
 
-/// What there is.
+/// Versions with their owners.
 pub type Listing = BTreeMap<Version, Owned>;
 
-/// What `listAll --json` says.
+/// Parses the document of `listAll --json`.
 pub fn listing(document: &Value) -> Listing {
     let files = document["files"].as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -39,34 +39,34 @@ pub fn listing(document: &Value) -> Listing {
     files.iter().map(entry).collect()
 }
 
-/// How a listing differs from what it should be, a few lines.
+/// Returns the differences between a listing and the expected one, at most [`MAX_DIFFERENCES`] and a count of the rest.
 pub fn differences(found: &Listing, expected: &Listing) -> Vec<String> {
     let show = |(name, hash): &Version| format!("{name}@{}", hash.get(..8).unwrap_or("directory"));
     let missing = expected.iter().filter_map(|(version, owned)| match found.get(version) {
         Some(other) if other == owned => None,
-        Some(other) => Some(format!("{} is {other:?}, not {owned:?}", show(version))),
+        Some(other) => Some(format!("{} is {other:?}, expected {owned:?}", show(version))),
         None => Some(format!("{} of {:?} is missing", show(version), owned.owners)),
     });
-    let more = found.iter().filter(|(version, _)| !expected.contains_key(*version));
-    let more = more.map(|(version, owned)| format!("{} of {:?} is not there", show(version), owned.owners));
-    let mut all: Vec<String> = missing.chain(more).collect();
-    if all.len() > TOLD {
-        let left_out = all.len() - TOLD;
-        all.truncate(TOLD);
-        all.push(format!("and {left_out} more"));
+    let extra = found.iter().filter(|(version, _)| !expected.contains_key(*version));
+    let extra = extra.map(|(version, owned)| format!("{} of {:?} is unexpected", show(version), owned.owners));
+    let mut all: Vec<String> = missing.chain(extra).collect();
+    if all.len() > MAX_DIFFERENCES {
+        let omitted = all.len() - MAX_DIFFERENCES;
+        all.truncate(MAX_DIFFERENCES);
+        all.push(format!("and {omitted} more"));
     }
     all
 }
 
-/// The files of a share with hash and size, and as `None` its directories with nothing in them.
-pub type Found = BTreeMap<String, Option<(Hash, u64)>>;
+/// Files of a share with hash and size, and its empty directories as `None`.
+pub type Scan = BTreeMap<String, Option<(Hash, u64)>>;
 
-/// What is in a share's folder.
+/// Scans a share, without hidden files.
 ///
 /// # Errors
-/// When it cannot be read.
-pub fn scan(share: &Path) -> io::Result<Found> {
-    let mut found = Found::new();
+/// When a file or directory cannot be read.
+pub fn scan(share: &Path) -> io::Result<Scan> {
+    let mut found = Scan::new();
     let mut folders = vec![(String::new(), share.to_owned())];
     while let Some((prefix, folder)) = folders.pop() {
         let mut is_empty = true;
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scan_finds_files_and_empty_directories_and_nothing_hidden() {
+    fn scan_finds_files_and_empty_directories_but_nothing_hidden() {
         let folder = tempfile::tempdir().unwrap();
         for directory in ["d/e", "f", "g/.h", ".i"] {
             std::fs::create_dir_all(folder.path().join(directory)).unwrap();
@@ -105,11 +105,11 @@ mod tests {
         std::fs::write(folder.path().join("d/e/a.bin"), b"a").unwrap();
         let found = scan(folder.path()).unwrap();
         let hash = blake3::hash(b"a").to_hex().to_string();
-        assert_eq!(found, Found::from([("d/e/a.bin".to_owned(), Some((hash, 1))), ("f".to_owned(), None)]));
+        assert_eq!(found, Scan::from([("d/e/a.bin".to_owned(), Some((hash, 1))), ("f".to_owned(), None)]));
     }
 
     #[test]
-    fn listings_differ_by_what_is_missing_wrong_and_too_much() {
+    fn differences_report_missing_wrong_and_unexpected_versions() {
         let document = serde_json::json!({"files": [
             {"name": "a", "size": 1, "hash": "h1", "owners": ["peer1"]},
             {"name": "b", "size": 1, "hash": "h2", "owners": ["peer1"]},

@@ -1,366 +1,355 @@
-//! What shall happen and when, drawn from a seed. Pure: the same seed gives the same plan. What comes of it depends on the
-//! machine, and on who is tracker at the time.
+//! Faults and user operations with their times, drawn from a seed. Pure: the same seed gives the same plan.
+//!
+//! The effect of a plan depends on the machine and on which peer is the tracker at the time.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-use crate::impair::{Host, Impairment, NAMESERVER, Weather};
+use crate::{
+    impairment::{Impairment, LinkQuality},
+    topology::{Host, NAMESERVER_HOST, PeerIndex, host_of},
+};
 
 /// Mean time between two faults in a network of [`REFERENCE_PEERS`].
-const BETWEEN_FAULTS: Duration = Duration::from_millis(1800);
-/// Mean time between two deeds in a network of [`REFERENCE_PEERS`].
-const BETWEEN_DEEDS: Duration = Duration::from_millis(300);
-/// More peers have more faults and deeds a second, fewer have fewer.
+const FAULT_INTERVAL: Duration = Duration::from_millis(1800);
+/// Mean time between two operations in a network of [`REFERENCE_PEERS`].
+const OPERATION_INTERVAL: Duration = Duration::from_millis(300);
+/// Network size that the intervals refer to. The rates of faults and operations are proportional to the number of
+/// peers.
 const REFERENCE_PEERS: usize = 12;
-/// File names in use. Few, so that names have several versions and are written again.
+/// Distinct file names. There are few of them, so that a name has several versions and is written repeatedly.
 const NAMES: u64 = 60;
-/// One name in so many lies in a directory.
+/// One name in this many lies in a subdirectory.
 const NESTED: u64 = 4;
-/// At most one peer in so many is killed, frozen or alone at a time, so that there is a majority now and then.
-const HARMED_AT_A_TIME: usize = 3;
+/// At most one peer in this many is killed, frozen or isolated at a time, so that a majority exists now and then.
+const MAX_DISTURBED_FRACTION: usize = 3;
 
-/// How large a plan is.
+/// Size of a plan.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    /// How many peers there are.
+pub struct PlanConfig {
+    /// Number of peers.
     pub peers: usize,
-    /// All is over after this time.
-    pub time: Duration,
-    /// Whether the network can be harmed, too.
-    pub network: bool,
+    /// Time by which every fault has ended.
+    pub duration: Duration,
+    /// Allows network faults.
+    pub network_faults: bool,
 }
 
-/// A number of a peer, from 0.
-pub type Peer = usize;
-
-/// The machine of a peer.
-pub fn host_of(peer: Peer) -> Host {
-    Host::try_from(peer).map_or(Host::MAX, |peer| peer.saturating_add(NAMESERVER + 1))
-}
-
-/// Whom a fault hits.
+/// Process that a fault hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Who {
+pub enum Target {
     /// This peer.
-    Peer(Peer),
-    /// Who is tracker then.
+    Peer(PeerIndex),
+    /// The tracker at the time of the fault.
     Tracker,
 }
 
-/// What goes wrong.
+/// Kind of a fault.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Harm {
-    /// `SIGKILL`; started again, with its state, afterwards.
-    Kill(Who),
-    /// `SIGSTOP`, and `SIGCONT` afterwards.
-    Freeze(Who),
-    /// Neither hears nor is heard.
-    Isolate(Who),
-    /// The network is not what it should be.
+pub enum FaultKind {
+    /// `SIGKILL`, then a restart with the same state.
+    Kill(Target),
+    /// `SIGSTOP`, then `SIGCONT`.
+    Freeze(Target),
+    /// A partition of this process alone.
+    Isolate(Target),
+    /// An impairment of the network.
     Network(Impairment),
-    /// The nameserver is killed, and started again afterwards.
+    /// `SIGKILL` of the nameserver, then a restart with the same state.
     KillNameserver,
 }
 
-/// Something that goes wrong for a while.
+/// Scheduled fault.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fault {
-    /// When it begins.
+    /// Start, from the start of the round.
     pub at: Duration,
-    /// How long it lasts.
+    /// Duration.
     pub lasts: Duration,
-    /// What it is.
-    pub harm: Harm,
+    /// Kind of the fault.
+    pub kind: FaultKind,
 }
 
-/// How a file gets into a share, or out of it.
+/// Way in which a file is written or removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// By a command to the peer.
+pub enum Method {
+    /// A command of the peer.
     Command,
-    /// In the folder, in one step.
-    Folder,
-    /// In the folder, byte by byte over what is there.
+    /// A rename into the share, or an unlink in it.
+    Filesystem,
+    /// A write over the existing file.
     InPlace,
 }
 
-/// What users do.
+/// User operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
-    /// A file is written, new or over what is there.
+pub enum Operation {
+    /// Writes a new file or a new version of an existing one.
     Write {
-        /// Its name in the share.
+        /// Name in the share.
         name: String,
-        /// What is in it ([`content`]).
+        /// Number of the content, see [`content`].
         content: u64,
-        /// Bytes.
+        /// Size, bytes.
         size: usize,
-        /// How.
-        way: Way,
+        /// Way of writing.
+        method: Method,
     },
-    /// One of the share's files goes; which is drawn from what is there then.
+    /// Removes one of the files that the share holds at the time.
     Remove {
-        /// Draws the file.
+        /// Random number that selects the file.
         draw: u64,
-        /// How.
-        way: Way,
+        /// Way of removal.
+        method: Method,
     },
-    /// A file that somebody published is downloaded; which is drawn from what was published until then.
+    /// Downloads one of the files that were published by then.
     Download {
-        /// Draws the file.
+        /// Random number that selects the file.
         draw: u64,
-        /// Into the share, not elsewhere.
+        /// Downloads into the share instead of a path outside it.
         into_share: bool,
     },
-    /// An election is forced.
+    /// Forces an election.
     Elect,
 }
 
-/// Something that a user does.
+/// Scheduled user operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Deed {
-    /// When.
+pub struct ScheduledOperation {
+    /// Start, from the start of the round.
     pub at: Duration,
-    /// With which peer.
-    pub peer: Peer,
-    /// What.
-    pub act: Act,
+    /// Peer that carries it out.
+    pub peer: PeerIndex,
+    /// The operation.
+    pub operation: Operation,
 }
 
-/// All of it, each list by time.
+/// Faults and operations of one round, each list ordered by time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// What goes wrong.
+    /// Scheduled faults.
     pub faults: Vec<Fault>,
-    /// What users do.
-    pub deeds: Vec<Deed>,
+    /// Scheduled operations.
+    pub operations: Vec<ScheduledOperation>,
 }
 
 impl Plan {
-    /// The plan of this seed.
-    pub fn new(seed: u64, bounds: Bounds) -> Self {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let faults = faults(&mut random.fork(), bounds);
-        Self { faults, deeds: deeds(&mut random, bounds) }
+    /// Draws the plan of a seed.
+    pub fn new(seed: u64, config: PlanConfig) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let faults = draw_faults(&mut rng.fork(), config);
+        Self { faults, operations: draw_operations(&mut rng, config) }
     }
 }
 
-/// What is in a file of this number: bytes that look random.
+impl FaultKind {
+    /// Label under which the report counts the fault.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Kill(Target::Peer(_)) => "peer killed",
+            Self::Kill(Target::Tracker) => "tracker killed",
+            Self::Freeze(Target::Peer(_)) => "peer frozen",
+            Self::Freeze(Target::Tracker) => "tracker frozen",
+            Self::Isolate(Target::Peer(_)) => "peer isolated",
+            Self::Isolate(Target::Tracker) => "tracker isolated",
+            Self::Network(Impairment::Partition(_)) => "partition",
+            Self::Network(Impairment::OneWayCut(..)) => "one-way cut",
+            Self::Network(Impairment::Degraded(_)) => "loss, delay, reordering, duplicates",
+            Self::KillNameserver => "nameserver killed",
+        }
+    }
+}
+
+/// Returns the content of this number: pseudorandom bytes.
 pub fn content(number: u64, size: usize) -> Vec<u8> {
     let mut bytes = vec![0; size];
     blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
-fn faults(random: &mut fastrand::Rng, bounds: Bounds) -> Vec<Fault> {
+/// Draws a write.
+pub fn draw_write(rng: &mut fastrand::Rng) -> Operation {
+    let method = [Method::Command, Method::Filesystem, Method::InPlace][rng.usize(..3)];
+    let number = rng.u64(..NAMES);
+    // `add` takes a file's name and cannot put it into a subdirectory.
+    let name = match number % NESTED {
+        0 if method != Method::Command => format!("d{}/f{number}.bin", number % 3),
+        _ => format!("f{number}.bin"),
+    };
+    let size = match rng.u8(..100) {
+        0..5 => 0,
+        5..60 => rng.usize(1..16 << 10),
+        60..90 => rng.usize(16 << 10..1 << 20),
+        90..99 => rng.usize(1 << 20..6 << 20),
+        _ => rng.usize(6 << 20..24 << 20),
+    };
+    Operation::Write { name, content: rng.u64(..), size, method }
+}
+
+fn draw_faults(rng: &mut fastrand::Rng, config: PlanConfig) -> Vec<Fault> {
     let mut faults: Vec<Fault> = Vec::new();
     let mut at = Duration::ZERO;
     loop {
-        at += gap(random, BETWEEN_FAULTS, bounds.peers);
-        if at >= bounds.time {
+        at += gap(rng, FAULT_INTERVAL, config.peers);
+        if at >= config.duration {
             return faults;
         }
-        let harm = draw_harm(random, bounds);
-        let lasts = duration(random, &harm).min(bounds.time - at);
-        let running: Vec<&Harm> =
-            faults.iter().filter(|fault| fault.at + fault.lasts >= at).map(|fault| &fault.harm).collect();
-        if goes_with(&harm, &running, bounds.peers) {
-            faults.push(Fault { at, lasts, harm });
+        let kind = draw_kind(rng, config);
+        let lasts = draw_duration(rng, &kind).min(config.duration - at);
+        let active: Vec<&FaultKind> =
+            faults.iter().filter(|fault| fault.at + fault.lasts >= at).map(|fault| &fault.kind).collect();
+        if is_compatible(&kind, &active, config.peers) {
+            faults.push(Fault { at, lasts, kind });
         }
     }
 }
 
-fn draw_harm(random: &mut fastrand::Rng, bounds: Bounds) -> Harm {
-    let who = |random: &mut fastrand::Rng| match random.u8(..10) {
-        // Of twelve peers the tracker is the one whose fate matters most.
-        0..3 => Who::Tracker,
-        _ => Who::Peer(random.usize(..bounds.peers)),
+fn draw_kind(rng: &mut fastrand::Rng, config: PlanConfig) -> FaultKind {
+    let target = |rng: &mut fastrand::Rng| match rng.u8(..10) {
+        // A uniform draw of twelve peers would hit the tracker too rarely.
+        0..3 => Target::Tracker,
+        _ => Target::Peer(rng.usize(..config.peers)),
     };
-    match random.u8(..if bounds.network { 100 } else { 55 }) {
-        0..25 => Harm::Kill(who(random)),
-        25..45 => Harm::Freeze(who(random)),
-        45..55 => Harm::KillNameserver,
-        55..65 => Harm::Isolate(who(random)),
-        65..78 => Harm::Network(Impairment::Partition(some_hosts(random, bounds.peers))),
+    match rng.u8(..if config.network_faults { 100 } else { 55 }) {
+        0..25 => FaultKind::Kill(target(rng)),
+        25..45 => FaultKind::Freeze(target(rng)),
+        45..55 => FaultKind::KillNameserver,
+        55..65 => FaultKind::Isolate(target(rng)),
+        65..78 => FaultKind::Network(Impairment::Partition(draw_hosts(rng, config.peers))),
         78..90 => {
-            let from = some_hosts(random, bounds.peers);
-            let to = some_hosts(random, bounds.peers).difference(&from).copied().collect();
-            Harm::Network(Impairment::Cut(from, to))
+            let from = draw_hosts(rng, config.peers);
+            let to = draw_hosts(rng, config.peers).difference(&from).copied().collect();
+            FaultKind::Network(Impairment::OneWayCut(from, to))
         }
-        _ => Harm::Network(Impairment::Weather(Weather {
-            loss: random.f64() * 0.2,
-            twice: random.f64() * 0.1,
-            delay: Duration::from_millis(random.u64(0..40)),
-            jitter: Duration::from_millis(random.u64(0..40)),
+        _ => FaultKind::Network(Impairment::Degraded(LinkQuality {
+            loss: rng.f64() * 0.2,
+            duplication: rng.f64() * 0.1,
+            delay: Duration::from_millis(rng.u64(0..40)),
+            jitter: Duration::from_millis(rng.u64(0..40)),
         })),
     }
 }
 
-/// One or some machines, the nameserver's perhaps among them.
-fn some_hosts(random: &mut fastrand::Rng, peers: usize) -> BTreeSet<Host> {
+/// Draws one host or several, the nameserver's possibly among them.
+fn draw_hosts(rng: &mut fastrand::Rng, peers: usize) -> BTreeSet<Host> {
     let all = peers + 1;
-    let count = if random.bool() { 1 } else { random.usize(1..=all / 2) };
-    let mut hosts: Vec<Host> = (0..peers).map(host_of).chain([NAMESERVER]).collect();
-    random.shuffle(&mut hosts);
+    let count = if rng.bool() { 1 } else { rng.usize(1..=all / 2) };
+    let mut hosts: Vec<Host> = (0..peers).map(host_of).chain([NAMESERVER_HOST]).collect();
+    rng.shuffle(&mut hosts);
     hosts.into_iter().take(count).collect()
 }
 
-fn duration(random: &mut fastrand::Rng, harm: &Harm) -> Duration {
-    let (least_ms, most_ms) = match harm {
-        Harm::Kill(_) => (50, 6_000),
-        // From what is hardly noticed to what looks like a death.
-        Harm::Freeze(_) => (100, 6_000),
-        Harm::Isolate(_) => (300, 8_000),
-        Harm::Network(Impairment::Weather(_)) => (3_000, 15_000),
-        Harm::Network(_) => (300, 8_000),
-        Harm::KillNameserver => (100, 8_000),
+fn draw_duration(rng: &mut fastrand::Rng, kind: &FaultKind) -> Duration {
+    let (min_ms, max_ms) = match kind {
+        FaultKind::Kill(_) => (50, 6_000),
+        // From a pause below every failure detector's threshold to one that looks like a crash.
+        FaultKind::Freeze(_) => (100, 6_000),
+        FaultKind::Isolate(_) => (300, 8_000),
+        FaultKind::Network(Impairment::Degraded(_)) => (3_000, 15_000),
+        FaultKind::Network(_) => (300, 8_000),
+        FaultKind::KillNameserver => (100, 8_000),
     };
-    // Short ones as often as long ones, by order of magnitude.
-    let (least, most) = (f64::from(least_ms), f64::from(most_ms));
-    Duration::from_secs_f64(least * (most / least).powf(random.f64()) / 1000.0)
+    // Log-uniform: every order of magnitude is equally likely.
+    let (min, max) = (f64::from(min_ms), f64::from(max_ms));
+    Duration::from_secs_f64(min * (max / min).powf(rng.f64()) / 1000.0)
 }
 
-fn goes_with(harm: &Harm, running: &[&Harm], peers: usize) -> bool {
-    let victim = |harm: &Harm| match harm {
-        Harm::Kill(who) | Harm::Freeze(who) | Harm::Isolate(who) => Some(*who),
-        Harm::Network(_) | Harm::KillNameserver => None,
+/// Returns whether a fault may begin while others are active.
+fn is_compatible(kind: &FaultKind, active: &[&FaultKind], peers: usize) -> bool {
+    let target = |kind: &FaultKind| match kind {
+        FaultKind::Kill(target) | FaultKind::Freeze(target) | FaultKind::Isolate(target) => Some(*target),
+        FaultKind::Network(_) | FaultKind::KillNameserver => None,
     };
-    match harm {
-        Harm::KillNameserver => !running.iter().any(|other| matches!(other, Harm::KillNameserver)),
-        Harm::Network(_) => true,
+    match kind {
+        FaultKind::KillNameserver => !active.iter().any(|other| matches!(other, FaultKind::KillNameserver)),
+        FaultKind::Network(_) => true,
         _ => {
-            let harmed: Vec<_> = running.iter().filter_map(|other| victim(other)).collect();
-            harmed.len() < (peers / HARMED_AT_A_TIME).max(1)
-                && victim(harm).is_some_and(|victim| !harmed.contains(&victim))
+            let disturbed: Vec<_> = active.iter().filter_map(|other| target(other)).collect();
+            disturbed.len() < (peers / MAX_DISTURBED_FRACTION).max(1)
+                && target(kind).is_some_and(|target| !disturbed.contains(&target))
         }
     }
 }
 
-fn deeds(random: &mut fastrand::Rng, bounds: Bounds) -> Vec<Deed> {
-    let mut deeds = Vec::new();
+fn draw_operations(rng: &mut fastrand::Rng, config: PlanConfig) -> Vec<ScheduledOperation> {
+    let mut operations = Vec::new();
     let mut at = Duration::ZERO;
     loop {
-        at += gap(random, BETWEEN_DEEDS, bounds.peers);
-        if at >= bounds.time {
-            return deeds;
+        at += gap(rng, OPERATION_INTERVAL, config.peers);
+        if at >= config.duration {
+            return operations;
         }
-        deeds.push(Deed { at, peer: random.usize(..bounds.peers), act: draw_act(random) });
+        operations.push(ScheduledOperation { at, peer: rng.usize(..config.peers), operation: draw_operation(rng) });
     }
 }
 
-/// A write of a peer's share, as before the first fault.
-pub fn draw_write(random: &mut fastrand::Rng) -> Act {
-    let way = [Way::Command, Way::Folder, Way::InPlace][random.usize(..3)];
-    let number = random.u64(..NAMES);
-    // `add` knows the name of a file, not the directory it is to go to.
-    let name = match number % NESTED {
-        0 if way != Way::Command => format!("d{}/f{number}.bin", number % 3),
-        _ => format!("f{number}.bin"),
-    };
-    let size = match random.u8(..100) {
-        0..5 => 0,
-        5..60 => random.usize(1..16 << 10),
-        60..90 => random.usize(16 << 10..1 << 20),
-        90..99 => random.usize(1 << 20..6 << 20),
-        _ => random.usize(6 << 20..24 << 20),
-    };
-    Act::Write { name, content: random.u64(..), size, way }
-}
-
-fn draw_act(random: &mut fastrand::Rng) -> Act {
-    match random.u8(..100) {
-        0..30 => draw_write(random),
-        30..42 => Act::Remove { draw: random.u64(..), way: if random.bool() { Way::Command } else { Way::Folder } },
-        42..98 => Act::Download { draw: random.u64(..), into_share: random.u8(..10) < 6 },
-        _ => Act::Elect,
+fn draw_operation(rng: &mut fastrand::Rng) -> Operation {
+    match rng.u8(..100) {
+        0..30 => draw_write(rng),
+        30..42 => {
+            let draw = rng.u64(..);
+            Operation::Remove { draw, method: if rng.bool() { Method::Command } else { Method::Filesystem } }
+        }
+        42..98 => Operation::Download { draw: rng.u64(..), into_share: rng.u8(..10) < 6 },
+        _ => Operation::Elect,
     }
 }
 
-/// The time to the next event of many that know nothing of each other.
-fn gap(random: &mut fastrand::Rng, mean: Duration, peers: usize) -> Duration {
+/// Draws the time to the next event of a Poisson process.
+fn gap(rng: &mut fastrand::Rng, mean: Duration, peers: usize) -> Duration {
     let mean = mean.as_secs_f64() * REFERENCE_PEERS as f64 / peers as f64;
-    Duration::from_secs_f64(-(1.0 - random.f64()).ln() * mean)
-}
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Peer(peer) => write!(f, "{}", peer_name(*peer)),
-            Self::Tracker => f.write_str("the tracker"),
-        }
-    }
-}
-
-/// What a peer is called.
-pub fn peer_name(peer: Peer) -> String {
-    format!("peer{}", peer + 1)
-}
-
-impl Harm {
-    /// What is counted in the report.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Kill(Who::Peer(_)) => "peer killed",
-            Self::Kill(Who::Tracker) => "tracker killed",
-            Self::Freeze(Who::Peer(_)) => "peer frozen",
-            Self::Freeze(Who::Tracker) => "tracker frozen",
-            Self::Isolate(Who::Peer(_)) => "peer isolated",
-            Self::Isolate(Who::Tracker) => "tracker isolated",
-            Self::Network(Impairment::Partition(_)) => "partition",
-            Self::Network(Impairment::Cut(..)) => "one-way cut",
-            Self::Network(Impairment::Weather(_)) => "loss, delay, reordering, duplicates",
-            Self::KillNameserver => "nameserver killed",
-        }
-    }
+    Duration::from_secs_f64(-(1.0 - rng.f64()).ln() * mean)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { peers: 12, time: Duration::from_secs(600), network: true };
+    const CONFIG: PlanConfig = PlanConfig { peers: 12, duration: Duration::from_secs(600), network_faults: true };
 
     #[test]
-    fn a_seed_gives_one_plan_and_another_seed_another() {
-        assert_eq!(Plan::new(1, BOUNDS), Plan::new(1, BOUNDS));
-        assert_ne!(Plan::new(1, BOUNDS), Plan::new(2, BOUNDS));
+    fn same_seed_gives_same_plan_and_other_seed_another() {
+        assert_eq!(Plan::new(1, CONFIG), Plan::new(1, CONFIG));
+        assert_ne!(Plan::new(1, CONFIG), Plan::new(2, CONFIG));
     }
 
     #[test]
-    fn a_long_plan_has_every_kind_of_fault_and_all_end_in_time() {
-        let plan = Plan::new(3, BOUNDS);
-        let kinds: BTreeSet<_> = plan.faults.iter().map(|fault| fault.harm.kind()).collect();
-        assert_eq!(kinds.len(), 10, "{kinds:?}");
-        assert!(plan.faults.iter().all(|fault| fault.at + fault.lasts <= BOUNDS.time));
-        assert!(plan.faults.is_sorted_by_key(|fault| fault.at) && plan.deeds.is_sorted_by_key(|deed| deed.at));
+    fn long_plan_has_every_fault_kind_and_ends_in_time() {
+        let plan = Plan::new(3, CONFIG);
+        let labels: BTreeSet<_> = plan.faults.iter().map(|fault| fault.kind.label()).collect();
+        assert_eq!(labels.len(), 10, "{labels:?}");
+        assert!(plan.faults.iter().all(|fault| fault.at + fault.lasts <= CONFIG.duration));
+        assert!(plan.faults.is_sorted_by_key(|fault| fault.at));
+        assert!(plan.operations.is_sorted_by_key(|operation| operation.at));
     }
 
     #[test]
-    fn no_more_than_a_third_of_the_peers_are_harmed_at_a_time() {
+    fn plan_disturbs_at_most_a_third_of_the_peers_at_a_time() {
         for seed in 0..20 {
-            let plan = Plan::new(seed, BOUNDS);
+            let plan = Plan::new(seed, CONFIG);
             for fault in &plan.faults {
-                let together = plan.faults.iter().filter(|other| {
-                    matches!(other.harm, Harm::Kill(_) | Harm::Freeze(_) | Harm::Isolate(_))
+                let active = plan.faults.iter().filter(|other| {
+                    matches!(other.kind, FaultKind::Kill(_) | FaultKind::Freeze(_) | FaultKind::Isolate(_))
                         && (other.at..=other.at + other.lasts).contains(&fault.at)
                 });
-                assert!(together.count() <= BOUNDS.peers / HARMED_AT_A_TIME);
+                assert!(active.count() <= CONFIG.peers / MAX_DISTURBED_FRACTION);
             }
         }
     }
 
     #[test]
-    fn without_a_network_of_its_own_no_fault_is_the_networks() {
-        let plan = Plan::new(4, Bounds { network: false, ..BOUNDS });
-        let harmless = |harm: &Harm| matches!(harm, Harm::Kill(_) | Harm::Freeze(_) | Harm::KillNameserver);
-        assert!(!plan.faults.is_empty() && plan.faults.iter().all(|fault| harmless(&fault.harm)));
+    fn plan_without_testbed_has_no_network_faults() {
+        let plan = Plan::new(4, PlanConfig { network_faults: false, ..CONFIG });
+        let is_process_fault =
+            |kind: &FaultKind| matches!(kind, FaultKind::Kill(_) | FaultKind::Freeze(_) | FaultKind::KillNameserver);
+        assert!(!plan.faults.is_empty() && plan.faults.iter().all(|fault| is_process_fault(&fault.kind)));
     }
 
     #[test]
-    fn a_directory_and_a_file_never_have_the_same_name() {
-        let mut random = fastrand::Rng::with_seed(5);
+    fn write_by_command_names_no_subdirectory() {
+        let mut rng = fastrand::Rng::with_seed(5);
         for _ in 0..1000 {
-            if let Act::Write { name, way, .. } = draw_write(&mut random) {
-                assert!(way != Way::Command || !name.contains('/'), "{name}");
+            if let Operation::Write { name, method, .. } = draw_write(&mut rng) {
+                assert!(method != Method::Command || !name.contains('/'), "{name}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A run: rounds of faults, each followed by checks of all that must hold when nothing is wrong any more.
+//! One run: rounds of faults and operations, each followed by checks of the healed cluster.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,180 +13,187 @@ use tokio::{
 };
 
 use crate::{
-    checker, deeds, faults,
-    lab::Lab,
-    patience::within,
-    plan::{Act, Bounds, Plan, Way, content, draw_write, peer_name},
+    checker,
+    cluster::{Cluster, CommandResult},
+    deadline::{PROCESS_DEADLINE, within},
+    faults, operations,
+    plan::{Method, Operation, Plan, PlanConfig, content, draw_write},
     report::{Elections, Report},
-    world::{Answer, STEP, Shared, World},
+    testbed::Testbed,
+    topology::peer_name,
 };
 
-/// How long faults last until all is mended and checked.
+/// Duration of the faults of one round.
 const ROUND: Duration = Duration::from_secs(45);
 /// Peers that start at a time.
-const STARTS_AT_A_TIME: usize = 4;
-/// Files that each peer has before the first fault.
-const FIRST_FILES: usize = 3;
-/// How often processes are looked after.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// In every so many looks somebody is asked for the tracker.
-const LOOKS_A_QUESTION: u64 = 2;
-/// A question that takes longer is no answer.
-const ANSWER: Duration = Duration::from_secs(3);
-/// How long what users do may go on when all is mended.
-const REST: Duration = Duration::from_secs(60);
-/// Numbers of the faults and of the deeds of one round.
-const NUMBERS_A_ROUND: usize = 10_000;
+const CONCURRENT_STARTS: usize = 4;
+/// Writes to each share before the first fault.
+const INITIAL_FILES: usize = 3;
+/// Interval at which processes are checked.
+const MONITOR_INTERVAL: Duration = Duration::from_millis(250);
+/// One of this many checks also asks a peer for the tracker.
+const CHECKS_PER_POLL: u64 = 2;
+/// Time after which the answer to a poll counts as missing.
+const POLL_DEADLINE: Duration = Duration::from_secs(3);
+/// Deadline for the operations of a round to complete after healing.
+const OPERATIONS_DEADLINE: Duration = Duration::from_secs(60);
+/// Upper bound of the faults and of the operations of a round: their numbers start at the round's number times this.
+const NUMBERS_PER_ROUND: usize = 10_000;
 
-/// What a run is.
+/// Settings of a run.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How long faults last, all rounds together.
-    pub time: Duration,
-    /// Of all that is drawn.
+    /// Duration of the faults of all rounds together.
+    pub duration: Duration,
+    /// Seed of all random choices.
     pub seed: u64,
-    /// How many peers.
+    /// Number of peers.
     pub peers: usize,
-    /// Where the programs are.
+    /// Directory of the programs.
     pub programs: PathBuf,
 }
 
-/// Runs it in a folder.
+/// Runs in `folder`. The report has the violations.
 ///
 /// # Errors
-/// When the machine does not do what is needed; what the network does wrong is in the report.
+/// When this machine cannot run it.
 pub async fn run(settings: &Settings, folder: &Path) -> Result<Report, String> {
-    let mut random = fastrand::Rng::with_seed(settings.seed);
-    let no_network = Lab::missing();
-    let lab = match no_network {
-        None => Some(Lab::new(settings.peers, random.u64(..)).await?),
+    let mut rng = fastrand::Rng::with_seed(settings.seed);
+    let no_network = Testbed::unavailable();
+    let testbed = match no_network {
+        None => Some(Testbed::new(settings.peers, rng.u64(..)).await?),
         Some(_) => None,
     };
-    let world = Arc::new(World::new(folder, &settings.programs, settings.peers, lab)?);
-    begin(&world, &mut random).await?;
-    let mut watch = JoinSet::new();
-    watch.spawn(look_after(Arc::clone(&world), random.fork()));
+    let cluster = Arc::new(Cluster::new(folder, &settings.programs, settings.peers, testbed)?);
+    start(&cluster, &mut rng).await?;
+    let mut monitor_task = JoinSet::new();
+    monitor_task.spawn(monitor(Arc::clone(&cluster), rng.fork()));
 
-    let began = world.clock().now();
+    let began = cluster.clock().now();
     let mut rounds = 0;
-    let mut left = settings.time;
-    let mut is_at_rest = true;
-    while is_at_rest && !left.is_zero() {
-        // No round that is too short for anything to happen.
-        let time = if left < ROUND * 3 / 2 { left } else { ROUND };
-        let bounds = Bounds { peers: settings.peers, time, network: world.has_network() };
-        world.note(&format!("round {rounds}"));
-        is_at_rest = round(&world, rounds, Plan::new(random.u64(..), bounds), time).await?;
-        if is_at_rest {
-            checker::index_and_files(&world, &mut random).await?;
+    let mut left = settings.duration;
+    let mut is_healthy = true;
+    while is_healthy && !left.is_zero() {
+        // The last round takes a remainder that would be too short for a round of its own.
+        let duration = if left < ROUND * 3 / 2 { left } else { ROUND };
+        let config = PlanConfig { peers: settings.peers, duration, network_faults: cluster.has_testbed() };
+        cluster.note(&format!("round {rounds}"));
+        is_healthy = round(&cluster, rounds, Plan::new(rng.u64(..), config), duration).await?;
+        if is_healthy {
+            checker::index_and_files(&cluster, &mut rng).await?;
         }
-        left -= time;
+        left -= duration;
         rounds += 1;
     }
-    world.find_dead();
-    watch.shutdown().await;
+    cluster.check_processes();
+    monitor_task.shutdown().await;
 
-    let traffic = world.mend_network().await?;
+    let traffic = cluster.heal_network().await?;
     let mut elections = Elections::default();
-    world.peers().for_each(|peer| elections.read(peer, &world.log_file(peer)));
-    elections.judge();
-    let mut tally = std::mem::take(&mut *world.tally());
-    tally.traffic = traffic;
+    cluster.peers().for_each(|peer| elections.read(peer, &cluster.log_file(peer)));
+    elections.check();
+    let mut stats = std::mem::take(&mut *cluster.stats());
+    stats.traffic = traffic;
     let (seed, peers) = (settings.seed, settings.peers);
-    let took = world.clock().now().since(began);
-    Ok(Report { seed, peers, rounds, took, no_network, tally, elections })
+    let took = cluster.clock().now().since(began);
+    Ok(Report { seed, peers, rounds, took, no_network, stats, elections })
 }
 
-async fn begin(world: &Shared, random: &mut fastrand::Rng) -> Result<(), String> {
-    world.start_nameserver().await?;
-    world.make_token().await?;
-    for peer in world.peers() {
-        for file in 0..FIRST_FILES {
-            let Act::Write { name, content: drawn, size, .. } = draw_write(random) else { continue };
-            deeds::write(world, file, peer, &name, content(drawn, size), Way::Folder).await?;
+/// Starts all processes with a few files in every share.
+async fn start(cluster: &Cluster, rng: &mut fastrand::Rng) -> Result<(), String> {
+    cluster.start_nameserver().await?;
+    cluster.create_token().await?;
+    for peer in cluster.peers() {
+        for number in 0..INITIAL_FILES {
+            let Operation::Write { name, content: content_number, size, .. } = draw_write(rng) else { continue };
+            let bytes = content(content_number, size);
+            operations::write(cluster, number, peer, &name, bytes, Method::Filesystem).await?;
         }
     }
-    let start = |peer| world.start_peer(peer);
-    stream::iter(world.peers()).map(start).buffer_unordered(STARTS_AT_A_TIME).try_collect::<Vec<()>>().await?;
+    let start = |peer| cluster.start_peer(peer);
+    stream::iter(cluster.peers()).map(start).buffer_unordered(CONCURRENT_STARTS).try_collect::<Vec<()>>().await?;
     Ok(())
 }
 
-/// Lets a plan happen, mends everything, and waits until all is at rest; `false` when it does not come to rest.
-async fn round(world: &Shared, number: usize, plan: Plan, time: Duration) -> Result<bool, String> {
-    world.set_calm(false);
-    let first = number * NUMBERS_A_ROUND;
-    let (mut harm, mut work) = (JoinSet::new(), JoinSet::new());
+/// Carries out a plan, heals the cluster, and waits for the operations to complete. Returns `false` when they do not,
+/// or when a process does not recover.
+async fn round(cluster: &Arc<Cluster>, number: usize, plan: Plan, duration: Duration) -> Result<bool, String> {
+    cluster.set_healed(false);
+    let first = number * NUMBERS_PER_ROUND;
+    let (mut faults, mut operations) = (JoinSet::new(), JoinSet::new());
     for (number, fault) in (first..).zip(plan.faults) {
-        harm.spawn(faults::inflict(Arc::clone(world), number, fault));
+        faults.spawn(faults::inject(Arc::clone(cluster), number, fault));
     }
-    for (number, deed) in (first..).zip(plan.deeds) {
-        work.spawn(deeds::carry_out(Arc::clone(world), number, deed));
+    for (number, operation) in (first..).zip(plan.operations) {
+        operations.spawn(operations::carry_out(Arc::clone(cluster), number, operation));
     }
-    sleep(time).await;
+    sleep(duration).await;
 
-    // All faults end by then; only who must start again may still be at it, and now has no excuse.
-    world.mend_network().await?;
-    world.set_calm(true);
-    if !finish(world, harm, STEP * 2, "what was harmed is not back").await? {
+    // All faults have ended. A restart may still be under way; from now on no failure of it is excused.
+    cluster.heal_network().await?;
+    cluster.set_healed(true);
+    if !join_all(cluster, faults, PROCESS_DEADLINE * 2, "faults do not end").await? {
         return Ok(false);
     }
-    for peer in world.peers() {
-        if !world.is_up(peer) {
-            world.start_peer(peer).await?;
+    for peer in cluster.peers() {
+        if !cluster.peer(peer).is_ready() {
+            cluster.start_peer(peer).await?;
         }
     }
-    let mended = world.clock().now();
-    world.note("all is mended");
-    checker::one_tracker(world, mended).await;
-    finish(world, work, REST, "what users began does not end").await
+    let healed = cluster.clock().now();
+    cluster.note("healed");
+    checker::one_tracker(cluster, healed).await;
+    join_all(cluster, operations, OPERATIONS_DEADLINE, "operations do not complete").await
 }
 
-/// Waits until tasks are over; `false` when they are not in time. One that fails has met something that must not be.
-async fn finish(
-    world: &Shared,
+/// Waits for tasks, and records the errors that they return as violations. Returns `false` when they exceed the
+/// limit, which is a violation with the text `late`.
+async fn join_all(
+    cluster: &Cluster,
     mut tasks: JoinSet<Result<(), String>>,
-    wait: Duration,
+    limit: Duration,
     late: &str,
 ) -> Result<bool, String> {
     let all = async {
-        while let Some(ended) = tasks.join_next().await {
-            match ended {
+        while let Some(joined) = tasks.join_next().await {
+            match joined {
                 Ok(Ok(())) => {}
-                Ok(Err(why)) => world.violation(&why),
-                Err(error) => return Err(format!("a task of the run itself failed: {error}")),
+                Ok(Err(error)) => cluster.violation(&error),
+                Err(error) => return Err(format!("a task of the run failed: {error}")),
             }
         }
         Ok(true)
     };
-    let Some(result) = within(wait, all).await else {
-        let busy: Vec<_> = world.ledger().busy().map(|(peer, name)| format!("{} {name}", peer_name(*peer))).collect();
-        world.violation(&format!("{late} after {wait:?}: {} tasks; changes under way: {busy:?}", tasks.len()));
+    let Some(result) = within(limit, all).await else {
+        let in_flight: Vec<_> =
+            cluster.model().in_flight().map(|(peer, name)| format!("{} {name}", peer_name(*peer))).collect();
+        cluster.violation(&format!("{late} within {limit:?}: {} tasks; changes in flight: {in_flight:?}", tasks.len()));
         return Ok(false);
     };
     result
 }
 
-/// Looks after the processes, and asks now and then for the tracker.
-async fn look_after(world: Shared, mut random: fastrand::Rng) {
-    for look in 0_u64.. {
-        sleep(LOOK_EVERY).await;
-        world.find_dead();
-        let running = world.running();
-        if look % LOOKS_A_QUESTION != 0 || running.is_empty() {
+/// Checks the processes and polls random peers for the tracker.
+async fn monitor(cluster: Arc<Cluster>, mut rng: fastrand::Rng) {
+    for check in 0_u64.. {
+        sleep(MONITOR_INTERVAL).await;
+        cluster.check_processes();
+        let peers = cluster.available_peers();
+        if check % CHECKS_PER_POLL != 0 || peers.is_empty() {
             continue;
         }
-        let asked = running[random.usize(..running.len())];
-        let was_calm = world.is_calm();
-        let answer = timeout(ANSWER, world.command(asked, &["tracker"])).await;
-        let named = match &answer {
-            Ok(Answer::Done(document)) => world.peers().find(|peer| document["peer"] == peer_name(*peer)),
+        let polled = peers[rng.usize(..peers.len())];
+        let was_healed = cluster.is_healed();
+        let answer = timeout(POLL_DEADLINE, cluster.command(polled, &["tracker"])).await;
+        let tracker = match &answer {
+            Ok(CommandResult::Done(document)) => cluster.peers().find(|peer| document["peer"] == peer_name(*peer)),
             _ => None,
         };
-        world.set_tracker(named);
-        if !was_calm {
-            let mut tally = world.tally();
-            tally.asked += 1;
-            tally.answered += u64::from(named.is_some());
+        cluster.set_tracker(tracker);
+        if !was_healed {
+            let mut stats = cluster.stats();
+            stats.asked += 1;
+            stats.answered += u64::from(tracker.is_some());
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Sorts words into the options that `verb` has (`--name value` or `--name=value`) and the rest; after `--`
     /// all is rest.
-    pub(super) fn read(verb: &'static Verb, words: Vec<String>, known: &[Opt]) -> Result<Self, Failure> {
+    pub(crate) fn read(verb: &'static Verb, words: Vec<String>, known: &[Opt]) -> Result<Self, Failure> {
         let mut options = BTreeMap::new();
         let mut rest = Vec::new();
         let mut words = words.into_iter();
@@ -63,7 +63,7 @@ impl Arguments {
     }
 
     /// Refuses anything after a verb that takes nothing.
-    pub(super) fn none(verb: &'static Verb, words: Vec<String>) -> Result<(), Failure> {
+    pub(crate) fn none(verb: &'static Verb, words: Vec<String>) -> Result<(), Failure> {
         match Self::read(verb, words, &[])?.rest.first() {
             None => Ok(()),
             Some(word) => Err(verb.misused(format_args!("{word:?} is too much"))),
@@ -71,7 +71,7 @@ impl Arguments {
     }
 
     /// The rest, which must be something; `what` it is called in the message otherwise.
-    pub(super) fn some(&mut self, what: &str) -> Result<Vec<String>, Failure> {
+    pub(crate) fn some(&mut self, what: &str) -> Result<Vec<String>, Failure> {
         if self.rest.is_empty() {
             return Err(self.verb.misused(format_args!("{what} is missing")));
         }

@@ -19,7 +19,7 @@ pub struct Console {
 impl Console {
     /// From now on messages are printed by `printer`, from a thread of its own: the printer may wait for the
     /// prompt, which no one else must.
-    pub(super) fn attach(&self, mut printer: impl ExternalPrinter + Send + 'static) -> io::Result<()> {
+    pub(crate) fn attach(&self, mut printer: impl ExternalPrinter + Send + 'static) -> io::Result<()> {
         let (sender, messages) = mpsc::sync_channel::<String>(MAX_WAITING);
         std::thread::Builder::new().name("prompt messages".to_owned()).spawn(move || {
             for message in messages {
@@ -33,7 +33,7 @@ impl Console {
     }
 
     /// From now on messages go to standard error.
-    pub(super) fn detach(&self) {
+    pub(crate) fn detach(&self) {
         *self.prompt.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -11,19 +11,20 @@
 //! | `repl`, `lines` | where commands come from: a prompt, standard input |
 //! | [`console`], `progress` | standard error: messages that spare the prompt, the progress bar |
 
+pub mod app;
 mod arguments;
 mod commands;
 pub mod console;
+pub mod control;
 #[cfg(test)]
 pub(crate) mod fake;
-pub mod front;
-mod lines;
 pub mod output;
 pub(crate) mod progress;
-mod repl;
+mod prompt;
 pub mod session;
+mod shell_words;
+mod stdin_source;
 mod suggest;
-mod words;
 
 use std::path::Path;
 

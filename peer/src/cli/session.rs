@@ -13,16 +13,17 @@ use super::{
     Call, Command, Next, Outcome,
     console::Console,
     execute,
-    lines::Lines,
     output::{Rendered, Report, Style, render},
     progress,
-    repl::Prompt,
-    take_json_flag, words,
+    prompt::Prompt,
+    shell_words,
+    stdin_source::Lines,
+    take_json_flag,
 };
 use crate::api::{PeerApi, ProgressSink};
 
 /// What a source of commands gives.
-pub(super) enum Input {
+pub(crate) enum Input {
     /// A line.
     Line(String),
     /// A line that cannot be one.
@@ -34,7 +35,7 @@ pub(super) enum Input {
 }
 
 /// Where commands come from.
-pub(super) trait Source {
+pub(crate) trait Source {
     /// The next line. Dropping the future loses nothing that the user still expects.
     async fn next(&mut self) -> Input;
     /// Ends when the user wants the command that runs now to stop.
@@ -142,7 +143,7 @@ impl Session {
 
 /// A line as a command, and whether it asks for JSON.
 fn read(line: &str) -> (Result<Command, Failure>, bool) {
-    match words::split(line) {
+    match shell_words::split(line) {
         Ok(words) => {
             let (words, json) = take_json_flag(words);
             (Command::parse(words), json)

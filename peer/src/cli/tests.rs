@@ -12,7 +12,7 @@ use super::{
 use crate::api::DownloadRequest;
 
 fn parse(line: &str) -> Result<Command, Failure> {
-    Command::parse(words::split(line).unwrap())
+    Command::parse(shell_words::split(line).unwrap())
 }
 
 async fn run(fake: &Fake, line: &str) -> Outcome {

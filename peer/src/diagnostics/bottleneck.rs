@@ -86,7 +86,7 @@ pub struct SourceTime {
     /// Streams waited for bytes.
     pub bytes_wait: Duration,
     /// Streams waited for the cap.
-    pub pace_wait: Duration,
+    pub throttle_wait: Duration,
     /// Decoders waited for bytes.
     pub decoder_wait: Duration,
     /// Decoders waited for the disk.
@@ -111,7 +111,7 @@ impl SourceTime {
             streaming: self.streaming.saturating_sub(earlier.streaming),
             streams: self.streams.saturating_sub(earlier.streams),
             bytes_wait: self.bytes_wait.saturating_sub(earlier.bytes_wait),
-            pace_wait: self.pace_wait.saturating_sub(earlier.pace_wait),
+            throttle_wait: self.throttle_wait.saturating_sub(earlier.throttle_wait),
             decoder_wait: self.decoder_wait.saturating_sub(earlier.decoder_wait),
             disk_wait: self.disk_wait.saturating_sub(earlier.disk_wait),
             disk_write: self.disk_write.saturating_sub(earlier.disk_write),
@@ -249,9 +249,9 @@ fn of_source(measured: &Measured, drops: f64, peer: &PeerId, source: &Source, we
 
     let streaming = of_time(time.streaming);
     let of_streams = |duration| streaming * part(duration, time.streams).min(1.0);
-    shares.add(Cause::OwnLimit, None, of_streams(time.pace_wait), Figure::Rate(measured.limit_down));
+    shares.add(Cause::OwnLimit, None, of_streams(time.throttle_wait), Figure::Rate(measured.limit_down));
     // What is neither of both is time in which the channel to the decoder was full.
-    let room_wait = time.streams.saturating_sub(time.bytes_wait + time.pace_wait);
+    let room_wait = time.streams.saturating_sub(time.bytes_wait + time.throttle_wait);
     let decoding = time.streams.saturating_sub(time.decoder_wait);
     let writing = part(time.disk_wait, decoding).min(1.0);
     shares.add(Cause::OwnDisk, None, of_streams(room_wait) * writing, Figure::Time(time.disk_write));
@@ -263,8 +263,8 @@ fn of_source(measured: &Measured, drops: f64, peer: &PeerId, source: &Source, we
         return shares.add(Cause::Unsaid, with, waiting, Figure::Path(path));
     };
     let of_waiting = |duration| waiting * part(duration, report.served).min(1.0);
-    let disk_wait = report.served.saturating_sub(report.pace_wait + report.network_wait);
-    shares.add(Cause::OwnerLimit, with, of_waiting(report.pace_wait), Figure::Rate(report.limit_up));
+    let disk_wait = report.served.saturating_sub(report.throttle_wait + report.network_wait);
+    shares.add(Cause::OwnerLimit, with, of_waiting(report.throttle_wait), Figure::Rate(report.limit_up));
     shares.add(Cause::OwnerDisk, with, of_waiting(disk_wait), Figure::Time(disk_wait));
     let busy = |machine: &Option<MachineReport>| {
         machine.is_some_and(|machine| f64::from(machine.idle_permille) <= BUSY_IDLE * 1000.0)

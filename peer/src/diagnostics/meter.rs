@@ -137,7 +137,7 @@ pub struct SourceMeter {
     bytes: AtomicU64,
     rtt_micros: AtomicU64,
     pub(crate) bytes_wait: Spent,
-    pub(crate) pace_wait: Spent,
+    pub(crate) throttle_wait: Spent,
     decoder_wait: Spent,
     disk_wait: Spent,
     disk_write: Spent,
@@ -152,7 +152,7 @@ impl SourceMeter {
             bytes: AtomicU64::new(0),
             rtt_micros: AtomicU64::new(0),
             bytes_wait: Spent::default(),
-            pace_wait: Spent::default(),
+            throttle_wait: Spent::default(),
             decoder_wait: Spent::default(),
             disk_wait: Spent::default(),
             disk_write: Spent::default(),
@@ -204,7 +204,7 @@ impl SourceMeter {
         phases.advance(self.download.clock.now());
         SourceTime {
             bytes_wait: self.bytes_wait.total(),
-            pace_wait: self.pace_wait.total(),
+            throttle_wait: self.throttle_wait.total(),
             decoder_wait: self.decoder_wait.total(),
             disk_wait: self.disk_wait.total(),
             disk_write: self.disk_write.total(),

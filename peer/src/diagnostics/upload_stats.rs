@@ -146,7 +146,7 @@ impl Reports {
             bytes: meter.bytes.load(Ordering::Relaxed),
             served: meter.served.total(),
             network_wait,
-            pace_wait: if limit_up.is_some() { sending.saturating_sub(network_wait) } else { Default::default() },
+            throttle_wait: if limit_up.is_some() { sending.saturating_sub(network_wait) } else { Default::default() },
             slot_wait: meter.slot_wait.total(),
             limit_up,
             slots: self.slots,
@@ -209,10 +209,13 @@ mod tests {
         }
         let report = reports.of(&me, &hash(1), Some(1000)).unwrap();
         assert_eq!((report.uploads, report.served, report.slots), (3, Duration::from_secs(3), 8));
-        assert_eq!((report.pace_wait, report.network_wait), (Duration::from_millis(2400), Duration::from_millis(300)));
+        assert_eq!(
+            (report.throttle_wait, report.network_wait),
+            (Duration::from_millis(2400), Duration::from_millis(300))
+        );
         assert_eq!((report.path.sent_packets, report.path.lost_packets, report.path.window_bytes), (30, 3, 14_000));
         assert_eq!(
-            reports.of(&me, &hash(1), None).unwrap().pace_wait,
+            reports.of(&me, &hash(1), None).unwrap().throttle_wait,
             Duration::ZERO,
             "without a cap nothing waits for it"
         );

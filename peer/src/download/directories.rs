@@ -24,15 +24,15 @@ use tokio_util::sync::CancellationToken;
 use super::{Job, Numbered, Run, select::common_prefix};
 use crate::{
     api::Downloaded,
-    lookup::stopping,
-    node::Stopped,
-    peer::Peer,
+    core_handle::Stopped,
+    discovery::stopping,
+    runtime::peer::Peer,
     store::{Described, Share},
 };
 
 /// The directories that a download is of: the one that was named and those in it. None of a download of files.
 #[derive(Debug, Default)]
-pub(super) struct DirectoriesOf {
+pub(crate) struct DirectoriesOf {
     places: Vec<Place>,
     /// What the new ones among them are noted under until it is over.
     note: Option<String>,
@@ -54,7 +54,7 @@ impl DirectoriesOf {
     ///
     /// # Errors
     /// When this peer stops.
-    pub(super) async fn download<'a>(
+    pub(crate) async fn download<'a>(
         pattern: &str,
         files: impl Iterator<Item = &'a FileMeta>,
         to: Option<&Path>,
@@ -77,7 +77,7 @@ impl DirectoriesOf {
     }
 
     /// Who is asked about them: those that have most of the files, but not this peer, whose directories they may be.
-    pub(super) fn owners<'a>(&self, jobs: impl Iterator<Item = &'a Job>, me: &PeerId) -> Vec<Contact> {
+    pub(crate) fn owners<'a>(&self, jobs: impl Iterator<Item = &'a Job>, me: &PeerId) -> Vec<Contact> {
         if self.places.is_empty() {
             return Vec::new();
         }
@@ -128,7 +128,7 @@ fn below(folder: &str, files: &[&FileMeta]) -> BTreeSet<FileName> {
 
 /// The directories of a download that runs, and what is known of them so far. However it ends, those that it made get their modes, as far as
 /// they are known; of the others the note stays, so that they are still new when it is repeated.
-pub(super) struct Describing {
+pub(crate) struct Describing {
     share: Share,
     places: Vec<Place>,
     note: Option<String>,
@@ -137,7 +137,7 @@ pub(super) struct Describing {
 
 impl Describing {
     /// Nothing is known yet.
-    pub(super) fn new(share: Share, directories: DirectoriesOf) -> Self {
+    pub(crate) fn new(share: Share, directories: DirectoriesOf) -> Self {
         let DirectoriesOf { places, note } = directories;
         Self { share, places, note, known: Mutex::default() }
     }
@@ -146,7 +146,7 @@ impl Describing {
     ///
     /// # Errors
     /// When this peer stops.
-    pub(super) async fn all_came(mut self) -> Result<(), Failure> {
+    pub(crate) async fn all_came(mut self) -> Result<(), Failure> {
         let described = self.take();
         self.share.describe_directories(described).await?;
         match self.note.take() {
@@ -156,7 +156,7 @@ impl Describing {
     }
 
     /// Not all came: those that are new get their modes, as far as they are known.
-    pub(super) async fn not_all_came(mut self) {
+    pub(crate) async fn not_all_came(mut self) {
         let note = self.superfluous_note();
         let described = self.take();
         narrow(self.share.clone(), described, note).await;
@@ -226,7 +226,7 @@ async fn narrow(share: Share, described: Vec<Described>, note: Option<String>) {
 }
 
 /// Makes folders that the user named, or that are to be below them.
-pub(super) async fn make_folders(folders: BTreeSet<PathBuf>) -> Result<(), Failure> {
+pub(crate) async fn make_folders(folders: BTreeSet<PathBuf>) -> Result<(), Failure> {
     let make = move || {
         folders.iter().try_for_each(|folder| {
             std::fs::create_dir_all(folder).map_err(|error| {
@@ -240,7 +240,7 @@ pub(super) async fn make_folders(folders: BTreeSet<PathBuf>) -> Result<(), Failu
 
 impl Peer {
     /// Makes directories with nothing in them: they need no owner.
-    pub(super) async fn make_directories(
+    pub(crate) async fn make_directories(
         &self,
         jobs: Numbered,
         run: &Run,
@@ -264,7 +264,7 @@ impl Peer {
 
     /// Asks the owners what the directories are, all at the same time, until the first has said all or `arrived` was a moment ago. Where
     /// none says anything, a directory keeps what it has: the files are what was asked for.
-    pub(super) async fn look_at_directories(
+    pub(crate) async fn look_at_directories(
         &self,
         describing: &Describing,
         owners: Vec<Contact>,

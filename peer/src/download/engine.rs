@@ -32,13 +32,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     OwnerError, Run,
-    owners::{Owner, Owners},
-    patience::{Next, Patience},
+    providers::{Owner, Owners},
     request::{Stream, why},
+    stall_policy::{Next, Patience},
     undelivered,
 };
 use crate::{
-    lookup::{Lookup, contacts},
+    discovery::{Lookup, contacts},
     store::Partial,
     swarm::{MemberEvent, Membership},
     transfer::{Brought, FetchError, throttle::Pace},
@@ -49,24 +49,24 @@ use protocol::swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm,
 const MAX_QUEUED_REPORTS: usize = 64;
 
 /// One download of one version.
-pub(super) struct Engine {
+pub(crate) struct Engine {
     /// Connections for bytes.
-    pub(super) bulk: Connections,
+    pub(crate) bulk: Connections,
     /// The cap on what comes in.
-    pub(super) pace: Pace,
+    pub(crate) pace: Pace,
     /// Where owners are looked for when all that were known are gone.
-    pub(super) lookup: Lookup,
+    pub(crate) lookup: Lookup,
     /// Bytes that this peer fetched since it started.
-    pub(super) all_bytes: Arc<AtomicU64>,
+    pub(crate) all_bytes: Arc<AtomicU64>,
     /// The version.
-    pub(super) file: FileMeta,
+    pub(crate) file: FileMeta,
     /// Where it goes.
-    pub(super) partial: Partial,
+    pub(crate) partial: Partial,
     /// What it is part of.
-    pub(super) run: Arc<Run>,
+    pub(crate) run: Arc<Run>,
     /// Its place among those who receive it, and what they tell; `None` when only given owners may be asked, or it
     /// is not worth it.
-    pub(super) swarm: Option<(Arc<Membership>, mpsc::Receiver<MemberEvent>)>,
+    pub(crate) swarm: Option<(Arc<Membership>, mpsc::Receiver<MemberEvent>)>,
 }
 
 /// A request under way.
@@ -76,7 +76,7 @@ struct Running {
     end: Arc<AtomicU64>,
 }
 
-pub(super) enum Told {
+pub(crate) enum Told {
     Event(Event),
     /// Why an owner did not deliver, in words; an event follows.
     Problem(OwnerId, String),
@@ -98,7 +98,7 @@ impl Engine {
     /// # Errors
     /// `NoOwner` or `VerificationFailed` when nobody who is left can deliver what is missing, with what each did wrong;
     /// what the disk says.
-    pub(super) async fn fetch(mut self, contacts: Vec<Contact>) -> Result<Vec<(PeerId, u64)>, Failure> {
+    pub(crate) async fn fetch(mut self, contacts: Vec<Contact>) -> Result<Vec<(PeerId, u64)>, Failure> {
         let clock = Clock::start();
         let mut owners = Owners::default();
         let config = SwarmConfig {
@@ -222,7 +222,7 @@ impl Engine {
                         Vec::new()
                     }
                 },
-                () = crate::node::sleep_until(deadline) => {
+                () = crate::runtime::core_task::sleep_until(deadline) => {
                     next = patience.due(clock.now(), owners.has_members());
                     vec![Event::Tick]
                 }

@@ -27,11 +27,11 @@ use crate::{
         meter::{DownloadMeter, SourceMeter},
         system::{Machine, Sample},
     },
-    peer::{Downloads, Peer},
+    runtime::peer::{Downloads, Peer},
 };
 
 /// What is measured of one download.
-pub(super) struct RunMeter {
+pub(crate) struct RunMeter {
     download: Arc<DownloadMeter>,
     machine: Arc<Machine>,
     /// Of the largest files that have one to themselves, and of packs if there are any: what sources have reports on.
@@ -54,7 +54,7 @@ struct Mark {
 
 impl RunMeter {
     /// A download that begins now; `contents` are its files, with their sizes, and `packed` says whether the small ones come in packs.
-    pub(super) fn new(machine: Arc<Machine>, mut contents: Vec<(u64, ContentHash)>, packed: bool) -> Self {
+    pub(crate) fn new(machine: Arc<Machine>, mut contents: Vec<(u64, ContentHash)>, packed: bool) -> Self {
         contents.retain(|(size, _)| !packed || *size > limits::MAX_PACKED_FILE_BYTES);
         contents.sort_unstable_by(|a, b| b.cmp(a));
         let large = contents.into_iter().take(limits::REPORTS_ASKED).map(|(_, hash)| hash);
@@ -66,7 +66,7 @@ impl RunMeter {
     }
 
     /// The meter of one source.
-    pub(super) fn source(&self, contact: &Contact) -> Arc<SourceMeter> {
+    pub(crate) fn source(&self, contact: &Contact) -> Arc<SourceMeter> {
         let mut sources = self.sources();
         if let Some((_, meter)) = sources.get(&contact.peer) {
             return meter.clone();
@@ -77,12 +77,12 @@ impl RunMeter {
     }
 
     /// Bytes that came lately, a second.
-    pub(super) fn bytes_per_second(&self) -> u64 {
+    pub(crate) fn bytes_per_second(&self) -> u64 {
         self.download.rate().1
     }
 
     /// Does `work`, which makes a file durable.
-    pub(super) async fn syncing<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(crate) async fn syncing<T>(&self, work: impl Future<Output = T>) -> T {
         let begun = self.download.now();
         let done = work.await;
         self.download.sync().add(self.download.now().since(begun));
@@ -90,7 +90,7 @@ impl RunMeter {
     }
 
     /// Some bytes more are there: takes note now and then of how it is.
-    pub(super) fn note(&self) {
+    pub(crate) fn note(&self) {
         let now = self.download.now();
         let is_due = |lately: &[Mark; 2]| now.since(lately[1].at) >= limits::SHOWN_RATE_WINDOW / 2;
         if is_due(&self.lately()) {
@@ -145,7 +145,7 @@ impl RunMeter {
 
 impl Downloads {
     /// A download begins; it is over, whatever came of it, when what is returned is dropped.
-    pub(super) fn begins(&self, run: &Arc<Run>) -> Running<'_> {
+    pub(crate) fn begins(&self, run: &Arc<Run>) -> Running<'_> {
         self.running().push(run.clone());
         Running { downloads: self, run: run.clone() }
     }
@@ -156,7 +156,7 @@ impl Downloads {
 }
 
 /// A download that is carried out.
-pub(super) struct Running<'a> {
+pub(crate) struct Running<'a> {
     downloads: &'a Downloads,
     run: Arc<Run>,
 }
@@ -169,7 +169,7 @@ impl Drop for Running<'_> {
 
 impl Peer {
     /// Why a download that is over took as long as it did.
-    pub(super) async fn explain(&self, pattern: &str, run: &Run) -> Explained {
+    pub(crate) async fn explain(&self, pattern: &str, run: &Run) -> Explained {
         let mut measured = run.meter.since(&run.meter.begun);
         self.complete(&run.meter, &mut measured).await;
         let source = |(peer, source): (&PeerId, &Source)| ExplainedSource {
@@ -248,7 +248,7 @@ impl Peer {
             sum.bytes += report.bytes;
             sum.served += report.served;
             sum.network_wait += report.network_wait;
-            sum.pace_wait += report.pace_wait;
+            sum.throttle_wait += report.throttle_wait;
             sum.slot_wait += report.slot_wait;
             sum.path.sent_packets += report.path.sent_packets;
             sum.path.lost_packets += report.path.lost_packets;

@@ -10,12 +10,12 @@
 mod directories;
 mod engine;
 mod explain;
-mod one;
-mod owners;
-mod patience;
+mod file;
+mod packs;
+mod providers;
 mod request;
 mod select;
-mod small;
+mod stall_policy;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,11 +44,10 @@ use shared::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{DownloadRequest, Downloaded, Fetched, Progress, ProgressSink},
-    backend::parse_name,
+    api::{DownloadRequest, Downloaded, Fetched, Progress, ProgressSink, parse_name},
     diagnostics::gauge::Counted,
-    lookup::contacts,
-    peer::{Downloads, Peer},
+    discovery::contacts,
+    runtime::peer::{Downloads, Peer},
     transfer::FetchError,
 };
 use directories::{Describing, DirectoriesOf, make_folders};
@@ -75,7 +74,7 @@ enum OwnerError {
 }
 
 /// A file to fetch, and from whom it can be had.
-struct Job {
+pub(crate) struct Job {
     file: FileMeta,
     owners: Vec<Contact>,
     to: Option<PathBuf>,

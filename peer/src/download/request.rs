@@ -37,18 +37,18 @@ use crate::{
 use protocol::swarm::{Event, Failure as Why, RequestId};
 
 /// One bulk stream.
-pub(super) struct Stream {
-    pub(super) bulk: Connections,
-    pub(super) pace: Pace,
-    pub(super) owner: Contact,
-    pub(super) file: FileMeta,
-    pub(super) partial: Partial,
-    pub(super) meter: Arc<SourceMeter>,
+pub(crate) struct Stream {
+    pub(crate) bulk: Connections,
+    pub(crate) pace: Pace,
+    pub(crate) owner: Contact,
+    pub(crate) file: FileMeta,
+    pub(crate) partial: Partial,
+    pub(crate) meter: Arc<SourceMeter>,
 }
 
 impl Stream {
     /// Asks for `groups` and keeps what comes. Tells the core that the owner is alive while nothing is proven yet.
-    pub(super) async fn fetch(
+    pub(crate) async fn fetch(
         &self,
         request: RequestId,
         groups: Range<u64>,
@@ -210,7 +210,7 @@ impl Life {
 ///
 /// # Errors
 /// When the stream breaks, says something else, or nothing for `limits::OWNER_SILENCE`.
-pub(super) async fn wait_for_turn(
+pub(crate) async fn wait_for_turn(
     recv: &mut quinn::RecvStream,
     mut waits: impl FnMut(),
     mut is_busy: impl FnMut() -> bool,
@@ -228,7 +228,7 @@ pub(super) async fn wait_for_turn(
 }
 
 /// As the core sees it.
-pub(super) fn why(error: &OwnerError) -> Why {
+pub(crate) fn why(error: &OwnerError) -> Why {
     match error {
         OwnerError::Refused(BulkRefusal::NotHere) => Why::NotHere,
         OwnerError::Refused(BulkRefusal::Busy) => Why::Busy { retry_after: None },

@@ -12,26 +12,26 @@ use shared::{
 
 /// What a user asked for, of what there is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wish<'a> {
+pub(crate) struct Wish<'a> {
     /// A file name, a directory (with or without a `/` at the end), or a glob (`*`, `?`, `[…]`, `{a,b}`, `**`;
     /// `*` does not cross a `/`).
-    pub(super) pattern: &'a str,
+    pub(crate) pattern: &'a str,
     /// Only the version whose hash begins so.
-    pub(super) version: Option<&'a HashPrefix>,
+    pub(crate) version: Option<&'a HashPrefix>,
     /// Only what this peer has.
-    pub(super) from: Option<&'a PeerId>,
+    pub(crate) from: Option<&'a PeerId>,
     /// Versions of which a part is here already.
-    pub(super) unfinished: &'a [ContentHash],
+    pub(crate) unfinished: &'a [ContentHash],
 }
 
 /// The beginning that every file has which `pattern` can mean.
-pub(super) fn common_prefix(pattern: &str) -> &str {
+pub(crate) fn common_prefix(pattern: &str) -> &str {
     let special = pattern.find(['*', '?', '[', '{', '\\']).unwrap_or(pattern.len());
     &pattern[..special]
 }
 
 /// The same for the tracker: a directory with nothing in it is listed by its name alone.
-pub(super) fn listed_prefix(pattern: &str) -> &str {
+pub(crate) fn listed_prefix(pattern: &str) -> &str {
     let prefix = common_prefix(pattern);
     if prefix.len() == pattern.len() { prefix.trim_end_matches('/') } else { prefix }
 }
@@ -44,7 +44,7 @@ pub(super) fn listed_prefix(pattern: &str) -> &str {
 ///
 /// # Errors
 /// `NoSuchFile` when nothing fits, with the reason; `Usage` when the glob is none.
-pub(super) fn select(wish: Wish<'_>, files: Vec<IndexedFile>) -> Result<Vec<IndexedFile>, Failure> {
+pub(crate) fn select(wish: Wish<'_>, files: Vec<IndexedFile>) -> Result<Vec<IndexedFile>, Failure> {
     let candidates: Vec<IndexedFile> = files
         .into_iter()
         .filter(|file| wish.version.is_none_or(|version| version.matches(&file.file.hash)))

@@ -13,8 +13,8 @@ use shared::{
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::rpc_client::Calls;
-use crate::node::{NodeHandle, Stopped};
+use super::rpc_client::RpcClient;
+use crate::core_handle::{CoreHandle, Stopped};
 use protocol::election::Event;
 
 /// The names that a peer wants to hear of: peers and trackers.
@@ -22,7 +22,7 @@ const WATCHED: &str = r"(peer|tracker)\.";
 
 /// Watches until `stop` or the node's end. While the nameserver is away it tries again, less and less often; the core
 /// asks by itself then.
-pub async fn watch(calls: &Calls, node: &NodeHandle, stop: CancellationToken) {
+pub async fn watch(calls: &RpcClient, node: &CoreHandle, stop: CancellationToken) {
     let mut watching = Watching { calls, node, since: None, peers: BTreeMap::new() };
     let mut pause = HEARTBEAT;
     loop {
@@ -45,8 +45,8 @@ pub async fn watch(calls: &Calls, node: &NodeHandle, stop: CancellationToken) {
 }
 
 struct Watching<'a> {
-    calls: &'a Calls,
-    node: &'a NodeHandle,
+    calls: &'a RpcClient,
+    node: &'a CoreHandle,
     since: Option<Position>,
     peers: BTreeMap<PeerId, Endpoint>,
 }
@@ -79,9 +79,9 @@ impl Watching<'_> {
                 let peers = self.calls.peers().await?;
                 self.peers = peers.into_iter().map(|contact| (contact.peer, contact.endpoint)).collect();
                 self.since = Some(position);
-                self.node.tell(Event::SeatChanged).await?;
+                self.node.send(Event::SeatChanged).await?;
             }
-            Changes::News { position, changes } => {
+            Changes::Delta { position, changes } => {
                 self.since = Some(position);
                 // A tracker's name is no peer's: then the seat has changed.
                 let mut seat_changed = false;
@@ -96,13 +96,13 @@ impl Watching<'_> {
                     }
                 }
                 if seat_changed {
-                    self.node.tell(Event::SeatChanged).await?;
+                    self.node.send(Event::SeatChanged).await?;
                 }
             }
         }
         let contact =
             |(peer, endpoint): (&PeerId, &Endpoint)| Contact { peer: peer.clone(), endpoint: endpoint.clone() };
         let peers = self.peers.iter().map(contact).collect();
-        Ok(self.node.tell(Event::PeersWatched { peers }).await?)
+        Ok(self.node.send(Event::PeersWatched { peers }).await?)
     }
 }

@@ -15,7 +15,7 @@ use shared::{
     id::PeerId,
     limits,
     name::PEER_PREFIX,
-    net::{Connections, NetError, Target, knock::Knocker},
+    net::{Connections, NetError, Target, port_probe::PortProbe},
     rpc::{
         nameserver::{ListQuery, NameError, NameServiceClient, Page},
         peer::PeerServiceClient,
@@ -25,11 +25,11 @@ use shared::{
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::node::NodeHandle;
+use crate::core_handle::CoreHandle;
 use protocol::election::{Action, CallError, CallFailure, Event};
 
 /// Makes calls to the nameserver, the tracker and other peers.
-pub struct Calls {
+pub struct RpcClient {
     connections: Connections,
     nameserver: Target,
     tasks: TaskTracker,
@@ -39,15 +39,15 @@ pub struct Calls {
     knocking: Mutex<Option<(Contact, mpsc::Sender<()>)>>,
 }
 
-impl Calls {
-    /// Calls on `connections`; the tasks that they run in are counted in `tasks`.
+impl RpcClient {
+    /// RpcClient on `connections`; the tasks that they run in are counted in `tasks`.
     pub fn new(connections: Connections, nameserver: Target, tasks: TaskTracker) -> Self {
         Self { connections, nameserver, tasks, watched: Mutex::default(), knocking: Mutex::default() }
     }
 
     /// Starts the call that an action is about; its outcome reaches `node` as an event. Actions that are no calls
     /// are the node's own.
-    pub fn make(self: &std::sync::Arc<Self>, action: Action, node: &NodeHandle) {
+    pub fn start(self: &std::sync::Arc<Self>, action: Action, node: &CoreHandle) {
         if let Action::ProbePort { at } = action {
             return self.knock(at, node);
         }
@@ -56,12 +56,12 @@ impl Calls {
             let event = calls.outcome(action, &node).await;
             if let Some(event) = event {
                 // A node that has stopped needs no outcome.
-                let _ = node.tell(event).await;
+                let _ = node.send(event).await;
             }
         });
     }
 
-    async fn outcome(&self, action: Action, node: &NodeHandle) -> Option<Event> {
+    async fn outcome(&self, action: Action, node: &CoreHandle) -> Option<Event> {
         Some(match action {
             Action::QuerySeat { call } => {
                 let seat = self.names(limits::SEAT_CALL_DEADLINE, |names, cx| async move { names.seat(cx).await });
@@ -136,7 +136,7 @@ impl Calls {
     }
 
     /// Knocks at `at`, from the socket that did so before if there is one.
-    fn knock(&self, at: Contact, node: &NodeHandle) {
+    fn knock(&self, at: Contact, node: &CoreHandle) {
         // Behind a host's name there may be several addresses, of which the tracker answers at one.
         let Some(address) = at.endpoint.socket_addr() else { return };
         let mut knocking = self.knocking.lock().unwrap_or_else(PoisonError::into_inner);
@@ -237,7 +237,7 @@ impl Calls {
     }
 
     /// Tells the node when the other side ends the connection: an exit is noticed at once, not by silence.
-    async fn watch_connection(&self, to: &Contact, node: &NodeHandle) {
+    async fn watch_connection(&self, to: &Contact, node: &CoreHandle) {
         let Ok(connection) = self.connections.connection(&Target::from(to)).await else { return };
         let id = connection.stable_id();
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner).insert(to.peer.clone(), id);
@@ -254,15 +254,15 @@ impl Calls {
                 ConnectionError::ApplicationClosed(_) | ConnectionError::ConnectionClosed(_) | ConnectionError::Reset
             );
             if by_other {
-                let _ = node.tell(Event::ConnectionLost { peer }).await;
+                let _ = node.send(Event::ConnectionLost { peer }).await;
             }
         });
     }
 }
 
 /// Knocks as often as `wanted` says, and tells the node of refusals, until nobody wants it any more or the node has stopped.
-async fn keep_knocking(at: Contact, address: SocketAddr, mut wanted: mpsc::Receiver<()>, node: NodeHandle) {
-    let knocker = match Knocker::to(address).await {
+async fn keep_knocking(at: Contact, address: SocketAddr, mut wanted: mpsc::Receiver<()>, node: CoreHandle) {
+    let knocker = match PortProbe::connect(address).await {
         Ok(knocker) => knocker,
         // Then silence has to tell.
         Err(error) => return tracing::debug!(%error, %address, "it cannot be knocked there"),
@@ -272,13 +272,13 @@ async fn keep_knocking(at: Contact, address: SocketAddr, mut wanted: mpsc::Recei
     loop {
         let refused = tokio::select! {
             knock = wanted.recv() => match knock {
-                Some(()) => knocker.knock().await,
+                Some(()) => knocker.send().await,
                 None => return,
             },
             () = knocker.refused() => true,
             () = &mut stopped => return,
         };
-        if refused && node.tell(Event::ProbeRefused { at: at.clone() }).await.is_err() {
+        if refused && node.send(Event::ProbeRefused { at: at.clone() }).await.is_err() {
             return;
         }
     }

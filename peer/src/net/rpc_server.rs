@@ -22,7 +22,7 @@ use shared::{
 use tarpc::context::Context;
 
 use crate::{
-    node::{NodeHandle, Stopped},
+    core_handle::{CoreHandle, Stopped},
     store::Share,
     swarm::Swarms,
     upload::Uploads,
@@ -37,7 +37,7 @@ struct Inner {
     me: PeerId,
     incarnation: Incarnation,
     endpoint: Endpoint,
-    node: NodeHandle,
+    node: CoreHandle,
     share: Share,
     uploads: Arc<Uploads>,
     swarms: Swarms,
@@ -64,7 +64,7 @@ impl Service {
         me: PeerId,
         incarnation: Incarnation,
         endpoint: Endpoint,
-        node: NodeHandle,
+        node: CoreHandle,
         share: Share,
         uploads: Arc<Uploads>,
         swarms: Swarms,
@@ -94,7 +94,7 @@ impl ForCaller {
     }
 
     async fn ask(&self, make: impl FnOnce(Token) -> Event + Send + 'static) -> Result<Reply, TrackerError> {
-        self.inner.node.ask(make).await.map_err(stopping)
+        self.inner.node.request(make).await.map_err(stopping)
     }
 }
 
@@ -118,11 +118,11 @@ impl TrackerService for TrackerApi {
     async fn who_has(self, _: Context, query: WhoHas) -> Result<Vec<Version>, TrackerError> {
         // An admin asks as this peer would.
         let asker = self.0.peer().unwrap_or_else(|_| self.0.inner.me.clone());
-        self.0.inner.node.look(move |core, now, out| core.who_has(now, &asker, &query, out)).await.map_err(stopping)?
+        self.0.inner.node.who_has(asker, query).await.map_err(stopping)?
     }
 
     async fn list_all(self, _: Context, query: ListAll) -> Result<IndexPage, TrackerError> {
-        self.0.inner.node.look(move |core, now, out| core.list_all(now, &query, out)).await.map_err(stopping)?
+        self.0.inner.node.list_all(query).await.map_err(stopping)?
     }
 
     async fn leave(self, _: Context, epoch: Epoch, incarnation: Incarnation) -> Result<(), TrackerError> {

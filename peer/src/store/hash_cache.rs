@@ -13,7 +13,7 @@ use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 use shared::{content::ContentHash, limits::HASH_CACHE_BYTES};
 use tracing::warn;
 
-use super::{scan::FileId, stamp::Stamp};
+use super::{file_stat::Stamp, scan::FileId};
 
 type Key = (u64, u64);
 /// Size; modification time; change time; hash.

@@ -11,7 +11,7 @@ use shared::{
     file_name::FileName,
 };
 
-use super::{changes::Changes, stamp::Stamp};
+use super::{changes::Changes, file_stat::Stamp};
 
 /// A file whose hash is known, or a directory with nothing in it.
 #[derive(Debug, Clone, PartialEq, Eq)]

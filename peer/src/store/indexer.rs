@@ -35,16 +35,16 @@ use tracing::{error, warn};
 
 use super::{
     changes::Changes,
+    file_stat::Stamp,
     index::Known,
     scan::{Scan, Skipped, scan},
-    stamp::Stamp,
     state::{Arrived, Hashed, Shared},
     watch::{report_unwatched, watch},
 };
 
 /// What the handle asks for. Replies are sent when the changes are in `events`.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// Look at the share; reply when everything found is known.
     Rescan(Option<oneshot::Sender<()>>),
     /// Reply when nothing is being hashed.
@@ -68,7 +68,7 @@ const LOOK_SHARE: u32 = 4;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Indexer {
+pub(crate) struct Indexer {
     shared: Arc<Shared>,
     events: mpsc::Sender<Changes>,
     /// Blocking work under way.
@@ -120,7 +120,7 @@ enum Done {
 }
 
 impl Indexer {
-    pub(super) fn new(shared: Arc<Shared>, events: mpsc::Sender<Changes>, first_look: oneshot::Sender<()>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, events: mpsc::Sender<Changes>, first_look: oneshot::Sender<()>) -> Self {
         let now = Instant::now();
         Self {
             shared,
@@ -148,7 +148,7 @@ impl Indexer {
     }
 
     /// Runs until all handles are gone.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let (notices, mut noticed) = mpsc::channel(1);
         let shared = Arc::clone(&self.shared);
         // The watcher comes before the first look: what changes between the two is noticed. Watching a deep tree takes a

@@ -1,62 +1,44 @@
-//! The share on the disk: which files there are, what is in them, and how new ones come in.
+//! The share on disk: which files there are, what is in them, and how new ones come in.
 //!
-//! | room | what is in it |
+//! | module | contents |
 //! |---|---|
 //! | [`Share`] | the handle that the rest of the peer uses |
-//! | [`changes`] | what differs between two looks at the share (pure) |
-//! | `index` | the files of the share, and what a look at it means for them (pure) |
-//! | `state` | what the handle and the threads behind it have in common |
-//! | `indexer` | the task that owns the index of the share |
-//! | `scan` | one look at the share |
-//! | `watch` | notices of the file system |
-//! | `root` | opening files below a folder and nowhere else |
-//! | `stamp` | what tells that a file changed |
-//! | `tree_hash` | hashing |
+//! | [`download`] | files that are being received: partial files, their journal, where they go |
+//! | `import` | how files come into the share: copies, batches of small files, directories |
+//! | `index`, [`changes`] | the files of the share, and what a scan means for them (pure) |
+//! | `indexer`, `scan`, `watch` | the task that owns the index, one pass over the share, notices of the file system |
+//! | [`source`] | a file of the share, opened to be served |
+//! | `confined_dir`, `file_stat` | opening files below one directory only; what tells that a file changed |
 //! | `hash_cache`, `outboards` | what a restart need not hash again |
-//! | `add` | copies into the share |
-//! | `stage` | hidden directories in which many files lie until they are complete |
-//! | `directories` | making directories with nothing in them; times and modes of all |
-//! | `making` | which directories a download is making, for when its process is killed |
-//! | `many` | downloads of many small files, made durable in groups |
-//! | [`partial`], [`destination`] | downloads: until they are complete, and where they go |
-//! | `direct` | writing past the page cache |
-//! | [`resume`] | what is proven of a download, whatever ends the process (pure) |
-//! | `recorder`, `recovery` | writing that down, and finding it again |
-//! | [`unfinished`] | downloads that can be continued |
-//! | [`failure`] | errors of the file system as users see them |
+//! | `state` | what the handle and the threads behind it have in common |
+//! | [`error`] | errors of the file system as users see them |
 
-mod add;
 pub mod changes;
-pub mod destination;
-mod direct;
-mod directories;
-pub mod failure;
+pub(crate) mod confined_dir;
+pub mod download;
+pub mod error;
+pub(crate) mod file_stat;
 mod hash_cache;
+mod import;
 mod index;
 mod indexer;
-mod making;
-mod many;
 mod outboards;
-pub mod partial;
-mod recorder;
-mod recovery;
-pub mod resume;
-pub(crate) mod root;
 mod scan;
 mod share;
 pub mod source;
-mod stage;
-pub(crate) mod stamp;
 mod state;
-pub mod unfinished;
 mod watch;
 
 pub use changes::{Changes, diff};
-pub use destination::Destination;
-pub(crate) use directories::Described;
+pub use download::{
+    destination::Destination,
+    partial::Partial,
+    unfinished::{Discarded, Unfinished},
+};
+pub(crate) use import::{
+    batch::{Looked, Many, Staged},
+    directories::Described,
+};
 pub(crate) use index::Known;
-pub(crate) use many::{Looked, Many, Staged};
-pub use partial::Partial;
 pub use share::{OpenError, Share, ShareOptions, ShareStats};
 pub use source::Source;
-pub use unfinished::{Discarded, Unfinished};

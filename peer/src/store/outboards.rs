@@ -13,7 +13,7 @@ use std::{
 use shared::{content::ContentHash, limits::GROUP_BYTES, time::unix_micros};
 use tempfile::NamedTempFile;
 
-use super::stamp::Stamp;
+use super::file_stat::Stamp;
 use crate::bao::verifier::{PAIR_BYTES, is_root_pair, outboard_bytes};
 
 /// The folder of outboards.

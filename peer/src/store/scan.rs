@@ -14,7 +14,7 @@ use shared::{
     limits::{MAX_FILES_PER_PEER, MAX_SHARE_DEPTH},
 };
 
-use super::{root::Root, stamp::Stamp};
+use super::{confined_dir::Root, file_stat::Stamp};
 
 /// What a look found.
 #[derive(Debug, Default)]

@@ -25,20 +25,20 @@ use tokio::{
 use tracing::warn;
 
 use super::{
-    add,
     changes::Changes,
-    destination::{Destination, Standing},
-    failure::{io_failure, thread_failure},
+    confined_dir::HIDDEN,
+    download::{
+        destination::{Destination, Standing},
+        partial::{Partial, PartialError},
+        unfinished::{self, Discarded, Unfinished},
+    },
+    error::{io_failure, thread_failure},
+    file_stat::Stamp,
+    import::{add, batch::Many, dir_journal},
     index::Known,
     indexer::{Command, Indexer},
-    making,
-    many::Many,
-    partial::{Partial, PartialError},
-    root::HIDDEN,
     source::Source,
-    stamp::Stamp,
     state::{Arrived, Arriving, Hashed, Shared},
-    unfinished::{self, Discarded, Unfinished},
 };
 
 /// Commands that wait for the indexer.
@@ -54,7 +54,7 @@ pub(crate) const PARTIAL: &str = "partial";
 /// empties `events`.
 #[derive(Debug, Clone)]
 pub struct Share {
-    pub(super) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -126,7 +126,7 @@ impl Share {
         let swept = Arc::clone(&shared);
         let sweep = move || {
             unfinished::sweep(&swept);
-            making::sweep(&swept.root);
+            dir_journal::sweep(&swept.root);
         };
         task::spawn_blocking(sweep).await.map_err(|error| thread_failure(&error))?;
         Ok(Self { shared, commands })

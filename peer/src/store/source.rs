@@ -4,7 +4,7 @@ use std::{fs::File, io};
 
 use shared::content::ContentHash;
 
-use super::stamp::Stamp;
+use super::file_stat::Stamp;
 
 /// A file that can be served: opened, with what proves its groups.
 #[derive(Debug)]

@@ -13,32 +13,34 @@ use std::{
 use shared::{content::ContentHash, error::Failure, file_name::FileName, limits::GROUP_BYTES, time::unix_micros};
 
 use super::{
-    failure::io_failure,
+    confined_dir::{HIDDEN, Root},
+    download::{
+        partial::{Partial, WeakPartial},
+        resume::format::Recovered,
+    },
+    error::io_failure,
+    file_stat::Stamp,
     hash_cache::HashCache,
+    import::staging::{self, INCOMING},
     index::{Index, Known},
     outboards::Outboards,
-    partial::{Partial, WeakPartial},
-    resume::Recovered,
-    root::{HIDDEN, Root},
     share::ShareOptions,
-    stage::{self, INCOMING},
-    stamp::Stamp,
 };
 use crate::bao::tree_hash::hash_file;
 
 /// The share behind its handles.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) root: Root,
-    pub(super) cache: HashCache,
-    pub(super) outboards: Outboards,
-    pub(super) options: ShareOptions,
+pub(crate) struct Shared {
+    pub(crate) root: Root,
+    pub(crate) cache: HashCache,
+    pub(crate) outboards: Outboards,
+    pub(crate) options: ShareOptions,
     /// Written by the indexer alone.
-    pub(super) index: RwLock<Index>,
-    pub(super) hashed_bytes: AtomicU64,
-    pub(super) skipped: AtomicU64,
+    pub(crate) index: RwLock<Index>,
+    pub(crate) hashed_bytes: AtomicU64,
+    pub(crate) skipped: AtomicU64,
     /// Hashing is to end early.
-    pub(super) stopping: AtomicBool,
+    pub(crate) stopping: AtomicBool,
     /// Files that are being put in place, and how often.
     arriving: Mutex<HashMap<FileName, usize>>,
     /// Contents that are being received.
@@ -48,9 +50,9 @@ pub(super) struct Shared {
 /// Files that became known otherwise than by a look.
 #[derive(Debug, Default)]
 pub(crate) struct Arrived {
-    pub(super) files: Vec<Known>,
+    pub(crate) files: Vec<Known>,
     /// Dropped when the indexer knows the files.
-    pub(super) arriving: Option<Arriving>,
+    pub(crate) arriving: Option<Arriving>,
 }
 
 /// While it lives, looks say nothing about these files: one that sees them before their hash is in the cache would have
@@ -62,7 +64,7 @@ pub(crate) struct Arriving {
 }
 
 impl Arriving {
-    pub(super) fn new(shared: &Arc<Shared>, names: Vec<FileName>) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, names: Vec<FileName>) -> Self {
         let mut arriving = shared.arriving.lock().unwrap_or_else(PoisonError::into_inner);
         for name in &names {
             *arriving.entry(name.clone()).or_default() += 1;
@@ -88,7 +90,7 @@ impl Drop for Arriving {
 
 /// How hashing a file ended.
 #[derive(Debug)]
-pub(super) enum Hashed {
+pub(crate) enum Hashed {
     /// With a hash.
     Done(Known),
     /// It is not the file that was to be hashed, or was written to meanwhile.
@@ -101,7 +103,7 @@ pub(super) enum Hashed {
 
 impl Shared {
     /// Opens the folder, the cache and the outboards.
-    pub(super) fn open(dir: &Path, state_dir: &Path, options: ShareOptions) -> Result<Self, Failure> {
+    pub(crate) fn open(dir: &Path, state_dir: &Path, options: ShareOptions) -> Result<Self, Failure> {
         fs::create_dir_all(dir).map_err(|error| {
             let mut failure = io_failure("share", dir, &error);
             "choose a folder with --dir".clone_into(&mut failure.hint);
@@ -112,7 +114,7 @@ impl Shared {
         fs::create_dir_all(state_dir).map_err(state)?;
         let cache = HashCache::open(&state_dir.join("hashes.redb")).map_err(state)?;
         let outboards = Outboards::open(state_dir.join("outboards")).map_err(state)?;
-        stage::remove_leftovers(&root.path().join(HIDDEN).join(INCOMING), "");
+        staging::remove_leftovers(&root.path().join(HIDDEN).join(INCOMING), "");
         Ok(Shared {
             root,
             cache,
@@ -127,29 +129,29 @@ impl Shared {
         })
     }
 
-    pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
+    pub(crate) fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The content is being received from now on, until the partial file is dropped.
-    pub(super) fn begin_receiving(&self, partial: &Partial) {
+    pub(crate) fn begin_receiving(&self, partial: &Partial) {
         let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
         receiving.retain(|_, partial| partial.upgrade().is_some());
         receiving.insert(partial.hash(), partial.downgrade());
     }
 
     /// The content, if it is being received.
-    pub(super) fn receiving(&self, hash: &ContentHash) -> Option<Partial> {
+    pub(crate) fn receiving(&self, hash: &ContentHash) -> Option<Partial> {
         self.receiving.lock().unwrap_or_else(PoisonError::into_inner).get(hash)?.upgrade()
     }
 
     /// Whether this very download runs.
-    pub(super) fn is_receiving(&self, download: &Recovered) -> bool {
+    pub(crate) fn is_receiving(&self, download: &Recovered) -> bool {
         self.receiving(&download.header.file.hash).is_some_and(|partial| *partial.goal() == download.header.goal)
     }
 
     /// Files that are being put in place, and the directories above them: these are made first, and have nothing in them then.
-    pub(super) fn arriving_names(&self) -> HashSet<FileName> {
+    pub(crate) fn arriving_names(&self) -> HashSet<FileName> {
         let arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
         // Parts of a name are a name.
         let above = arriving.keys().flat_map(FileName::directories).filter_map(|above| above.parse().ok());
@@ -157,7 +159,7 @@ impl Shared {
     }
 
     /// Hashes the file `name` if it (still) has the stamp `expected`; its outboard is kept.
-    pub(super) fn hash(&self, name: &FileName, expected: &Stamp) -> Hashed {
+    pub(crate) fn hash(&self, name: &FileName, expected: &Stamp) -> Hashed {
         let hashed = || -> io::Result<Option<Known>> {
             let file = self.root.open_file(&name.below(Path::new("")))?;
             if Stamp::of(&file.metadata()?) != *expected {
@@ -187,7 +189,7 @@ impl Shared {
     }
 
     /// The files' hashes from the cache, if what is needed to serve it is there too.
-    pub(super) fn cached(&self, files: Vec<(FileName, Stamp)>) -> (Vec<Known>, Vec<(FileName, Stamp)>) {
+    pub(crate) fn cached(&self, files: Vec<(FileName, Stamp)>) -> (Vec<Known>, Vec<(FileName, Stamp)>) {
         let (directories, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, stamp)| stamp.directory);
         let mut known: Vec<_> = directories.into_iter().map(|(name, stamp)| Known::directory(name, stamp)).collect();
         let hashes = self.cache.look_up(files.iter().map(|(_, stamp)| stamp));
@@ -202,7 +204,7 @@ impl Shared {
     }
 
     /// Looks at one file now, from the cache or by hashing it; or at a directory, which is known if there is nothing in it.
-    pub(super) fn look_at(&self, name: &FileName) -> Hashed {
+    pub(crate) fn look_at(&self, name: &FileName) -> Hashed {
         let stamp = match self.root.open_file(&name.below(Path::new(""))).and_then(|file| file.metadata()) {
             Ok(metadata) => Stamp::of(&metadata),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Hashed::Gone,
@@ -229,13 +231,13 @@ impl Shared {
     }
 
     /// Notes final hashes in the cache.
-    pub(super) fn remember(&self, files: &[Known]) {
+    pub(crate) fn remember(&self, files: &[Known]) {
         let is_final = files.iter().filter(|known| known.unconfirmed_since.is_none() && !known.meta.is_directory());
         self.cache.insert(&is_final.map(|known| (known.stamp, known.meta.hash)).collect::<Vec<_>>());
     }
 
     /// A file that this process put in place, with a hash that it verified itself.
-    pub(super) fn own(&self, name: FileName, stamp: Stamp, hash: ContentHash) -> Known {
+    pub(crate) fn own(&self, name: FileName, stamp: Stamp, hash: ContentHash) -> Known {
         let now = unix_micros();
         let racy = stamp.is_racy_after_own_write(now, self.options.racy_window);
         Known::new(name, stamp, hash, racy.then_some(now))

@@ -13,7 +13,7 @@ use shared::{
     group_ranges::GroupRanges,
     id::PeerId,
     limits,
-    net::swarm::SwarmNews,
+    net::swarm::SwarmUpdate,
     rpc::tracker::Owner,
 };
 use tokio::sync::{mpsc, watch};
@@ -241,11 +241,12 @@ impl Room {
     /// How long news are gathered: in a large swarm everybody has many to tell them to.
     pub(crate) fn pause(&self) -> Duration {
         let talks = self.state().talks.len();
-        limits::SWARM_NEWS.saturating_mul(u32::try_from(talks.div_ceil(limits::SWARM_NEWS_MEMBERS)).unwrap_or(u32::MAX))
+        limits::SWARM_UPDATE_INTERVAL
+            .saturating_mul(u32::try_from(talks.div_ceil(limits::SWARM_UPDATE_MEMBERS)).unwrap_or(u32::MAX))
     }
 
     /// What `to` was not told yet, and whether that is the last of it.
-    pub(crate) fn news(&self, to: &PeerId, told: &mut Told) -> (Vec<SwarmNews>, bool) {
+    pub(crate) fn news(&self, to: &PeerId, told: &mut Told) -> (Vec<SwarmUpdate>, bool) {
         let state = self.state();
         let mut news = Vec::new();
         match &state.holds {
@@ -255,20 +256,20 @@ impl Room {
                 proven.iter().skip(told.ranges).for_each(|range| new.insert(range.clone()));
                 told.ranges = proven.len();
                 let ranges = new.to_request();
-                news.extend(ranges.chunks(limits::RANGES_PER_NEWS).map(|ranges| SwarmNews::Has(ranges.to_vec())));
+                news.extend(ranges.chunks(limits::RANGES_PER_UPDATE).map(|ranges| SwarmUpdate::Has(ranges.to_vec())));
             }
             Holds::All => {
                 if !std::mem::replace(&mut told.all, true) {
-                    news.push(SwarmNews::HasAll);
+                    news.push(SwarmUpdate::HasAll);
                 }
             }
         }
         let members = state.met.range(told.members..).map(|(_, member)| member);
         let members: Vec<_> = members.filter(|member| member.peer != *to).collect();
         told.members = state.next_number;
-        news.extend(members.chunks(limits::MEMBERS_PER_NEWS).map(|members| {
+        news.extend(members.chunks(limits::MEMBERS_PER_UPDATE).map(|members| {
             let owner = |member: &&Contact| Owner { peer: member.peer.clone(), endpoint: member.endpoint.clone() };
-            SwarmNews::Members(members.iter().map(owner).collect())
+            SwarmUpdate::Members(members.iter().map(owner).collect())
         }));
         // Two that both have it all have nothing more to tell each other.
         let is_over = told.all && state.talks.get(to).is_some_and(|talk| talk.has_all);
@@ -293,7 +294,7 @@ mod tests {
         let mut told_of = || {
             let news = room.news(&peer("a"), &mut told).0.into_iter();
             news.filter_map(|news| match news {
-                SwarmNews::Members(members) => Some(members),
+                SwarmUpdate::Members(members) => Some(members),
                 _ => None,
             })
             .flatten()

@@ -28,7 +28,7 @@ use shared::{
     net::{
         Connections, Target,
         bulk::{HeaderError, read_header, write_header},
-        swarm::{SwarmHello, SwarmNews},
+        swarm::{SwarmHello, SwarmUpdate},
     },
     rpc::tracker::Owner,
 };
@@ -233,15 +233,15 @@ impl Swarms {
         room.report(MemberEvent::Has(member.clone(), GroupRanges::default())).await;
         loop {
             match read_header(recv).await? {
-                SwarmNews::HasAll => {
+                SwarmUpdate::HasAll => {
                     room.has_all(&member.peer);
                     room.report(MemberEvent::HasAll(member.clone())).await;
                 }
-                SwarmNews::Has(ranges) => {
+                SwarmUpdate::Has(ranges) => {
                     let gained = ranges_of(&ranges, room.size).ok_or(HeaderError::Malformed)?;
                     room.report(MemberEvent::Has(member.clone(), gained)).await;
                 }
-                SwarmNews::Members(members) => {
+                SwarmUpdate::Members(members) => {
                     for Owner { peer, endpoint } in members {
                         self.meet(room, Contact { peer, endpoint });
                     }

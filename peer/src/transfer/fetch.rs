@@ -26,7 +26,7 @@ use crate::{
         verifier::{Mismatch, PAIR_BYTES, Step, Verifier},
     },
     diagnostics::meter::DecoderMeter,
-    store::{failure::is_no_space, partial::Partial},
+    store::{download::partial::Partial, error::is_no_space},
 };
 
 /// How long chunks are gathered before the decoder is woken, at least and at most: waking it for every few datagrams costs

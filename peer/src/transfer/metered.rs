@@ -23,7 +23,7 @@ impl<S: ChunkSource> ChunkSource for Metered<'_, S> {
     async fn ready(&mut self) {
         let begun = self.meter.download.clock.now();
         self.source.ready().await;
-        self.meter.pace_wait.add(self.meter.download.clock.now().since(begun));
+        self.meter.throttle_wait.add(self.meter.download.clock.now().since(begun));
     }
 
     fn batch_bytes(&self) -> usize {

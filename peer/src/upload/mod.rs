@@ -338,7 +338,7 @@ pub(crate) async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut qui
             tokio::select! {
                 // The slot, which the caller holds, keeps the other end.
                 _ = &mut turn => break,
-                () = sleep(limits::QUEUE_NEWS) => send.write_all(&[BULK_WAITS]).await?,
+                () = sleep(limits::QUEUE_KEEPALIVE) => send.write_all(&[BULK_WAITS]).await?,
                 _ = send.stopped() => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }

@@ -1,4 +1,4 @@
-//! One program: what it says, line by line, and how it ends.
+//! One program under test: its output line by line, and how it ends.
 
 use std::{
     io::{BufRead as _, BufReader, Read, Write as _},
@@ -9,17 +9,17 @@ use std::{
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
-/// How long anything may take that is waited for: far longer than it should on a busy machine.
+/// Deadline of every wait: far longer than anything takes on a busy machine.
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
-/// What a program said and how it ended.
+/// Exit status and output of a program that ended.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    /// Exit status; `None` when a signal ended it.
+pub(crate) struct Finished {
+    /// Exit status; `None` when a signal ended the program.
     pub(crate) status: Option<i32>,
-    /// Standard output, as far as it was not read before.
+    /// Standard output that was not read before.
     pub(crate) out: String,
-    /// Standard error.
+    /// Standard error that was not read before.
     pub(crate) err: String,
 }
 
@@ -32,31 +32,46 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts a program. Its standard input is what the command says.
+    /// Starts a program. The command decides about its standard input.
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        let lines = lines_of(child.stdout.take().expect("it is piped"));
-        let errors = lines_of(child.stderr.take().expect("it is piped"));
+        let lines = lines_of(child.stdout.take().expect("standard output is piped"));
+        let errors = lines_of(child.stderr.take().expect("standard error is piped"));
         Self { input: child.stdin.take(), child, lines, errors }
     }
 
-    /// The next line of standard output.
-    pub(crate) fn line(&mut self) -> String {
+    /// Next line of standard output.
+    pub(crate) fn next_line(&mut self) -> String {
         match self.lines.recv_timeout(WAIT) {
             Ok(line) => line,
             Err(why) => panic!("no line ({why}); standard error: {:?}", self.errors.try_iter().collect::<Vec<_>>()),
         }
     }
 
-    /// The next line of standard error.
-    pub(crate) fn error_line(&mut self) -> String {
+    /// Next line of standard error.
+    pub(crate) fn next_error_line(&mut self) -> String {
         self.errors.recv_timeout(WAIT).expect("a line on standard error")
     }
 
+    /// Reads standard output up to a line that contains `text`, and returns that line.
+    pub(crate) fn wait_for_line(&mut self, text: &str) -> String {
+        wait_for_line(&self.lines, "standard output", text)
+    }
+
+    /// Reads standard error up to a line that contains `text`, and returns that line.
+    pub(crate) fn wait_for_error_line(&mut self, text: &str) -> String {
+        wait_for_line(&self.errors, "standard error", text)
+    }
+
+    /// Lines of standard error that have arrived and were not read before.
+    pub(crate) fn error_lines_so_far(&mut self) -> Vec<String> {
+        self.errors.try_iter().collect()
+    }
+
     /// Writes a line to its standard input.
-    pub(crate) fn say(&mut self, line: &str) {
+    pub(crate) fn write_line(&mut self, line: &str) {
         let input = self.input.as_mut().expect("standard input is open");
-        writeln!(input, "{line}").and_then(|()| input.flush()).expect("it reads");
+        writeln!(input, "{line}").and_then(|()| input.flush()).expect("the program reads its input");
     }
 
     /// Closes its standard input.
@@ -64,24 +79,24 @@ impl Program {
         self.input = None;
     }
 
-    /// Its process id.
+    /// Process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+        kill_process(Pid::from_child(&self.child), signal).expect("the program runs");
     }
 
-    /// From now on it can write no file beyond this size, bytes (setrlimit(2), `RLIMIT_FSIZE`).
+    /// Sets the size in bytes beyond which it can write no file (setrlimit(2), `RLIMIT_FSIZE`).
     pub(crate) fn limit_file_size(&self, bytes: u64) {
         let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
-        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).expect("it runs");
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).expect("the program runs");
     }
 
-    /// Waits for its end.
-    pub(crate) fn wait(mut self) -> Ended {
+    /// Waits for its end. The deadline starts anew with every line of output.
+    pub(crate) fn wait(mut self) -> Finished {
         self.input = None;
         let rest = |lines: &mpsc::Receiver<String>| {
             let mut text = String::new();
@@ -89,22 +104,33 @@ impl Program {
                 match lines.recv_timeout(WAIT) {
                     Ok(line) => text += &(line + "\n"),
                     Err(mpsc::RecvTimeoutError::Disconnected) => return text,
-                    Err(mpsc::RecvTimeoutError::Timeout) => panic!("it does not end; it said {text:?}"),
+                    Err(mpsc::RecvTimeoutError::Timeout) => panic!("the program does not end; output: {text:?}"),
                 }
             }
         };
         let (out, err) = (rest(&self.lines), rest(&self.errors));
-        // Both its outputs are closed: it is ending.
-        let status = self.child.wait().expect("it can be waited for").code();
-        Ended { status, out, err }
+        // Both outputs are closed, so the process is ending.
+        let status = self.child.wait().expect("the process can be waited for").code();
+        Finished { status, out, err }
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The program may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn wait_for_line(lines: &mpsc::Receiver<String>, stream: &str, text: &str) -> String {
+    let mut seen = Vec::new();
+    loop {
+        match lines.recv_timeout(WAIT) {
+            Ok(line) if line.contains(text) => return line,
+            Ok(line) => seen.push(line),
+            Err(why) => panic!("no line with {text:?} on {stream} ({why}); lines so far: {seen:?}"),
+        }
     }
 }
 
@@ -121,11 +147,11 @@ fn lines_of(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
 }
 
 /// Runs a program to its end, with `input` on standard input if that is piped.
-pub(crate) fn finish(command: &mut Command, input: &str) -> Ended {
+pub(crate) fn run_to_end(command: &mut Command, input: &str) -> Finished {
     let mut program = Program::spawn(command);
     if let Some(mut pipe) = program.input.take() {
         let input = input.to_owned();
-        // The program may end before it has read all; that is for its test to judge.
+        // The program may end before it has read everything; its test judges that.
         std::thread::spawn(move || pipe.write_all(input.as_bytes()));
     }
     program.wait()

@@ -1,71 +1,71 @@
-//! Bulk streams: a request, a reply, then a file's bytes.
+//! Bulk streams: a request, a reply, then groups of one content with their proofs (docs/transfer.md, "The stream").
 //!
 //! ```text
-//! asker  -> owner   kind byte 16, length (4 bytes, big endian), BulkRequest, end of stream
-//! owner  -> asker   length, Result<BulkAccepted, BulkRefusal>; if accepted,
-//!                   a byte 0 every `limits::QUEUE_NEWS` while the request waits for its turn, a byte 1, then
-//!                   the verified stream: BLAKE3 tree nodes and groups of 16 KiB in pre-order (docs/transfer.md),
-//!                   end of stream
+//! receiver -> owner      kind byte 16, length (4 bytes, big endian), BulkRequest, end of stream
+//! owner    -> receiver   length, Result<BulkAccepted, BulkRefusal>; if accepted,
+//!                        a byte 0 every `limits::QUEUE_KEEPALIVE` while the request is queued, a byte 1, then
+//!                        the verified stream: BLAKE3 tree nodes and groups of 16 KiB in pre-order,
+//!                        end of stream
 //! ```
 //!
-//! The zeros tell a busy owner from a dead one.
-//!
-//! The size in the reply is a claim like any other: only the tree can prove it.
+//! The zero bytes distinguish a busy owner from a dead one. The size in the reply is untrusted until the hash tree
+//! proves it.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::{content::ContentHash, limits::MAX_BULK_HEADER_BYTES};
 
-/// What an asker wants.
+/// Request for groups of a content, at most [`MAX_BULK_HEADER_BYTES`] encoded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BulkRequest {
-    /// Which content.
+    /// Hash of the content.
     pub hash: ContentHash,
-    /// Which groups of 16 KiB (`limits::GROUP_BYTES`), as sorted half-open ranges; empty: all of them.
+    /// Requested groups of 16 KiB (`limits::GROUP_BYTES`), as sorted half-open ranges of group numbers. Empty requests
+    /// all groups.
     pub groups: Vec<(u64, u64)>,
 }
 
-/// The owner sends it.
+/// Acceptance of a [`BulkRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BulkAccepted {
-    /// Size of the whole content, bytes.
+    /// Size of the complete content, bytes.
     pub size: u64,
 }
 
-/// The owner does not send it.
+/// Refusal of a [`BulkRequest`] or a `PackRequest` by the owner.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum BulkRefusal {
-    /// It does not have it (any more); ask another.
-    #[error("it does not have this content (any more)")]
+    /// The owner does not have the content, or no longer has it. The receiver asks another owner.
+    #[error("the owner no longer has this content")]
     NotHere,
-    /// It is serving as many as it will; try again later or elsewhere.
-    #[error("it serves as many as it can")]
+    /// The owner's upload queue is full. The receiver retries later or asks another owner.
+    #[error("the owner's upload queue is full")]
     Busy,
-    /// The ranges are not sorted, empty or beyond the end.
-    #[error("it does not understand the ranges")]
+    /// The ranges are empty, unsorted or beyond the end of the content.
+    #[error("the requested ranges are invalid")]
     BadRanges,
-    /// It cannot read its own file.
-    #[error("it cannot read the file")]
+    /// The owner cannot read its file.
+    #[error("the owner cannot read the file")]
     Unreadable,
 }
 
-/// Codes with which a bulk stream is broken off (RFC 9000 section 19.4).
+/// Application error codes of RESET_STREAM and STOP_SENDING on a bulk or pack stream (RFC 9000 sections 19.4 and 19.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BulkAbort {
-    /// The owner's file is not any more what it was: ask another.
+    /// From the owner: its file has changed. The receiver asks another owner.
     Changed,
-    /// The owner stops: its disk fails, or the asker took nothing for too long. The content may be all right: ask again later,
-    /// or another.
+    /// From the owner: its disk failed, or the receiver made no progress for too long. The content may be intact, so
+    /// the receiver can retry later or ask another owner.
     Stopped,
-    /// The asker has what it needs, or gives up.
+    /// From the receiver: it needs no more data.
     Enough,
-    /// The asker got bytes that are not the content's: the owner should look at its file.
+    /// From the receiver: the data does not match the hash tree. The owner checks its file.
     Wrong,
 }
 
 impl BulkAbort {
-    /// The code on the wire.
+    /// Returns the code on the wire.
     pub fn to_varint(self) -> quinn::VarInt {
         quinn::VarInt::from_u32(match self {
             Self::Changed => 1,
@@ -75,35 +75,35 @@ impl BulkAbort {
         })
     }
 
-    /// What a code stands for.
+    /// Returns the reason of a code on the wire, or `None` for an unknown code.
     pub fn from_varint(code: quinn::VarInt) -> Option<Self> {
         [Self::Changed, Self::Stopped, Self::Enough, Self::Wrong].into_iter().find(|abort| abort.to_varint() == code)
     }
 }
 
-/// The request waits for its turn.
+/// Status byte of a request that waits for an upload slot.
 pub const BULK_WAITS: u8 = 0;
-/// The verified stream begins.
+/// Status byte that precedes the data.
 pub const BULK_BEGINS: u8 = 1;
 
-/// Why a header could not be written or read.
+/// Error of writing or reading a header.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
     /// The stream ended or failed.
     #[error(transparent)]
     Stream(#[from] std::io::Error),
-    /// Longer than [`MAX_BULK_HEADER_BYTES`].
+    /// The message is longer than [`MAX_BULK_HEADER_BYTES`]; holds its length, bytes.
     #[error("a header of {0} bytes is too long")]
     TooLong(usize),
-    /// Not what should stand there.
+    /// The bytes do not encode the expected message.
     #[error("malformed header")]
     Malformed,
 }
 
-/// Writes a message with its length before it.
+/// Writes a message preceded by its length.
 ///
 /// # Errors
-/// When it is too long or the stream fails.
+/// Fails if the message is longer than [`MAX_BULK_HEADER_BYTES`] or the stream fails.
 pub async fn write_header<T: Serialize>(
     stream: &mut (impl AsyncWrite + Unpin),
     message: &T,
@@ -118,10 +118,10 @@ pub async fn write_header<T: Serialize>(
     Ok(stream.write_all(&bytes).await?)
 }
 
-/// Reads a message with its length before it, and not a byte more.
+/// Reads a message preceded by its length. Consumes no byte after the message, and none of a message that is too long.
 ///
 /// # Errors
-/// When it is too long, malformed, or the stream fails.
+/// Fails if the message is longer than [`MAX_BULK_HEADER_BYTES`] or malformed, or if the stream ends or fails.
 pub async fn read_header<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> Result<T, HeaderError> {
     let length = stream.read_u32().await? as usize;
     if length > MAX_BULK_HEADER_BYTES {

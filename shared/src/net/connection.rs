@@ -1,10 +1,10 @@
-//! Connections to others: dialled when needed, kept, replaced when they fail.
+//! Connection pool: dials on demand, reuses connections, replaces failed ones.
 
 use std::{
     any::Any,
     collections::HashMap,
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,15 +16,18 @@ use futures::{
 use tarpc::{client::RpcError, context};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{CloseCode, NetError, StreamKind, knock::Knocker, rpc_transport::ServiceClient};
+use super::{
+    close_code::CloseCode, error::NetError, port_probe::PortProbe, rpc_transport::ServiceClient,
+    stream_kind::StreamKind,
+};
 use crate::{contact::Contact, id::Role, limits, name::Endpoint};
 
-/// Whom to talk to: an address, and who must answer there.
+/// Callee: an endpoint and the role that must answer there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// What the certificate at the other end must say.
+    /// Role that the certificate of the other side must have.
     pub role: Role,
-    /// Where.
+    /// Endpoint to dial.
     pub endpoint: Endpoint,
 }
 
@@ -40,23 +43,24 @@ impl fmt::Display for Target {
     }
 }
 
-/// The process's connections to others, one a target. Cheap to clone.
+/// Pool of outgoing connections, at most one per target. Cheap to clone.
 #[derive(Clone)]
 pub struct Connections {
     endpoint: quinn::Endpoint,
     links: Arc<Mutex<HashMap<Target, Link>>>,
 }
 
-/// A target's connection, or the way to it.
+/// Pool entry of a target.
 ///
 /// ```text
-/// (none) ──open──▶ Dialling ──done──▶ Open ──forget, closed──▶ (none)
+/// (none) ──open──▶ Dialling ──connected──▶ Open ──forget, closed──▶ (none)
 ///   ▲                 │ failed
 ///   └─────────────────┘
 /// ```
 enum Link {
-    /// A task dials; all who want the connection wait for it, and share its failure.
+    /// A task dials. All callers that need the connection wait for the task and share its result.
     Dialling(Dialling),
+    /// The connection is established, but may have been closed since.
     Open(Open),
 }
 
@@ -69,18 +73,18 @@ struct Open {
 }
 
 impl Connections {
-    /// Connections from `endpoint`'s socket, with its default client configuration.
+    /// Creates a pool that dials from `endpoint` with its default client configuration.
     pub fn new(endpoint: quinn::Endpoint) -> Self {
         Self { endpoint, links: Arc::default() }
     }
 
-    /// Makes a call: `call` gets the service's client and a context with the deadline `wait` from now.
+    /// Makes a call. `call` receives the service's client and a context with the deadline `wait` from now.
     ///
-    /// A call that gets no answer drops the connection from the pool, so that the next one dials anew: a
-    /// process that was killed says nothing, and only silence tells that it is another one by now.
+    /// A call without an answer removes the connection from the pool, so the next call dials again. A killed process
+    /// does not close its connections, so a missing answer can mean that another process has taken its place.
     ///
     /// # Errors
-    /// When the target cannot be reached, is not who it should be, or does not answer in time.
+    /// Fails if the target cannot be reached, has another role, or does not answer before the deadline.
     pub async fn call<C, T, F>(
         &self,
         target: &Target,
@@ -102,11 +106,11 @@ impl Connections {
         let (open, client) = timeout_at(until, ready).await.map_err(|_| late())??;
         let error = match timeout_at(until, call(client, context)).await {
             Ok(Ok(answer)) => return Ok(answer),
-            // The request was never sent; the connection is as good as before.
+            // The request was not sent, so the error is no evidence against the connection.
             Ok(Err(RpcError::Send(error))) => {
                 return Err(NetError::Local(format!("a request to {target} cannot be sent: {error}")));
             }
-            // It was answered, if only that it cannot be answered.
+            // The server answered with an error, so the connection works.
             Ok(Err(error @ RpcError::Server(_))) => {
                 return Err(NetError::from_rpc(&target.to_string(), &error, &open.connection));
             }
@@ -117,55 +121,56 @@ impl Connections {
         Err(error)
     }
 
-    /// Opens a bulk stream; its kind is told already.
+    /// Opens a bulk stream and sends its kind byte.
     ///
     /// # Errors
-    /// When the target cannot be reached or is not who it should be.
+    /// Fails if the target cannot be reached or has another role.
     pub async fn bulk(&self, target: &Target) -> Result<(quinn::SendStream, quinn::RecvStream), NetError> {
         let open = self.open(target).await?;
         self.stream(target, &open, StreamKind::Bulk).await
     }
 
-    /// Opens a swarm stream; its kind is told already.
+    /// Opens a swarm stream and sends its kind byte.
     ///
     /// # Errors
-    /// When the target cannot be reached or is not who it should be.
+    /// Fails if the target cannot be reached or has another role.
     pub async fn swarm(&self, target: &Target) -> Result<(quinn::SendStream, quinn::RecvStream), NetError> {
         let open = self.open(target).await?;
         self.stream(target, &open, StreamKind::Swarm).await
     }
 
-    /// Opens a stream for a pack of small files; its kind is told already.
+    /// Opens a pack stream and sends its kind byte.
     ///
     /// # Errors
-    /// When the target cannot be reached or is not who it should be.
+    /// Fails if the target cannot be reached or has another role.
     pub async fn pack(&self, target: &Target) -> Result<(quinn::SendStream, quinn::RecvStream), NetError> {
         let open = self.open(target).await?;
         self.stream(target, &open, StreamKind::Pack).await
     }
 
-    /// The connection to a target, dialled if there is none.
+    /// Returns the connection to a target; dials if there is none.
     ///
     /// # Errors
-    /// When the target cannot be reached or is not who it should be.
+    /// Fails if the target cannot be reached or has another role.
     pub async fn connection(&self, target: &Target) -> Result<quinn::Connection, NetError> {
         Ok(self.open(target).await?.connection)
     }
 
-    /// Drops the pooled connection to a target without closing it: streams that others have on it go on.
+    /// Removes `connection` from the pool without closing it. Open streams on it continue.
     pub fn forget(&self, target: &Target, connection: &quinn::Connection) {
         let mut links = self.links();
-        // Somebody may have dialled anew already.
+        // Another task may have replaced the connection already.
         if matches!(links.get(target), Some(Link::Open(open)) if open.connection.stable_id() == connection.stable_id())
         {
             links.remove(target);
         }
     }
 
-    /// Closes all connections and waits a little for the others to be told.
+    /// Closes all connections of the endpoint and waits up to [`limits::CLOSE_DEADLINE`] for the other sides to
+    /// acknowledge.
     pub async fn close(&self, code: CloseCode, reason: &str) {
         self.endpoint.close(code.to_varint(), reason.as_bytes());
-        // Who does not answer within the deadline learns it from silence.
+        // A peer that misses the close detects it from its idle timeout.
         let _ = timeout(limits::CLOSE_DEADLINE, self.endpoint.wait_idle()).await;
     }
 
@@ -176,7 +181,7 @@ impl Connections {
                 Some(Link::Open(open)) if open.is_open() => return Ok(open.clone()),
                 Some(Link::Dialling(dialling)) => dialling.clone(),
                 Some(Link::Open(_)) | None => {
-                    make_room(&mut links);
+                    evict(&mut links);
                     let dialling = self.dial(target.clone());
                     links.insert(target.clone(), Link::Dialling(dialling.clone()));
                     dialling
@@ -186,14 +191,14 @@ impl Connections {
         dialling.await
     }
 
-    /// Dials in a task of its own, so that a caller whose deadline is shorter than a handshake leaves the
-    /// next one a connection, instead of everybody starting from the beginning for ever.
+    /// Dials in a separate task. A caller whose deadline is shorter than a handshake thus does not cancel the
+    /// handshake, and the next caller uses its result.
     fn dial(&self, target: Target) -> Dialling {
         let this = self.clone();
         let task = tokio::spawn(async move {
             let dialled =
                 dial(&this.endpoint, &target).await.map(|connection| Open { connection, clients: Arc::default() });
-            // `open` holds the lock until the slot says `Dialling`, so this comes after it.
+            // `open` holds the lock until it has inserted `Dialling`, so this update comes later.
             let mut links = this.links();
             match &dialled {
                 Ok(open) => links.insert(target, Link::Open(open.clone())),
@@ -241,9 +246,9 @@ impl Open {
     }
 }
 
-/// Keeps the pool within its bound: first without those that have ended, then without any one that is there
-/// (who uses it goes on; unused it closes).
-fn make_room(links: &mut HashMap<Target, Link>) {
+/// Makes space for one entry in a full pool: removes all closed connections or, if there are none, an arbitrary open
+/// one. A removed connection stays open until its last user drops it.
+fn evict(links: &mut HashMap<Target, Link>) {
     if links.len() < limits::MAX_CONNECTIONS {
         return;
     }
@@ -259,10 +264,10 @@ fn make_room(links: &mut HashMap<Target, Link>) {
     }
 }
 
-/// Opens a stream and tells its kind.
+/// Opens a stream and sends its kind byte.
 ///
 /// # Errors
-/// Why the connection ended; `None` when only the stream was refused.
+/// Returns the reason why the connection ended, or `None` if the other side stopped only the stream.
 pub async fn open_stream(
     connection: &quinn::Connection,
     kind: StreamKind,
@@ -274,11 +279,12 @@ pub async fn open_stream(
     }
 }
 
-/// Dials `target` with the endpoint's default client configuration; a name that stands for several addresses
-/// is tried at each of them in turn (`localhost` is often `::1` first, where perhaps nothing listens).
+/// Dials `target` with the endpoint's default client configuration.
+///
+/// Tries the addresses of a host name in turn: `localhost` often resolves to `::1` first, where nothing may listen.
 ///
 /// # Errors
-/// When it cannot be reached or is not who it should be.
+/// Fails if no address answers or the callee has another role.
 pub async fn dial(endpoint: &quinn::Endpoint, target: &Target) -> Result<quinn::Connection, NetError> {
     let mut last = None;
     for address in resolve(&target.endpoint).await? {
@@ -294,7 +300,7 @@ pub async fn dial(endpoint: &quinn::Endpoint, target: &Target) -> Result<quinn::
     Err(last.unwrap_or_else(|| NetError::Local(format!("{target} has no address"))))
 }
 
-/// Waits for a handshake, and gives up early when the port is seen to be closed.
+/// Waits for a handshake. Returns early if probes show that the port is closed.
 async fn finish_dial(
     connecting: quinn::Connecting,
     target: &Target,
@@ -312,10 +318,10 @@ async fn finish_dial(
     }
 }
 
-/// The socket addresses of an endpoint, at least one, at most [`limits::MAX_DIAL_ADDRESSES`].
+/// Resolves an endpoint to between one and [`limits::MAX_DIAL_ADDRESSES`] socket addresses.
 ///
 /// # Errors
-/// When its host is a name that cannot be resolved.
+/// Fails if the host is a name that does not resolve.
 pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, NetError> {
     if let Some(address) = endpoint.socket_addr() {
         return Ok(vec![address]);
@@ -327,23 +333,33 @@ pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, NetError> {
     if addresses.is_empty() { Err(unknown(&"it has no address")) } else { Ok(addresses) }
 }
 
-/// How often a handshake that is not answered looks whether the port is closed.
+/// Returns the unspecified address of the address family of the first endpoint, with port 0.
+pub(super) async fn unspecified_address(endpoints: &[Endpoint]) -> SocketAddr {
+    let ipv6 = match endpoints.first() {
+        Some(first) => resolve(first).await.is_ok_and(|addresses| addresses.iter().any(SocketAddr::is_ipv6)),
+        None => false,
+    };
+    let ip: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    SocketAddr::new(ip, 0)
+}
+
+/// Interval between port probes during a handshake, and the time to wait for each refusal.
 const PROBE_EVERY: Duration = Duration::from_millis(60);
 
-/// Returns when the host says that nobody listens on the port ([`super::knock`]); never otherwise. To give up a first
-/// handshake a little earlier it is good enough.
+/// Returns when two consecutive port probes are refused ([`super::port_probe`]), and never otherwise. The hint is sufficient
+/// to end a first handshake early.
 async fn port_closed(address: SocketAddr) {
-    let Ok(knocker) = Knocker::to(address).await else { return std::future::pending().await };
+    let Ok(probe) = PortProbe::connect(address).await else { return std::future::pending().await };
     let mut refusals = 0;
-    // Twice, so that a process that is just starting is not missed.
+    // Two refusals, because a process that is just starting refuses the first probe.
     while refusals < 2 {
         tokio::time::sleep(PROBE_EVERY).await;
-        refusals = if knocker.is_refused(PROBE_EVERY).await { refusals + 1 } else { 0 };
+        refusals = if probe.is_refused(PROBE_EVERY).await { refusals + 1 } else { 0 };
     }
 }
 
-/// A call's context with the deadline `wait` from now. (tarpc's own default is 10 s.)
-#[expect(clippy::disallowed_methods, reason = "tarpc's deadlines are of the real clock")]
+/// Returns a call context with the deadline `wait` from now (tarpc's default is 10 s).
+#[expect(clippy::disallowed_methods, reason = "tarpc takes deadlines of the real clock")]
 pub fn call_context(wait: Duration) -> context::Context {
     let mut context = context::current();
     context.deadline = std::time::Instant::now() + wait;

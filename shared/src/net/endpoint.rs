@@ -1,4 +1,4 @@
-//! The process's UDP socket and how QUIC is spoken on it.
+//! UDP socket of the process, with the QUIC transport settings.
 
 use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
@@ -11,23 +11,25 @@ use quinn::{
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{NetError, socket::Batching};
+use super::{error::NetError, gso_socket::GsoSocket};
 use crate::limits;
 
-/// A socket that is bound and speaks QUIC, and what the kernel did not grant it.
+/// Bound QUIC endpoint, with the limits that the kernel imposed on its socket.
 pub struct Bound {
-    /// Client and server.
+    /// Endpoint for client and server.
     pub endpoint: quinn::Endpoint,
-    /// Said when the kernel gave smaller socket buffers than asked for, with what to do about it.
+    /// Warning with a remedy, if the kernel granted smaller socket buffers than requested.
     pub buffer_warning: Option<String>,
-    /// The receive buffer in bytes, when the kernel gave less than asked for.
+    /// Size of the receive buffer, bytes, if it is smaller than requested.
     pub clamped_buffer: Option<u64>,
 }
 
-/// Keys by which a process that was killed and runs again on the same port tells those who still hold connections to its
-/// earlier run that they are over (stateless reset, RFC 9000 section 10.3). Without them they learn it from silence.
+/// Keys for stateless resets (RFC 9000 section 10.3).
 ///
-/// Secret: who has them can end this process's connections.
+/// A process that was killed and runs again on the same port uses them to reset connections to its earlier run. Without
+/// them the other side detects the restart only from its idle timeout.
+///
+/// The keys are secret: they permit closing the connections of this process.
 pub struct ResetKeys {
     reset: [u8; 64],
     connection_ids: u64,
@@ -36,10 +38,11 @@ pub struct ResetKeys {
 impl ResetKeys {
     const BYTES: usize = 72;
 
-    /// The keys kept in the file at `path`, readable by this user only; made there if there are none, or a damaged file.
+    /// Loads the keys from the file at `path`. If the file is missing or damaged, creates it with new keys, readable by
+    /// this user only.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or the system has no randomness.
+    /// Fails if the file cannot be read or written, or the operating system has no randomness.
     pub fn load_or_create(path: &Path) -> io::Result<Self> {
         let bytes = match fs::read(path) {
             Ok(bytes) if bytes.len() == Self::BYTES => bytes,
@@ -62,16 +65,16 @@ impl ResetKeys {
     fn endpoint_config(&self) -> EndpointConfig {
         let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &self.reset)));
         let key = self.connection_ids;
-        // A connection id of an earlier run must be recognised as one's own, or it is taken for noise.
+        // With the key the endpoint recognises connection ids of an earlier run. It ignores packets with other ids.
         config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
         config
     }
 }
 
-/// Binds `address` (port 0 takes a free one). Without a server configuration the socket only dials.
+/// Binds `address`; port 0 selects a free port. Without a server configuration the endpoint accepts no connections.
 ///
 /// # Errors
-/// When the address cannot be bound or the TLS configurations cannot be used with QUIC.
+/// Fails if the address cannot be bound or a TLS configuration does not support QUIC.
 pub fn bind(
     address: SocketAddr,
     server: Option<rustls::ServerConfig>,
@@ -80,11 +83,11 @@ pub fn bind(
     bind_with(address, server, client, EndpointConfig::default())
 }
 
-/// The same for a process that comes back on the same port: with the keys of its earlier runs.
+/// Binds `address` with persistent reset keys, for a process that restarts on the same port.
 ///
 /// # Errors
-/// As [`bind`].
-pub fn bind_again(
+/// Fails like [`bind`].
+pub fn bind_with_reset_keys(
     address: SocketAddr,
     server: rustls::ServerConfig,
     client: rustls::ClientConfig,
@@ -105,22 +108,22 @@ fn bind_with(
     let server = server.map(server_config).transpose()?;
     let runtime = Arc::new(TokioRuntime);
     let socket = runtime.wrap_udp_socket(socket).map_err(|error| local(&error))?;
-    let socket = Arc::new(Batching::new(socket));
+    let socket = Arc::new(GsoSocket::new(socket));
     let mut endpoint =
         quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime).map_err(|error| local(&error))?;
     endpoint.set_default_client_config(client_config(client)?);
     Ok(Bound { endpoint, buffer_warning, clamped_buffer })
 }
 
-/// A QUIC client configuration with Brasa's transport settings.
+/// Creates a QUIC client configuration with Brasa's transport settings.
 ///
 /// # Errors
-/// When the TLS configuration lacks what QUIC needs.
+/// Fails if the TLS configuration does not support QUIC.
 pub fn client_config(tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, NetError> {
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| NetError::Local(error.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     let mut transport = transport();
-    // One side's keep-alives keep both alive.
+    // Keep-alives of one side reset the idle timers of both.
     transport.keep_alive_interval(Some(limits::KEEP_ALIVE));
     config.transport_config(Arc::new(transport));
     Ok(config)
@@ -131,8 +134,8 @@ fn server_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, NetEr
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config.max_incoming(limits::MAX_HANDSHAKES);
     let mut transport = transport();
-    // `serve` opens it for members.
-    transport.receive_window(VarInt::from_u32(limits::NEWCOMER_WINDOW_BYTES));
+    // `serve` widens the window for members.
+    transport.receive_window(VarInt::from_u32(limits::APPLICANT_WINDOW_BYTES));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
@@ -141,8 +144,8 @@ fn transport() -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(limits::MAX_DATAGRAM_BYTES);
     mtu.black_hole_cooldown(limits::MTU_SEARCH_PAUSE);
-    // An acknowledgement for every other datagram, as RFC 9000 section 13.2.2 has it, is a tenth of the work of a fast
-    // transfer (draft-ietf-quic-ack-frequency).
+    // Acknowledging every second datagram (RFC 9000 section 13.2.2) takes a tenth of the processor time of a fast
+    // transfer, so the peers acknowledge less often (draft-ietf-quic-ack-frequency).
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(limits::DATAGRAMS_PER_ACK));
     let mut transport = TransportConfig::default();
@@ -160,20 +163,21 @@ fn transport() -> TransportConfig {
 }
 
 fn idle_timeout(wait: Duration) -> IdleTimeout {
-    IdleTimeout::try_from(wait).expect("seconds fit the 62 bits of milliseconds that QUIC has for them")
+    IdleTimeout::try_from(wait).expect("a timeout of seconds fits into 62 bits of milliseconds")
 }
 
 fn open_socket(address: SocketAddr) -> io::Result<(std::net::UdpSocket, Option<String>, Option<u64>)> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
-        // One socket for both families; where the system forbids that, IPv6 alone is what was asked for.
+        // A dual-stack socket. Where the operating system forbids it, an IPv6-only socket matches the address.
         if let Err(error) = socket.set_only_v6(false) {
-            tracing::debug!(%error, "the socket is for IPv6 only");
+            tracing::debug!(%address, %error, "cannot bind a dual-stack socket; using IPv6 only");
         }
     }
     socket.bind(&address.into())?;
     let wanted = limits::SOCKET_BUFFER_BYTES;
-    // The kernel clamps silently, so what it granted is read back. Linux counts double (socket(7)).
+    // The kernel clamps the sizes without an error, so the code reads them back. Linux reports twice the usable size
+    // (socket(7)).
     socket.set_recv_buffer_size(wanted)?;
     socket.set_send_buffer_size(wanted)?;
     let doubled = if cfg!(target_os = "linux") { 2 } else { 1 };

@@ -1,13 +1,15 @@
-//! Enrolment, the newcomer's side, and the proof that both sides compute. The story is in [`crate::rpc::enrol`].
+//! Applicant's side of the enrolment, and the proof that both sides compute. [`crate::rpc::enrol`] describes the
+//! protocol.
 
 use certs::{Applicant, EXPORTER_LABEL, Identity, JoinToken, trust};
 
 use super::{
-    CloseCode, NetError, StreamKind, Target,
-    connection::{call_context, dial, open_stream},
+    close_code::CloseCode,
+    connection::{Target, call_context, dial, open_stream, unspecified_address},
     endpoint,
+    error::NetError,
     rpc_transport::ServiceClient,
-    session::{any_address, belongs_to, unreachable},
+    stream_kind::StreamKind,
 };
 use crate::{
     error::{Failure, FailureCode},
@@ -20,11 +22,11 @@ use crate::{
     },
 };
 
-/// Why a newcomer got no answer.
+/// Error of an enrolment at one address.
 pub(super) enum DialError {
-    /// The connection; another address may do.
+    /// The connection failed. Another address may work.
     Net(NetError),
-    /// Anything else; no address helps.
+    /// Another failure, which no other address resolves.
     Other(Failure),
 }
 
@@ -34,49 +36,55 @@ impl From<NetError> for DialError {
     }
 }
 
-/// A newcomer's connection, on a socket of its own that is closed with it.
-pub(super) struct Door {
+/// Connection of an applicant, on a socket of its own.
+pub(super) struct EnrolmentConnection {
     endpoint: quinn::Endpoint,
     connection: quinn::Connection,
 }
 
-/// Knocks at the nameserver of one authority.
-pub(super) async fn applicant_dial(
+/// Dials a nameserver as an applicant. Accepts only a certificate issued by `authority`.
+pub(super) async fn dial_as_applicant(
     address: &Endpoint,
     authority: certs::Fingerprint,
-    newcomer: &Applicant,
-) -> Result<Door, DialError> {
-    let tls = trust::applicant_client(newcomer, authority, &[ENROL_ALPN]).map_err(|error| {
+    applicant: &Applicant,
+) -> Result<EnrolmentConnection, DialError> {
+    let tls = trust::applicant_client(applicant, authority, &[ENROL_ALPN]).map_err(|error| {
         DialError::Other(Failure::new(FailureCode::Internal, "this node's key cannot be used", error, "try again"))
     })?;
-    let endpoint = endpoint::bind(any_address(std::slice::from_ref(address)).await, None, tls)?.endpoint;
+    let local = unspecified_address(std::slice::from_ref(address)).await;
+    let endpoint = endpoint::bind(local, None, tls)?.endpoint;
     let target = Target { role: Role::Nameserver, endpoint: address.clone() };
     let connection = dial(&endpoint, &target).await?;
-    Ok(Door { endpoint, connection })
+    Ok(EnrolmentConnection { endpoint, connection })
 }
 
-fn not_let_in(role: &Role, why: &dyn std::fmt::Display, hint: &str) -> Failure {
-    Failure::new(FailureCode::NotAuthorised, format!("{role} was not let in"), why, hint)
+fn rejected(role: &Role, why: &dyn std::fmt::Display, hint: &str) -> Failure {
+    Failure::new(FailureCode::NotAuthorised, format!("the enrolment of {role} failed"), why, hint)
 }
 
-/// Becomes a member at the first of `addresses` that answers.
+/// Returns true if `token` is for the network of `identity`.
+pub(super) fn is_same_network(identity: &Identity, token: &JoinToken) -> bool {
+    certs::Fingerprint::of(identity.authority()) == token.authority
+}
+
+/// Enrols at the first of `addresses` that answers.
 pub(super) async fn enrol(
     addresses: &[Endpoint],
     token: &JoinToken,
     role: &Role,
-    newcomer: Applicant,
+    applicant: Applicant,
 ) -> Result<(Identity, Enrolled), Failure> {
     let mut last = None;
     for address in addresses {
-        match enrol_at(address, token, role, &newcomer).await {
+        match enrol_at(address, token, role, &applicant).await {
             Ok(enrolled) => {
                 let Enrolled { certificate, authority, .. } = enrolled.clone();
-                let identity = newcomer
+                let identity = applicant
                     .into_member(certificate, authority)
-                    .map_err(|error| not_let_in(role, &error, "do not use this nameserver"))?;
-                if identity.role() != role || !belongs_to(&identity, token) {
-                    let why = "the nameserver sent another certificate than was asked for";
-                    return Err(not_let_in(role, &why, "do not use this nameserver"));
+                    .map_err(|error| rejected(role, &error, "do not use this nameserver"))?;
+                if identity.role() != role || !is_same_network(&identity, token) {
+                    let why = "the nameserver sent a certificate for another role or network";
+                    return Err(rejected(role, &why, "do not use this nameserver"));
                 }
                 return Ok((identity, enrolled));
             }
@@ -84,18 +92,18 @@ pub(super) async fn enrol(
             Err(DialError::Net(error)) => last = Some(error),
         }
     }
-    Err(unreachable(last))
+    Err(NetError::nameserver_failure(last))
 }
 
 async fn enrol_at(
     address: &Endpoint,
     token: &JoinToken,
     role: &Role,
-    newcomer: &Applicant,
+    applicant: &Applicant,
 ) -> Result<Enrolled, DialError> {
-    let refused = |why: &dyn std::fmt::Display, hint: &str| DialError::Other(not_let_in(role, why, hint));
-    let Door { endpoint, connection } = applicant_dial(address, token.authority, newcomer).await?;
-    let csr = newcomer.signing_request().map_err(|error| refused(&error, "try again"))?;
+    let refused = |why: &dyn std::fmt::Display, hint: &str| DialError::Other(rejected(role, why, hint));
+    let EnrolmentConnection { endpoint, connection } = dial_as_applicant(address, token.authority, applicant).await?;
+    let csr = applicant.signing_request().map_err(|error| refused(&error, "try again"))?;
     let request = EnrolRequest {
         token_id: token.id(),
         proof: enrol_proof(&connection, token.proof_key(), role, &csr).map_err(|error| refused(&error, "try again"))?,
@@ -115,7 +123,7 @@ async fn enrol_at(
     endpoint.close(CloseCode::Done.to_varint(), b"enrolled");
     answer.map_err(|error| {
         let hint = match error {
-            EnrolError::AlreadyEnrolled(_) => "an admin can let this id be taken over: `nsc token --for ID`",
+            EnrolError::AlreadyEnrolled(_) => "an admin can permit a new key for this id: `nsc token --for ID`",
             EnrolError::Unavailable(_) => "try again",
             _ => "get a new token with `nsc token`",
         };
@@ -123,24 +131,24 @@ async fn enrol_at(
     })
 }
 
-/// The proof that the holder of `key` asks, on this very connection, for `role` over the key in `csr`.
-/// Both sides compute it.
+/// Computes the proof that the holder of `key` requests, on this connection, a certificate with `role` for the key in
+/// `csr`. Both sides compute it.
 ///
 /// # Errors
-/// When the connection cannot export keying material (it is closed).
+/// Fails if the connection is closed and cannot export keying material (RFC 8446 section 7.5).
 pub fn enrol_proof(
     connection: &quinn::Connection,
     key: certs::ProofKey,
     role: &Role,
     csr: &[u8],
 ) -> Result<[u8; 32], String> {
-    Ok(key.proof(&exported(connection)?, &proof_request(role, csr)))
+    Ok(key.proof(&export_keying_material(connection)?, &proof_request(role, csr)))
 }
 
-/// Whether `proof` is what [`enrol_proof`] gives; takes the same time for every wrong one.
+/// Returns true if `proof` equals the result of [`enrol_proof`]. Compares in constant time.
 ///
 /// # Errors
-/// As [`enrol_proof`].
+/// Fails like [`enrol_proof`].
 pub fn check_enrol_proof(
     connection: &quinn::Connection,
     key: &certs::ProofKey,
@@ -148,10 +156,10 @@ pub fn check_enrol_proof(
     csr: &[u8],
     proof: &[u8; 32],
 ) -> Result<bool, String> {
-    Ok(key.accepts(proof, &exported(connection)?, &proof_request(role, csr)))
+    Ok(key.accepts(proof, &export_keying_material(connection)?, &proof_request(role, csr)))
 }
 
-fn exported(connection: &quinn::Connection) -> Result<[u8; 32], String> {
+fn export_keying_material(connection: &quinn::Connection) -> Result<[u8; 32], String> {
     let mut material = [0; 32];
     connection
         .export_keying_material(&mut material, EXPORTER_LABEL, b"")
@@ -160,6 +168,6 @@ fn exported(connection: &quinn::Connection) -> Result<[u8; 32], String> {
 }
 
 fn proof_request(role: &Role, csr: &[u8]) -> Vec<u8> {
-    // The name has no zero byte, so the two parts cannot be confused.
+    // The DNS name contains no zero byte, so the encoding is unambiguous.
     [role.dns_name().as_bytes(), &[0], csr].concat()
 }

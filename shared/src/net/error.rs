@@ -1,56 +1,56 @@
-//! What can go wrong between two processes, in words that say what to do.
+//! Errors of connections and calls between two processes.
 
 use quinn::ConnectionError;
 use tarpc::client::RpcError;
 
-use super::CloseCode;
+use super::close_code::CloseCode;
 use crate::error::{Failure, FailureCode};
 
-/// Why a connection or a call did not work. `address` is whom it was about.
+/// Error of a connection or a call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetError {
-    /// Nothing answers there: not running, another address, or something between drops UDP.
+    /// Nothing answers at the address: the process does not run, the address is wrong, or a firewall drops UDP.
     #[error("nothing answers at {address}: {why}")]
     Unreachable {
-        /// Who was called.
+        /// Role and address of the target.
         address: String,
-        /// What was seen.
+        /// Observed cause.
         why: String,
     },
-    /// An answer did not come in time; trying again makes sense.
+    /// The target did not answer before the deadline. The caller can retry.
     #[error("{address} did not answer in time")]
     Deadline {
-        /// Who was called.
+        /// Role and address of the target.
         address: String,
     },
-    /// The two sides speak different versions of the protocol; update the older one.
-    #[error("{address} speaks another version of the protocol")]
+    /// The two sides use different versions of the protocol. The older program needs an update.
+    #[error("{address} uses another version of the protocol")]
     VersionMismatch {
-        /// Who was called.
+        /// Role and address of the target.
         address: String,
     },
-    /// One side does not accept the other's identity.
+    /// One side rejects the other's identity.
     #[error("{address}: {why}")]
     NotAuthorised {
-        /// Who was called.
+        /// Role and address of the target.
         address: String,
-        /// Which side, and why.
+        /// Rejecting side and cause.
         why: String,
     },
-    /// The connection ended; trying again makes sense.
+    /// The connection ended. The caller can retry.
     #[error("the connection to {address} ended: {why}")]
     Closed {
-        /// Who was called.
+        /// Role and address of the target.
         address: String,
-        /// What was seen.
+        /// Observed cause.
         why: String,
     },
-    /// The local side cannot: no socket, no such host.
+    /// The error is local: no socket, or the host name does not resolve.
     #[error("{0}")]
     Local(String),
 }
 
-/// TLS alerts (RFC 8446 section 6.2) travel as QUIC codes 0x100 + alert (RFC 9001 section 4.8).
+/// Base of the QUIC error codes of TLS alerts (RFC 8446 section 6.2): 0x100 + alert (RFC 9001 section 4.8).
 const CRYPTO_ERROR: u64 = 0x100;
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 
@@ -58,23 +58,23 @@ fn alert(code: quinn::TransportErrorCode) -> Option<u8> {
     u64::from(code).checked_sub(CRYPTO_ERROR).and_then(|alert| u8::try_from(alert).ok())
 }
 
-/// What a TLS alert says about a certificate; `None` for alerts about something else.
+/// Returns the text of a TLS alert about a certificate, or `None` for another alert.
 fn certificate_alert(alert: u8) -> Option<&'static str> {
     Some(match alert {
         42 | 43 => "the certificate is unusable",
         44 => "the certificate was revoked",
         45 => "the certificate has expired",
-        46 => "the certificate is for somebody else",
-        48 => "the certificate is of another network's authority",
+        46 => "the certificate belongs to another node",
+        48 => "the certificate was issued by the authority of another network",
         49 => "access is denied",
-        51 => "a signature is wrong",
+        51 => "a signature is invalid",
         116 => "a certificate is required",
         _ => return None,
     })
 }
 
 impl NetError {
-    /// What an ended connection to `address` means.
+    /// Classifies the error of a connection to `address`.
     pub fn from_connection(address: &str, error: &ConnectionError) -> Self {
         let address = address.to_owned();
         match error {
@@ -83,13 +83,14 @@ impl NetError {
             ConnectionError::TransportError(error) => match alert(error.code) {
                 Some(NO_APPLICATION_PROTOCOL) => Self::VersionMismatch { address },
                 Some(code) => {
-                    // Another name and an unreadable certificate are one alert; only the text tells them apart.
+                    // A certificate for another name and a malformed certificate cause the same alert. Only the text
+                    // distinguishes them.
                     let why = match certificate_alert(code) {
-                        _ if error.reason.contains("not valid for name") => "somebody else answers there",
+                        _ if error.reason.contains("not valid for name") => "another node answers at this address",
                         Some(why) => why,
                         None => &error.reason,
                     };
-                    Self::NotAuthorised { address, why: format!("not trusted here: {why}") }
+                    Self::NotAuthorised { address, why: format!("this program rejects it: {why}") }
                 }
                 None => Self::Closed { address, why: error.to_string() },
             },
@@ -97,10 +98,13 @@ impl NetError {
                 Some(NO_APPLICATION_PROTOCOL) => Self::VersionMismatch { address },
                 Some(code) => Self::NotAuthorised {
                     address,
-                    why: format!("not accepted there: {}", certificate_alert(code).unwrap_or("the handshake failed")),
+                    why: format!(
+                        "it rejects this program: {}",
+                        certificate_alert(code).unwrap_or("the handshake failed")
+                    ),
                 },
                 None if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED => {
-                    Self::Closed { address, why: "too many connections there".to_owned() }
+                    Self::Closed { address, why: "it has too many connections".to_owned() }
                 }
                 None => Self::Closed { address, why: close.to_string() },
             },
@@ -116,13 +120,13 @@ impl NetError {
         }
     }
 
-    /// What a failed call on a connection to `address` means.
+    /// Classifies the error of a call on a connection to `address`.
     pub fn from_rpc(address: &str, error: &RpcError, connection: &quinn::Connection) -> Self {
         match (error, connection.close_reason()) {
-            // Why the connection ended says more than that the call got no answer.
+            // The reason of the connection is more specific than the missing answer.
             (_, Some(reason)) => Self::from_connection(address, &reason),
             (RpcError::DeadlineExceeded, None) => Self::Deadline { address: address.to_owned() },
-            // Its own text is only that the server stopped; why, is one level below.
+            // The display text of `RpcError::Server` only says that the server stopped; `detail` has the cause.
             (RpcError::Server(error), None) => Self::Closed {
                 address: address.to_owned(),
                 why: error.detail.chars().filter(|c| !c.is_control()).collect(),
@@ -131,7 +135,31 @@ impl NetError {
         }
     }
 
-    /// The same as a failure of `what`, with what the user can do.
+    /// Converts the last error of dialling all known nameserver addresses into a failure; `None` if there was no
+    /// address.
+    pub fn nameserver_failure(last: Option<Self>) -> Failure {
+        match last {
+            Some(error @ (Self::Unreachable { .. } | Self::Local(_) | Self::Deadline { .. })) => Failure::new(
+                FailureCode::NameserverUnreachable,
+                "the nameserver cannot be reached",
+                error,
+                "start `nameserver`, or give its address with -n HOST -p PORT",
+            ),
+            // The server is restarting or at its connection limit; it did not judge our credentials.
+            Some(error @ Self::Closed { .. }) => Failure::new(
+                FailureCode::NameserverUnreachable,
+                "the nameserver ended the connection",
+                error,
+                "try again; if it fails again, look at the log of the nameserver",
+            ),
+            Some(error) => error.into_failure("the nameserver rejects this program"),
+            None => {
+                Failure::new(FailureCode::Internal, "no nameserver address is known", "none was given", "use -n HOST")
+            }
+        }
+    }
+
+    /// Converts the error of a call to the nameserver into a failure of the operation `what`, with a remedy.
     pub fn into_failure(self, what: impl Into<String>) -> Failure {
         let (code, hint) = match &self {
             Self::Unreachable { .. } | Self::Local(_) => {
@@ -145,5 +173,19 @@ impl NetError {
             Self::Closed { .. } => (FailureCode::Timeout, "try again"),
         };
         Failure::new(code, what, self, hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nameserver_that_restarts_is_unreachable_and_one_that_rejects_is_not_authorised() {
+        let address = "nameserver (127.0.0.1:9090)".to_owned();
+        let reset = NetError::from_connection(&address, &ConnectionError::Reset);
+        assert_eq!(NetError::nameserver_failure(Some(reset)).code, FailureCode::NameserverUnreachable);
+        let refused = NetError::NotAuthorised { address, why: "not trusted".to_owned() };
+        assert_eq!(NetError::nameserver_failure(Some(refused)).code, FailureCode::NotAuthorised);
     }
 }

@@ -1,13 +1,13 @@
-//! Packs: many small contents on one stream.
+//! Pack streams: many small contents on one stream (docs/transfer.md, "Small files").
 //!
 //! ```text
-//! asker  -> owner   kind byte 17, length (4 bytes, big endian), PackRequest, end of stream
-//! owner  -> asker   length, Result<PackAccepted, BulkRefusal>; if accepted, zeros and a one while and when the turn comes, as on
-//!                   bulk streams, then for each content in the order of the request one byte: 0 and all of its bytes, or
-//!                   the number of an ItemRefusal; end of stream
+//! receiver -> owner      kind byte 17, length (4 bytes, big endian), PackRequest, end of stream
+//! owner    -> receiver   length, Result<PackAccepted, BulkRefusal>; if accepted, status bytes as on a bulk stream,
+//!                        then for each content in the order of the request one byte: 0 followed by all of its
+//!                        bytes, or the code of an ItemRefusal; end of stream
 //! ```
 //!
-//! No proofs travel: a small content is checked as a whole, by its hash, before any of it is used.
+//! A pack carries no proofs. The receiver verifies each content as a whole against its hash before it uses any of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,59 +16,61 @@ use crate::{
     limits::{MAX_BULK_HEADER_BYTES, MAX_PACK_BYTES, MAX_PACK_CONTENTS, MAX_PACKED_FILE_BYTES},
 };
 
-/// What an asker wants: contents with their sizes in bytes, in the order in which they shall come.
+/// Request for contents, given by hash and size in bytes, in the order of delivery.
 ///
-/// A value read from the wire has been checked by nobody; [`PackRequest::contents`] does.
+/// Deserialising does not check the limits; [`PackRequest::parse`] and [`PackRequest::contents`] do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackRequest(Vec<(ContentHash, u64)>);
 
-/// What stands in place of a content's hash where an owner is asked for its report on packs (`PeerService::upload_report`): all packs
-/// to one peer are one report. As [`crate::content::DIRECTORY_HASH`] it is derived in a mode of BLAKE3 of its own, from
-/// [`PACKS_CONTEXT`], so no bytes have it; an owner that does not know it has no report.
+/// Reserved hash that requests the report on packs from `PeerService::upload_report`: one report covers all packs to
+/// one peer.
+///
+/// Like [`crate::content::DIRECTORY_HASH`] it is derived with BLAKE3's key derivation mode, from [`PACKS_CONTEXT`], so
+/// no content has it. An owner without support for it returns no report.
 pub const PACKS_HASH: ContentHash = ContentHash([
     0x1c, 0xd6, 0x38, 0x73, 0x09, 0x14, 0xf4, 0x62, 0x53, 0xa1, 0xf3, 0xdf, 0xf5, 0x5d, 0x24, 0x47, 0x96, 0x1e, 0x0e,
     0xd5, 0xaa, 0x6a, 0xca, 0x80, 0xf6, 0xa9, 0xfe, 0xfb, 0xde, 0xdf, 0x62, 0xa8,
 ]);
 
-/// See [`PACKS_HASH`].
+/// Key derivation context of [`PACKS_HASH`].
 pub const PACKS_CONTEXT: &str = "Brasa 2026-11-22 packs to one peer";
 
-/// The owner begins to send.
+/// Acceptance of a [`PackRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackAccepted;
 
-/// Why a request for a pack is none.
+/// Error of a pack request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPack {
-    /// It names no content, or more than [`MAX_PACK_CONTENTS`].
-    #[error("{0} contents in a pack")]
+    /// The number of contents, given here, is 0 or above [`MAX_PACK_CONTENTS`].
+    #[error("a pack of {0} contents is out of bounds")]
     Count(usize),
-    /// A content is larger than [`MAX_PACKED_FILE_BYTES`].
-    #[error("a content of {0} bytes in a pack")]
+    /// The size of a content, given here in bytes, is above [`MAX_PACKED_FILE_BYTES`].
+    #[error("a content of {0} bytes is too large for a pack")]
     TooLarge(u64),
-    /// All together are larger than [`MAX_PACK_BYTES`].
-    #[error("{0} bytes in a pack")]
+    /// The total size, given here in bytes, is above [`MAX_PACK_BYTES`].
+    #[error("a pack of {0} bytes is too large")]
     TooMuch(u64),
-    /// The bytes are not a request at all.
+    /// The bytes do not encode a request.
     #[error("malformed request")]
     Malformed,
 }
 
 impl PackRequest {
-    /// A request for these contents.
+    /// Creates a request for `contents`.
     ///
     /// # Errors
-    /// When there are too many of them, or too large ones.
+    /// Fails if a limit is exceeded or `contents` is empty.
     pub fn new(contents: Vec<(ContentHash, u64)>) -> Result<Self, InvalidPack> {
         let request = Self(contents);
         request.contents()?;
         Ok(request)
     }
 
-    /// Reads a request from the bytes of its header (without the length before it), all bounds checked.
+    /// Parses a request from its encoding, without the length that precedes it, and checks all limits.
     ///
     /// # Errors
-    /// When it is malformed or goes over a bound.
+    /// Fails if the bytes are malformed or a limit is exceeded.
     pub fn parse(bytes: &[u8]) -> Result<Self, InvalidPack> {
         if bytes.len() > MAX_BULK_HEADER_BYTES {
             return Err(InvalidPack::Malformed);
@@ -78,10 +80,10 @@ impl PackRequest {
         Ok(request)
     }
 
-    /// The contents, once it is sure that they keep to the bounds.
+    /// Returns the contents after checking all limits.
     ///
     /// # Errors
-    /// When they do not.
+    /// Fails if a limit is exceeded or the request is empty.
     pub fn contents(&self) -> Result<&[(ContentHash, u64)], InvalidPack> {
         if self.0.is_empty() || self.0.len() > MAX_PACK_CONTENTS {
             return Err(InvalidPack::Count(self.0.len()));
@@ -89,31 +91,31 @@ impl PackRequest {
         if let Some((_, size)) = self.0.iter().find(|(_, size)| *size > MAX_PACKED_FILE_BYTES) {
             return Err(InvalidPack::TooLarge(*size));
         }
-        // Bounded by the two checks above, so it cannot overflow.
+        // The checks above bound the sum, so it cannot overflow.
         let bytes: u64 = self.0.iter().map(|(_, size)| *size).sum();
         if bytes > MAX_PACK_BYTES { Err(InvalidPack::TooMuch(bytes)) } else { Ok(&self.0) }
     }
 }
 
-/// Why an owner leaves one content of a pack out.
+/// Reason why an owner omits one content of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ItemRefusal {
-    /// It does not have it (any more), or not in this size.
-    #[error("it does not have this content (any more)")]
+    /// The owner has no content with this hash and size, or no longer has it.
+    #[error("the owner no longer has this content")]
     NotHere,
-    /// It cannot read its own file.
-    #[error("it cannot read the file")]
+    /// The owner cannot read its file.
+    #[error("the owner cannot read the file")]
     Unreadable,
-    /// Its file is not any more what it was when it was hashed.
-    #[error("its file changed")]
+    /// The owner's file has changed since it was hashed.
+    #[error("the owner's file has changed")]
     Changed,
 }
 
-/// The byte before a content that comes.
+/// Byte that precedes the bytes of a content.
 pub const ITEM_FOLLOWS: u8 = 0;
 
 impl ItemRefusal {
-    /// The byte on the wire.
+    /// Returns the byte on the wire.
     pub fn to_byte(self) -> u8 {
         match self {
             Self::NotHere => 1,
@@ -122,7 +124,7 @@ impl ItemRefusal {
         }
     }
 
-    /// What a byte stands for.
+    /// Returns the reason of a byte on the wire, or `None` for an unknown byte.
     pub fn from_byte(byte: u8) -> Option<Self> {
         [Self::NotHere, Self::Unreadable, Self::Changed].into_iter().find(|refusal| refusal.to_byte() == byte)
     }
@@ -137,12 +139,12 @@ mod tests {
     }
 
     #[test]
-    fn no_bytes_have_the_hash_of_packs() {
+    fn packs_hash_is_derived_from_its_context() {
         assert_eq!(PACKS_HASH.to_hex(), ContentHash(blake3::derive_key(PACKS_CONTEXT, &[])).to_hex());
     }
 
     #[test]
-    fn a_pack_keeps_to_its_bounds() {
+    fn pack_request_beyond_a_limit_is_rejected() {
         let largest = usize::try_from(MAX_PACK_BYTES / MAX_PACKED_FILE_BYTES).unwrap();
         for fits in [contents(1, 0), contents(MAX_PACK_CONTENTS, 1), contents(largest, MAX_PACKED_FILE_BYTES)] {
             let request = PackRequest::new(fits.clone()).unwrap();

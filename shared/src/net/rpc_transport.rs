@@ -1,4 +1,4 @@
-//! tarpc over a bidirectional stream: length-delimited frames (4 bytes, big endian) of postcard.
+//! tarpc over a bidirectional stream: postcard messages in frames with a length prefix (4 bytes, big endian).
 
 use std::{
     io,
@@ -20,7 +20,7 @@ use tarpc::{
 use tokio::io::Join;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-use super::StreamKind;
+use super::stream_kind::StreamKind;
 use crate::{
     limits,
     rpc::{
@@ -29,11 +29,11 @@ use crate::{
     },
 };
 
-/// A stream as tarpc sees it.
+/// tarpc transport over a bidirectional stream.
 pub type Transport<Item, SinkItem> =
     tarpc::serde_transport::Transport<Join<quinn::RecvStream, quinn::SendStream>, Item, SinkItem, Postcard>;
 
-/// The postcard encoding of frames.
+/// Postcard encoding of frames.
 #[derive(Debug, Clone, Copy)]
 pub struct Postcard;
 
@@ -53,7 +53,7 @@ impl<Item: DeserializeOwned> tokio_serde::Deserializer<Item> for Postcard {
     }
 }
 
-/// Frames of at most [`limits::MAX_FRAME_BYTES`] on a stream whose kind has been told already.
+/// Creates a transport with frames of at most [`limits::MAX_FRAME_BYTES`] on a stream whose kind byte has been sent.
 pub fn transport<Item, SinkItem>(send: quinn::SendStream, recv: quinn::RecvStream) -> Transport<Item, SinkItem>
 where
     Item: DeserializeOwned,
@@ -63,28 +63,29 @@ where
     tarpc::serde_transport::new(Framed::new(tokio::io::join(recv, send), codec), Postcard)
 }
 
-/// Answers the calls on a stream until it ends. At most [`limits::MAX_CALLS_IN_FLIGHT`] are worked on at a time;
-/// more wait in the stream's flow control, that is, at the caller.
+/// Serves the calls on a stream until it ends.
+///
+/// At most [`limits::MAX_CALLS_IN_FLIGHT`] calls run at a time. Flow control of the stream holds further calls at the
+/// caller.
 pub async fn serve_calls<S>(send: quinn::SendStream, recv: quinn::RecvStream, service: S)
 where
     S: Serve + Clone,
     S::Req: DeserializeOwned + Send + 'static,
     S::Resp: Serialize + Send + 'static,
 {
-    BaseChannel::with_defaults(Calls { inner: transport(send, recv) })
+    BaseChannel::with_defaults(ServerTransport { inner: transport(send, recv) })
         .execute(service)
         .for_each_concurrent(limits::MAX_CALLS_IN_FLIGHT, |call| call)
         .await;
 }
 
-/// A server's end of a stream of calls: what [`transport`] makes, hardened against what a caller can put into a
-/// frame and against an answer that is too long for one.
-struct Calls<Req, Resp> {
+/// Server side of a [`Transport`], hardened against hostile frames and against an answer that exceeds the frame limit.
+struct ServerTransport<Req, Resp> {
     inner: Transport<WireCall<Req>, Response<Resp>>,
 }
 
-/// [`ClientMessage`] as it is on the wire. tarpc's own decoder adds the caller's deadline to the clock and its
-/// timer takes what comes out; both panic when it is too far away.
+/// Wire form of [`ClientMessage`]. tarpc's decoder adds the caller's deadline to the clock, and its timer uses the
+/// result; both panic on overflow.
 #[derive(Deserialize)]
 enum WireCall<Req> {
     Request { context: WireContext, id: u64, message: Req },
@@ -98,7 +99,7 @@ struct WireContext {
 }
 
 impl<Req> WireCall<Req> {
-    #[expect(clippy::disallowed_methods, reason = "tarpc's deadlines are of the real clock")]
+    #[expect(clippy::disallowed_methods, reason = "tarpc takes deadlines of the real clock")]
     fn into_message(self) -> ClientMessage<Req> {
         match self {
             Self::Request { context: WireContext { deadline, trace_context }, id, message } => {
@@ -112,7 +113,7 @@ impl<Req> WireCall<Req> {
     }
 }
 
-impl<Req: DeserializeOwned, Resp: Serialize> Stream for Calls<Req, Resp> {
+impl<Req: DeserializeOwned, Resp: Serialize> Stream for ServerTransport<Req, Resp> {
     type Item = io::Result<ClientMessage<Req>>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -120,7 +121,7 @@ impl<Req: DeserializeOwned, Resp: Serialize> Stream for Calls<Req, Resp> {
     }
 }
 
-impl<Req: DeserializeOwned, Resp: Serialize> Sink<Response<Resp>> for Calls<Req, Resp> {
+impl<Req: DeserializeOwned, Resp: Serialize> Sink<Response<Resp>> for ServerTransport<Req, Resp> {
     type Error = io::Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -131,8 +132,8 @@ impl<Req: DeserializeOwned, Resp: Serialize> Sink<Response<Resp>> for Calls<Req,
         let request_id = response.request_id;
         let inner = &mut self.get_mut().inner;
         inner.start_send_unpin(response).or_else(|error| {
-            // Nothing of the answer was written. Its caller learns why; the other calls on the stream go on.
-            tracing::error!(%error, "an answer could not be sent");
+            // No byte of the answer was written. Its caller gets the error; the other calls on the stream continue.
+            tracing::error!(%request_id, %error, "cannot send an answer");
             let message = Err(ServerError::new(io::ErrorKind::Other, format!("the answer cannot be sent: {error}")));
             inner.start_send_unpin(Response { request_id, message })
         })
@@ -147,12 +148,12 @@ impl<Req: DeserializeOwned, Resp: Serialize> Sink<Response<Resp>> for Calls<Req,
     }
 }
 
-/// A tarpc service's generated client, and the kind of stream that it talks on.
+/// Generated client of a tarpc service.
 pub trait ServiceClient: Clone + Send + Sync + 'static {
-    /// First byte of its streams.
+    /// Kind of the service's streams.
     const KIND: StreamKind;
 
-    /// A client on a stream whose kind has been told; a task of its own moves the frames.
+    /// Creates a client on a stream whose kind byte has been sent. Spawns a task that transfers the frames.
     fn on(send: quinn::SendStream, recv: quinn::RecvStream) -> Self;
 }
 
@@ -166,8 +167,8 @@ macro_rules! service_clients {
                 let NewClient { client, dispatch } = Self::new(config, transport(send, recv));
                 tokio::spawn(async move {
                     if let Err(error) = dispatch.await {
-                        // Calls in flight have got their own error; this is why.
-                        tracing::debug!(%error, "a call stream ended");
+                        // Each call in flight has returned its own error; this is the cause.
+                        tracing::debug!(kind = ?StreamKind::$kind, %error, "a call stream failed");
                     }
                 });
                 client

@@ -1,4 +1,4 @@
-//! The accepting side: counts, authenticates, and hands streams to whoever answers them.
+//! Server: accepts and authenticates connections, enforces limits, and dispatches streams to a [`Handler`].
 
 use std::{
     collections::HashMap,
@@ -16,20 +16,20 @@ use quinn::{VarInt, crypto::rustls::HandshakeData};
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{CloseCode, NetError, StreamKind};
+use super::{close_code::CloseCode, error::NetError, stream_kind::StreamKind};
 use crate::{id::Role, limits, rpc::ENROL_ALPN};
 
-/// Who is at the other end of an accepted connection.
+/// Other side of an accepted connection.
 #[derive(Debug)]
 pub struct Remote {
-    /// By its certificate.
+    /// Identity according to its certificate.
     pub caller: Caller,
-    /// The connection.
+    /// Accepted connection.
     pub connection: quinn::Connection,
 }
 
 impl Remote {
-    /// The member's role; `None` for a newcomer.
+    /// Returns the role of a member, or `None` for an applicant.
     pub fn member(&self) -> Option<&Role> {
         match &self.caller {
             Caller::Member(role) => Some(role),
@@ -37,17 +37,18 @@ impl Remote {
         }
     }
 
-    /// Its address, IPv4 written as IPv4.
+    /// Returns the remote address; an IPv4-mapped IPv6 address is converted to IPv4.
     pub fn address(&self) -> SocketAddr {
         let address = self.connection.remote_address();
         SocketAddr::new(address.ip().to_canonical(), address.port())
     }
 }
 
-/// Answers streams.
+/// Service that answers streams.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers one stream whose kind has been told; dropped when the connection ends.
-    /// Kinds that are not offered are refused by returning at once.
+    /// Answers one stream whose kind byte has been read. The future is dropped when the connection ends.
+    ///
+    /// A handler refuses a kind that it does not serve by returning immediately.
     fn stream(
         self: Arc<Self>,
         remote: Arc<Remote>,
@@ -57,12 +58,13 @@ pub trait Handler: Send + Sync + 'static {
     ) -> BoxFuture<'static, ()>;
 }
 
-/// Accepts connections until `stop`, then waits until every task it made has ended. Streams that are being
-/// answered then go on until they or their connections end, so close the endpoint too.
+/// Accepts connections until `stop` is cancelled, then waits until every spawned task has ended.
+///
+/// Streams in progress continue until they or their connections end, so a caller that stops also closes the endpoint.
 pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop: CancellationToken) {
     let tasks = TaskTracker::new();
-    let handshakes = Arc::new(Counts::default());
-    let members = Arc::new(Counts::default());
+    let handshakes = Arc::new(Gauges::default());
+    let identities = Arc::new(Gauges::default());
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
@@ -73,25 +75,8 @@ pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop:
             incoming.refuse();
             continue;
         }
-        // Under load a newcomer proves its address first, so that forged ones cost nothing (RFC 9000 section 8.1),
-        // and a true one has its share. What came before the load counts for no address: it may be forged.
-        let crowded = handshakes.total() >= limits::MAX_HANDSHAKES;
-        if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
-            if let Err(error) = incoming.retry() {
-                tracing::debug!(%error, "address validation was not possible");
-            }
-            continue;
-        }
-        let (proven, limit) = if crowded {
-            (Some(incoming.remote_address().ip().to_canonical()), limits::MAX_HANDSHAKES_PER_ADDRESS)
-        } else {
-            (None, limits::MAX_HANDSHAKES)
-        };
-        let Some(handshake) = handshakes.enter(proven, limit) else {
-            incoming.refuse();
-            continue;
-        };
-        let connection = connection(incoming, handshake, handler.clone(), members.clone(), tasks.clone());
+        let Some((incoming, handshake)) = begin_handshake(incoming, &handshakes) else { continue };
+        let connection = serve_connection(incoming, handshake, handler.clone(), identities.clone(), tasks.clone());
         let stop = stop.clone();
         tasks.spawn(async move {
             tokio::select! {
@@ -104,42 +89,54 @@ pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop:
     tasks.wait().await;
 }
 
-async fn connection<H: Handler>(
+/// Counts a handshake. Returns `None` after refusing the connection or requesting address validation.
+///
+/// With [`limits::MAX_HANDSHAKES`] in progress the client must first validate its address (RFC 9000 section 8.1), so
+/// handshakes from forged addresses cost nothing, and each validated address gets its own limit. Handshakes that began
+/// before that are counted under no address, because theirs may be forged.
+fn begin_handshake(
     incoming: quinn::Incoming,
-    handshake: Counted<Option<IpAddr>>,
+    handshakes: &Arc<Gauges<Option<IpAddr>>>,
+) -> Option<(quinn::Incoming, GaugeGuard<Option<IpAddr>>)> {
+    let overloaded = handshakes.total() >= limits::MAX_HANDSHAKES;
+    if overloaded && !incoming.remote_address_validated() && incoming.may_retry() {
+        if let Err(error) = incoming.retry() {
+            tracing::debug!(%error, "cannot request address validation");
+        }
+        return None;
+    }
+    let (validated, limit) = if overloaded {
+        (Some(incoming.remote_address().ip().to_canonical()), limits::MAX_HANDSHAKES_PER_ADDRESS)
+    } else {
+        (None, limits::MAX_HANDSHAKES)
+    };
+    match handshakes.enter(validated, limit) {
+        Some(handshake) => Some((incoming, handshake)),
+        None => {
+            incoming.refuse();
+            None
+        }
+    }
+}
+
+async fn serve_connection<H: Handler>(
+    incoming: quinn::Incoming,
+    handshake: GaugeGuard<Option<IpAddr>>,
     handler: Arc<H>,
-    members: Arc<Counts<Option<Role>>>,
+    identities: Arc<Gauges<Option<Role>>>,
     tasks: TaskTracker,
 ) {
-    let from = incoming.remote_address();
-    let connecting = match incoming.accept() {
-        Ok(connecting) => connecting,
-        Err(error) => return tracing::debug!(%from, %error, "a connection failed before its handshake"),
-    };
-    let connection = match timeout(limits::DIAL_DEADLINE, connecting).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => {
-            let error = NetError::from_connection(&from.to_string(), &error);
-            return tracing::warn!(%from, %error, "a connection was refused");
-        }
-        Err(_) => return tracing::debug!(%from, "a handshake took too long"),
-    };
+    let Some((connection, caller)) = authenticate(incoming).await else { return };
     drop(handshake);
-    let caller = match admit(&connection) {
-        Ok(caller) => caller,
-        Err(reason) => {
-            tracing::warn!(%from, reason, "a connection was refused");
-            return connection.close(CloseCode::NotAuthorised.to_varint(), reason.as_bytes());
-        }
-    };
-    // Newcomers count together: what they are called is not known yet.
-    let (who, limit, streams) = match &caller {
+    let from = connection.remote_address();
+    // All applicants share one count, because their ids are not known yet.
+    let (identity, limit, streams) = match &caller {
         Caller::Member(role) => (Some(role.clone()), limits::MAX_CONNECTIONS_PER_IDENTITY, limits::MAX_CALL_STREAMS),
-        Caller::Applicant(_) => (None, limits::MAX_NEWCOMERS, limits::MAX_NEWCOMER_STREAMS),
+        Caller::Applicant(_) => (None, limits::MAX_APPLICANTS, limits::MAX_APPLICANT_STREAMS),
     };
-    let name = who.as_ref().map_or_else(|| "newcomers".to_owned(), Role::to_string);
-    let Some(_counted) = members.enter(who, limit) else {
-        tracing::warn!(%from, name, "too many connections of one identity");
+    let name = identity.as_ref().map_or_else(|| "applicants".to_owned(), Role::to_string);
+    let Some(_guard) = identities.enter(identity, limit) else {
+        tracing::warn!(%from, identity = name, limit, "refused a connection: too many connections of this identity");
         return connection.close(CloseCode::Overloaded.to_varint(), b"too many connections of this identity");
     };
     let remote = Arc::new(Remote { caller, connection });
@@ -148,12 +145,44 @@ async fn connection<H: Handler>(
     if remote.member().is_some() {
         remote.connection.set_receive_window(VarInt::from_u32(limits::CONNECTION_WINDOW_BYTES));
         accept.await;
-    } else if timeout(limits::NEWCOMER_STAY, accept).await.is_err() {
+    } else if timeout(limits::ENROLMENT_TIMEOUT, accept).await.is_err() {
         remote.connection.close(CloseCode::Overloaded.to_varint(), b"enrolment took too long");
     }
 }
 
-/// Hands a connection's streams to the handler, each in a task of its own, until the connection ends.
+/// Completes the handshake and authenticates the caller. Returns `None` after closing the connection.
+async fn authenticate(incoming: quinn::Incoming) -> Option<(quinn::Connection, Caller)> {
+    let from = incoming.remote_address();
+    let connecting = match incoming.accept() {
+        Ok(connecting) => connecting,
+        Err(error) => {
+            tracing::debug!(%from, %error, "a connection failed before its handshake");
+            return None;
+        }
+    };
+    let connection = match timeout(limits::DIAL_DEADLINE, connecting).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            let error = NetError::from_connection(&from.to_string(), &error);
+            tracing::warn!(%from, %error, "a handshake failed");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!(%from, "a handshake timed out");
+            return None;
+        }
+    };
+    match admit(&connection) {
+        Ok(caller) => Some((connection, caller)),
+        Err(reason) => {
+            tracing::warn!(%from, reason, "refused a connection");
+            connection.close(CloseCode::NotAuthorised.to_varint(), reason.as_bytes());
+            None
+        }
+    }
+}
+
+/// Spawns a task for each stream of a connection, until the connection ends.
 async fn accept_streams<H: Handler>(
     remote: Arc<Remote>,
     handler: Arc<H>,
@@ -165,11 +194,12 @@ async fn accept_streams<H: Handler>(
             Ok(stream) => stream,
             Err(error) => return tracing::trace!(from = %remote.address(), %error, "a connection ended"),
         };
-        tasks.spawn(stream(remote.clone(), handler.clone(), call_streams.clone(), send, recv));
+        tasks.spawn(serve_stream(remote.clone(), handler.clone(), call_streams.clone(), send, recv));
     }
 }
 
-async fn stream<H: Handler>(
+/// Reads the kind byte of a stream and passes the stream to the handler.
+async fn serve_stream<H: Handler>(
     remote: Arc<Remote>,
     handler: Arc<H>,
     call_streams: Arc<Semaphore>,
@@ -177,20 +207,20 @@ async fn stream<H: Handler>(
     mut recv: quinn::RecvStream,
 ) {
     let mut kind = [0];
-    let told = timeout(limits::STREAM_HEADER_DEADLINE, recv.read_exact(&mut kind)).await;
-    let kind = match (told, StreamKind::from_byte(kind[0])) {
+    let read = timeout(limits::STREAM_HEADER_DEADLINE, recv.read_exact(&mut kind)).await;
+    let kind = match (read, StreamKind::from_byte(kind[0])) {
         (Ok(Ok(())), Some(kind)) => kind,
         (Ok(Ok(())), None) => {
             return remote.connection.close(CloseCode::Protocol.to_varint(), b"unknown kind of stream");
         }
         (Ok(Err(_)) | Err(_), _) => return,
     };
-    // Bulk streams hold no frames; whoever serves them counts them.
+    // The limit bounds the memory for RPC frames. The handler limits the streams without frames itself.
     let _permit = match kind {
         StreamKind::Bulk | StreamKind::Pack | StreamKind::Swarm => None,
         StreamKind::Names | StreamKind::Tracker | StreamKind::Peer | StreamKind::Enrol => {
             let Ok(permit) = call_streams.try_acquire_owned() else {
-                return tracing::debug!(from = %remote.address(), "too many streams with calls");
+                return tracing::debug!(from = %remote.address(), "refused a stream: too many call streams");
             };
             Some(permit)
         }
@@ -202,7 +232,7 @@ async fn stream<H: Handler>(
     }
 }
 
-/// Who is there, if it may be: newcomers on the enrolment protocol and members on the other, nobody else.
+/// Returns the caller if its certificate permits the negotiated protocol: applicants only enrol, members never do.
 fn admit(connection: &quinn::Connection) -> Result<Caller, String> {
     let chain = connection
         .peer_identity()
@@ -221,38 +251,38 @@ fn admit(connection: &quinn::Connection) -> Result<Caller, String> {
     }
 }
 
-/// How many there are of each kind.
-struct Counts<K>(Mutex<HashMap<K, usize>>);
+/// Number of live [`GaugeGuard`]s for each key.
+struct Gauges<K>(Mutex<HashMap<K, usize>>);
 
-/// One of those that are counted, until it is dropped.
-struct Counted<K: Eq + Hash>(Arc<Counts<K>>, K);
+/// Unit of a gauge, released on drop.
+struct GaugeGuard<K: Eq + Hash>(Arc<Gauges<K>>, K);
 
-impl<K> Default for Counts<K> {
+impl<K> Default for Gauges<K> {
     fn default() -> Self {
         Self(Mutex::default())
     }
 }
 
-impl<K: Eq + Hash + Clone> Counts<K> {
-    /// One more of `key`, unless there are `limit` of it.
-    fn enter(self: &Arc<Self>, key: K, limit: usize) -> Option<Counted<K>> {
+impl<K: Eq + Hash + Clone> Gauges<K> {
+    /// Increments the gauge of `key`, or returns `None` if it is at `limit`.
+    fn enter(self: &Arc<Self>, key: K, limit: usize) -> Option<GaugeGuard<K>> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.get(&key).copied().unwrap_or_default();
         if count >= limit {
             return None;
         }
         counts.insert(key.clone(), count + 1);
-        Some(Counted(self.clone(), key))
+        Some(GaugeGuard(self.clone(), key))
     }
 
-    /// Of all kinds together.
+    /// Returns the sum over all keys.
     fn total(&self) -> usize {
         // At most `limits::MAX_CONNECTIONS` entries.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 }
 
-impl<K: Eq + Hash> Drop for Counted<K> {
+impl<K: Eq + Hash> Drop for GaugeGuard<K> {
     fn drop(&mut self) {
         let mut counts = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.1) {

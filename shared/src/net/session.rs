@@ -1,26 +1,26 @@
-//! A program's place in the network: its identity, its socket, and its way to the nameserver.
+//! Session of a member: its identity, its socket, and its connection to the nameserver.
 //!
-//! | what it has | what it does |
+//! | available credentials | action |
 //! |---|---|
-//! | an identity | uses it |
-//! | a join token | enrols with it, keeps the identity and the nameservers' addresses |
-//! | neither, but the nameserver runs on this machine for this user | enrols with the local token that the nameserver left in the state folder |
-//! | none of these | says how to get a token |
+//! | an identity | use it |
+//! | a join token | enrol with it; store the identity and the nameservers' addresses |
+//! | neither, but this user runs the nameserver on this machine | enrol with the local token in the state directory |
+//! | none of these | fail and explain how to get a token |
 
 use std::{
     fs,
     io::{self, Read},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use certs::{Applicant, Identity, JoinToken, trust};
 
 use super::{
-    Connections, NetError, Target,
-    connection::resolve,
+    connection::{Connections, Target, unspecified_address},
     endpoint,
-    enrolment::{DialError, applicant_dial, enrol},
+    enrolment::{DialError, dial_as_applicant, enrol, is_same_network},
+    error::NetError,
 };
 use crate::{
     error::{Failure, FailureCode},
@@ -35,59 +35,56 @@ use crate::{
     time::{Clock, unix_micros},
 };
 
-/// File with the addresses of the nameservers of a network that was joined with a token, in a member's folder.
-const ADDRESSES: &str = "nameservers";
-
-/// UDP port of a nameserver unless another is told.
+/// Default UDP port of a nameserver.
 pub const DEFAULT_PORT: u16 = 9090;
 
-/// What a program wants to be, and what it was told.
+/// Configuration of a [`Session`].
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
-    /// A peer, or an admin.
+    /// Role of the program: a peer or an admin.
     pub role: Role,
-    /// Base of all state (`BRASA_STATE_DIR`).
+    /// Base directory of all state (`BRASA_STATE_DIR`).
     pub state_dir: PathBuf,
-    /// The nameserver, if the user named one.
+    /// Nameserver given by the user.
     pub nameserver: Option<Endpoint>,
-    /// A join token, if the user gave one.
+    /// Join token given by the user.
     pub join: Option<JoinToken>,
 }
 
-/// A member's session: identity, socket, connections, nameserver.
+/// Session of a member.
 pub struct Session {
-    /// Who this program is.
+    /// Identity of this program.
     pub identity: Identity,
-    /// Its socket: client, and server if it is a peer.
+    /// QUIC endpoint: a client, and for a peer also a server.
     pub endpoint: quinn::Endpoint,
-    /// Its connections to others.
+    /// Outgoing connections.
     pub connections: Connections,
-    /// The nameserver that answered.
+    /// Nameserver that answered.
     pub nameserver: Target,
-    /// What the nameserver said of itself and of this program.
+    /// First reply of the nameserver.
     pub info: ServerInfo,
-    /// Said when the kernel clamps the socket's buffers.
+    /// Warning with a remedy, if the kernel granted smaller socket buffers than requested.
     pub buffer_warning: Option<String>,
-    /// The socket's receive buffer in bytes, when it is smaller than was asked for.
+    /// Size of the socket's receive buffer, bytes, if it is smaller than requested.
     pub clamped_buffer: Option<u64>,
 }
 
-/// The files of one state folder.
+/// Layout of a state directory.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// The state below `base`.
+    /// Creates the layout below `base`. Does not access the file system.
     pub fn new(base: impl Into<PathBuf>) -> Self {
         Self(base.into())
     }
 
-    /// The base of this user's state: `$BRASA_STATE_DIR`, else `$XDG_STATE_HOME/brasa`, else `~/.local/state/brasa`. An
-    /// empty variable counts as not set; a relative `XDG_STATE_HOME` is to be ignored (XDG Base Directory
-    /// Specification 0.8).
+    /// Returns the base directory of this user's state: `$BRASA_STATE_DIR`, else `$XDG_STATE_HOME/brasa`, else
+    /// `~/.local/state/brasa`. An empty variable counts as unset, and a relative `XDG_STATE_HOME` is ignored (XDG Base
+    /// Directory Specification 0.8).
     ///
     /// # Errors
-    /// `Usage` when none of them, nor `HOME`, is set.
+    /// Fails with `Usage` if no directory can be determined.
     pub fn of_user() -> Result<PathBuf, Failure> {
         let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let absolute = |name| var(name).filter(|path| path.is_absolute());
@@ -97,24 +94,24 @@ impl StateDir {
             .ok_or_else(|| {
                 Failure::new(
                     FailureCode::Usage,
-                    "there is no place for state",
+                    "no state directory is known",
                     "HOME is not set",
-                    "say --state-dir DIR or set BRASA_STATE_DIR",
+                    "use --state-dir DIR or set BRASA_STATE_DIR",
                 )
             })
     }
 
-    /// The nameserver's folder.
+    /// Returns the nameserver's directory.
     pub fn nameserver(&self) -> PathBuf {
         self.0.join("nameserver")
     }
 
-    /// The token that a nameserver leaves for the user's own programs.
+    /// Returns the path of the local token, which a nameserver writes for other programs of the same user.
     pub fn local_token(&self) -> PathBuf {
         self.0.join("local.token")
     }
 
-    /// The folder of one member.
+    /// Returns the directory of a member.
     pub fn member(&self, role: &Role) -> PathBuf {
         match role {
             Role::Peer(id) => self.peer(id),
@@ -123,23 +120,23 @@ impl StateDir {
         }
     }
 
-    /// The folder of one peer.
+    /// Returns the directory of a peer.
     pub fn peer(&self, id: &PeerId) -> PathBuf {
         self.0.join("peers").join(id.as_str())
     }
 
-    /// Reads the local token; `None` when there is none or it is unreadable.
+    /// Reads the local token; `None` if it does not exist or cannot be read.
     fn read_local_token(&self) -> Option<JoinToken> {
         fs::read_to_string(self.local_token()).ok()?.parse().ok()
     }
 }
 
 impl Session {
-    /// Becomes a member if need be, binds a socket, and finds the nameserver.
+    /// Opens a session: enrols if there is no valid identity, binds a socket, and connects to the nameserver.
     ///
     /// # Errors
-    /// `NameserverUnreachable` when none answers, `NotAuthorised` when there is no identity and no way to one,
-    /// `Io` when the state folder cannot be used.
+    /// Fails with `NameserverUnreachable` if no nameserver answers, with `NotAuthorised` if there is no identity and no
+    /// valid token, and with `Io` if the state directory cannot be used.
     pub async fn open(config: &SessionConfig) -> Result<Self, Failure> {
         let state = StateDir::new(&config.state_dir);
         let clock = Clock::start();
@@ -149,9 +146,9 @@ impl Session {
                 Err(refused) if refused.code == FailureCode::NotAuthorised && config.join.is_none() => refused,
                 opened => return opened,
             };
-            // A nameserver that is just starting on this machine answers a moment before its token lies there.
-            if !candidates(config, &state.member(&config.role).join(ADDRESSES), token.as_ref()).iter().all(is_loopback)
-            {
+            // A nameserver that starts on this machine answers shortly before it writes the local token.
+            let files = MemberFiles::new(state.member(&config.role));
+            if !candidates(config, &files.addresses, token.as_ref()).iter().all(is_loopback) {
                 return Err(refused);
             }
             while state.read_local_token() == token {
@@ -164,50 +161,19 @@ impl Session {
     }
 
     async fn try_open(config: &SessionConfig, state: &StateDir) -> Result<Self, Failure> {
-        let folder = state.member(&config.role);
-        create_private_folder(&folder).map_err(|error| Failure::unusable(&folder, &error))?;
-        let identity_file = folder.join("identity.pem");
-        let addresses_file = folder.join(ADDRESSES);
-        let newcomer_file = folder.join("newcomer.key");
-
-        let stored = Identity::load(&identity_file).map_err(|error| Failure::unusable(&identity_file, &error))?;
-        let (mut identity, expired) = match stored {
+        let files = MemberFiles::new(state.member(&config.role));
+        create_private_directory(&files.directory).map_err(|error| Failure::unusable(&files.directory, &error))?;
+        let stored = Identity::load(&files.identity).map_err(|error| Failure::unusable(&files.identity, &error))?;
+        let (identity, expired) = match stored {
             Some(identity) if identity.expires_unix_seconds() <= now_unix_seconds() => (None, Some(identity)),
             stored => (stored, None),
         };
         let local_token = state.read_local_token();
-        let addresses = candidates(config, &addresses_file, local_token.as_ref());
-
-        let token = match (&config.join, &identity) {
-            // A token for the network that this node belongs to already is not needed any more.
-            (Some(token), Some(identity)) if belongs_to(identity, token) => None,
-            (Some(token), _) => Some(token.clone()),
-            (None, Some(_)) if addresses_file.exists() => None,
-            (None, Some(identity)) if local_token.as_ref().is_none_or(|token| belongs_to(identity, token)) => None,
-            (None, _) => local_token,
+        let addresses = candidates(config, &files.addresses, local_token.as_ref());
+        let identity = match required_token(config, &files, identity.as_ref(), local_token) {
+            Some(token) => Some(files.enrol(config, &addresses, &token, expired.as_ref()).await?),
+            None => identity,
         };
-        if let Some(token) = token {
-            // Its id is bound to its key, so a member whose time is over comes with the same.
-            let newcomer = match &expired {
-                Some(expired) if belongs_to(expired, &token) => Applicant::again(expired),
-                Some(_) | None => Applicant::load_or_create(&newcomer_file),
-            };
-            let newcomer = newcomer.map_err(|error| Failure::unusable(&newcomer_file, &error))?;
-            let (member, enrolled) = enrol(&addresses, &token, &config.role, newcomer).await?;
-            // The addresses first: an identity without them would not find its network after a crash in between.
-            if config.join.is_some() {
-                save_addresses(&addresses_file, &enrolled)
-                    .map_err(|error| Failure::unusable(&addresses_file, &error))?;
-            }
-            member.save(&identity_file).map_err(|error| Failure::unusable(&identity_file, &error))?;
-            // The key is with the identity now; what stays behind is a second copy of it.
-            if let Err(error) = fs::remove_file(&newcomer_file)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                return Err(Failure::unusable(&newcomer_file, &error));
-            }
-            identity = Some(member);
-        }
         match identity {
             Some(identity) => Self::connect(identity, &addresses).await,
             None => Err(no_identity(config, &addresses, expired.is_some()).await),
@@ -226,8 +192,9 @@ impl Session {
         let serves = matches!(identity.role(), Role::Peer(_));
         let server = serves.then(|| trust::member_server(&identity, &[ALPN])).transpose().map_err(unusable)?;
         let client = trust::member_client(&identity, &[ALPN]).map_err(unusable)?;
-        let bound = endpoint::bind(any_address(addresses).await, server, client)
-            .map_err(|error| Failure::new(FailureCode::Io, "no UDP socket", error, "check the system's limits"))?;
+        let bound = endpoint::bind(unspecified_address(addresses).await, server, client).map_err(|error| {
+            Failure::new(FailureCode::Io, "cannot bind a UDP socket", error, "check the system's limits")
+        })?;
         let connections = Connections::new(bound.endpoint.clone());
         let mut last = None;
         for address in addresses {
@@ -249,29 +216,31 @@ impl Session {
                 Err(error) => last = Some(error),
             }
         }
-        Err(unreachable(last))
+        Err(NetError::nameserver_failure(last))
     }
 
-    /// Where others reach this program: the address the nameserver sees, unless that is loopback while the
-    /// nameserver itself can be reached from elsewhere; then both are on one machine, and its address is ours.
+    /// Returns the endpoint at which other members reach this program.
+    ///
+    /// This is the address that the nameserver observes. If that is a loopback address and the nameserver advertises
+    /// another one, both programs run on one machine and share the advertised host.
     ///
     /// # Errors
-    /// When the socket has no address.
+    /// Fails if the socket has no local address.
     pub fn advertised(&self) -> io::Result<Endpoint> {
         let port = self.endpoint.local_addr()?.port();
         let observed = self.info.observed.ip().to_canonical();
-        let elsewhere = self.info.advertised.iter().find(|endpoint| !is_loopback(endpoint));
-        Ok(match elsewhere {
+        let reachable = self.info.advertised.iter().find(|endpoint| !is_loopback(endpoint));
+        Ok(match reachable {
             Some(nameserver) if observed.is_loopback() => Endpoint { host: nameserver.host.clone(), port },
             _ => Endpoint::from(SocketAddr::new(observed, port)),
         })
     }
 }
 
-/// Reads a join token as the user gave it: the token, or `@FILE` to keep it out of the process list.
+/// Parses a join token from the command line: the token itself, or `@FILE`, which keeps it out of the process list.
 ///
 /// # Errors
-/// When the file cannot be read or the text is no token.
+/// Fails with `Usage` if the file cannot be read or the text is not a join token.
 pub fn parse_join(text: &str) -> Result<JoinToken, Failure> {
     let usage = |why: &dyn std::fmt::Display| {
         Failure::new(
@@ -290,9 +259,77 @@ pub fn parse_join(text: &str) -> Result<JoinToken, Failure> {
 
 fn read_token(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    // What is cut off by the bound is no token either way.
+    // A longer file is not a token, so truncating it does no harm.
     fs::File::open(path)?.take(limits::MAX_TOKEN_FILE_BYTES).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// Paths in the directory of a member.
+struct MemberFiles {
+    directory: PathBuf,
+    /// Key and certificate.
+    identity: PathBuf,
+    /// Addresses of the nameservers, if the member joined with a token.
+    addresses: PathBuf,
+    /// Key of an enrolment in progress.
+    applicant_key: PathBuf,
+}
+
+impl MemberFiles {
+    fn new(directory: PathBuf) -> Self {
+        Self {
+            identity: directory.join("identity.pem"),
+            addresses: directory.join("nameservers"),
+            applicant_key: directory.join("newcomer.key"),
+            directory,
+        }
+    }
+
+    /// Enrols with `token` and saves the identity. `expired` is the member's previous identity.
+    async fn enrol(
+        &self,
+        config: &SessionConfig,
+        addresses: &[Endpoint],
+        token: &JoinToken,
+        expired: Option<&Identity>,
+    ) -> Result<Identity, Failure> {
+        // The nameserver binds an id to its key, so a member with an expired certificate reuses its key.
+        let applicant = match expired {
+            Some(expired) if is_same_network(expired, token) => Applicant::again(expired),
+            Some(_) | None => Applicant::load_or_create(&self.applicant_key),
+        };
+        let applicant = applicant.map_err(|error| Failure::unusable(&self.applicant_key, &error))?;
+        let (member, enrolled) = enrol(addresses, token, &config.role, applicant).await?;
+        // The addresses come first: after a crash in between, an identity without them would not find its network.
+        if config.join.is_some() {
+            save_addresses(&self.addresses, &enrolled).map_err(|error| Failure::unusable(&self.addresses, &error))?;
+        }
+        member.save(&self.identity).map_err(|error| Failure::unusable(&self.identity, &error))?;
+        // The identity contains the key, so this file is a redundant copy of a secret.
+        match fs::remove_file(&self.applicant_key) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Failure::unusable(&self.applicant_key, &error))
+            }
+            Ok(()) | Err(_) => Ok(member),
+        }
+    }
+}
+
+/// Returns the token to enrol with, or `None` if the identity is sufficient or no token is available.
+fn required_token(
+    config: &SessionConfig,
+    files: &MemberFiles,
+    identity: Option<&Identity>,
+    local_token: Option<JoinToken>,
+) -> Option<JoinToken> {
+    match (&config.join, identity) {
+        // The node is a member of the token's network already.
+        (Some(token), Some(identity)) if is_same_network(identity, token) => None,
+        (Some(token), _) => Some(token.clone()),
+        (None, Some(_)) if files.addresses.exists() => None,
+        (None, Some(identity)) if local_token.as_ref().is_none_or(|token| is_same_network(identity, token)) => None,
+        (None, _) => local_token,
+    }
 }
 
 fn is_loopback(endpoint: &Endpoint) -> bool {
@@ -302,22 +339,17 @@ fn is_loopback(endpoint: &Endpoint) -> bool {
     }
 }
 
-pub(super) fn belongs_to(identity: &Identity, token: &JoinToken) -> bool {
-    certs::Fingerprint::of(identity.authority()) == token.authority
-}
-
-/// Where nameservers may be: as the user says; else as the join token says; else as remembered from joining;
-/// else as the nameserver on this machine says; else the default.
+/// Returns the addresses at which to look for a nameserver, from the first source that has any: the user, the join
+/// token, the addresses saved by the enrolment, the local token, the default.
 fn candidates(config: &SessionConfig, addresses_file: &Path, local_token: Option<&JoinToken>) -> Vec<Endpoint> {
     if let Some(endpoint) = &config.nameserver {
         return vec![endpoint.clone()];
     }
     let of_token = |token: &JoinToken| parse_addresses(token.addresses.iter().map(String::as_str));
-    let remembered =
-        || fs::read_to_string(addresses_file).map(|text| parse_addresses(text.lines())).unwrap_or_default();
+    let saved = || fs::read_to_string(addresses_file).map(|text| parse_addresses(text.lines())).unwrap_or_default();
     let sources: [Vec<Endpoint>; 3] = [
         config.join.as_ref().map(of_token).unwrap_or_default(),
-        remembered(),
+        saved(),
         local_token.map(of_token).unwrap_or_default(),
     ];
     let default = Endpoint::from(SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)));
@@ -337,89 +369,45 @@ fn now_unix_seconds() -> i64 {
     i64::try_from(unix_micros() / 1_000_000).unwrap_or(i64::MAX)
 }
 
-fn create_private_folder(folder: &Path) -> io::Result<()> {
+fn create_private_directory(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-pub(super) fn unreachable(error: Option<NetError>) -> Failure {
-    match error {
-        Some(error @ (NetError::Unreachable { .. } | NetError::Local(_) | NetError::Deadline { .. })) => Failure::new(
-            FailureCode::NameserverUnreachable,
-            "the nameserver cannot be reached",
-            error,
-            "start `nameserver`, or say where it is with -n HOST -p PORT",
-        ),
-        // It restarts, or has too many at its door: no word against this program.
-        Some(error @ NetError::Closed { .. }) => Failure::new(
-            FailureCode::NameserverUnreachable,
-            "the nameserver ended the connection",
-            error,
-            "try again; if that does not help, look at what the nameserver says",
-        ),
-        Some(error) => error.into_failure("the nameserver does not let this program in"),
-        None => Failure::new(FailureCode::Internal, "no nameserver address is known", "none was given", "use -n HOST"),
-    }
-}
-
-/// Why there is no identity: nobody is there to ask, or nobody has let this program in yet.
+/// Returns the failure of a program without an identity: the nameserver is unreachable, or it requires a certificate.
 async fn no_identity(config: &SessionConfig, addresses: &[Endpoint], expired: bool) -> Failure {
-    let newcomer = match Applicant::new() {
-        Ok(newcomer) => newcomer,
-        Err(error) => return Failure::new(FailureCode::Internal, "no key could be made", error, "try again"),
+    let applicant = match Applicant::new() {
+        Ok(applicant) => applicant,
+        Err(error) => return Failure::new(FailureCode::Internal, "cannot create a key", error, "try again"),
     };
-    let mut silent = None;
+    let mut last = None;
     for address in addresses {
-        // A dial that trusts nobody: it cannot succeed, but tells silence from a refusal.
-        let nobody = certs::Fingerprint([0; 32]);
-        match applicant_dial(address, nobody, &newcomer).await {
-            Err(DialError::Net(error @ (NetError::Unreachable { .. } | NetError::Local(_)))) => silent = Some(error),
-            _ => {
-                let hint = match &config.role {
-                    Role::Peer(id) => {
-                        format!("run `nsc token` where the nameserver runs, then `peer {id} --join TOKEN`")
-                    }
-                    Role::Admin | Role::Nameserver => {
-                        "run this as the user who runs the nameserver, on its machine, with its state folder".to_owned()
-                    }
-                };
-                let what = if expired {
-                    format!("the certificate of {} has expired", config.role)
-                } else {
-                    format!("{} does not belong to this network yet", config.role)
-                };
-                return Failure::new(
-                    FailureCode::NotAuthorised,
-                    what,
-                    format!("the nameserver at {} wants a certificate", address.host_port()),
-                    hint,
-                );
-            }
+        // No authority has this fingerprint, so the handshake always fails. A rejection shows that a nameserver
+        // answers.
+        let untrusted = certs::Fingerprint([0; 32]);
+        match dial_as_applicant(address, untrusted, &applicant).await {
+            Err(DialError::Net(error @ (NetError::Unreachable { .. } | NetError::Local(_)))) => last = Some(error),
+            _ => return not_enrolled(&config.role, address, expired),
         }
     }
-    unreachable(silent)
+    NetError::nameserver_failure(last)
 }
 
-/// The unspecified address of the family that the nameserver has.
-pub(super) async fn any_address(addresses: &[Endpoint]) -> SocketAddr {
-    let ipv6 = match addresses.first() {
-        Some(first) => resolve(first).await.is_ok_and(|addresses| addresses.iter().any(SocketAddr::is_ipv6)),
-        None => false,
+/// Returns the failure of a program whose certificate is missing or `expired`.
+fn not_enrolled(role: &Role, nameserver: &Endpoint, expired: bool) -> Failure {
+    let what = if expired {
+        format!("the certificate of {role} has expired")
+    } else {
+        format!("{role} is not a member of this network")
     };
-    let ip: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-    SocketAddr::new(ip, 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_nameserver_that_restarts_is_unreachable_and_one_that_refuses_is_not() {
-        let address = "nameserver (127.0.0.1:9090)".to_owned();
-        let reset = NetError::from_connection(&address, &quinn::ConnectionError::Reset);
-        assert_eq!(unreachable(Some(reset)).code, FailureCode::NameserverUnreachable);
-        let refused = NetError::NotAuthorised { address, why: "not trusted".to_owned() };
-        assert_eq!(unreachable(Some(refused)).code, FailureCode::NotAuthorised);
-    }
+    let hint = match role {
+        Role::Peer(id) => {
+            format!("run `nsc token` on the nameserver's machine, then `peer {id} --join TOKEN`")
+        }
+        Role::Admin | Role::Nameserver => {
+            "run this on the nameserver's machine, as the user who runs it, with its state directory".to_owned()
+        }
+    };
+    let why = format!("the nameserver at {} requires a certificate", nameserver.host_port());
+    Failure::new(FailureCode::NotAuthorised, what, why, hint)
 }

@@ -1,37 +1,39 @@
-//! Swarm streams: how peers that have or receive one content tell each other what came to them, and who else is there.
+//! Swarm streams: peers that own or download one content exchange their availability and member lists.
 //!
 //! ```text
-//! joiner -> member   kind byte 18, SwarmHello
-//! both   -> other    SwarmNews, SwarmNews, ... as long as both take part; the end of the stream means "I am gone"
+//! initiator -> acceptor   kind byte 18, SwarmHello
+//! both      -> other      SwarmUpdate, SwarmUpdate, … while both are members; the end of the stream means that the sender
+//!                         has left
 //! ```
 //!
-//! Each message has its length before it ([`super::bulk::write_header`]). There is one stream a pair: the joiner dials whole
-//! owners; of two receivers the one with the smaller id dials first. Nobody polls: news go out when there are
-//! some, gathered for a moment. Neither tracker nor nameserver is needed for it.
+//! Each message is preceded by its length ([`super::bulk::write_header`]) and has at most
+//! [`crate::limits::MAX_BULK_HEADER_BYTES`]. Each pair of members has one stream. A receiver dials complete owners; of
+//! two receivers the one with the smaller id dials. Members push updates, batched for a short time, and never poll.
+//! The exchange needs neither the tracker nor the nameserver. Rules: docs/swarm.md.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{content::ContentHash, name::Endpoint, rpc::tracker::Owner};
 
-/// The joiner introduces itself. Who it is, its certificate says.
+/// First message of the initiator. The initiator's id is that of its certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwarmHello {
-    /// Which content.
+    /// Hash of the content.
     pub hash: ContentHash,
-    /// Its size as the joiner knows it, bytes.
+    /// Size of the content as the initiator knows it, bytes.
     pub size: u64,
-    /// Where the joiner answers.
+    /// Endpoint of the initiator.
     pub endpoint: Endpoint,
 }
 
-/// What a member of a swarm tells another.
+/// Update that a member of a swarm sends to another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SwarmNews {
-    /// The sender has the content whole.
+pub enum SwarmUpdate {
+    /// The sender has the complete content.
     HasAll,
-    /// These groups of 16 KiB came to the sender, as half-open ranges in the order in which they came; at most
-    /// `limits::RANGES_PER_NEWS`.
+    /// Groups of 16 KiB (`limits::GROUP_BYTES`) that the sender has verified, as half-open ranges of group numbers in
+    /// the order of their arrival; at most `limits::RANGES_PER_UPDATE`.
     Has(Vec<(u64, u64)>),
-    /// Others that receive the content, at most `limits::MEMBERS_PER_NEWS`.
+    /// Other receivers of the content, at most `limits::MEMBERS_PER_UPDATE`.
     Members(Vec<Owner>),
 }

@@ -1,66 +1,67 @@
-//! Enrolment: how a newcomer with a token becomes a member.
+//! Enrolment service: issues a certificate to an applicant that holds a join token.
 //!
-//! The connection speaks [`super::ENROL_ALPN`]. The newcomer shows a self-signed certificate over the key that
-//! it wants certified (the handshake proves that it holds it), and checks the nameserver's certificate
-//! against the authority whose fingerprint its token pins. The token's secret is never sent: the newcomer
-//! proves it with a keyed hash over the connection's exported keying material (RFC 8446 section 7.5), which
-//! ties the proof to this one connection, so it can be neither replayed nor relayed.
+//! The connection uses [`super::ENROL_ALPN`]. The applicant presents a self-signed certificate for the key to be
+//! certified; the TLS handshake proves possession of that key. The applicant verifies the nameserver's certificate
+//! against the authority whose fingerprint the token contains. The token's secret is never sent. The applicant proves
+//! knowledge of it with a keyed hash over the keying material exported from the connection (RFC 8446 section 7.5). The
+//! proof is bound to that connection, so it can be neither replayed nor relayed.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{id::Role, name::Endpoint};
 
-/// Calls that a newcomer may make.
+/// Calls available to an applicant.
 #[cfg(feature = "net")]
 #[tarpc::service]
 pub trait EnrolService {
-    /// Asks for a certificate.
+    /// Requests a certificate.
     async fn enrol(request: EnrolRequest) -> Result<Enrolled, EnrolError>;
 }
 
-/// A request for a certificate.
+/// Request for a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EnrolRequest {
-    /// Which token.
+    /// Id of the join token.
     pub token_id: [u8; 16],
-    /// Proof of its secret, bound to the connection.
+    /// Proof of knowledge of the token's secret, bound to the connection (`net::enrolment::enrol_proof`).
     pub proof: [u8; 32],
-    /// What the newcomer wants to be.
+    /// Requested role.
     pub role: Role,
-    /// PKCS #10 certificate signing request (RFC 2986), DER, over the key of the handshake.
+    /// PKCS #10 certificate signing request (RFC 2986), DER, for the key used in the handshake.
     pub csr: Vec<u8>,
 }
 
-/// A newcomer became a member.
+/// Result of a successful enrolment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enrolled {
-    /// Its certificate, DER.
+    /// Certificate of the new member, DER.
     pub certificate: Vec<u8>,
-    /// The authority's certificate, DER.
+    /// Certificate of the authority, DER.
     pub authority: Vec<u8>,
-    /// Where nameservers answer, best first.
+    /// Endpoints of the nameservers, in order of preference.
     pub nameservers: Vec<Endpoint>,
 }
 
-/// Why a newcomer was not let in.
+/// Error of an enrolment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum EnrolError {
-    /// Unknown, expired or used up, or the proof is wrong; which of these is not told. Get a new token.
+    /// The token is unknown, expired or used up, or the proof is wrong. The nameserver does not disclose which. Remedy:
+    /// a new token.
     #[error("the token is not valid (unknown, expired or used up)")]
     InvalidToken,
-    /// The token is for another peer.
+    /// The token is restricted to another peer.
     #[error("the token is for another peer")]
     OtherPeer,
-    /// The id belongs to another key; only an admin's token made for this id can replace it.
+    /// The id is enrolled with another key. Only an admin's token for this id can replace the key.
     #[error("{0} is enrolled already, with another key")]
     AlreadyEnrolled(Role),
-    /// The signing request is unusable.
+    /// The certificate signing request is malformed or does not match the handshake.
     #[error("the signing request is not acceptable: {0}")]
     InvalidRequest(String),
-    /// The role is not given to newcomers.
-    #[error("this token does not let anybody become {0}")]
+    /// The token does not grant this role.
+    #[error("this token does not grant the role {0}")]
     RoleNotAllowed(Role),
-    /// Too many tries, or the nameserver cannot write; wait and try again.
+    /// Too many attempts, or the nameserver cannot write. The applicant can retry later.
     #[error("not possible at the moment: {0}")]
     Unavailable(String),
 }

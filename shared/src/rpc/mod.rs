@@ -1,15 +1,16 @@
-//! What the programs say to each other: one tarpc service a module, its messages beside it.
+//! RPC services: one tarpc service per module, with its messages.
 //!
-//! Messages are postcard (its 1.0 wire specification), which is not self-describing: a field added or moved
-//! is another protocol, so it changes [`ALPN`], and the golden bytes in `shared/tests/golden/` show it.
-//! Who calls is never in a message: the server knows it from the connection's certificate.
+//! Messages are encoded with postcard (postcard 1.0 wire specification), which is not self-describing. Adding or
+//! moving a field changes the protocol and therefore [`ALPN`]; the golden bytes in `shared/tests/golden/` detect such
+//! a change. No message names its caller: the server takes the caller's identity from the certificate of the
+//! connection.
 
 pub mod enrol;
 pub mod nameserver;
 pub mod peer;
 pub mod tracker;
 
-/// Application protocol that every member of a network speaks (RFC 7301); its number is the protocol version.
+/// Application protocol between members of a network (ALPN, RFC 7301). Its number is the protocol version.
 pub const ALPN: &[u8] = b"brasa/1";
-/// Application protocol of those who are not members yet and can do nothing but enrol.
+/// Application protocol of applicants, which are not members yet and can only enrol.
 pub const ENROL_ALPN: &[u8] = b"brasa-enrol/1";

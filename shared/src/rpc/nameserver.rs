@@ -1,7 +1,8 @@
-//! The name service: names to endpoints, leases, and the tracker's seat.
+//! Name service: maps names to endpoints, grants leases, and arbitrates the tracker seat.
 //!
-//! Semantics: Pyro5's name server, then leases, ownership, revisions and the seat. Texts arrive as plain
-//! strings and are parsed by the server, so that a wrong one gets a typed error instead of a broken stream.
+//! The semantics are those of Pyro5's name server, extended by leases, ownership, revisions and the seat. Requests
+//! carry names, tags and endpoints as plain strings. The server parses them, so an invalid one yields a typed error
+//! instead of a decoding error that ends the stream.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,339 +14,340 @@ use crate::{
     name::{Endpoint, InvalidName, InvalidTag, InvalidUri, Name, Tag},
 };
 
-/// The nameserver's count of changes: rises with every write that changes something.
+/// Number of changes that the nameserver has made. It rises with every write that changes an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Revision(pub u64);
 
-/// Calls to the nameserver. Every answer to a write is given after the write is durable.
+/// Calls to the nameserver. It answers a write only after the write is durable.
 #[cfg(feature = "net")]
 #[tarpc::service]
 pub trait NameService {
-    /// Whether it is there, and what it says of itself and of the caller.
+    /// Returns information about the nameserver and the caller.
     async fn ping() -> ServerInfo;
     /// Registers or overwrites a name.
     async fn register(request: Register) -> Result<Registered, NameError>;
     /// Extends the lease of a name that the caller registered.
     async fn renew(name: String, incarnation: Incarnation) -> Result<Registered, NameError>;
-    /// The registration of a name.
+    /// Returns the registration of a name.
     async fn lookup(name: String) -> Result<Record, NameError>;
     /// Replaces the tags of a name.
     async fn set_metadata(name: String, tags: Vec<String>) -> Result<Revision, NameError>;
-    /// Removes what is selected and the caller may remove; the number removed.
+    /// Removes the selected names that the caller may remove and returns their number.
     async fn remove(selector: Selector) -> Result<u64, NameError>;
-    /// A page of names, in order.
+    /// Returns a page of names, in order.
     async fn list(query: ListQuery) -> Result<Page, NameError>;
-    /// A page of names chosen by tags, in order.
+    /// Returns a page of names selected by tags, in order.
     async fn yplookup(query: TagQuery) -> Result<Page, NameError>;
-    /// How many names there are, the nameserver's own included.
+    /// Returns the number of names, the nameserver's own included.
     async fn count() -> u64;
-    /// Who holds the tracker's seat.
+    /// Returns the holder of the tracker seat.
     async fn seat() -> SeatView;
-    /// Takes the tracker's seat, if the rules allow it (`docs/election.md`).
+    /// Claims the tracker seat for the caller (rules in `docs/election.md`).
     async fn claim(claim: Claim) -> Result<SeatGrant, ClaimError>;
-    /// Extends the lease of the seat; only its holder can.
+    /// Extends the lease of the seat. Only its holder may call it.
     async fn renew_seat(epoch: Epoch) -> Result<SeatGrant, ClaimError>;
-    /// Gives the seat up; only its holder can.
+    /// Releases the seat. Only its holder may call it.
     async fn resign(epoch: Epoch) -> Result<(), ClaimError>;
-    /// Makes a join token; admins only.
+    /// Creates a join token. Only admins may call it.
     async fn mint_token(request: MintToken) -> Result<String, NameError>;
-    /// What changed among the names; waits for it.
+    /// Returns the changes after a position; waits for one if there is none yet (long polling).
     async fn changes(query: WatchQuery) -> Result<Changes, NameError>;
 }
 
-/// What the nameserver says of itself and of the caller.
+/// Information about the nameserver and the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerInfo {
-    /// Program version.
+    /// Program version of the nameserver.
     pub version: String,
-    /// Where it can be reached from other machines, best first; loopback only when it serves one machine.
+    /// Endpoints for other machines, in order of preference; loopback only if the nameserver serves one machine.
     pub advertised: Vec<Endpoint>,
-    /// The caller's address as the nameserver sees it.
+    /// Address of the caller as observed by the nameserver.
     pub observed: SocketAddr,
-    /// Count of changes so far.
+    /// Current revision.
     pub revision: Revision,
 }
 
-/// A request to register a name.
+/// Request to register a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {
-    /// The name.
+    /// Name to register.
     pub name: String,
-    /// The endpoint, `quic://host:port`.
+    /// Endpoint, `quic://host:port`.
     pub uri: String,
-    /// Tags; `None` keeps those of the name's present registration (none for a new one).
+    /// Tags. `None` keeps the tags of the existing registration (a new one gets none).
     pub tags: Option<Vec<String>>,
-    /// How long it stays.
+    /// Requested lease.
     pub lease: LeaseRequest,
-    /// When it may overwrite.
+    /// Condition for overwriting an existing registration.
     pub condition: Condition,
-    /// Which run of the registering process; a lower one than the registered is refused.
+    /// Incarnation of the registering process. The nameserver rejects a lower one than the registered one.
     pub incarnation: Incarnation,
 }
 
-/// How long a registration shall stay.
+/// Requested lifetime of a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LeaseRequest {
-    /// Until removed; admins only.
+    /// Until removal; admins only.
     Permanent,
-    /// Until this long after the last renewal; brought into `limits::MIN_LEASE..=limits::MAX_LEASE`.
+    /// Time after the last renewal, clamped to `limits::MIN_LEASE..=limits::MAX_LEASE`.
     For(Duration),
 }
 
-/// When a registration may overwrite an existing one.
+/// Condition under which a registration overwrites an existing one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
-    /// Always (one's own name).
+    /// Overwrites unconditionally (for the caller's own name).
     Always,
-    /// Never: the name must be free (Pyro5's `safe`).
+    /// Registers only if the name is free (Pyro5's `safe`).
     IfAbsent,
-    /// When the name was last changed at this revision.
+    /// Overwrites only if the last change of the name has this revision.
     IfRevision(Revision),
 }
 
-/// A registration was made or renewed.
+/// Result of a registration or renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registered {
-    /// The revision of the name's last change (a renewal changes nothing).
+    /// Revision of the last change of the name. A renewal is not a change.
     pub revision: Revision,
-    /// The granted lease, counted from when the request was sent; `None` is permanent.
+    /// Granted lease, counted from the sending of the request; `None` is permanent.
     pub lease: Option<Duration>,
 }
 
-/// One registered name.
+/// Registration of a name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The name.
+    /// Registered name.
     pub name: Name,
-    /// Where it answers.
+    /// Endpoint of the name.
     pub uri: Endpoint,
-    /// Its tags, sorted, each once.
+    /// Tags, sorted and without duplicates.
     pub tags: Vec<Tag>,
-    /// When it was last changed.
+    /// Revision of the last change.
     pub revision: Revision,
 }
 
-/// Which names to remove: exactly one of the fields.
+/// Selection of the names to remove; exactly one field must be set.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Selector {
-    /// This name.
+    /// Exact name.
     pub name: Option<String>,
-    /// Names that begin with this text, taken literally.
+    /// Literal prefix of the names.
     pub prefix: Option<String>,
-    /// Names whose beginning matches this regular expression, as Python's `re.match`.
+    /// Regular expression, anchored at the beginning of the name as by Python's `re.match`.
     pub regex: Option<String>,
 }
 
-/// Which names to list: at most one of `prefix` and `regex`.
+/// Query for a page of names; at most one of `prefix` and `regex` may be set.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ListQuery {
-    /// Names that begin with this text, taken literally.
+    /// Literal prefix of the names.
     pub prefix: Option<String>,
-    /// Names whose beginning matches this regular expression, as Python's `re.match`.
+    /// Regular expression, anchored at the beginning of the name as by Python's `re.match`.
     pub regex: Option<String>,
-    /// Names after this one: a page's `next`.
+    /// Exclusive lower bound: the `next` of the previous page.
     pub after: Option<Name>,
 }
 
-/// Which names to list by their tags: at most one of `all` and `any`; neither, or an empty one, selects nothing.
+/// Query for a page of names by tags; at most one of `all` and `any` may be set. If neither is set, or the set one is
+/// empty, no name matches.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TagQuery {
-    /// Names that have all of these.
+    /// Selects names that have all of these tags.
     pub all: Option<Vec<String>>,
-    /// Names that have any of these.
+    /// Selects names that have at least one of these tags.
     pub any: Option<Vec<String>>,
-    /// Names after this one: a page's `next`.
+    /// Exclusive lower bound: the `next` of the previous page.
     pub after: Option<Name>,
 }
 
-/// Part of a listing.
+/// Page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
-    /// At most `limits::NAMES_PER_PAGE`, in order of their names.
+    /// Registrations in the order of their names, at most `limits::NAMES_PER_PAGE`.
     pub records: Vec<Record>,
-    /// Ask again with `after` set to this; `None` when the page is the last.
+    /// Value of `after` for the next page; `None` on the last page.
     pub next: Option<Name>,
-    /// The nameserver's revision when the page was made.
+    /// Revision of the nameserver at the time of the page.
     pub revision: Revision,
 }
 
-/// How far a watcher is: meaningful only to the run of the nameserver that gave it.
+/// Position of a watcher in the sequence of changes. Valid only for the run of the nameserver that returned it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// Which run.
+    /// Id of the nameserver's run.
     pub run: u64,
-    /// All changes up to this one are known.
+    /// Revision of the last change that the watcher has received.
     pub revision: Revision,
 }
 
-/// A question for what changed.
+/// Query for changes of names.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct WatchQuery {
-    /// How far the watcher is; `None` to begin.
+    /// Position of the watcher; `None` for the first query.
     pub since: Option<Position>,
-    /// Only names that begin with this text, taken literally.
+    /// Literal prefix of the watched names.
     pub prefix: Option<String>,
-    /// Only names whose beginning matches this regular expression.
+    /// Regular expression, anchored at the beginning of the watched names.
     pub regex: Option<String>,
-    /// How long to wait for a change where there is none; at most `limits::MAX_WATCH_WAIT`.
+    /// Time to wait for a change if there is none yet, at most `limits::MAX_WATCH_WAIT`.
     pub wait: Duration,
 }
 
-/// What changed.
+/// Answer to a [`WatchQuery`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Changes {
-    /// This, oldest first; nothing when nothing did while the call waited. Ask on from `position`.
-    News {
-        /// How far the watcher is now.
+    /// Changes since the watcher's position. The watcher continues from `position`.
+    Delta {
+        /// New position of the watcher.
         position: Position,
-        /// At most `limits::NAMES_PER_PAGE`.
+        /// Changes, oldest first, at most `limits::NAMES_PER_PAGE`; empty if none happened during the wait.
         changes: Vec<NameChange>,
     },
-    /// That is not known (any more): the watcher begins, was too slow, or the nameserver was started anew. List the
-    /// names, then ask on from `position`.
+    /// The changes since the watcher's position are not available: the query is the first one, the watcher fell too far
+    /// behind, or the nameserver restarted. The watcher lists the names, then continues from `position`.
     Resync {
-        /// From where.
+        /// New position of the watcher.
         position: Position,
     },
 }
 
-/// One change of one name.
+/// Change of one name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameChange {
-    /// Which.
+    /// Name that changed.
     pub name: Name,
-    /// What it is now; `None` when it is gone.
+    /// Current registration; `None` if the name was removed.
     pub record: Option<Record>,
 }
 
-/// Why a call to the nameserver was not carried out.
+/// Error of a call to the name service.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum NameError {
-    /// Choose another name.
+    /// The name is malformed.
     #[error(transparent)]
     InvalidName(InvalidName),
-    /// Correct the endpoint.
+    /// The endpoint is malformed.
     #[error(transparent)]
     InvalidUri(InvalidUri),
-    /// Correct the tag.
+    /// A tag is malformed.
     #[error(transparent)]
     InvalidTag(InvalidTag),
-    /// Correct the query: two filters, or a regular expression that is none.
-    #[error("wrong query: {0}")]
+    /// The query sets two filters, or its regular expression is invalid.
+    #[error("invalid query: {0}")]
     InvalidQuery(String),
-    /// The name is taken; choose another, or remove it first.
+    /// The name is taken. The caller chooses another one or removes it first.
     #[error("{0} is registered already")]
     NameExists(Name),
-    /// There is no such name (any more).
+    /// The name is not registered.
     #[error("unknown name {0:?}")]
     UnknownName(String),
-    /// Somebody changed it in between; read it again.
-    #[error("the name was changed in between (it is at revision {actual:?})")]
+    /// Another caller changed the name. The caller reads it again and retries.
+    #[error("the name has changed since it was read (it is at revision {actual:?})")]
     RevisionMismatch {
-        /// The revision it is at; `None` when it does not exist.
+        /// Current revision of the name; `None` if it is not registered.
         actual: Option<Revision>,
     },
-    /// A later run of the same peer holds the name; this run must stop.
+    /// A later run of the same peer holds the name. The calling run must stop.
     #[error("a later run of this peer holds the name")]
     Superseded {
-        /// The run that holds it.
+        /// Incarnation that holds the name.
         by: Incarnation,
     },
-    /// The caller's identity may not do that.
+    /// The caller's role does not permit the call.
     #[error("not authorised: {0}")]
     NotAuthorised(String),
-    /// A bound is reached; wait or remove something.
+    /// A limit is reached. The caller waits or removes entries.
     #[error("limit reached: {what} (at most {limit})")]
     LimitReached {
-        /// Of what there is too much.
+        /// Limited quantity.
         what: String,
-        /// The bound.
+        /// Value of the limit.
         limit: u64,
     },
-    /// The nameserver cannot write at the moment; try again.
+    /// The nameserver cannot write at the moment. The caller can retry later.
     #[error("the nameserver cannot store this at the moment: {0}")]
     Unavailable(String),
 }
 
-/// Who holds the tracker's seat.
+/// State of the tracker seat.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SeatView {
-    /// The highest epoch ever claimed.
+    /// Highest epoch ever claimed.
     pub epoch_high: Epoch,
-    /// The seat as long as its lease runs.
+    /// Current seat; `None` if it is vacant or its lease has expired.
     pub seat: Option<Seat>,
 }
 
-/// A tracker's seat.
+/// Occupied tracker seat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seat {
-    /// Its number.
+    /// Epoch of the seat.
     pub epoch: Epoch,
-    /// Who holds it.
+    /// Holder of the seat.
     pub peer: PeerId,
-    /// Where the tracker answers.
+    /// Endpoint of the holder.
     pub endpoint: Endpoint,
 }
 
-/// A claim to the tracker's seat. The claimant is the caller.
+/// Claim to the tracker seat. The claimant is the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// The epoch claimed; must be above every epoch ever claimed.
+    /// Claimed epoch; must exceed every epoch ever claimed.
     pub epoch: Epoch,
-    /// The highest epoch the claimant knows to have been claimed: compare-and-set.
+    /// Highest claimed epoch that the claimant knows (compare-and-set).
     pub expected_epoch: Epoch,
-    /// Where the claimant answers.
+    /// Endpoint of the claimant.
     pub endpoint: Endpoint,
-    /// Who voted for the claimant in `epoch`, itself included.
+    /// Peers that voted for the claimant in `epoch`, the claimant included.
     pub votes: Vec<PeerId>,
-    /// Replace a living incumbent (`eleger`).
+    /// Replaces a live incumbent (command `eleger`).
     pub force: bool,
 }
 
-/// The seat is the caller's.
+/// Grant or renewal of the tracker seat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeatGrant {
-    /// Its number.
+    /// Epoch of the seat.
     pub epoch: Epoch,
-    /// How long, counted from when the request was sent.
+    /// Lease, counted from the sending of the request.
     pub lease: Duration,
 }
 
-/// Why the seat was not given or extended.
+/// Error of a claim, renewal or resignation of the tracker seat.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ClaimError {
-    /// The seat has moved on; follow it.
+    /// The seat is at another epoch. The caller follows the returned one.
     #[error("the seat is at epoch {}", .0.epoch_high)]
     Moved(SeatView),
-    /// The incumbent is alive as far as the nameserver can tell; try again then, or with more votes.
+    /// The incumbent renewed its lease recently. The caller retries after the given time, or with more votes.
     #[error("the seat is held; try again in {} ms", retry_after.as_millis())]
     Held {
-        /// When the claim could succeed at the earliest.
+        /// Earliest time, from now, at which the claim can succeed.
         retry_after: Duration,
     },
-    /// Too few votes of registered peers.
+    /// The claim has too few votes of registered peers.
     #[error("{votes} of {needed} votes needed")]
     NoMajority {
-        /// Votes that count.
+        /// Number of valid votes.
         votes: u64,
-        /// Votes needed.
+        /// Number of votes needed.
         needed: u64,
     },
     /// The caller is not a registered peer.
     #[error("not authorised: {0}")]
     NotAuthorised(String),
-    /// The nameserver cannot write at the moment; try again.
+    /// The nameserver cannot write at the moment. The caller can retry later.
     #[error("the nameserver cannot store this at the moment: {0}")]
     Unavailable(String),
 }
 
-/// A request for a join token.
+/// Request for a join token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MintToken {
-    /// How long it can be used.
+    /// Lifetime of the token.
     pub ttl: Duration,
-    /// How often it can be used.
+    /// Number of enrolments that the token permits.
     pub uses: u32,
-    /// Only for this peer; it may then replace the key that this id was enrolled with.
+    /// Restricts the token to this peer, and permits it to replace the key with which this id is enrolled.
     pub for_peer: Option<PeerId>,
 }

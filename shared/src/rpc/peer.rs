@@ -1,4 +1,4 @@
-//! The peer service: what any peer answers to any other.
+//! Peer service: calls that every peer answers to every other member.
 
 use std::time::Duration;
 
@@ -19,149 +19,151 @@ use crate::{
 #[cfg(feature = "net")]
 #[tarpc::service]
 pub trait PeerService {
-    /// Who it is and how it is.
+    /// Returns the peer's identity and status.
     async fn info() -> PeerInfo;
-    /// A page of its own files, by name, after the given one.
+    /// Returns a page of the peer's own files in the order of their names, from the first one after `after`.
     async fn list(after: Option<FileName>) -> FilePage;
-    /// Its own version of a file, if it has it.
+    /// Returns the peer's own version of a file, or `None` if it does not share it.
     async fn have(name: String, version: Option<HashPrefix>) -> Option<FileMeta>;
-    /// A candidate, the caller, asks for a vote.
+    /// Requests a vote for the caller, which is a candidate.
     async fn request_vote(request: VoteRequest) -> VoteReply;
-    /// The caller took the seat, or gave it up.
+    /// Announces that the caller took or released the tracker seat.
     async fn seat_notice(notice: SeatNotice) -> SeatView;
-    /// Where the time went when it lately sent this content to the caller; `None` when it did not.
+    /// Returns where the peer's recent uploads of this content to the caller spent their time, or `None` if there were
+    /// none.
     async fn upload_report(hash: ContentHash) -> Option<UploadReport>;
-    /// What is known of the first `limits::FILES_PER_PAGE` of these directories, in their order; `None` for what it does not share.
+    /// Returns the metadata of the first `limits::FILES_PER_PAGE` of these directories, in the order of the request;
+    /// `None` for a directory that the peer does not share.
     async fn directories(names: Vec<String>) -> Vec<Option<DirectoryMeta>>;
-    /// Files whose names begin with `prefix` that it receives at the moment and passes on meanwhile, by name; at most
-    /// `limits::FILES_PER_PAGE`. The index knows nothing of them.
+    /// Returns the files with the given name prefix that the peer is downloading and already serves, in the order of
+    /// their names, at most `limits::FILES_PER_PAGE`. The tracker's index does not contain them.
     async fn receiving(prefix: String) -> Vec<FileMeta>;
 }
 
-/// A directory as the one who shares it describes it.
+/// Metadata of a directory, as its owner reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectoryMeta {
-    /// Last modification, microseconds since 1970 (negative before).
+    /// Time of the last modification, microseconds since the Unix epoch (negative before it).
     pub mtime_micros: i64,
-    /// Who may read, write and search it: the nine permission bits.
+    /// The nine permission bits (`rwxrwxrwx`).
     pub mode: u16,
 }
 
-/// Who a peer is and how it is.
+/// Identity and status of a peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerInfo {
-    /// Its id.
+    /// Id of the peer.
     pub peer: PeerId,
-    /// Program version.
+    /// Program version of the peer.
     pub version: String,
-    /// Which run.
+    /// Incarnation of the peer's process.
     pub incarnation: Incarnation,
-    /// Where it answers.
+    /// Endpoint of the peer.
     pub endpoint: Endpoint,
-    /// The seat as it sees it.
+    /// State of the tracker seat that the peer knows.
     pub seat: SeatView,
-    /// Files it shares.
+    /// Number of shared files.
     pub files: u64,
-    /// Their bytes.
+    /// Total size of the shared files, bytes.
     pub bytes: u64,
 }
 
-/// Part of a peer's files.
+/// Page of a peer's files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilePage {
-    /// At most `limits::FILES_PER_PAGE`, by name.
+    /// Files in the order of their names, at most `limits::FILES_PER_PAGE`.
     pub files: Vec<FileMeta>,
-    /// Ask again after this one; `None` when the page is the last.
+    /// Value of `after` for the next page; `None` on the last page.
     pub next: Option<FileName>,
 }
 
-/// A candidate's request.
+/// Request of a candidate for a vote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VoteRequest {
-    /// The epoch it stands for.
+    /// Epoch for which the candidate stands.
     pub epoch: Epoch,
-    /// The seat it wants to replace.
+    /// Epoch of the seat to be replaced.
     pub expected_epoch: Epoch,
-    /// Replace a living incumbent (`eleger`).
+    /// Replaces a live incumbent (command `eleger`).
     pub force: bool,
-    /// Only asks whether the vote would be given: nothing is promised, nobody's state changes.
-    pub probe: bool,
-    /// The nameserver does not answer the candidate; the votes alone would make it tracker.
+    /// Pre-vote: the voter replies whether it would grant the vote. Neither side changes its state.
+    pub pre_vote: bool,
+    /// The candidate cannot reach the nameserver; the votes alone elect it.
     pub provisional: bool,
 }
 
-/// A voter's answer. A vote was made durable before it was sent.
+/// Reply of a voter. The voter makes a granted vote durable before it replies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VoteReply {
-    /// The epoch that was voted on.
+    /// Epoch of the request.
     pub epoch: Epoch,
-    /// Whether the candidate has this vote.
+    /// Result of the vote.
     pub granted: bool,
-    /// The seat as the voter sees it.
+    /// State of the tracker seat that the voter knows.
     pub seat: SeatView,
-    /// The highest epoch in which the voter has voted.
+    /// Highest epoch in which the voter has voted.
     pub voted_epoch: Epoch,
-    /// Who elects, as far as the voter knows; at most `limits::MAX_ELECTORS`.
+    /// Electors that the voter knows, at most `limits::MAX_ELECTORS`.
     pub electors: Vec<PeerId>,
 }
 
-/// News of the seat, from the peer that it is about.
+/// Change of the tracker seat, announced by its holder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeatNotice {
     /// The caller holds this seat.
     Taken(Seat),
-    /// The caller gave up the seat of this epoch.
+    /// The caller released the seat of this epoch.
     Vacated(Epoch),
 }
 
-/// Where the time of an owner's uploads of one content to one peer went. Times are sums over the uploads; only their
-/// proportions mean something.
+/// Breakdown of the time of an owner's uploads of one content to one peer. Times are sums over the uploads, which may
+/// overlap, so only their ratios are meaningful (docs/transfer.md, "Why it is slow").
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadReport {
-    /// Uploads that began.
+    /// Number of uploads.
     pub uploads: u64,
     /// Bytes sent, proofs included.
     pub bytes: u64,
-    /// From their beginning to their end.
+    /// Time from the start to the end of the uploads.
     pub served: Duration,
-    /// Of that, the network did not take more: the path or the receiver was the slow one.
+    /// Part of `served` during which the connection accepted no data: the path or the receiver was the bottleneck.
     pub network_wait: Duration,
-    /// Of that, the owner's cap held the bytes back.
-    pub pace_wait: Duration,
-    /// Before they began: how long they waited for a slot.
+    /// Part of `served` during which the owner's rate limit delayed data.
+    pub throttle_wait: Duration,
+    /// Time that the requests waited for an upload slot, before `served` begins.
     pub slot_wait: Duration,
-    /// The owner's cap on what goes out, bytes a second.
+    /// Upload rate limit of the owner, bytes per second; `None` if unlimited.
     pub limit_up: Option<u64>,
-    /// Uploads that the owner serves at a time.
+    /// Number of upload slots of the owner.
     pub slots: u32,
-    /// The way from the owner to the caller, as the owner saw it.
+    /// Network path from the owner to the caller.
     pub path: PathReport,
-    /// The owner's machine meanwhile; `None` where the system does not say.
+    /// Processor usage of the owner's machine; `None` if its operating system does not report it.
     pub machine: Option<MachineReport>,
 }
 
-/// A path as its sender sees it. Counts are those of the connection while the uploads ran.
+/// Network path as its sender measures it. Counts cover the connection during the uploads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathReport {
     /// Round-trip time.
     pub rtt: Duration,
     /// Congestion window, bytes.
     pub window_bytes: u64,
-    /// Packets sent.
+    /// Number of packets sent.
     pub sent_packets: u64,
-    /// Of these, lost.
+    /// Number of packets lost.
     pub lost_packets: u64,
-    /// How often the congestion control slowed down.
+    /// Number of congestion events (RFC 9002 section 7).
     pub congestion_events: u64,
-    /// Size of a full datagram at the last look, bytes; 0 when it is not known.
+    /// Maximum datagram size of the path at the last sample, bytes; 0 if unknown.
     pub datagram_bytes: u16,
 }
 
-/// What a machine's processors did, thousandths of their time.
+/// Processor usage of a machine, thousandths of the total processor time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineReport {
-    /// Nothing.
+    /// Idle time.
     pub idle_permille: u16,
-    /// This program.
+    /// Time spent by this program.
     pub own_permille: u16,
 }

@@ -1,5 +1,7 @@
-//! The tracker service: who has what. Every call names the epoch it believes in; lower than the tracker's
-//! own is refused with [`TrackerError::StaleEpoch`].
+//! Tracker service: the index of all shared files and their owners.
+//!
+//! Every call carries the epoch that the caller follows. The tracker rejects an epoch below its own with
+//! [`TrackerError::StaleEpoch`].
 
 use std::time::Duration;
 
@@ -15,117 +17,117 @@ use crate::{
     rpc::nameserver::SeatView,
 };
 
-/// Calls to the tracker; every peer offers them and answers [`TrackerError::NotTracker`] while it is none.
+/// Calls to the tracker. Every peer serves them and answers [`TrackerError::NotTracker`] unless it holds the seat.
 #[cfg(feature = "net")]
 #[tarpc::service]
 pub trait TrackerService {
-    /// "I am here, and this is how far my announcements go."
+    /// Renews the caller's membership and reports its last announcement.
     async fn heartbeat(beat: Heartbeat) -> Result<HeartbeatAck, TrackerError>;
-    /// What a peer has, or has no more.
+    /// Announces changes of the caller's share.
     async fn announce(announcement: Announcement) -> Result<(), TrackerError>;
-    /// The versions of a file name, with owners.
+    /// Returns the versions of a file name with their owners.
     async fn who_has(query: WhoHas) -> Result<Vec<Version>, TrackerError>;
-    /// A page of all files.
+    /// Returns a page of all files in the index.
     async fn list_all(query: ListAll) -> Result<IndexPage, TrackerError>;
-    /// "I go."
+    /// Removes the caller and its files from the index.
     async fn leave(epoch: Epoch, incarnation: Incarnation) -> Result<(), TrackerError>;
 }
 
-/// As what a peer is told something: a standby that is taken for the tracker, or the other way round, must not answer.
+/// Role in which the callee is addressed. A peer rejects a message for a role that it does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Addressee {
-    /// As the tracker.
+    /// Tracker.
     Tracker,
-    /// As one of its standbys, which follow what is announced in order to take its place.
+    /// Standby, which replicates the announcements in order to succeed the tracker.
     Standby,
 }
 
-/// A peer's sign of life. The peer is the caller.
+/// Heartbeat of a peer. The peer is the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// As what the callee is told.
+    /// Role in which the callee is addressed.
     pub to: Addressee,
-    /// The epoch the peer follows.
+    /// Epoch that the peer follows.
     pub epoch: Epoch,
-    /// Which run of it.
+    /// Incarnation of the peer's process.
     pub incarnation: Incarnation,
-    /// Number of its last announcement.
+    /// Sequence number of the peer's last announcement.
     pub seq: u64,
-    /// What it shares as of that number.
+    /// Digest of the peer's share at `seq`.
     pub digest: ShareDigest,
-    /// Where it answers.
+    /// Endpoint of the peer.
     pub endpoint: Endpoint,
 }
 
-/// The tracker's answer to a heartbeat.
+/// Reply to a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeartbeatAck {
-    /// The tracker's epoch.
+    /// Epoch of the tracker.
     pub epoch: Epoch,
-    /// How far the tracker has this run's announcements; `None`: it needs a snapshot.
+    /// Sequence number of the last announcement that the tracker has applied; `None` if it needs a snapshot.
     pub known_seq: Option<u64>,
-    /// How long to wait before the next heartbeat: electors `limits::HEARTBEAT`, others up to
-    /// `limits::RESTING_HEARTBEAT`.
+    /// Time until the next heartbeat: `limits::HEARTBEAT` for electors, up to `limits::REDUCED_HEARTBEAT` for other
+    /// peers.
     pub next_beat: Duration,
-    /// Who follows what is announced besides the tracker: the peer tells them too. At most `limits::MAX_STANDBYS`, none
-    /// in a standby's own answer.
+    /// Standbys of the tracker, to which the peer also sends its announcements. At most `limits::MAX_STANDBYS`; empty
+    /// in the reply of a standby.
     pub standbys: Vec<StandbyContact>,
 }
 
-/// A standby and where it answers.
+/// Standby with its endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandbyContact {
-    /// Who.
+    /// Id of the standby.
     pub peer: PeerId,
-    /// Where it answers.
+    /// Endpoint of the standby.
     pub endpoint: Endpoint,
 }
 
-/// A change of what a peer has. The peer is the caller.
+/// Change of a peer's share. The peer is the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
-    /// As what the callee is told.
+    /// Role in which the callee is addressed.
     pub to: Addressee,
-    /// The epoch the peer follows.
+    /// Epoch that the peer follows.
     pub epoch: Epoch,
-    /// Which run of it.
+    /// Incarnation of the peer's process.
     pub incarnation: Incarnation,
-    /// Number of this announcement, from 1, without gaps; all pages of a snapshot carry the same.
+    /// Sequence number of this announcement, from 1, without gaps. All pages of a snapshot have the same number.
     pub seq: u64,
-    /// Everything, or what changed.
+    /// Snapshot page or delta.
     pub kind: AnnouncementKind,
-    /// Files that the peer has (now, or in this form).
+    /// Files that were added or changed, or, in a snapshot, that the peer has.
     pub upserts: Vec<WireFile>,
-    /// Names of files that it has no more.
+    /// Names of files that were removed.
     pub removals: Vec<String>,
 }
 
-/// Everything, or what changed.
+/// Kind of an announcement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AnnouncementKind {
-    /// A page of all that the peer has; page 0 clears what was known of it.
+    /// Page of the peer's whole share. Page 0 replaces all earlier entries of the peer.
     Snapshot {
-        /// From 0.
+        /// Number of the page, from 0.
         page: u32,
-        /// Whether this is the last page.
+        /// True on the last page.
         last: bool,
     },
-    /// Applies on top of `seq - 1`.
+    /// Change relative to announcement `seq - 1`.
     Delta,
 }
 
-/// A [`FileMeta`] on the wire, its name not parsed yet.
+/// [`FileMeta`] on the wire, with its name not yet parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireFile {
     /// Name within the share.
     pub name: String,
-    /// Bytes.
+    /// Size, bytes.
     pub size: u64,
-    /// Hash of its bytes.
+    /// Hash of the file's bytes.
     pub hash: ContentHash,
-    /// Last modification, microseconds since 1970.
+    /// Time of the last modification, microseconds since the Unix epoch (negative before it).
     pub mtime_micros: i64,
-    /// Whether its owner may execute it.
+    /// Execute permission of the file's owner.
     pub executable: bool,
 }
 
@@ -144,102 +146,102 @@ impl TryFrom<WireFile> for FileMeta {
     }
 }
 
-/// A question for the owners of a file.
+/// Query for the owners of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhoHas {
-    /// The epoch the asker follows.
+    /// Epoch that the caller follows.
     pub epoch: Epoch,
     /// Name of the file.
     pub name: String,
-    /// Only the version whose hash begins so.
+    /// Restricts the answer to the version whose hash has this prefix.
     pub version: Option<HashPrefix>,
 }
 
-/// One content of a file name and who has it.
+/// Version of a file name with its owners.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
-    /// The file.
+    /// Metadata of the version.
     pub file: FileMeta,
-    /// Its owners, sorted by id, at most `limits::MAX_OWNERS_TRIED` in an answer to `who_has`.
+    /// Owners, sorted by id; at most `limits::MAX_OWNERS_TRIED` in an answer to `who_has`.
     pub owners: Vec<Owner>,
 }
 
-/// A peer that has a version.
+/// Peer that has a version, with its endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// Who.
+    /// Id of the peer.
     pub peer: PeerId,
-    /// Where it answers.
+    /// Endpoint of the peer.
     pub endpoint: Endpoint,
 }
 
-/// A question for a page of all files.
+/// Query for a page of the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListAll {
-    /// The epoch the asker follows.
+    /// Epoch that the caller follows.
     pub epoch: Epoch,
-    /// Only names that begin so.
+    /// Literal prefix of the names.
     pub prefix: String,
-    /// After this file: a page's `next`.
+    /// Exclusive lower bound: the `next` of the previous page.
     pub after: Option<(String, ContentHash)>,
 }
 
-/// Part of the index.
+/// Page of the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexPage {
-    /// The tracker's epoch.
+    /// Epoch of the tracker.
     pub epoch: Epoch,
-    /// At most `limits::FILES_PER_PAGE`, by name, then hash.
+    /// Files, sorted by name, then by hash; at most `limits::FILES_PER_PAGE`.
     pub files: Vec<IndexedFile>,
-    /// Ask again with `after` set to this; `None` when the page is the last.
+    /// Value of `after` for the next page; `None` on the last page.
     pub next: Option<(String, ContentHash)>,
 }
 
-/// One version in the index.
+/// Version of a file in the index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexedFile {
-    /// The file.
+    /// Metadata of the version.
     pub file: FileMeta,
-    /// Ids of its owners, sorted.
+    /// Ids of the owners, sorted.
     pub owners: Vec<PeerId>,
 }
 
-/// Why the tracker did not answer a question.
+/// Error of a call to the tracker service.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum TrackerError {
-    /// This peer is not tracker; follow what it knows of the seat.
+    /// The callee is not the tracker. The caller follows the returned seat.
     #[error("this peer is not the tracker")]
     NotTracker(SeatView),
-    /// The caller follows an older epoch; follow this one.
+    /// The caller follows an older epoch. It follows the returned one and retries.
     #[error("stale epoch: the tracker is at epoch {}", .0.epoch_high)]
     StaleEpoch(SeatView),
-    /// The announcement does not follow the last one known; send a snapshot.
+    /// The announcement does not follow the last applied one. The caller sends a snapshot.
     #[error("announcements are missing; a snapshot is needed")]
     SnapshotNeeded,
-    /// The file's name cannot be shared.
+    /// A file name is not valid.
     #[error(transparent)]
     InvalidFileName(InvalidFileName),
-    /// A later run of the same peer has announced itself; this run must stop.
+    /// A later run of the same peer is a member. The calling run must stop.
     #[error("a later run of this peer is known")]
     Superseded,
-    /// The index is still being rebuilt after a failover; try again.
+    /// The tracker rebuilds its index after a failover. The caller can retry.
     #[error("the index is being rebuilt")]
     Settling,
-    /// A bound is reached.
+    /// A limit is reached.
     #[error("limit reached: {what} (at most {limit})")]
     LimitReached {
-        /// Of what there is too much.
+        /// Limited quantity.
         what: String,
-        /// The bound.
+        /// Value of the limit.
         limit: u64,
     },
-    /// The peer is shutting down or overloaded; try again elsewhere.
+    /// The peer is shutting down or overloaded. The caller can try another peer.
     #[error("not possible at the moment: {0}")]
     Unavailable(String),
-    /// Too many announce all that they have at once; the same again after this time, not before.
-    #[error("its turn to announce what it has is in {} ms", .wait.as_millis())]
+    /// Too many peers send snapshots at once. The caller sends the same announcement again after `wait`, not earlier.
+    #[error("too many snapshots at once; announce again in {} ms", .wait.as_millis())]
     Later {
-        /// How long to wait.
+        /// Time until the caller may announce again.
         wait: Duration,
     },
 }

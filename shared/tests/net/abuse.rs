@@ -1,4 +1,4 @@
-//! What somebody can throw at the door, and that nobody else notices.
+//! Hostile clients: an attack affects only its own connection or stream.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,86 +22,85 @@ use shared::{
 use tarpc::{Response, trace};
 use tokio::{net::UdpSocket, time::timeout};
 
-use crate::harness::{LIFE, Node, PATIENCE, dialler, eventually, loopback, peer, succeeds};
+use crate::harness::{DEADLINE, LIFETIME, Node, client_pool, eventually, loopback, peer, retry_until_ok};
 
 #[tokio::test]
-async fn garbage_datagrams_disturb_nobody() {
+async fn garbage_datagrams_do_not_affect_other_connections() {
     let authority = Authority::ephemeral().unwrap();
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
-    a.ask(&b.target()).await.unwrap();
-    let vandal = UdpSocket::bind(loopback()).await.unwrap();
-    vandal.connect(b.address()).await.unwrap();
-    // Any first byte: long and short headers, all versions and none; repeatable.
+    a.whoami(&b.target()).await.unwrap();
+    let attacker = UdpSocket::bind(loopback()).await.unwrap();
+    attacker.connect(b.address()).await.unwrap();
+    // Every first byte, with long and short headers and arbitrary versions, from a fixed seed.
     for at in 0..2000_u32 {
         let seed = blake3::hash(&at.to_le_bytes());
         let mut bytes = vec![0; 1 + at as usize % 1400];
         blake3::Hasher::new_keyed(seed.as_bytes()).finalize_xof().fill(&mut bytes);
         bytes[0] = at as u8;
         if at % 3 == 0 && bytes.len() > 5 {
-            // QUIC version 1, so that it is looked into further.
+            // QUIC version 1, so the endpoint parses the packet further.
             bytes[1..5].copy_from_slice(&[0, 0, 0, 1]);
         }
-        // What the kernel does not take is not missed.
-        let _ = vandal.send(&bytes).await;
+        // The test does not depend on any single datagram, so errors are ignored.
+        let _ = attacker.send(&bytes).await;
     }
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
-    assert_eq!(Node::new(&authority, "c").ask(&b.target()).await.unwrap(), "c");
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), 2);
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
+    assert_eq!(Node::new(&authority, "c").whoami(&b.target()).await.unwrap(), "c");
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
-async fn an_unknown_kind_of_stream_ends_its_own_connection_only() {
+async fn stream_of_unknown_kind_closes_only_its_own_connection() {
     let authority = Authority::ephemeral().unwrap();
-    let (a, b, vandal) = (Node::new(&authority, "a"), Node::new(&authority, "b"), Node::new(&authority, "vandal"));
-    a.ask(&b.target()).await.unwrap();
-    let connection = dial(&vandal.endpoint, &b.target()).await.unwrap();
-    // A stream that ends without a word is nothing.
+    let (a, b, attacker) = (Node::new(&authority, "a"), Node::new(&authority, "b"), Node::new(&authority, "attacker"));
+    a.whoami(&b.target()).await.unwrap();
+    let connection = dial(&attacker.endpoint, &b.target()).await.unwrap();
+    // The server ignores a stream that ends without a kind byte.
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     send.finish().unwrap();
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     send.write_all(&[0xee]).await.unwrap();
-    let ended = timeout(PATIENCE, connection.closed()).await.unwrap();
+    let ended = timeout(DEADLINE, connection.closed()).await.unwrap();
     let quinn::ConnectionError::ApplicationClosed(close) = ended else { panic!("{ended:?}") };
     assert_eq!(CloseCode::from_varint(close.error_code), CloseCode::Protocol);
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), 1);
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), 1);
 }
 
-/// A frame: its length, then its bytes.
+/// Encodes a frame: length prefix and body.
 fn frame(body: &[u8]) -> Vec<u8> {
     [&u32::try_from(body.len()).unwrap().to_be_bytes(), body].concat()
 }
 
 #[tokio::test]
-async fn garbage_frames_end_their_own_stream_only() {
+async fn garbage_frame_ends_only_its_own_stream() {
     let authority = Authority::ephemeral().unwrap();
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
-    a.ask(&b.target()).await.unwrap();
+    a.whoami(&b.target()).await.unwrap();
     let connection = a.connections.connection(&b.target()).await.unwrap();
     let too_long = (u32::try_from(limits::MAX_FRAME_BYTES).unwrap() + 1).to_be_bytes().to_vec();
     for garbage in [vec![0xff; 64], too_long, frame(b"nonsense"), frame(&[0xff; 40]), frame(b"")] {
         let (mut send, mut recv) = open_stream(&connection, StreamKind::Peer).await.unwrap();
         send.write_all(&garbage).await.unwrap();
-        // The server ends the stream, with or without a word.
-        let ended = timeout(PATIENCE, recv.read_to_end(1 << 20)).await.expect("the stream ends");
+        let ended = timeout(DEADLINE, recv.read_to_end(1 << 20)).await.expect("the server did not end the stream");
         assert!(ended.is_ok_and(|bytes| bytes.is_empty()), "{garbage:02x?}");
     }
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
     assert_eq!(a.connections.connection(&b.target()).await.unwrap().stable_id(), connection.stable_id());
 }
 
 #[tokio::test]
-async fn a_deadline_beyond_all_time_is_brought_down() {
+async fn call_with_an_overflowing_deadline_is_answered() {
     let authority = Authority::ephemeral().unwrap();
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
     let connection = a.connections.connection(&b.target()).await.unwrap();
     let (mut send, mut recv) = open_stream(&connection, StreamKind::Peer).await.unwrap();
     for (id, deadline) in [(1_u64, Duration::MAX), (2, Duration::from_secs(1 << 40)), (3, Duration::from_secs(9))] {
-        // A call, as `golden/envelope.txt` has it.
+        // The encoding of a call, as in `golden/envelope.txt`.
         let call = (0_u32, (deadline, trace::Context::default()), id, PeerServiceRequest::Info {});
         send.write_all(&frame(&postcard::to_stdvec(&call).unwrap())).await.unwrap();
         let mut length = [0; 4];
-        timeout(PATIENCE, recv.read_exact(&mut length)).await.unwrap().expect("the call is answered");
+        timeout(DEADLINE, recv.read_exact(&mut length)).await.unwrap().expect("the server did not answer the call");
         let mut body = vec![0; u32::from_be_bytes(length) as usize];
         recv.read_exact(&mut body).await.unwrap();
         let answer: Response<PeerServiceResponse> = postcard::from_bytes(&body).unwrap();
@@ -110,75 +109,76 @@ async fn a_deadline_beyond_all_time_is_brought_down() {
 }
 
 #[tokio::test]
-async fn one_identity_has_so_many_connections_and_others_have_theirs() {
+async fn connections_over_the_limit_of_one_identity_are_refused_and_others_are_accepted() {
     let authority = Authority::ephemeral().unwrap();
     let (greedy, b) = (Node::new(&authority, "greedy"), Node::new(&authority, "b"));
     let mut held = Vec::new();
     for _ in 0..limits::MAX_CONNECTIONS_PER_IDENTITY {
         let connection = dial(&greedy.endpoint, &b.target()).await.unwrap();
-        // A stream makes sure that the server has counted it.
+        // The answer to a stream shows that the server has counted the connection.
         let (_send, mut recv) = open_stream(&connection, StreamKind::Names).await.unwrap();
-        timeout(PATIENCE, recv.read_to_end(0)).await.unwrap().unwrap();
+        timeout(DEADLINE, recv.read_to_end(0)).await.unwrap().unwrap();
         held.push(connection);
     }
-    let error = greedy.ask(&b.target()).await.unwrap_err();
+    let error = greedy.whoami(&b.target()).await.unwrap_err();
     assert!(matches!(&error, NetError::Closed { why, .. } if why.contains("too many")), "{error:?}");
     assert!(held.iter().all(|connection| connection.close_reason().is_none()));
-    assert_eq!(Node::new(&authority, "a").ask(&b.target()).await.unwrap(), "a");
+    assert_eq!(Node::new(&authority, "a").whoami(&b.target()).await.unwrap(), "a");
 
     let gone = held.pop().unwrap();
     gone.close(CloseCode::Done.to_varint(), b"");
-    succeeds("one more has its place when the close has arrived", async || greedy.ask(&b.target()).await).await;
+    retry_until_ok("a call after one connection was closed", async || greedy.whoami(&b.target()).await).await;
 }
 
 #[tokio::test]
-async fn streams_with_calls_are_few_and_bulk_streams_are_not_counted_among_them() {
+async fn call_streams_over_the_limit_are_refused_and_bulk_streams_are_accepted() {
     let authority = Authority::ephemeral().unwrap();
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
     let connection = a.connections.connection(&b.target()).await.unwrap();
     let mut held = Vec::new();
     for _ in 0..limits::MAX_CALL_STREAMS {
         let (mut send, recv) = open_stream(&connection, StreamKind::Peer).await.unwrap();
-        // The beginning of a frame that never comes.
+        // An incomplete frame.
         send.write_all(&[0, 1, 0, 0]).await.unwrap();
         held.push((send, recv));
     }
-    let all = || b.seen.streams.load(Ordering::SeqCst) == limits::MAX_CALL_STREAMS;
-    eventually("all of them are looked at", all).await;
+    let all = || b.stats.streams.load(Ordering::SeqCst) == limits::MAX_CALL_STREAMS;
+    eventually("all streams have reached the handler", all).await;
     let (_send, mut recv) = open_stream(&connection, StreamKind::Peer).await.unwrap();
-    assert!(timeout(PATIENCE, recv.read_to_end(0)).await.unwrap().unwrap().is_empty(), "one too many is ended");
+    let refused = timeout(DEADLINE, recv.read_to_end(0)).await.unwrap().unwrap();
+    assert!(refused.is_empty(), "the server answered a stream over the limit");
     assert!(all());
     let (_send, mut recv) = open_stream(&connection, StreamKind::Bulk).await.unwrap();
-    timeout(PATIENCE, recv.read_to_end(0)).await.unwrap().unwrap();
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), limits::MAX_CALL_STREAMS + 1);
-    // One ends, the next has its place.
+    timeout(DEADLINE, recv.read_to_end(0)).await.unwrap().unwrap();
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), limits::MAX_CALL_STREAMS + 1);
     held.pop();
-    succeeds("the next has its place", async || a.ask(&b.target()).await).await;
+    retry_until_ok("a call after one stream ended", async || a.whoami(&b.target()).await).await;
 }
 
-/// Destination connection id of an Initial packet (RFC 9000 section 17.2.2).
+/// Returns the destination connection id of an Initial packet (RFC 9000 section 17.2.2).
 fn destination(packet: &[u8]) -> Vec<u8> {
     let length = usize::from(packet[5]);
     packet[6..6 + length].to_vec()
 }
 
 #[tokio::test]
-async fn half_open_handshakes_keep_nobody_out() {
+async fn half_open_handshakes_do_not_lock_out_members() {
     const FLOOD: usize = limits::MAX_HANDSHAKES + 50;
     let authority = Authority::ephemeral().unwrap();
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
 
-    // The first packets of many handshakes, each in two datagrams, recorded at a socket that never answers.
+    // Record the first flights of many handshakes, two datagrams each, at a socket that never answers.
     let recorder = UdpSocket::bind(loopback()).await.unwrap();
-    let vandal = authority.identity(&peer("vandal"), LIFE).unwrap();
-    let vandal = endpoint::bind(loopback(), None, trust::member_client(&vandal, &[ALPN]).unwrap()).unwrap().endpoint;
+    let attacker = authority.identity(&peer("attacker"), LIFETIME).unwrap();
+    let attacker =
+        endpoint::bind(loopback(), None, trust::member_client(&attacker, &[ALPN]).unwrap()).unwrap().endpoint;
     let mut flights: HashMap<Vec<u8>, HashSet<Vec<u8>>> = HashMap::new();
     let mut connecting = Vec::new();
     let mut buffer = [0; 2048];
     for started in 1..=FLOOD {
-        connecting.push(vandal.connect(recorder.local_addr().unwrap(), "b.peer.brasa").unwrap());
+        connecting.push(attacker.connect(recorder.local_addr().unwrap(), "b.peer.brasa").unwrap());
         while flights.len() < started || flights.values().any(|flight| flight.len() < 2) {
-            let length = timeout(PATIENCE, recorder.recv(&mut buffer)).await.unwrap().unwrap();
+            let length = timeout(DEADLINE, recorder.recv(&mut buffer)).await.unwrap().unwrap();
             let packet = buffer[..length].to_vec();
             flights.entry(destination(&packet)).or_default().insert(packet);
         }
@@ -191,30 +191,28 @@ async fn half_open_handshakes_keep_nobody_out() {
         }
         tokio::task::yield_now().await;
     }
-    eventually("the door is crowded", || b.endpoint.open_connections() >= limits::MAX_HANDSHAKES).await;
+    eventually("the handshake limit is reached", || b.endpoint.open_connections() >= limits::MAX_HANDSHAKES).await;
     assert!(b.endpoint.open_connections() <= limits::MAX_HANDSHAKES, "{}", b.endpoint.open_connections());
-    // A member proves its address and is let in, at once.
-    assert_eq!(a.ask_within(&b.target(), Duration::from_secs(1)).await.unwrap(), "a");
-    // What does not go on is given up.
-    eventually("the door is clear", || b.endpoint.open_connections() <= 1).await;
-    assert_eq!(Node::new(&authority, "c").ask(&b.target()).await.unwrap(), "c");
+    // A member validates its address and connects within a second.
+    assert_eq!(a.whoami_within(&b.target(), Duration::from_secs(1)).await.unwrap(), "a");
+    eventually("the half-open handshakes time out", || b.endpoint.open_connections() <= 1).await;
+    assert_eq!(Node::new(&authority, "c").whoami(&b.target()).await.unwrap(), "c");
 }
 
 #[tokio::test]
-async fn a_stream_that_never_says_what_it_is_for_holds_up_no_other() {
+async fn streams_without_a_kind_byte_do_not_block_other_connections() {
     let authority = Authority::ephemeral().unwrap();
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
-    let identity = authority.identity(&peer("mute"), LIFE).unwrap();
-    let mute = dialler(trust::member_client(&identity, &[ALPN]).unwrap());
+    let identity = authority.identity(&peer("mute"), LIFETIME).unwrap();
+    let mute = client_pool(trust::member_client(&identity, &[ALPN]).unwrap());
     let connection = mute.connection(&b.target()).await.unwrap();
     let mut streams = Vec::new();
     for _ in 0..limits::MAX_STREAMS_PER_CONNECTION {
         let (send, recv) = connection.open_bi().await.unwrap();
-        // An acknowledged priority or the like says nothing: only the first byte does.
         streams.push((send, recv));
     }
-    // One more than a connection may have does not open.
+    // A stream over the limit of the connection does not open.
     assert!(timeout(Duration::from_millis(200), connection.open_bi()).await.is_err());
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
     assert!(connection.close_reason().is_none());
 }

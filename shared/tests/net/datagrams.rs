@@ -1,4 +1,4 @@
-//! The size of datagrams, which decides how much a byte costs.
+//! Datagram size, which determines the processor time per byte.
 
 use std::{
     net::SocketAddr,
@@ -17,12 +17,13 @@ use shared::{
 };
 use tokio::net::UdpSocket;
 
-use crate::harness::{LIFE, eventually, loopback, peer};
+use crate::harness::{LIFETIME, eventually, loopback, peer};
 
-/// What an Ethernet takes.
-const SMALL: usize = 1472;
+/// UDP payload of a full Ethernet frame, bytes.
+const ETHERNET_PAYLOAD: usize = 1472;
 
-/// Passes datagrams on between one client and `server`; large ones get lost while `is_narrow`.
+/// Relays datagrams between one client and `server`. Drops datagrams over [`ETHERNET_PAYLOAD`] to the server while
+/// `is_narrow`.
 async fn relay(server: SocketAddr, is_narrow: Arc<AtomicBool>) -> SocketAddr {
     let [front, back] = [UdpSocket::bind(loopback()).await.unwrap(), UdpSocket::bind(loopback()).await.unwrap()];
     back.connect(server).await.unwrap();
@@ -31,11 +32,11 @@ async fn relay(server: SocketAddr, is_narrow: Arc<AtomicBool>) -> SocketAddr {
         let (mut to_server, mut to_client) = (vec![0; 1 << 16], vec![0; 1 << 16]);
         let mut client = None;
         loop {
-            // What the kernel does not take is lost, as on any path.
+            // Datagrams that the kernel rejects are lost, as on any path.
             tokio::select! {
                 Ok((len, from)) = front.recv_from(&mut to_server) => {
                     client = Some(from);
-                    if len <= SMALL || !is_narrow.load(Ordering::SeqCst) {
+                    if len <= ETHERNET_PAYLOAD || !is_narrow.load(Ordering::SeqCst) {
                         let _ = back.send(&to_server[..len]).await;
                     }
                 }
@@ -51,10 +52,10 @@ async fn relay(server: SocketAddr, is_narrow: Arc<AtomicBool>) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn datagrams_become_large_again_soon_after_a_path_lost_them() {
+async fn datagram_size_recovers_after_a_path_dropped_large_datagrams() {
     let authority = Authority::ephemeral().unwrap();
     let bound = ["a", "b"].map(|id| {
-        let identity = authority.identity(&peer(id), LIFE).unwrap();
+        let identity = authority.identity(&peer(id), LIFETIME).unwrap();
         let server = trust::member_server(&identity, &[ALPN]).unwrap();
         endpoint::bind(loopback(), Some(server), trust::member_client(&identity, &[ALPN]).unwrap()).unwrap().endpoint
     });
@@ -74,7 +75,7 @@ async fn datagrams_become_large_again_soon_after_a_path_lost_them() {
 
     eventually("large datagrams", is_large).await;
     is_narrow.store(true, Ordering::SeqCst);
-    eventually("small datagrams, when large ones get lost", || !is_large()).await;
+    eventually("small datagrams after large ones are lost", || !is_large()).await;
     assert!(connection.stats().path.black_holes_detected > 0);
     is_narrow.store(false, Ordering::SeqCst);
     eventually("large datagrams again", is_large).await;

@@ -1,4 +1,4 @@
-//! Members with a small service, and what tests need to look at them.
+//! Test harness: members with a small peer service, observable from the tests.
 
 use std::{
     fs, io,
@@ -37,9 +37,9 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Longer than anything here takes; what hangs fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-pub(crate) const LIFE: Duration = Duration::from_secs(3600);
+/// Deadline of every wait; longer than any step of a test takes.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const LIFETIME: Duration = Duration::from_secs(3600);
 
 pub(crate) fn peer(id: &str) -> Role {
     Role::Peer(id.parse().unwrap())
@@ -49,13 +49,14 @@ pub(crate) fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-/// Waits until `what` holds; for what tells nobody that it has begun to.
+/// Polls until `holds` returns true, for conditions without a notification. `what` describes the condition.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    succeeds(what, async || holds().then_some(()).ok_or(())).await;
+    retry_until_ok(what, async || holds().then_some(()).ok_or(())).await;
 }
 
-/// Tries until `what` succeeds; for what depends on the other side, which tells nobody when it can.
-pub(crate) async fn succeeds<T, E>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
+/// Repeats `attempt` until it succeeds, for operations that depend on the state of the other side. `what` describes the
+/// operation.
+pub(crate) async fn retry_until_ok<T, E>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
     let poll = async {
         loop {
             match attempt().await {
@@ -64,44 +65,44 @@ pub(crate) async fn succeeds<T, E>(what: &str, mut attempt: impl AsyncFnMut() ->
             }
         }
     };
-    timeout(PATIENCE, poll).await.unwrap_or_else(|_| panic!("never: {what}"))
+    timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("not before the deadline: {what}"))
 }
 
-/// What a server has seen.
+/// Counters of a server.
 #[derive(Default)]
-pub(crate) struct Seen {
-    /// Calls that are being answered.
+pub(crate) struct ServerStats {
+    /// Calls in progress.
     pub(crate) calls: AtomicUsize,
-    /// Streams of a kind that it knows.
+    /// Streams of a known kind, in total.
     pub(crate) streams: AtomicUsize,
-    /// The connections they were on, by their stable ids.
+    /// Stable ids of the connections of these streams.
     pub(crate) connections: Mutex<Vec<usize>>,
 }
 
-/// Answers the peer service: `info` says who called; `have` answers at once, except of `slow`, which it never does;
-/// `list` gives more than a frame holds after `long`.
+/// Peer service of a test server. `info` returns the caller's id. `have` answers immediately, but never for the name
+/// `slow`. `list` after the name `long` returns more than a frame holds.
 #[derive(Clone)]
-struct Sample {
+struct TestPeerService {
     caller: Arc<Remote>,
-    seen: Arc<Seen>,
+    stats: Arc<ServerStats>,
 }
 
-struct Counted<'a>(&'a AtomicUsize);
+struct CallGuard<'a>(&'a AtomicUsize);
 
-impl<'a> Counted<'a> {
+impl<'a> CallGuard<'a> {
     fn new(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::SeqCst);
         Self(count)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for CallGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-impl PeerService for Sample {
+impl PeerService for TestPeerService {
     async fn info(self, _: Context) -> PeerInfo {
         PeerInfo {
             peer: self.caller.member().and_then(Role::peer).unwrap().clone(),
@@ -120,7 +121,7 @@ impl PeerService for Sample {
     }
 
     async fn have(self, _: Context, name: String, _: Option<HashPrefix>) -> Option<FileMeta> {
-        let _counted = Counted::new(&self.seen.calls);
+        let _counted = CallGuard::new(&self.stats.calls);
         if name == "slow" {
             std::future::pending::<()>().await;
         }
@@ -158,9 +159,9 @@ fn file(name: &str) -> FileMeta {
     FileMeta { name: name.parse().unwrap(), size: 1, hash: ContentHash([7; 32]), mtime_micros: 0, executable: false }
 }
 
-pub(crate) struct Answers(pub(crate) Arc<Seen>);
+pub(crate) struct TestHandler(pub(crate) Arc<ServerStats>);
 
-impl Handler for Answers {
+impl Handler for TestHandler {
     fn stream(
         self: Arc<Self>,
         remote: Arc<Remote>,
@@ -172,26 +173,26 @@ impl Handler for Answers {
             self.0.streams.fetch_add(1, Ordering::SeqCst);
             self.0.connections.lock().unwrap().push(remote.connection.stable_id());
             if kind == StreamKind::Peer {
-                serve_calls(send, recv, Sample { caller: remote, seen: self.0.clone() }.serve()).await;
+                serve_calls(send, recv, TestPeerService { caller: remote, stats: self.0.clone() }.serve()).await;
             }
         }
         .boxed()
     }
 }
 
-/// A member that serves and calls.
+/// Member that serves and calls.
 pub(crate) struct Node {
     pub(crate) role: Role,
     pub(crate) endpoint: quinn::Endpoint,
     pub(crate) connections: Connections,
-    pub(crate) seen: Arc<Seen>,
+    pub(crate) stats: Arc<ServerStats>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Node {
     pub(crate) fn new(authority: &Authority, id: &str) -> Self {
-        Self::of(&authority.identity(&peer(id), LIFE).unwrap())
+        Self::of(&authority.identity(&peer(id), LIFETIME).unwrap())
     }
 
     pub(crate) fn of(identity: &Identity) -> Self {
@@ -206,10 +207,10 @@ impl Node {
     ) -> Result<Self, NetError> {
         let client = trust::member_client(identity, &[ALPN]).unwrap();
         let endpoint = endpoint::bind(address, Some(server), client)?.endpoint;
-        let (seen, stop) = (Arc::new(Seen::default()), CancellationToken::new());
-        let task = tokio::spawn(serve(endpoint.clone(), Arc::new(Answers(seen.clone())), stop.clone()));
+        let (stats, stop) = (Arc::new(ServerStats::default()), CancellationToken::new());
+        let task = tokio::spawn(serve(endpoint.clone(), Arc::new(TestHandler(stats.clone())), stop.clone()));
         let connections = Connections::new(endpoint.clone());
-        Ok(Self { role: identity.role().clone(), endpoint, connections, seen, stop, task })
+        Ok(Self { role: identity.role().clone(), endpoint, connections, stats, stop, task })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -220,16 +221,16 @@ impl Node {
         Target { role: self.role.clone(), endpoint: Endpoint::from(self.address()) }
     }
 
-    /// A call that is answered at once; who the other side says that this is.
-    pub(crate) async fn ask(&self, target: &Target) -> Result<String, NetError> {
-        self.ask_within(target, limits::CALL_DEADLINE).await
+    /// Calls `target` and returns this node's id as the target reports it.
+    pub(crate) async fn whoami(&self, target: &Target) -> Result<String, NetError> {
+        self.whoami_within(target, limits::CALL_DEADLINE).await
     }
 
-    pub(crate) async fn ask_within(&self, target: &Target, wait: Duration) -> Result<String, NetError> {
-        ask(&self.connections, target, wait).await
+    pub(crate) async fn whoami_within(&self, target: &Target, wait: Duration) -> Result<String, NetError> {
+        whoami(&self.connections, target, wait).await
     }
 
-    /// A call for one name.
+    /// Calls `have` of `target` and returns true if the file exists there.
     pub(crate) async fn have(&self, target: &Target, name: &str, wait: Duration) -> Result<bool, NetError> {
         let call =
             |client: PeerServiceClient, context| async move { client.have(context, name.to_owned(), None).await };
@@ -239,26 +240,26 @@ impl Node {
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.connections.close(CloseCode::ShuttingDown, "stopping").await;
-        timeout(PATIENCE, self.task).await.expect("a server stops when it is told to").unwrap();
+        timeout(DEADLINE, self.task).await.expect("the server did not stop before the deadline").unwrap();
     }
 }
 
-pub(crate) async fn ask(connections: &Connections, target: &Target, wait: Duration) -> Result<String, NetError> {
+pub(crate) async fn whoami(connections: &Connections, target: &Target, wait: Duration) -> Result<String, NetError> {
     let call = |client: PeerServiceClient, context| async move { client.info(context).await };
     Ok(connections.call(target, wait, call).await?.peer.to_string())
 }
 
-/// A socket that only dials, with any TLS configuration.
-pub(crate) fn dialler(tls: rustls::ClientConfig) -> Connections {
+/// Creates a connection pool on a socket without a server, with any TLS configuration.
+pub(crate) fn client_pool(tls: rustls::ClientConfig) -> Connections {
     Connections::new(endpoint::bind(loopback(), None, tls).unwrap().endpoint)
 }
 
-/// The key and certificate of one identity, with the trust of another: what a stranger can put together.
-pub(crate) fn stranger_who_trusts(stranger: &Identity, authority: &Authority) -> Identity {
+/// Combines the key and certificate of `stranger` with the root certificate of `authority`, as an attacker can.
+pub(crate) fn foreign_identity_trusting(stranger: &Identity, authority: &Authority) -> Identity {
     let folder = tempfile::tempdir().unwrap();
     let files = [folder.path().join("stranger"), folder.path().join("member")];
     stranger.save(&files[0]).unwrap();
-    authority.identity(&Role::Admin, LIFE).unwrap().save(&files[1]).unwrap();
+    authority.identity(&Role::Admin, LIFETIME).unwrap().save(&files[1]).unwrap();
     let text = files.map(|file| fs::read_to_string(file).unwrap());
     let last = |text: &str| text.rfind("-----BEGIN").unwrap();
     let mixed = format!("{}{}", &text[0][..last(&text[0])], &text[1][last(&text[1])..]);
@@ -267,17 +268,17 @@ pub(crate) fn stranger_who_trusts(stranger: &Identity, authority: &Authority) ->
     Identity::load(&file).unwrap().unwrap()
 }
 
-/// What all tests of this program log; each finds its own by its ports.
+/// Log of all tests of this process. A test identifies its own lines by its ports.
 #[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-impl Log {
+impl CapturedLog {
     pub(crate) fn start() -> Self {
-        static LOG: OnceLock<Log> = OnceLock::new();
+        static LOG: OnceLock<CapturedLog> = OnceLock::new();
         let start = || {
             let log = Self::default();
             tracing_subscriber::fmt().with_ansi(false).with_writer(log.clone()).init();
-            // Threads that logged while there was nobody to listen have remembered that.
+            // Callsites that were hit before the subscriber was installed have cached that they are disabled.
             tracing::callsite::rebuild_interest_cache();
             log
         };
@@ -289,7 +290,7 @@ impl Log {
     }
 }
 
-impl io::Write for Log {
+impl io::Write for CapturedLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -300,7 +301,7 @@ impl io::Write for Log {
     }
 }
 
-impl<'a> MakeWriter<'a> for Log {
+impl<'a> MakeWriter<'a> for CapturedLog {
     type Writer = Self;
 
     fn make_writer(&'a self) -> Self {
@@ -308,14 +309,14 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// A server in a runtime of its own, which can be killed: nothing that it still wanted to say is sent.
-pub(crate) struct Killable {
+/// Server in its own runtime. Killing the runtime stops the server without sending a close.
+pub(crate) struct KillableServer {
     runtime: Option<tokio::runtime::Runtime>,
     pub(crate) target: Target,
 }
 
-impl Killable {
-    /// Binds `address`, which a killed one may still hold for a moment.
+impl KillableServer {
+    /// Binds `address`, which a killed server may still hold for a short time.
     pub(crate) async fn start(identity: &Identity, address: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let mut bound = None;
@@ -334,7 +335,7 @@ impl Killable {
     }
 }
 
-impl Drop for Killable {
+impl Drop for KillableServer {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

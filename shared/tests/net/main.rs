@@ -1,6 +1,6 @@
-//! The network layer over real sockets on loopback, from a call between two members to attacks on the door.
+//! Tests of the network layer over real sockets on loopback.
 
-#![expect(clippy::unwrap_used, reason = "tests, helpers included, end where something is not as it should be")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod abuse;
 mod calls;

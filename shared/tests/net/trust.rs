@@ -1,4 +1,4 @@
-//! Who is let in, who is not, and what both sides are told.
+//! Authentication and enrolment: accepted and rejected identities, and the errors on both sides.
 
 use std::{
     sync::{
@@ -38,35 +38,37 @@ use tarpc::context::Context;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{LIFE, Log, Node, PATIENCE, ask, dialler, eventually, loopback, peer, stranger_who_trusts};
+use crate::harness::{
+    CapturedLog, DEADLINE, LIFETIME, Node, client_pool, eventually, foreign_identity_trusting, loopback, peer, whoami,
+};
 
-/// The reason of a refusal.
+/// Returns the reason of a rejection.
 fn refusal<T: std::fmt::Debug>(answer: Result<T, NetError>) -> String {
     match answer {
         Err(NetError::NotAuthorised { why, .. }) => why,
-        other => panic!("not refused: {other:?}"),
+        other => panic!("not rejected: {other:?}"),
     }
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_authority_opens_nothing() {
+async fn certificate_of_another_authority_is_rejected() {
     let (ours, theirs) = (Authority::ephemeral().unwrap(), Authority::ephemeral().unwrap());
     let (a, b) = (Node::new(&ours, "a"), Node::new(&ours, "b"));
     let stranger = Node::new(&theirs, "a");
-    let why = refusal(stranger.ask(&b.target()).await);
-    assert!(why.contains("not trusted here") && why.contains("another network"), "{why}");
+    let why = refusal(stranger.whoami(&b.target()).await);
+    assert!(why.contains("this program rejects it") && why.contains("another network"), "{why}");
 
-    // One who would trust us is not trusted by us.
-    let stranger = stranger_who_trusts(&theirs.identity(&peer("a"), LIFE).unwrap(), &ours);
-    let stranger = dialler(trust::member_client(&stranger, &[ALPN]).unwrap());
-    let why = refusal(ask(&stranger, &b.target(), PATIENCE).await);
-    assert!(why.contains("not accepted there") && why.contains("another network"), "{why}");
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), 0, "the stranger was heard");
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
+    // A stranger that trusts our authority is rejected by our side.
+    let stranger = foreign_identity_trusting(&theirs.identity(&peer("a"), LIFETIME).unwrap(), &ours);
+    let stranger = client_pool(trust::member_client(&stranger, &[ALPN]).unwrap());
+    let why = refusal(whoami(&stranger, &b.target(), DEADLINE).await);
+    assert!(why.contains("it rejects this program") && why.contains("another network"), "{why}");
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), 0, "the server accepted a stream of the stranger");
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_a_certificate() {
+async fn client_without_a_certificate_is_rejected() {
     let authority = Authority::ephemeral().unwrap();
     let b = Node::new(&authority, "b");
     let mut roots = RootCertStore::empty();
@@ -77,53 +79,53 @@ async fn nobody_gets_in_without_a_certificate() {
         .with_root_certificates(roots)
         .with_no_client_auth();
     anonymous.alpn_protocols = vec![ALPN.to_vec()];
-    let why = refusal(ask(&dialler(anonymous), &b.target(), PATIENCE).await);
+    let why = refusal(whoami(&client_pool(anonymous), &b.target(), DEADLINE).await);
     assert!(why.contains("a certificate is required"), "{why}");
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), 0);
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
-async fn somebody_else_at_the_address_is_not_talked_to() {
+async fn server_with_another_role_is_rejected_by_the_client() {
     let authority = Authority::ephemeral().unwrap();
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
     for expected in [peer("c"), Role::Nameserver, Role::Admin] {
         let target = Target { role: expected, endpoint: b.target().endpoint };
-        let why = refusal(a.ask(&target).await);
-        assert!(why.contains("somebody else answers there"), "{why}");
+        let why = refusal(a.whoami(&target).await);
+        assert!(why.contains("another node answers"), "{why}");
     }
-    assert_eq!(b.seen.streams.load(Ordering::SeqCst), 0);
-    assert_eq!(a.ask(&b.target()).await.unwrap(), "a");
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), 0);
+    assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
 }
 
 #[tokio::test]
-async fn an_expired_certificate_is_refused_on_both_sides() {
+async fn expired_certificate_is_rejected_by_both_sides() {
     let authority = Authority::ephemeral().unwrap();
     let expired = authority.identity(&peer("late"), Duration::ZERO).unwrap();
     let now = || i64::try_from(unix_micros() / 1_000_000).unwrap();
-    eventually("the certificate is over", || now() > expired.expires_unix_seconds()).await;
+    eventually("the certificate has expired", || now() > expired.expires_unix_seconds()).await;
     let (late, b) = (Node::of(&expired), Node::new(&authority, "b"));
-    let why = refusal(late.ask(&b.target()).await);
-    assert!(why.contains("not accepted there") && why.contains("expired"), "{why}");
-    let why = refusal(b.ask(&late.target()).await);
-    assert!(why.contains("not trusted here") && why.contains("expired"), "{why}");
+    let why = refusal(late.whoami(&b.target()).await);
+    assert!(why.contains("it rejects this program") && why.contains("expired"), "{why}");
+    let why = refusal(b.whoami(&late.target()).await);
+    assert!(why.contains("this program rejects it") && why.contains("expired"), "{why}");
 }
 
 #[tokio::test]
-async fn different_protocol_versions_are_told_on_both_sides() {
-    let log = Log::start();
+async fn protocol_version_mismatch_is_reported_by_both_sides() {
+    let log = CapturedLog::start();
     let authority = Authority::ephemeral().unwrap();
-    let identity = authority.identity(&peer("new"), LIFE).unwrap();
+    let identity = authority.identity(&peer("new"), LIFETIME).unwrap();
     let next = trust::member_server(&identity, &[b"brasa/2"]).unwrap();
     let new = Node::bound(&identity, loopback(), next).unwrap();
     let old = Node::new(&authority, "old");
-    let error = old.ask(&new.target()).await.unwrap_err();
+    let error = old.whoami(&new.target()).await.unwrap_err();
     assert!(matches!(error, NetError::VersionMismatch { .. }), "{error:?}");
-    let told =
+    let reports =
         |line: &str| line.contains(&old.address().to_string()) && line.contains("another version of the protocol");
-    eventually("the log tells it", || log.text().lines().any(told)).await;
+    eventually("the server logs the mismatch", || log.text().lines().any(reports)).await;
 }
 
-/// Counts the tickets that a server hands out for resuming its sessions.
+/// Session store that counts the resumption tickets of a server.
 #[derive(Debug, Default)]
 struct Tickets(AtomicUsize);
 
@@ -146,34 +148,34 @@ impl ClientSessionStore for Tickets {
 }
 
 #[tokio::test]
-async fn sessions_are_not_resumed_and_nothing_is_said_before_the_handshake() {
+async fn server_issues_no_resumption_tickets() {
     let authority = Authority::ephemeral().unwrap();
     let b = Node::new(&authority, "b");
-    let identity = authority.identity(&peer("a"), LIFE).unwrap();
+    let identity = authority.identity(&peer("a"), LIFETIME).unwrap();
     let tickets = Arc::new(Tickets::default());
-    // A client that would like to.
-    let mut eager = trust::member_client(&identity, &[ALPN]).unwrap();
-    eager.resumption = Resumption::store(tickets.clone());
-    eager.enable_early_data = true;
-    let connections = dialler(eager);
+    // A client with resumption and early data enabled.
+    let mut resuming = trust::member_client(&identity, &[ALPN]).unwrap();
+    resuming.resumption = Resumption::store(tickets.clone());
+    resuming.enable_early_data = true;
+    let connections = client_pool(resuming);
     for _ in 0..2 {
-        assert_eq!(ask(&connections, &b.target(), PATIENCE).await.unwrap(), "a");
+        assert_eq!(whoami(&connections, &b.target(), DEADLINE).await.unwrap(), "a");
         let connection = connections.connection(&b.target()).await.unwrap();
         connections.forget(&b.target(), &connection);
     }
-    // A ticket comes right after the handshake, so long before the call's answer.
+    // A server sends tickets right after the handshake, before the answer of the call.
     assert_eq!(tickets.0.load(Ordering::SeqCst), 0);
 }
 
-/// A nameserver's door: enrolment, by one token.
+/// Handler of a nameserver that enrols applicants with one token.
 #[derive(Clone)]
-struct Door {
+struct EnrolmentHandler {
     authority: Arc<Authority>,
     key: ProofKey,
     remote: Option<Arc<Remote>>,
 }
 
-impl EnrolService for Door {
+impl EnrolService for EnrolmentHandler {
     async fn enrol(self, _: Context, request: EnrolRequest) -> Result<Enrolled, EnrolError> {
         let remote = self.remote.unwrap();
         let Caller::Applicant(public_key) = &remote.caller else { panic!("a member enrols") };
@@ -190,7 +192,7 @@ impl EnrolService for Door {
     }
 }
 
-impl Handler for Door {
+impl Handler for EnrolmentHandler {
     fn stream(
         self: Arc<Self>,
         remote: Arc<Remote>,
@@ -216,22 +218,22 @@ struct Nameserver {
 impl Nameserver {
     fn start() -> Self {
         let authority = Arc::new(Authority::ephemeral().unwrap());
-        let identity = authority.identity(&Role::Nameserver, LIFE).unwrap();
+        let identity = authority.identity(&Role::Nameserver, LIFETIME).unwrap();
         let token = JoinToken::new(authority.fingerprint(), vec![]).unwrap();
         let server = trust::nameserver_server(&identity, &[ALPN, ENROL_ALPN]).unwrap();
         let client = trust::member_client(&identity, &[ALPN]).unwrap();
         let endpoint = endpoint::bind(loopback(), Some(server), client).unwrap().endpoint;
         let address = Endpoint::from(endpoint.local_addr().unwrap());
-        let door = Door { authority: authority.clone(), key: token.proof_key(), remote: None };
-        tokio::spawn(serve(endpoint, Arc::new(door), CancellationToken::new()));
+        let handler = EnrolmentHandler { authority: authority.clone(), key: token.proof_key(), remote: None };
+        tokio::spawn(serve(endpoint, Arc::new(handler), CancellationToken::new()));
         Self { authority, token, target: Target { role: Role::Nameserver, endpoint: address } }
     }
 
     async fn connect(&self, tls: rustls::ClientConfig) -> Result<quinn::Connection, NetError> {
-        dialler(tls).connection(&self.target).await
+        client_pool(tls).connection(&self.target).await
     }
 
-    async fn newcomer(&self) -> (Applicant, quinn::Connection) {
+    async fn applicant(&self) -> (Applicant, quinn::Connection) {
         let applicant = Applicant::new().unwrap();
         let tls = trust::applicant_client(&applicant, self.authority.fingerprint(), &[ENROL_ALPN]).unwrap();
         let connection = self.connect(tls).await.unwrap();
@@ -241,7 +243,7 @@ impl Nameserver {
 
 async fn enrol(connection: &quinn::Connection, request: EnrolRequest) -> Result<Enrolled, EnrolError> {
     let (send, recv) = shared::net::connection::open_stream(connection, StreamKind::Enrol).await.unwrap();
-    EnrolServiceClient::on(send, recv).enrol(call_context(PATIENCE), request).await.unwrap()
+    EnrolServiceClient::on(send, recv).enrol(call_context(DEADLINE), request).await.unwrap()
 }
 
 fn request(connection: &quinn::Connection, key: ProofKey, role: &Role, csr: &[u8]) -> EnrolRequest {
@@ -250,22 +252,22 @@ fn request(connection: &quinn::Connection, key: ProofKey, role: &Role, csr: &[u8
 }
 
 #[tokio::test]
-async fn a_newcomer_with_the_secret_becomes_a_member() {
+async fn applicant_with_the_secret_becomes_a_member() {
     let nameserver = Nameserver::start();
-    let (applicant, connection) = nameserver.newcomer().await;
+    let (applicant, connection) = nameserver.applicant().await;
     let csr = applicant.signing_request().unwrap();
     let request = request(&connection, nameserver.token.proof_key(), &peer("new"), &csr);
     let Enrolled { certificate, authority, .. } = enrol(&connection, request).await.unwrap();
     let identity: Identity = applicant.into_member(certificate, authority).unwrap();
     assert_eq!(identity.role(), &peer("new"));
     let member = Node::new(&nameserver.authority, "other");
-    assert_eq!(Node::of(&identity).ask(&member.target()).await.unwrap(), "new");
+    assert_eq!(Node::of(&identity).whoami(&member.target()).await.unwrap(), "new");
 }
 
 #[tokio::test]
-async fn proofs_are_good_for_their_connection_role_and_key_only() {
+async fn proof_for_another_connection_role_or_key_is_rejected() {
     let nameserver = Nameserver::start();
-    let (applicant, connection) = nameserver.newcomer().await;
+    let (applicant, connection) = nameserver.applicant().await;
     let csr = applicant.signing_request().unwrap();
     let key = || nameserver.token.proof_key();
     let good = request(&connection, key(), &peer("new"), &csr);
@@ -278,66 +280,67 @@ async fn proofs_are_good_for_their_connection_role_and_key_only() {
     let other_csr = Applicant::new().unwrap().signing_request().unwrap();
     let exchanged = EnrolRequest { csr: other_csr.clone(), ..good.clone() };
     assert_eq!(enrol(&connection, exchanged).await, Err(EnrolError::InvalidToken));
-    // Even who knows the secret gets a certificate over the key that was shown in the handshake only.
+    // An applicant with the secret gets a certificate only for the key used in the handshake.
     let for_another = request(&connection, key(), &peer("new"), &other_csr);
     let refused = enrol(&connection, for_another).await;
     assert!(matches!(refused, Err(EnrolError::InvalidRequest(_))), "{refused:?}");
-    // Heard on one connection, said on another.
-    let (_, elsewhere) = nameserver.newcomer().await;
+    // A proof replayed on another connection.
+    let (_, elsewhere) = nameserver.applicant().await;
     assert_eq!(enrol(&elsewhere, good.clone()).await, Err(EnrolError::InvalidToken));
 
     assert!(enrol(&connection, good).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_newcomer_can_do_nothing_but_enrol() {
+async fn applicant_is_rejected_for_everything_but_enrolment() {
     let nameserver = Nameserver::start();
     let member = Node::new(&nameserver.authority, "member");
     let applicant = Applicant::new().unwrap();
     let fingerprint = nameserver.authority.fingerprint();
     let tls = |protocol| trust::applicant_client(&applicant, fingerprint, &[protocol]).unwrap();
 
-    // At a member's door, on either protocol.
-    let why = refusal(ask(&dialler(tls(ALPN)), &member.target(), PATIENCE).await);
-    assert!(why.contains("not accepted there"), "{why}");
-    let elsewhere = ask(&dialler(tls(ENROL_ALPN)), &member.target(), PATIENCE).await;
+    // A member rejects it on both protocols.
+    let why = refusal(whoami(&client_pool(tls(ALPN)), &member.target(), DEADLINE).await);
+    assert!(why.contains("it rejects this program"), "{why}");
+    let elsewhere = whoami(&client_pool(tls(ENROL_ALPN)), &member.target(), DEADLINE).await;
     assert!(matches!(elsewhere, Err(NetError::VersionMismatch { .. })), "{elsewhere:?}");
-    assert_eq!(member.seen.streams.load(Ordering::SeqCst), 0);
+    assert_eq!(member.stats.streams.load(Ordering::SeqCst), 0);
 
-    // At the nameserver's, on the members' protocol.
+    // The nameserver rejects it on the members' protocol.
     let connection = nameserver.connect(tls(ALPN)).await.unwrap();
     let ended = NetError::from_connection("the nameserver", &connection.closed().await);
     assert!(refusal::<()>(Err(ended)).contains("authority is required"));
-    assert_eq!(member.ask(&member.target()).await.unwrap(), "member");
+    assert_eq!(member.whoami(&member.target()).await.unwrap(), "member");
 }
 
 #[tokio::test]
-async fn newcomers_are_few_at_a_time_and_do_not_stay() {
+async fn applicants_are_limited_in_number_and_time() {
     let nameserver = Nameserver::start();
     let mut held = Vec::new();
-    for _ in 0..limits::MAX_NEWCOMERS {
-        held.push(nameserver.newcomer().await.1);
+    for _ in 0..limits::MAX_APPLICANTS {
+        held.push(nameserver.applicant().await.1);
     }
-    let (_, one_more) = nameserver.newcomer().await;
+    let (_, one_more) = nameserver.applicant().await;
     let ended = NetError::from_connection("the nameserver", &one_more.closed().await);
     assert!(matches!(&ended, NetError::Closed { why, .. } if why.contains("too many")), "{ended:?}");
-    let ended =
-        timeout(limits::NEWCOMER_STAY + PATIENCE, held[0].closed()).await.expect("who does not enrol has to go");
+    let ended = timeout(limits::ENROLMENT_TIMEOUT + DEADLINE, held[0].closed())
+        .await
+        .expect("the server did not close the connection");
     let ended = NetError::from_connection("the nameserver", &ended);
     assert!(matches!(&ended, NetError::Closed { why, .. } if why.contains("took too long")), "{ended:?}");
 }
 
 #[tokio::test]
-async fn a_member_is_told_that_it_need_not_enrol() {
+async fn member_that_enrols_is_rejected() {
     let nameserver = Nameserver::start();
-    let identity = nameserver.authority.identity(&peer("a"), LIFE).unwrap();
+    let identity = nameserver.authority.identity(&peer("a"), LIFETIME).unwrap();
     let connection = nameserver.connect(trust::member_client(&identity, &[ENROL_ALPN]).unwrap()).await.unwrap();
     let ended = NetError::from_connection("the nameserver", &connection.closed().await);
     assert!(refusal::<()>(Err(ended)).contains("need not enrol"));
 }
 
 #[tokio::test]
-async fn a_newcomer_trusts_the_pinned_authority_only() {
+async fn applicant_rejects_an_authority_that_its_token_does_not_pin() {
     let nameserver = Nameserver::start();
     let stranger = Authority::ephemeral().unwrap();
     let applicant = Applicant::new().unwrap();
@@ -345,14 +348,14 @@ async fn a_newcomer_trusts_the_pinned_authority_only() {
     let why = refusal(nameserver.connect(pinned(stranger.fingerprint())).await);
     assert!(why.contains("another network"), "{why}");
 
-    // A member of the right network that plays nameserver does not pass for it.
+    // A member of the pinned network that poses as the nameserver is rejected.
     let member = Node::new(&nameserver.authority, "member");
-    let identity = nameserver.authority.identity(&peer("thief"), LIFE).unwrap();
+    let identity = nameserver.authority.identity(&peer("impostor"), LIFETIME).unwrap();
     assert_ne!(public_key_of(identity.certificate()).unwrap(), Vec::<u8>::new());
     let server = trust::member_server(&identity, &[ENROL_ALPN]).unwrap();
-    let thief = Node::bound(&identity, loopback(), server).unwrap();
-    let target = Target { role: Role::Nameserver, endpoint: thief.target().endpoint };
-    let why = refusal(dialler(pinned(nameserver.authority.fingerprint())).connection(&target).await);
-    assert!(why.contains("somebody else answers there"), "{why}");
+    let impostor = Node::bound(&identity, loopback(), server).unwrap();
+    let target = Target { role: Role::Nameserver, endpoint: impostor.target().endpoint };
+    let why = refusal(client_pool(pinned(nameserver.authority.fingerprint())).connection(&target).await);
+    assert!(why.contains("another node answers"), "{why}");
     drop(member);
 }

@@ -8,7 +8,7 @@ use shared::{
 use super::*;
 use crate::registry::tests::{NOW, peer, registry, request};
 
-/// A registry with these peers registered.
+/// Returns a registry with `ids` as registered peers.
 fn with_peers(ids: &[&str]) -> Registry {
     let mut registry = registry();
     for id in ids {
@@ -48,7 +48,7 @@ fn no_majority(votes: u64, needed: u64) -> Result<SeatGrant, ClaimError> {
 }
 
 #[test]
-fn the_first_peer_takes_the_vacant_seat() {
+fn claim_to_a_vacant_seat_is_granted() {
     let mut registry = with_peers(&["a", "b", "c"]);
     let grant = registry.claim(NOW, &peer("a"), claim(1, 0, &["a"])).unwrap();
     assert_eq!(grant, SeatGrant { epoch: Epoch(1), lease: SEAT_LEASE });
@@ -59,7 +59,7 @@ fn the_first_peer_takes_the_vacant_seat() {
 }
 
 #[test]
-fn only_a_registered_peer_claims() {
+fn claim_by_an_unregistered_caller_is_rejected() {
     let mut registry = with_peers(&["a"]);
     for caller in [peer("x"), Role::Admin, Role::Nameserver] {
         let denied = registry.claim(NOW, &caller, claim(1, 0, &["a"]));
@@ -70,7 +70,7 @@ fn only_a_registered_peer_claims() {
 }
 
 #[test]
-fn a_claim_must_know_the_highest_epoch_and_rise_above_it() {
+fn claim_with_stale_or_distant_epoch_is_rejected() {
     let mut registry = with_peers(&["a", "b"]);
     registry.claim(NOW, &peer("a"), claim(5, 0, &["a"])).unwrap();
     registry.resign(NOW, &peer("a"), Epoch(5)).unwrap();
@@ -81,32 +81,33 @@ fn a_claim_must_know_the_highest_epoch_and_rise_above_it() {
         assert_eq!(moved, Err(ClaimError::Moved(SeatView { epoch_high: Epoch(5), seat: None })));
     }
     let far = registry.claim(NOW, &peer("b"), claim(u64::MAX, 5, &["b"]));
-    assert!(matches!(far, Err(ClaimError::NotAuthorised(_))), "the epochs must not be used up: {far:?}");
+    assert!(matches!(far, Err(ClaimError::NotAuthorised(_))), "a claim could exhaust the epochs: {far:?}");
     registry.claim(NOW, &peer("b"), claim(6, 5, &["b"])).unwrap();
     let again = registry.claim(NOW, &peer("b"), claim(6, 5, &["b"]));
     assert!(
-        matches!(again, Err(ClaimError::Moved(view)) if view.seat.as_ref().is_some_and(|seat| seat.peer.as_str() == "b"))
+        matches!(&again, Err(ClaimError::Moved(SeatView { seat: Some(seat), .. })) if seat.peer.as_str() == "b"),
+        "{again:?}"
     );
 }
 
 #[test]
-fn a_held_seat_needs_a_majority_and_silence() {
+fn claim_to_a_held_seat_needs_a_majority_and_silence() {
     let mut registry = with_peers(&["a", "b", "c", "d"]);
     registry.claim(NOW, &peer("a"), claim(1, 0, &["a"])).unwrap();
-    let quiet = NOW + SEAT_SILENCE;
-    // Of b, c, d two are needed; strangers, repeated votes and the dead do not count.
-    assert_eq!(registry.claim(quiet, &peer("b"), claim(2, 1, &["b"])), no_majority(1, 2));
-    assert_eq!(registry.claim(quiet, &peer("b"), claim(2, 1, &["b", "b", "x", "y"])), no_majority(1, 2));
+    let silent = NOW + SEAT_SILENCE;
+    // Two of b, c and d are needed; repeated votes and votes of unknown peers do not count.
+    assert_eq!(registry.claim(silent, &peer("b"), claim(2, 1, &["b"])), no_majority(1, 2));
+    assert_eq!(registry.claim(silent, &peer("b"), claim(2, 1, &["b", "b", "x", "y"])), no_majority(1, 2));
     let early = registry.claim(NOW + millis(300), &peer("b"), claim(2, 1, &["b", "c"]));
     assert_eq!(early, Err(ClaimError::Held { retry_after: millis(100) }));
-    registry.claim(quiet, &peer("b"), claim(2, 1, &["b", "c"])).unwrap();
-    assert_eq!(holder(&registry, quiet), Some((2, "b".into())));
+    registry.claim(silent, &peer("b"), claim(2, 1, &["b", "c"])).unwrap();
+    assert_eq!(holder(&registry, silent), Some((2, "b".into())));
     assert_eq!(trackers(&registry), ["tracker.2"]);
-    assert_eq!(registry.renew_seat(quiet, &peer("a"), Epoch(1)), Err(ClaimError::Moved(registry.seat(quiet))));
+    assert_eq!(registry.renew_seat(silent, &peer("a"), Epoch(1)), Err(ClaimError::Moved(registry.seat(silent))));
 }
 
 #[test]
-fn an_incumbent_that_renews_is_heard() {
+fn claim_against_a_renewing_incumbent_is_rejected() {
     let mut registry = with_peers(&["a", "b", "c"]);
     registry.claim(NOW, &peer("a"), claim(1, 0, &["a"])).unwrap();
     let mut now = NOW;
@@ -114,7 +115,7 @@ fn an_incumbent_that_renews_is_heard() {
         now += millis(200);
         registry.renew_seat(now, &peer("a"), Epoch(1)).unwrap();
     }
-    // Another call of its process is no sign of its tracker.
+    // A renewal of the holder's name does not count as one of the seat.
     registry.renew(now + millis(300), &peer("a"), "peer.a", Incarnation(1)).unwrap();
     let early = registry.claim(now + millis(399), &peer("b"), claim(2, 1, &["b", "c"]));
     assert_eq!(early, Err(ClaimError::Held { retry_after: millis(1) }));
@@ -122,22 +123,22 @@ fn an_incumbent_that_renews_is_heard() {
 }
 
 #[test]
-fn an_incumbent_whose_port_is_closed_is_not_waited_for() {
+fn claim_after_a_closed_port_needs_no_silence() {
     let mut registry = with_peers(&["a", "b", "c", "d"]);
     registry.claim(NOW, &peer("a"), claim(1, 0, &["a"])).unwrap();
     let (since, found) = (NOW + millis(20), NOW + millis(40));
-    // Of another seat, and of one that was heard meanwhile, it says nothing.
-    assert!(!registry.note_closed_port(found, Epoch(2), since));
-    assert!(!registry.note_closed_port(found, Epoch(1), NOW));
+    // A probe of another epoch, or from before the last renewal, is invalid.
+    assert!(!registry.record_closed_port(found, Epoch(2), since));
+    assert!(!registry.record_closed_port(found, Epoch(1), NOW));
     let held = |answer| matches!(answer, Err(ClaimError::Held { .. }));
     assert!(held(registry.claim(found, &peer("b"), claim(2, 1, &["b", "c"]))));
-    // Who renews lives, whatever its port seems to be.
-    assert!(registry.note_closed_port(found, Epoch(1), since));
+    // A renewal overrides an earlier probe.
+    assert!(registry.record_closed_port(found, Epoch(1), since));
     registry.renew_seat(found, &peer("a"), Epoch(1)).unwrap();
     assert!(held(registry.claim(found, &peer("b"), claim(2, 1, &["b", "c"]))));
-    // A majority is needed all the same; the seat that it takes is a new one.
+    // A majority is still required, and the new holder does not inherit the closed port.
     let later = found + millis(20);
-    assert!(registry.note_closed_port(later, Epoch(1), later));
+    assert!(registry.record_closed_port(later, Epoch(1), later));
     assert_eq!(registry.claim(later, &peer("b"), claim(2, 1, &["b"])), no_majority(1, 2));
     registry.claim(later, &peer("b"), claim(2, 1, &["b", "c"])).unwrap();
     assert_eq!(holder(&registry, later), Some((2, "b".into())));
@@ -145,7 +146,7 @@ fn an_incumbent_whose_port_is_closed_is_not_waited_for() {
 }
 
 #[test]
-fn peers_whose_leases_ran_out_neither_vote_nor_count() {
+fn expired_peers_are_no_electors() {
     let mut registry = with_peers(&["a", "b", "c", "d", "e"]);
     let later = NOW + DEFAULT_LEASE;
     for id in ["a", "b"] {
@@ -156,36 +157,36 @@ fn peers_whose_leases_ran_out_neither_vote_nor_count() {
 }
 
 #[test]
-fn eleger_works_with_every_peer_alive() {
+fn forced_claim_succeeds_while_every_peer_is_alive() {
     let mut registry = with_peers(&["a", "b", "c"]);
     registry.claim(NOW, &peer("a"), claim(1, 0, &["a"])).unwrap();
     assert!(matches!(registry.claim(NOW, &peer("b"), claim(2, 1, &["b", "c"])), Err(ClaimError::Held { .. })));
     assert_eq!(registry.claim(NOW, &peer("b"), forced(2, 1, &["b"])), no_majority(1, 2));
-    // Without the incumbent's vote two of b, c; with it two of all three.
+    // Without the incumbent's vote b and c are the electors, with it all three; two votes are needed in both cases.
     registry.claim(NOW, &peer("b"), forced(2, 1, &["b", "a"])).unwrap();
     registry.claim(NOW, &peer("c"), forced(3, 2, &["c", "a"])).unwrap();
     assert_eq!(registry.claim(NOW, &peer("c"), forced(4, 3, &["c"])), no_majority(1, 2));
-    registry.claim(NOW, &peer("c"), forced(4, 3, &["a", "c"])).expect("the tracker itself may ask for an election");
+    registry.claim(NOW, &peer("c"), forced(4, 3, &["a", "c"])).expect("the tracker itself may start an election");
     assert_eq!(holder(&registry, NOW), Some((4, "c".into())));
 }
 
 #[test]
-fn eleger_works_with_one_and_with_two_peers() {
+fn forced_claim_succeeds_with_one_and_two_peers() {
     let mut registry = with_peers(&["a"]);
     registry.claim(NOW, &peer("a"), claim(1, 0, &["a"])).unwrap();
-    registry.claim(NOW, &peer("a"), forced(2, 1, &["a"])).expect("alone it is its own majority");
+    registry.claim(NOW, &peer("a"), forced(2, 1, &["a"])).expect("a single peer is a majority");
     registry.register(NOW, &peer("b"), request("peer.b")).unwrap();
-    registry.claim(NOW, &peer("b"), forced(3, 2, &["b"])).expect("without the incumbent there is only b");
+    registry.claim(NOW, &peer("b"), forced(3, 2, &["b"])).expect("without the incumbent b is the only elector");
     registry.claim(NOW, &peer("a"), forced(4, 3, &["a", "b"])).unwrap();
 }
 
 #[test]
-fn the_seat_runs_out_and_takes_its_name_along_but_not_its_number() {
+fn expired_seat_loses_its_name_and_keeps_its_epoch() {
     let mut registry = with_peers(&["a", "b"]);
     registry.claim(NOW, &peer("a"), claim(1, 0, &["a"])).unwrap();
     assert_eq!(registry.next_deadline(), Some(NOW + SEAT_LEASE));
     let over = NOW + SEAT_LEASE;
-    // Invisible at once, swept or not.
+    // The seat is invisible at once, before its removal.
     assert_eq!(registry.seat(over), SeatView { epoch_high: Epoch(1), seat: None });
     assert!(registry.lookup(over, "tracker.1").is_err());
     assert_eq!(registry.count(over), 3);
@@ -198,7 +199,7 @@ fn the_seat_runs_out_and_takes_its_name_along_but_not_its_number() {
 }
 
 #[test]
-fn an_expired_seat_can_be_claimed_before_it_is_swept() {
+fn expired_seat_can_be_claimed_before_its_removal() {
     let mut registry = with_peers(&["a", "b"]);
     registry.claim(NOW, &peer("a"), claim(1, 0, &["a"])).unwrap();
     let over = NOW + SEAT_LEASE;
@@ -209,7 +210,7 @@ fn an_expired_seat_can_be_claimed_before_it_is_swept() {
 }
 
 #[test]
-fn only_its_holder_renews_and_resigns() {
+fn renewal_or_resignation_by_another_caller_is_rejected() {
     let mut registry = with_peers(&["a", "b"]);
     registry.claim(NOW, &peer("a"), claim(3, 0, &["a"])).unwrap();
     for (caller, epoch) in [(peer("b"), 3), (peer("a"), 2), (peer("a"), 4)] {
@@ -219,14 +220,14 @@ fn only_its_holder_renews_and_resigns() {
     assert!(matches!(registry.resign(NOW, &Role::Admin, Epoch(3)), Err(ClaimError::NotAuthorised(_))));
     let revision = registry.revision();
     registry.renew_seat(NOW, &peer("a"), Epoch(3)).unwrap();
-    assert_eq!(registry.revision(), revision, "a renewal is no change");
+    assert_eq!(registry.revision(), revision, "a renewal is a change");
     registry.resign(NOW, &peer("a"), Epoch(3)).unwrap();
     assert_eq!(trackers(&registry), [""; 0]);
     registry.claim(NOW, &peer("b"), claim(4, 3, &["b"])).expect("a resigned seat is vacant at once");
 }
 
 #[test]
-fn a_trackers_name_is_the_seat() {
+fn tracker_name_changes_with_the_seat_only() {
     let mut registry = with_peers(&["a"]);
     registry.claim(NOW, &peer("a"), claim(1, 0, &["a"])).unwrap();
     let tracker = Selector { name: Some("tracker.1".into()), ..Selector::default() };
@@ -239,14 +240,18 @@ fn a_trackers_name_is_the_seat() {
     ] {
         assert!(matches!(result, Err(NameError::NotAuthorised(_))), "{result:?}");
     }
-    assert_eq!(registry.remove(NOW, &peer("a"), everything), Ok(1), "its own name, not the seat's");
+    assert_eq!(
+        registry.remove(NOW, &peer("a"), everything),
+        Ok(1),
+        "the holder removes its own name but not the seat's"
+    );
     assert_eq!(holder(&registry, NOW), Some((1, "a".into())));
     assert_eq!(registry.remove(NOW, &Role::Admin, tracker), Ok(1));
     assert_eq!(registry.seat(NOW), SeatView { epoch_high: Epoch(1), seat: None });
 }
 
 #[test]
-fn a_restart_and_an_undone_claim_keep_seat_and_epoch() {
+fn roll_back_and_restore_keep_seat_and_epoch() {
     let mut before = with_peers(&["a", "b"]);
     before.claim(NOW, &peer("a"), claim(8, 0, &["a"])).unwrap();
     before.settle();
@@ -259,7 +264,7 @@ fn a_restart_and_an_undone_claim_keep_seat_and_epoch() {
     let start = Timestamp::ZERO;
     let mut after = Registry::restore(stored, start);
     assert_eq!(holder(&after, start + SEAT_LEASE - millis(1)), Some((8, "a".into())));
-    // The new nameserver has not heard the incumbent, but not for long enough to let it be replaced either.
+    // Restoring counts as a renewal, so the incumbent gets the full time of silence.
     assert!(matches!(after.claim(start, &peer("b"), claim(9, 8, &["b"])), Err(ClaimError::Held { .. })));
     after.renew_seat(start + millis(700), &peer("a"), Epoch(8)).unwrap();
     assert_eq!(holder(&after, start + millis(1400)), Some((8, "a".into())));

@@ -1,15 +1,17 @@
-//! One large file from one owner to the disk, verified, between two running peers; against the same bytes over TCP and
-//! TLS 1.3, unverified, and over a bare QUIC stream, thrown away. The file is in the page cache of all senders.
+//! One large file from one owner, verified and written to the disk by a running peer. The baselines are the same file
+//! over TCP and TLS 1.3, written unverified, and the same number of bytes over a plain QUIC stream, discarded. Every
+//! sender has the file in the page cache.
 
 use std::{fs, path::Path};
 
-use super::{Plan, size_of};
 use crate::{
+    baselines::{Pair, Timing},
     cluster::Cluster,
-    files,
-    process::{Running, Usage, timed},
+    files::{self, size_of},
+    process::Process,
     report::{Report, ratios},
-    tools::{Pair, Took},
+    settings::Settings,
+    usage::{Usage, reset_peak, timed, usage},
 };
 
 pub const NAME: &str = "one-owner";
@@ -18,20 +20,20 @@ const GIB: f64 = (1u64 << 30) as f64;
 const MIB: f64 = (1u64 << 20) as f64;
 const FILE: &str = "big.bin";
 
-/// What one run of one contestant took and cost.
+/// Duration and resource usage of one run.
 struct Trial {
     seconds: f64,
     sender: Usage,
     receiver: Usage,
 }
 
-/// One that moves the file, with its runs.
-struct Contestant {
+/// Runs of one way to transfer the file.
+struct Series {
     name: &'static str,
     trials: Vec<Trial>,
 }
 
-impl Contestant {
+impl Series {
     fn new(name: &'static str) -> Self {
         Self { name, trials: Vec::new() }
     }
@@ -54,13 +56,13 @@ impl Contestant {
     }
 }
 
-pub fn run(plan: &Plan, report: &mut Report) {
-    let bytes = plan.pick(1 << 30, 64 << 20);
-    let folder = plan.folder();
+pub fn run(settings: &Settings, report: &mut Report) {
+    let bytes = settings.pick(1 << 30, 64 << 20);
+    let folder = settings.folder();
     let folder = folder.path();
     let mut cluster = Cluster::start(folder, None);
     let source = cluster.share("owner").join(FILE);
-    files::make(&source, bytes, 1);
+    files::create(&source, bytes, 1);
     cluster.start_peer("receiver", &[]);
     cluster.start_peer("owner", &[]);
     cluster.wait_for_owners("receiver", FILE, &["owner"]);
@@ -68,18 +70,18 @@ pub fn run(plan: &Plan, report: &mut Report) {
     let mut tls = Pair::tls(folder, &source, &tls_target);
     let mut quic = Pair::quic(folder, bytes);
 
-    let mut by_brasa = Contestant::new("Brasa");
-    let mut by_tls = Contestant::new("TLS with fsync");
-    let mut by_quic = Contestant::new("bare QUIC");
+    let mut by_brasa = Series::new("Brasa");
+    let mut by_tls = Series::new("TLS with fsync");
+    let mut by_quic = Series::new("bare QUIC");
     let mut unsynced = Vec::new();
-    for run in 0..plan.runs {
-        plan.settle(folder);
+    for run in 0..settings.runs {
+        settings.settle(folder);
         let peers = [cluster.peer("owner"), cluster.peer("receiver")];
-        let before = begin(peers);
+        let before = start_usage(peers);
         let ((), seconds) = timed(|| {
             cluster.run("receiver", &["download", FILE]);
         });
-        by_brasa.trials.push(end(peers, before, seconds));
+        by_brasa.trials.push(trial(peers, before, seconds));
         let target = cluster.share("receiver").join(FILE);
         if run == 0 {
             files::assert_same(&source, &target);
@@ -87,13 +89,13 @@ pub fn run(plan: &Plan, report: &mut Report) {
         cluster.run("receiver", &["remove", FILE]);
         cluster.wait_for_owners("receiver", FILE, &["owner"]);
 
-        plan.settle(folder);
-        let (trial, took) = fetch(&mut tls);
+        settings.settle(folder);
+        let (trial, timing) = fetch(&mut tls);
         by_tls.trials.push(trial);
-        unsynced.push(took.received);
+        unsynced.push(timing.received);
         check_and_remove(&source, &tls_target, run == 0);
 
-        plan.settle(folder);
+        settings.settle(folder);
         by_quic.trials.push(fetch(&mut quic).0);
     }
 
@@ -101,7 +103,13 @@ pub fn run(plan: &Plan, report: &mut Report) {
     by_brasa.report(size, report);
     by_tls.report(size, report);
     report.add(NAME, "TLS without fsync: time", "s", unsynced.clone(), None);
-    report.add(NAME, "TLS without fsync: rate", "MB/s", unsynced.iter().map(|took| size / 1e6 / took).collect(), None);
+    report.add(
+        NAME,
+        "TLS without fsync: rate",
+        "MB/s",
+        unsynced.iter().map(|seconds| size / 1e6 / seconds).collect(),
+        None,
+    );
     by_quic.report(size, report);
     let brasa = by_brasa.seconds();
     let mut ratio = |against: &str, times: &[f64]| {
@@ -112,33 +120,33 @@ pub fn run(plan: &Plan, report: &mut Report) {
     ratio("bare QUIC", &by_quic.seconds());
 }
 
-/// What two processes have used so far; what they hold now counts as their peak.
-fn begin([sender, receiver]: [&Running; 2]) -> [Usage; 2] {
+/// Resets the memory peaks of two processes. Returns their usage so far.
+fn start_usage([sender, receiver]: [&Process; 2]) -> [Usage; 2] {
     [sender, receiver].map(|process| {
-        process.reset_peak();
-        process.usage()
+        reset_peak(process);
+        usage(process)
     })
 }
 
-/// What they have used since.
-fn end([sender, receiver]: [&Running; 2], before: [Usage; 2], seconds: f64) -> Trial {
-    let used = |process: &Running, before: Usage| {
-        let after = process.usage();
+/// Returns a trial with the usage of two processes since [`start_usage`].
+fn trial([sender, receiver]: [&Process; 2], before: [Usage; 2], seconds: f64) -> Trial {
+    let used = |process: &Process, before: Usage| {
+        let after = usage(process);
         Usage { cpu_seconds: after.cpu_seconds - before.cpu_seconds, peak_bytes: after.peak_bytes }
     };
     Trial { seconds, sender: used(sender, before[0]), receiver: used(receiver, before[1]) }
 }
 
-fn fetch(pair: &mut Pair) -> (Trial, Took) {
-    let before = begin([&pair.sender, &pair.receiver]);
-    let took = pair.fetch();
-    (end([&pair.sender, &pair.receiver], before, took.synced), took)
+fn fetch(pair: &mut Pair) -> (Trial, Timing) {
+    let before = start_usage([&pair.sender, &pair.receiver]);
+    let timing = pair.fetch();
+    (trial([&pair.sender, &pair.receiver], before, timing.synced), timing)
 }
 
 fn check_and_remove(source: &Path, target: &Path, whole: bool) {
-    assert_eq!(size_of(source), size_of(target), "all of it came");
+    assert_eq!(size_of(source), size_of(target), "the copy is complete");
     if whole {
         files::assert_same(source, target);
     }
-    fs::remove_file(target).expect("it is there");
+    fs::remove_file(target).expect("the file exists");
 }

@@ -1,5 +1,5 @@
-//! Many small files as one directory, between two running peers; against copying them on this machine and against rsync
-//! over ssh. All three end with the files on the disk.
+//! Many small files as one directory, downloaded by a running peer. The baselines are a local copy and rsync over
+//! ssh. All three end with the files on the disk.
 
 use std::{
     fs,
@@ -7,68 +7,69 @@ use std::{
     process::Command,
 };
 
-use super::Plan;
 use crate::{
     cluster::Cluster,
     files,
-    process::{Deadline, timed},
+    process::Deadline,
     report::{Report, ratios},
+    settings::Settings,
     sshd::Sshd,
+    usage::timed,
 };
 
 pub const NAME: &str = "small-files";
 
-/// The folder with the files, as a name in the network and below a share.
+/// Directory of the files: its name in the network and its path in the share.
 const TREE: &str = "tree";
-const FILES_PER_FOLDER: usize = 100;
-/// Sizes, bytes: 10,000 of them are 79 MB.
+const FILES_PER_DIRECTORY: usize = 100;
+/// File sizes, bytes. 10,000 files have 79 MB.
 const SIZES: std::ops::RangeInclusive<u64> = 7_608..=8_192;
 
-pub fn run(plan: &Plan, report: &mut Report) {
-    let count = plan.pick(10_000, 500);
-    let folder = plan.folder();
+pub fn run(settings: &Settings, report: &mut Report) {
+    let count = settings.pick(10_000, 500);
+    let folder = settings.folder();
     let folder = folder.path();
     let mut cluster = Cluster::start(folder, None);
     let source = cluster.share("owner").join(TREE);
-    let bytes = make_tree(&source, count);
+    let bytes = create_tree(&source, count);
     cluster.start_peer("receiver", &[]);
     cluster.start_peer("owner", &[]);
     wait_for_files(&cluster, count);
-    let sshd = Sshd::start(folder).map_err(|why| report.note(NAME, format!("rsync over ssh skipped: {why}"))).ok();
+    let sshd = Sshd::start(folder).map_err(|error| report.note(NAME, format!("rsync over ssh skipped: {error}"))).ok();
 
     let (mut by_brasa, mut by_copy, mut by_rsync) = (Vec::new(), Vec::new(), Vec::new());
-    for run in 0..plan.runs {
-        // Each time to another place outside the share, so that what comes is not shared, counted and removed again.
-        let target = |who: &str| {
-            let target = folder.join(format!("{who}-{run}"));
-            fs::create_dir(&target).expect("an empty folder");
+    for run in 0..settings.runs {
+        // A new directory outside the share for each run, so that the peer does not share the copy.
+        let target = |name: &str| {
+            let target = folder.join(format!("{name}-{run}"));
+            fs::create_dir(&target).expect("the directory is writable");
             files::settle(folder);
             target
         };
-        let place = target("brasa");
-        let to = place.to_string_lossy();
+        let to = target("brasa");
+        let path = to.to_string_lossy();
         let ((), seconds) = timed(|| {
-            cluster.run("receiver", &["download", &format!("{TREE}/"), "--to", &to]);
+            cluster.run("receiver", &["download", &format!("{TREE}/"), "--to", &path]);
         });
         by_brasa.push(seconds);
-        check_and_remove(&source, &place, run == 0);
+        check_and_remove(&source, &to, run == 0);
 
-        let place = target("copy");
+        let to = target("copy");
         let ((), seconds) = timed(|| {
-            succeed(Command::new("cp").arg("-a").arg(&source).arg(&place));
+            succeed(Command::new("cp").arg("-a").arg(&source).arg(&to));
             files::settle(folder);
         });
         by_copy.push(seconds);
-        check_and_remove(&source, &place, run == 0);
+        check_and_remove(&source, &to, run == 0);
 
         if let Some(sshd) = &sshd {
-            let place = target("rsync");
+            let to = target("rsync");
             let ((), seconds) = timed(|| {
-                succeed(&mut sshd.rsync(&source, &place));
+                succeed(&mut sshd.rsync(&source, &to));
                 files::settle(folder);
             });
             by_rsync.push(seconds);
-            check_and_remove(&source, &place, run == 0);
+            check_and_remove(&source, &to, run == 0);
         }
     }
 
@@ -82,19 +83,19 @@ pub fn run(plan: &Plan, report: &mut Report) {
     report.add(NAME, "Brasa's time / rsync over ssh", "ratio", ratios(&by_brasa, &by_rsync), None);
 }
 
-/// Makes files in folders of [`FILES_PER_FOLDER`]; how many bytes they have.
-fn make_tree(folder: &Path, count: u32) -> u64 {
+/// Creates files in directories of [`FILES_PER_DIRECTORY`]. Returns their size in bytes.
+fn create_tree(folder: &Path, count: u32) -> u64 {
     let mut random = fastrand::Rng::with_seed(2);
     let paths = (0..count as usize).map(|file| path_of(folder, file));
     paths.zip(0u64..).fold(0, |bytes, (path, seed)| {
         let size = random.u64(SIZES);
-        files::make_small(&path, size, seed);
+        files::create_small(&path, size, seed);
         bytes + size
     })
 }
 
 fn path_of(folder: &Path, file: usize) -> PathBuf {
-    folder.join(format!("{:03}/{:05}.bin", file / FILES_PER_FOLDER, file))
+    folder.join(format!("{:03}/{:05}.bin", file / FILES_PER_DIRECTORY, file))
 }
 
 fn wait_for_files(cluster: &Cluster, count: u32) {
@@ -104,28 +105,28 @@ fn wait_for_files(cluster: &Cluster, count: u32) {
         if known == count as usize {
             return;
         }
-        deadline.pause(&format!("{count} files ({known} are known)"));
+        deadline.pause(&format!("{count} files in the listing ({known} are listed)"));
     }
 }
 
-/// All files must be there; in the first run each byte of them is looked at.
-fn check_and_remove(source: &Path, place: &Path, bytes: bool) {
-    let copy = place.join(TREE);
+/// Checks that all files arrived, and their contents if `contents`. Removes the copy.
+fn check_and_remove(source: &Path, target: &Path, contents: bool) {
+    let copy = target.join(TREE);
     let (mut count, mut expected) = (0, 0);
-    for folder in fs::read_dir(source).expect("the tree is there") {
+    for folder in fs::read_dir(source).expect("the tree exists") {
         let folder = folder.expect("readable").path();
-        for file in fs::read_dir(&folder).expect("a folder of the tree") {
+        for file in fs::read_dir(&folder).expect("a directory of the tree") {
             let file = file.expect("readable").path();
-            let other = copy.join(file.strip_prefix(source).expect("it lies in the tree"));
+            let other = copy.join(file.strip_prefix(source).expect("the file is in the tree"));
             expected += 1;
             count += usize::from(other.is_file());
-            if bytes {
+            if contents {
                 files::assert_same(&file, &other);
             }
         }
     }
-    assert_eq!(count, expected, "all files came");
-    fs::remove_dir_all(place).expect("it can be removed");
+    assert_eq!(count, expected, "all files arrive");
+    fs::remove_dir_all(target).expect("the copy can be removed");
 }
 
 fn succeed(command: &mut Command) {

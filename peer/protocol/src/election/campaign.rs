@@ -12,7 +12,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use shared::{
-    electors::{electors, majority, majority_alone},
+    electors::{electors, majority, provisional_quorum},
     epoch::Epoch,
     id::PeerId,
     limits::{CLAIM_WAIT, MAX_ELECTORS, SEAT_LEASE, SEAT_POLL, VOTE_WAIT},
@@ -204,7 +204,7 @@ impl Campaign {
             epoch: self.epoch,
             expected_epoch: self.expected,
             force: forced,
-            probe: matches!(self.stage, Stage::PreVote { .. }),
+            pre_vote: matches!(self.stage, Stage::PreVote { .. }),
             provisional: self.kind == Kind::Provisional,
         };
         for voter in &voters {
@@ -247,7 +247,7 @@ impl Campaign {
         let of = |electors: &BTreeSet<PeerId>, needed: usize| (electors.intersection(votes).count(), needed);
         if self.kind == Kind::Provisional {
             let views = std::iter::once(&self.electorate.with).chain(&self.electorate.voters_views);
-            let counts = views.map(|electors| of(electors, majority_alone(electors.len())));
+            let counts = views.map(|electors| of(electors, provisional_quorum(electors.len())));
             return counts.max_by_key(|(votes, needed)| needed.saturating_sub(*votes)).unwrap_or((0, 1));
         }
         let incumbent_voted = self.electorate.incumbent.as_ref().is_some_and(|incumbent| votes.contains(incumbent));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use shared::{
     contact::Contact,
     id::PeerId,
-    limits::{ANNOUNCE_RETRY, HEARTBEAT, MAX_SNAPSHOT_WAIT, MAX_STANDBYS, RESTING_HEARTBEAT, SUSPICION},
+    limits::{ANNOUNCE_RETRY, HEARTBEAT, MAX_SNAPSHOT_WAIT, MAX_STANDBYS, REDUCED_HEARTBEAT, SUSPICION},
     rpc::{
         nameserver::Seat,
         peer::VoteRequest,
@@ -142,7 +142,7 @@ impl Follower {
         }
         let now = ctx.now;
         if let Some(ack) = ack {
-            self.interval = ack.next_beat.clamp(HEARTBEAT, RESTING_HEARTBEAT);
+            self.interval = ack.next_beat.clamp(HEARTBEAT, REDUCED_HEARTBEAT);
             // The next heartbeat was planned by the previous interval.
             self.next_heartbeat = self.next_heartbeat.min(now + self.interval);
             self.announcer.on_ack(call, ack.known_seq, ctx.share);

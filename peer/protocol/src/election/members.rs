@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
     contact::Contact,
-    electors::{electors, majority, majority_alone},
+    electors::{electors, majority, provisional_quorum},
     id::PeerId,
     limits::MAX_PEERS,
     name::Endpoint,
@@ -50,6 +50,6 @@ impl Members {
     /// other cannot tell whether it is alone.
     pub(crate) fn can_elect_without(&self, missed: Option<&PeerId>) -> bool {
         let left = self.electors.iter().filter(|elector| Some(*elector) != missed).count();
-        !self.others.is_empty() && left >= majority_alone(self.electors.len())
+        !self.others.is_empty() && left >= provisional_quorum(self.electors.len())
     }
 }

@@ -1,6 +1,6 @@
 //! Probes of the tracker's port: a killed process sends nothing, but its machine answers that the port is closed.
 //!
-//! A refusal is a hint, not a proof (`shared::net::knock`). A peer suspects its tracker only after two refusals with an
+//! A refusal is a hint, not a proof (`shared::net::port_probe`). A peer suspects its tracker only after two refusals with an
 //! unanswered heartbeat between them. Where a heartbeat is answered although probes were refused, refusals of that endpoint
 //! are ignored from then on. A suspicion has no effect but questions: to the other electors, which probe the port
 //! themselves before they agree ([`VOTE_HOLD`]), and to the nameserver, which does so too.
@@ -10,7 +10,7 @@ use std::time::Duration;
 use shared::{
     contact::Contact,
     id::PeerId,
-    limits::{HEARTBEAT, KNOCK, KNOCK_AGAIN, VOTE_HOLD},
+    limits::{HEARTBEAT, PROBE_INTERVAL, PROBE_RETRY, VOTE_HOLD},
     rpc::peer::VoteRequest,
     time::Timestamp,
 };
@@ -57,14 +57,14 @@ pub(crate) enum Refused {
 impl PortProbe {
     /// Probes of a tracker that is followed from `now` on.
     pub(crate) fn new(now: Timestamp, is_meaningful: bool) -> Self {
-        Self { is_meaningful, next: is_meaningful.then_some(now + KNOCK), refusal: None }
+        Self { is_meaningful, next: is_meaningful.then_some(now + PROBE_INTERVAL), refusal: None }
     }
 
     /// Adapts to the interval of heartbeats that the tracker asks for: electors probe, peers with a reduced heartbeat do
     /// not.
     pub(crate) fn set_heartbeat_interval(&mut self, now: Timestamp, interval: Duration) {
         if self.is_meaningful && interval <= HEARTBEAT {
-            self.next.get_or_insert(now + KNOCK);
+            self.next.get_or_insert(now + PROBE_INTERVAL);
         } else {
             self.next = None;
         }
@@ -73,7 +73,7 @@ impl PortProbe {
     /// Probes the port of `tracker` when that is due.
     pub(crate) fn run_timer(&mut self, ctx: &mut Ctx<'_>, tracker: impl FnOnce() -> Contact) {
         if self.next.is_some_and(|next| next <= ctx.now) {
-            self.next = Some(ctx.now + KNOCK);
+            self.next = Some(ctx.now + PROBE_INTERVAL);
             ctx.out.push(Action::ProbePort { at: tracker() });
         }
     }
@@ -83,11 +83,11 @@ impl PortProbe {
         match self.refusal {
             _ if self.next.is_none() => Refused::Ignored,
             None => {
-                self.next = Some(now + KNOCK_AGAIN);
+                self.next = Some(now + PROBE_RETRY);
                 self.refusal = Some(Refusal { since: now, heartbeat: send_heartbeat() });
                 Refused::First
             }
-            Some(refusal) if refusal.since + KNOCK_AGAIN <= now => Refused::Confirmed(refusal),
+            Some(refusal) if refusal.since + PROBE_RETRY <= now => Refused::Confirmed(refusal),
             // The answer to a probe before the first refusal.
             Some(_) => Refused::Ignored,
         }

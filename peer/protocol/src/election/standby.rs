@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shared::{
     id::{Incarnation, PeerId},
-    limits::RESTING_HEARTBEAT,
+    limits::REDUCED_HEARTBEAT,
     rpc::tracker::{Announcement, Heartbeat, HeartbeatAck, TrackerError},
     time::Timestamp,
 };
@@ -47,8 +47,8 @@ impl Standby {
         beat: &Heartbeat,
     ) -> Result<HeartbeatAck, TrackerError> {
         let known_seq = self.index.on_heartbeat(from, beat)?;
-        self.liveness.heard(from, RESTING_HEARTBEAT, now);
-        Ok(HeartbeatAck { epoch: beat.epoch, known_seq, next_beat: RESTING_HEARTBEAT, standbys: Vec::new() })
+        self.liveness.heard(from, REDUCED_HEARTBEAT, now);
+        Ok(HeartbeatAck { epoch: beat.epoch, known_seq, next_beat: REDUCED_HEARTBEAT, standbys: Vec::new() })
     }
 
     pub(crate) fn on_announcement(

@@ -5,8 +5,8 @@ use shared::{
     content::{ContentHash, FileMeta},
     digest::ShareDigest,
     limits::{
-        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, KNOCK, KNOCK_AGAIN, MAX_ELECTORS, MAX_EPOCH_STEP,
-        PEER_SILENCE, RESTING_HEARTBEAT, SEAT_LEASE, SEAT_RENEWAL, VOTE_HOLD, VOTE_WAIT,
+        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, MAX_ELECTORS, MAX_EPOCH_STEP, PEER_SILENCE,
+        PROBE_INTERVAL, PROBE_RETRY, REDUCED_HEARTBEAT, SEAT_LEASE, SEAT_RENEWAL, VOTE_HOLD, VOTE_WAIT,
     },
     rpc::{
         nameserver::{Claim, ClaimError, SeatGrant},
@@ -181,7 +181,8 @@ impl Harness {
 
     fn ask_for_vote(&mut self, from: &str, epoch: u64, expected: u64, force: bool) -> Vec<Action> {
         let (epoch, expected_epoch) = (Epoch(epoch), Epoch(expected));
-        let request = VoteRequest { epoch, expected_epoch, force, probe: false, provisional: epoch.is_provisional() };
+        let request =
+            VoteRequest { epoch, expected_epoch, force, pre_vote: false, provisional: epoch.is_provisional() };
         self.event(Event::VoteRequested { token: Token(1), from: id(from), request })
     }
 

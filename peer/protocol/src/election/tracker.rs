@@ -12,7 +12,7 @@ use shared::{
     epoch::Epoch,
     id::{Incarnation, PeerId},
     limits::{
-        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, MAX_ELECTORS, MAX_STANDBYS, PEER_SILENCE, RESTING_HEARTBEAT,
+        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, MAX_ELECTORS, MAX_STANDBYS, PEER_SILENCE, REDUCED_HEARTBEAT,
         SEAT_LEASE, SEAT_RENEWAL, SUSPICION,
     },
     name::Endpoint,
@@ -306,7 +306,7 @@ impl Tracker {
     ) -> Result<HeartbeatAck, TrackerError> {
         let electors = &ctx.members.electors;
         let is_reduced = electors.len() >= MAX_ELECTORS && !electors.contains(from);
-        let next_beat = if is_reduced { RESTING_HEARTBEAT } else { HEARTBEAT };
+        let next_beat = if is_reduced { REDUCED_HEARTBEAT } else { HEARTBEAT };
         let known_seq = self.index.on_heartbeat(from, beat)?;
         let joined = self.liveness.heard(from, next_beat, ctx.now);
         if joined {

@@ -63,7 +63,7 @@ impl Machine {
         if granted && is_rival {
             self.finish_campaign(ctx, ElectionFailure::Lost(self.seat_view(ctx)));
         }
-        if granted && !request.probe {
+        if granted && !request.pre_vote {
             self.give_vote(ctx, from, request);
         }
         let reply = VoteReply {
@@ -111,7 +111,7 @@ impl Machine {
     /// is left, no election would ever be won. So one of them goes first while nothing is promised.
     fn is_rival(&self, request: &VoteRequest) -> bool {
         let rivals = |own: &Campaign| own.is_pre_vote() && (own.kind == Kind::Provisional) == request.provisional;
-        request.probe && self.campaign.as_ref().is_some_and(rivals)
+        request.pre_vote && self.campaign.as_ref().is_some_and(rivals)
     }
 
     /// Whether this peer goes before `rival`; both come to the same answer unless trackers named them different standbys,

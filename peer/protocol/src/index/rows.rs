@@ -64,7 +64,7 @@ pub(crate) struct Disowned {
 impl Disowned {
     /// The file, by this name, is no part of what `digest` stands for any more.
     pub(crate) fn leave(&self, name: &str, digest: &mut ShareDigest) {
-        digest.remove_described(name, self.hash, self.size, self.owner.mtime_micros, self.owner.executable);
+        digest.remove_fields(name, self.hash, self.size, self.owner.mtime_micros, self.owner.executable);
     }
 }
 

@@ -8,7 +8,7 @@ use shared::{
     contact::Contact,
     epoch::Epoch,
     id::{Incarnation, PeerId},
-    limits::{HEARTBEAT, RESTING_HEARTBEAT},
+    limits::{HEARTBEAT, REDUCED_HEARTBEAT},
     rpc::tracker::{Addressee, Announcement, HeartbeatAck},
     time::Timestamp,
 };
@@ -91,7 +91,7 @@ impl StandbyFeeds {
     ) {
         for feed in &mut self.feeds {
             if feed.next_heartbeat <= now {
-                feed.next_heartbeat = now + RESTING_HEARTBEAT;
+                feed.next_heartbeat = now + REDUCED_HEARTBEAT;
                 send(calls.next(), &feed.to, FeedMessage::Heartbeat);
             }
             if tracker_up_to_date && let Some(announcement) = feed.announcer.next(now, share) {

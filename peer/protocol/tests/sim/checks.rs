@@ -8,7 +8,7 @@ use std::{
 use nameserver::registry::Registry;
 use protocol::election::{Action, Core, DurableState, ElectionFailure, Event, Reply, Report, Role, StepDown, Token};
 use shared::{
-    electors::majority_alone,
+    electors::provisional_quorum,
     epoch::Epoch,
     id::{Incarnation, PeerId},
     limits::SEAT_LEASE,
@@ -90,7 +90,7 @@ impl Checks {
     /// An action leaves the core, in reaction to `event`.
     pub(crate) fn action(&mut self, peer: &PeerId, run: Incarnation, action: &Action, event: &Event) {
         match action {
-            Action::RequestVote { request, .. } if request.probe => {}
+            Action::RequestVote { request, .. } if request.pre_vote => {}
             Action::RequestVote { request, .. } => {
                 self.voted(peer, request.epoch, peer);
                 self.grants.insert((peer.clone(), peer.clone(), request.epoch, request.expected_epoch));
@@ -111,7 +111,7 @@ impl Checks {
                 if !reply.granted {
                     return;
                 }
-                if request.probe {
+                if request.pre_vote {
                     return;
                 }
                 self.voted(peer, request.epoch, &from);
@@ -196,7 +196,7 @@ impl Checks {
         let voters: BTreeSet<&PeerId> =
             self.grants.iter().filter(|grant| grant.1 == *winner && grant.2 == epoch).map(|grant| &grant.0).collect();
         let votes = electors.iter().filter(|elector| voters.contains(elector)).count();
-        assert!(votes >= majority_alone(electors.len()), "S4: {winner} made itself tracker with {votes} votes");
+        assert!(votes >= provisional_quorum(electors.len()), "S4: {winner} made itself tracker with {votes} votes");
         assert!(epoch.is_provisional(), "S1: {winner} took {epoch}, which the nameserver gives");
         if let Some((first, its_electors)) = self.provisional.get(&epoch) {
             let all = its_electors.union(electors).count();

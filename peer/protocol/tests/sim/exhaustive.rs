@@ -132,7 +132,7 @@ impl State {
                 self.machines[number].durable = durable;
             }
             Action::RequestVote { call, to, request } => {
-                if !request.probe {
+                if !request.pre_vote {
                     self.voted(number, request.epoch, &id(number));
                 }
                 let to = self::number(&to.peer);
@@ -143,7 +143,7 @@ impl State {
             }
             Action::Reply { token: Token(token), reply: Reply::Vote(reply) } => {
                 let (from, request) = asked.expect("a vote was asked for");
-                if reply.granted && !request.probe {
+                if reply.granted && !request.pre_vote {
                     self.voted(number, request.epoch, from);
                 }
                 // The token is the call's number, the run's above it.

@@ -8,10 +8,10 @@ use std::{
 use protocol::election::{Core, Role};
 use shared::{
     content::ContentHash,
-    electors::majority_alone,
+    electors::provisional_quorum,
     epoch::Epoch,
     id::PeerId,
-    limits::{HEARTBEAT, INDEX_SETTLE, PEER_SILENCE, RESTING_HEARTBEAT},
+    limits::{HEARTBEAT, INDEX_SETTLE, PEER_SILENCE, REDUCED_HEARTBEAT},
     rpc::tracker::ListAll,
 };
 
@@ -127,7 +127,7 @@ impl World {
         if resting.is_none() {
             self.check_index();
         }
-        self.run_for(RESTING_HEARTBEAT - HEARTBEAT);
+        self.run_for(REDUCED_HEARTBEAT - HEARTBEAT);
         self.check_index();
         if resting.is_some() {
             self.checks.sometimes("resting peer forgotten");
@@ -184,7 +184,7 @@ impl World {
         let cores: Vec<&Core> = self.nodes.iter().filter_map(|node| node.core.as_ref()).collect();
         let is_enough = |core: &&Core| {
             let alive = |elector: &&PeerId| cores.iter().any(|core| core.id() == *elector);
-            core.electors().iter().filter(alive).count() >= majority_alone(core.electors().len())
+            core.electors().iter().filter(alive).count() >= provisional_quorum(core.electors().len())
         };
         let majority = !cores.is_empty() && cores.iter().all(is_enough);
         let minority = !cores.iter().any(is_enough);

@@ -11,7 +11,7 @@ use shared::{
     contact::Contact,
     epoch::Epoch,
     id::{PeerId, Role as Identity},
-    limits::{CALL_DEADLINE, DEFAULT_LEASE, HEARTBEAT_DEADLINE, KNOCK_AGAIN, KNOCK_WAIT, SEAT_CALL_DEADLINE},
+    limits::{CALL_DEADLINE, DEFAULT_LEASE, HEARTBEAT_DEADLINE, PROBE_RETRY, PROBE_TIMEOUT, SEAT_CALL_DEADLINE},
     name::PEER_PREFIX,
     rpc::nameserver::{Claim, ClaimError, Condition, LeaseRequest, Register, Seat, SeatGrant},
     time::Timestamp,
@@ -86,11 +86,11 @@ impl World {
     fn look(&mut self, rpc: u64, caller: Run, claim: Claim, held: &Seat) {
         let holder = self.nodes.iter().position(|node| node.id == held.peer).expect("a known peer");
         let refusals = [self.refusal(NAMESERVER, holder), self.refusal(NAMESERVER, holder)];
-        let within = |refusal: &Option<Duration>| refusal.filter(|wait| *wait <= KNOCK_WAIT);
+        let within = |refusal: &Option<Duration>| refusal.filter(|wait| *wait <= PROBE_TIMEOUT);
         let (wait, closed) = match [within(&refusals[0]), within(&refusals[1])] {
-            [None, _] => (KNOCK_WAIT, None),
-            [Some(first), None] => (first + KNOCK_AGAIN + KNOCK_WAIT, None),
-            [Some(first), Some(second)] => (first + KNOCK_AGAIN + second, Some(held.epoch)),
+            [None, _] => (PROBE_TIMEOUT, None),
+            [Some(first), None] => (first + PROBE_RETRY + PROBE_TIMEOUT, None),
+            [Some(first), Some(second)] => (first + PROBE_RETRY + second, Some(held.epoch)),
         };
         let (nameserver, since) = (self.nameserver_run, self.now);
         self.push(wait, Item::Looked { rpc, nameserver, caller, claim, closed, since });
@@ -104,7 +104,7 @@ impl World {
             return self.push(busy, Item::Looked { rpc, nameserver, caller, claim, closed, since });
         }
         if let Some(epoch) = closed
-            && self.registry.note_closed_port(self.now, epoch, since)
+            && self.registry.record_closed_port(self.now, epoch, since)
         {
             self.checks.sometimes("nameserver saw a closed port");
         }

@@ -12,17 +12,17 @@ use crate::{
 const NOTHING: &str = "nothing stands out";
 
 /// A finding in words.
-pub(super) struct Words {
+pub(crate) struct Words {
     /// What it is.
-    pub(super) what: String,
+    pub(crate) what: String,
     /// What shows it.
-    pub(super) figure: String,
+    pub(crate) figure: String,
     /// What can be done.
-    pub(super) advice: &'static str,
+    pub(crate) advice: &'static str,
 }
 
 /// `limited by: WHAT (SHARE; FIGURE); WHAT …`, or that nothing stands out.
-pub(super) fn verdict(findings: &[Finding]) -> String {
+pub(crate) fn verdict(findings: &[Finding]) -> String {
     let limits: Vec<String> = findings.iter().filter(|finding| finding.stands_out()).map(brief).collect();
     if limits.is_empty() { NOTHING.to_owned() } else { format!("limited by: {}", limits.join("; ")) }
 }
@@ -33,7 +33,7 @@ fn brief(finding: &Finding) -> String {
 }
 
 /// The lines for people, the verdict first, each ended.
-pub(super) fn lines(explained: &Explained) -> String {
+pub(crate) fn lines(explained: &Explained) -> String {
     let Explained { name, bytes: count, seconds, sources, findings } = explained;
     let mut text = format!("{}: {}\n", harmless(name), verdict(findings));
     for finding in findings {
@@ -52,7 +52,7 @@ pub(super) fn lines(explained: &Explained) -> String {
 }
 
 /// A download that runs, as one line, not ended.
-pub(super) fn running(download: &RunningDownload) -> String {
+pub(crate) fn running(download: &RunningDownload) -> String {
     let RunningDownload { name, bytes_done, bytes_total, bytes_per_second, sources, findings } = download;
     let peers = if *sources == 1 { "peer" } else { "peers" };
     let left = match seconds_left(download) {
@@ -70,7 +70,7 @@ pub(super) fn running(download: &RunningDownload) -> String {
 }
 
 /// How long a download will take at its present rate; `None` when nothing comes.
-pub(super) fn seconds_left(download: &RunningDownload) -> Option<f64> {
+pub(crate) fn seconds_left(download: &RunningDownload) -> Option<f64> {
     let left = download.bytes_total.saturating_sub(download.bytes_done);
     (download.bytes_per_second > 0).then(|| left as f64 / download.bytes_per_second as f64)
 }
@@ -98,7 +98,7 @@ fn of(peers: &[PeerId]) -> String {
 }
 
 /// A finding in words.
-pub(super) fn words(finding: &Finding) -> Words {
+pub(crate) fn words(finding: &Finding) -> Words {
     let Finding { cause, peers, figure, .. } = finding;
     let owner = of(peers);
     let (what, advice) = match cause {

@@ -37,7 +37,7 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// A report as lines, ended.
-pub(super) fn report(report: &Report) -> String {
+pub(crate) fn report(report: &Report) -> String {
     match report {
         Report::List { peer, files } if files.is_empty() => {
             format!("{peer} shares no files yet; `add PATH` shares one\n")

@@ -195,12 +195,12 @@ enum Document<'a> {
 }
 
 /// A report as one line, not ended.
-pub(super) fn report(report: &Report) -> String {
+pub(crate) fn report(report: &Report) -> String {
     write(&document(report))
 }
 
 /// A failure as one line, not ended, with what was `done` nevertheless.
-pub(super) fn failure(failure: &Failure, done: Option<&Report>) -> String {
+pub(crate) fn failure(failure: &Failure, done: Option<&Report>) -> String {
     let error = ErrorBody { code: failure.code.as_str(), message: harmless(&failure.to_string()) };
     write(&Document::Error { error, done: done.map(|report| Box::new(document(report))) })
 }

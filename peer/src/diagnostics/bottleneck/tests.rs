@@ -32,7 +32,7 @@ fn report(pace: u64, network: u64) -> UploadReport {
     UploadReport {
         uploads: 4,
         served: ms(10_000),
-        pace_wait: ms(pace),
+        throttle_wait: ms(pace),
         network_wait: ms(network),
         limit_up: Some(2 << 20),
         slots: 8,
@@ -110,7 +110,7 @@ fn a_busy_machine_is_no_excuse_for_a_cap() {
 
 #[test]
 fn this_peers_own_cap_disk_and_work() {
-    let time = SourceTime { pace_wait: ms(9000), ..SourceTime::default() };
+    let time = SourceTime { throttle_wait: ms(9000), ..SourceTime::default() };
     let mut capped = measured(time, Some(report(0, 9500)));
     capped.limit_down = Some(1 << 20);
     let found = first(&capped);
@@ -140,7 +140,7 @@ fn nothing_stands_out() {
     assert!(findings(&Measured::default()).is_empty());
     let mut even = for_bytes(Some(report(2500, 2500)));
     let owner = &mut even.sources.get_mut(&peer("owner")).unwrap().time;
-    (owner.bytes_wait, owner.pace_wait) = (ms(5000), ms(2800));
+    (owner.bytes_wait, owner.throttle_wait) = (ms(5000), ms(2800));
     owner.disk_wait = ms(100);
     let found = findings(&even);
     assert!(!found.is_empty() && found.iter().all(|finding| !finding.stands_out()), "{found:?}");
@@ -181,7 +181,7 @@ proptest! {
     ) {
         let time = SourceTime {
             opening: ms(times[0]), queued: ms(times[1]), streaming: ms(times[2]), streams: ms(times[3]),
-            bytes_wait: ms(times[4]), pace_wait: ms(times[5]), decoder_wait: ms(times[6]), disk_wait: ms(times[7]),
+            bytes_wait: ms(times[4]), throttle_wait: ms(times[5]), decoder_wait: ms(times[6]), disk_wait: ms(times[7]),
             disk_write: ms(times[8]), requests: 1,
         };
         let report = (!silent).then(|| UploadReport { served: ms(waits[2]), ..report(waits[0], waits[1]) });

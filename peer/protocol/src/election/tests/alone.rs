@@ -28,7 +28,7 @@ fn provisional() -> (Harness, CallId) {
 fn a_majority_without_the_nameserver_makes_a_provisional_tracker_that_registers_later() {
     let (mut peer, out) = orphan(&["a", "b", "tracker", "me"]);
     let request = picked!(out, Action::RequestVote { request, .. } => request);
-    assert!(request.probe && request.provisional && request.epoch == Epoch(64));
+    assert!(request.pre_vote && request.provisional && request.epoch == Epoch(64));
     // Three of four: the one that is missed counts, for it may be alive elsewhere.
     let out = peer.promise(&out, &["a", "b"]);
     none!(peer.promise(&out, &["a"]), Action::Report(Report::BecameProvisional { .. }));
@@ -159,7 +159,7 @@ fn who_hears_the_nameserver_or_the_tracker_has_no_part_in_an_election_without_it
     // In the same epoch to nobody else, and an epoch is won in one way only.
     assert!(!follower.vote("b", 64, 1, false).0.granted);
     let request =
-        VoteRequest { epoch: Epoch(65), expected_epoch: Epoch(1), force: false, probe: false, provisional: true };
+        VoteRequest { epoch: Epoch(65), expected_epoch: Epoch(1), force: false, pre_vote: false, provisional: true };
     let out = follower.event(Event::VoteRequested { token: Token(1), from: id("a"), request });
     assert!(!picked!(out, Action::Reply { reply: Reply::Vote(reply), .. } => reply).granted);
 }

@@ -15,12 +15,12 @@ fn knocks(out: &[Action]) -> usize {
 #[test]
 fn two_refusals_and_no_answer_between_them_are_a_suspicion() {
     let mut peer = Harness::follower(&["a", "b", "tracker"]);
-    assert_eq!(knocks(&peer.pass(KNOCK)), 1);
+    assert_eq!(knocks(&peer.pass(PROBE_INTERVAL)), 1);
     picked!(peer.refused(), Action::SendHeartbeat { to, .. } => to);
     // What was on its way already says nothing new.
     peer.refused();
     assert_eq!(peer.core.role(), Role::Follower);
-    assert_eq!(knocks(&peer.pass(KNOCK_AGAIN)), 1);
+    assert_eq!(knocks(&peer.pass(PROBE_RETRY)), 1);
     let out = peer.refused();
     assert_eq!(peer.core.role(), Role::Suspect);
     picked!(out, Action::QuerySeat { call } => call);
@@ -46,14 +46,14 @@ fn who_answers_although_its_port_is_refused_is_not_knocked_at_any_more() {
         let mut peer = Harness::follower(&["a", "b", "tracker"]);
         let out = peer.refused();
         if suspected {
-            peer.pass(KNOCK_AGAIN);
+            peer.pass(PROBE_RETRY);
             peer.refused();
             assert_eq!(peer.core.role(), Role::Suspect);
         }
         peer.ack(&out, None);
         assert_eq!(peer.core.role(), Role::Follower);
         peer.refused();
-        let out = peer.pass(KNOCK * 3);
+        let out = peer.pass(PROBE_INTERVAL * 3);
         assert_eq!(knocks(&out), 0);
         peer.refused();
         assert_eq!(peer.core.role(), Role::Follower);
@@ -68,7 +68,7 @@ fn an_answer_from_before_the_refusal_disproves_nothing() {
     let asked_before = peer.pass(HEARTBEAT);
     peer.refused();
     peer.ack(&asked_before, None);
-    peer.pass(KNOCK_AGAIN);
+    peer.pass(PROBE_RETRY);
     peer.refused();
     assert_eq!(peer.core.role(), Role::Suspect);
 }
@@ -80,7 +80,7 @@ fn a_voter_looks_for_itself_before_it_answers() {
     none!(out, Action::Reply { .. });
     assert_eq!(knocks(&out), 1);
     voter.refused();
-    none!(voter.pass(KNOCK_AGAIN), Action::Reply { .. });
+    none!(voter.pass(PROBE_RETRY), Action::Reply { .. });
     let out = voter.refused();
     assert!(picked!(out, Action::Reply { reply: Reply::Vote(reply), .. } => reply).granted);
     let durable = position(&out, |action| matches!(action, Action::Persist(durable) if durable.voted.is_some()));
@@ -103,8 +103,8 @@ fn who_rests_does_not_knock() {
     let mut peer = Harness::follower(&["a", "b", "tracker"]);
     let out = peer.pass(HEARTBEAT);
     let call = picked!(out, Action::SendHeartbeat { call, .. } => call);
-    let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: RESTING_HEARTBEAT, standbys: Vec::new() };
+    let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: REDUCED_HEARTBEAT, standbys: Vec::new() };
     let result = Ok(ack);
     peer.event(Event::HeartbeatAnswered { call, from: id("tracker"), result });
-    assert_eq!(knocks(&peer.pass(RESTING_HEARTBEAT / 2)), 0);
+    assert_eq!(knocks(&peer.pass(REDUCED_HEARTBEAT / 2)), 0);
 }

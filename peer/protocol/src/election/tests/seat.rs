@@ -144,11 +144,11 @@ fn a_candidate_with_a_majority_claims_with_the_votes_and_the_seat_they_replace()
     assert_eq!(asked, [id("a"), id("b"), id("c")]);
     // First only whether: nothing is durable, here or there, before a majority would agree.
     none!(out, Action::Persist(_));
-    assert!(picked!(out, Action::RequestVote { request, .. } => request).probe);
+    assert!(picked!(out, Action::RequestVote { request, .. } => request).pre_vote);
     let out = peer.promise(&out, &["a", "b"]);
     picked!(out, Action::Persist(durable) => durable);
     let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
-    assert!(!request.probe);
+    assert!(!request.pre_vote);
     let reply = |granted| VoteReply {
         epoch: request.epoch,
         granted,
@@ -315,7 +315,7 @@ fn a_tracker_that_agrees_to_eleger_counts_like_any_other_voter() {
 fn a_probe_promises_and_stores_nothing() {
     let mut voter = Harness::new("me");
     let request =
-        VoteRequest { epoch: Epoch(4), expected_epoch: Epoch(0), force: false, probe: true, provisional: false };
+        VoteRequest { epoch: Epoch(4), expected_epoch: Epoch(0), force: false, pre_vote: true, provisional: false };
     for candidate in ["a", "b"] {
         let out = voter.event(Event::VoteRequested { token: Token(1), from: id(candidate), request: request.clone() });
         assert!(picked!(out, Action::Reply { reply: Reply::Vote(reply), .. } => reply).granted);
@@ -333,7 +333,7 @@ fn nine_of_many_elect_and_the_others_rest() {
     let electors = tracker.core.electors().clone();
     assert_eq!(electors.len(), MAX_ELECTORS);
     for name in names.iter().filter(|name| **name != "me") {
-        let expected = if electors.contains(&id(name)) { HEARTBEAT } else { RESTING_HEARTBEAT };
+        let expected = if electors.contains(&id(name)) { HEARTBEAT } else { REDUCED_HEARTBEAT };
         assert_eq!(tracker.beat(name, 1).unwrap().next_beat, expected, "{name}");
     }
     let out = tracker.event(Event::ElectionRequested { token: Token(7) });
@@ -346,9 +346,9 @@ fn a_resting_peer_waits_longer_before_it_suspects() {
     let mut peer = Harness::follower(&["a", "tracker"]);
     let out = peer.pass(HEARTBEAT);
     let (call, to) = picked!(out, Action::SendHeartbeat { call, to, .. } => (*call, to.clone()));
-    let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: RESTING_HEARTBEAT, standbys: Vec::new() };
+    let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: REDUCED_HEARTBEAT, standbys: Vec::new() };
     peer.event(Event::HeartbeatAnswered { call, from: to.peer, result: Ok(ack) });
-    peer.pass(SUSPICION + RESTING_HEARTBEAT - HEARTBEAT - ms(1));
+    peer.pass(SUSPICION + REDUCED_HEARTBEAT - HEARTBEAT - ms(1));
     assert_eq!(peer.core.role(), Role::Follower);
     peer.pass(ms(1));
     assert_eq!(peer.core.role(), Role::Suspect);

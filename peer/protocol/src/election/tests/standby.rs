@@ -53,7 +53,7 @@ fn a_follower_tells_the_standbys_what_the_tracker_has_taken() {
     assert_eq!(beat.to, Addressee::Standby);
     picked!(out, Action::SendHeartbeat { to, .. } if *to == contact("b") => ());
     // The standby lacks all; the tracker comes first.
-    let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: RESTING_HEARTBEAT, standbys: vec![] };
+    let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: REDUCED_HEARTBEAT, standbys: vec![] };
     let answered = peer.event(Event::HeartbeatAnswered { call, from: id("a"), result: Ok(ack) });
     none!(answered, Action::SendAnnouncement { .. });
     let call = picked!(out, Action::SendAnnouncement { call, to, .. } if *to == contact("tracker") => call);

@@ -1,0 +1,214 @@
+//! The task that owns the election core: it receives messages, makes durable what must be, and carries out the actions.
+//!
+//! ```text
+//!   net::rpc_server ─┐                              ┌── nameserver (seat, peers)
+//!   store ───────────┤ Message            Action    ├── tracker, voters (RPC)
+//!   api_impl ────────┼──────────> [ core ] ────────>┤
+//!   net::rpc_client ─┘    ^                         └── replies, reports, View
+//!                         └───── outcome of each call ─────┘
+//! ```
+//!
+//! Nothing else touches the core, so its rules hold however the calls interleave.
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use protocol::election::{Action, Core, DurableState, Event, Reply, Report, Role, SeatRole, Token};
+use shared::time::Clock;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    core_handle::{AnnouncementWaiter, CoreHandle, Message, Query, View},
+    net::rpc_client::RpcClient,
+};
+
+/// The core's task before it runs.
+pub struct CoreTask {
+    messages: mpsc::Receiver<Message>,
+    view: watch::Sender<View>,
+    handle: CoreHandle,
+    durable_file: PathBuf,
+    waiters: Vec<AnnouncementWaiter>,
+}
+
+impl CoreTask {
+    /// A task that keeps the durable state in `durable_file`, and the handle to it.
+    pub fn new(durable_file: PathBuf) -> (Self, CoreHandle) {
+        let (handle, messages, view) = CoreHandle::new();
+        (Self { messages, view, handle: handle.clone(), durable_file, waiters: Vec::new() }, handle)
+    }
+
+    /// Runs until the core has stopped. `now` comes from `clock`, which `core` was started with too.
+    pub async fn run(mut self, mut core: Core, clock: Clock, calls: Arc<RpcClient>) {
+        let mut pending: HashMap<Token, oneshot::Sender<Reply>> = HashMap::new();
+        let mut tokens = 0;
+        let mut actions = Vec::new();
+        let reason = loop {
+            let deadline = core.next_deadline();
+            let message = tokio::select! {
+                // The deadline first: a process that was suspended must notice that before it handles anything else.
+                biased;
+                () = sleep_until(deadline.map(|at| clock.instant(at))) => Message::Event(Event::Tick),
+                message = self.messages.recv() => match message {
+                    Some(message) => message,
+                    None => break Ok(()),
+                },
+            };
+            match message {
+                Message::Event(event) => core.handle(clock.now(), event, &mut actions),
+                Message::Request(make, reply) => {
+                    tokens += 1;
+                    let token = Token(tokens);
+                    pending.insert(token, reply);
+                    core.handle(clock.now(), make(token), &mut actions);
+                }
+                Message::Query(query) => answer(query, &mut core, &clock, &mut actions),
+                Message::Await(waiter) => self.waiters.push(waiter),
+            }
+            if let Some(reason) = self.carry_out(&mut actions, &mut pending, &calls).await {
+                break reason;
+            }
+            self.publish(&core);
+            if !self.waiters.is_empty() {
+                self.waiters = std::mem::take(&mut self.waiters).into_iter().filter_map(|w| w.check(&core)).collect();
+            }
+        };
+        self.view.send_modify(|view| view.stopped = Some(reason));
+    }
+
+    /// Carries actions out in their order; returns when and why the node is to stop.
+    async fn carry_out(
+        &self,
+        actions: &mut Vec<Action>,
+        pending: &mut HashMap<Token, oneshot::Sender<Reply>>,
+        calls: &Arc<RpcClient>,
+    ) -> Option<Result<(), String>> {
+        for action in actions.drain(..) {
+            match action {
+                Action::Persist(state) => {
+                    if let Err(error) = persist(self.durable_file.clone(), state).await {
+                        // A vote that is not durable must not be given: better no peer than two trackers.
+                        tracing::error!(%error, file = %self.durable_file.display(), "cannot write; stopping");
+                        return Some(Err(format!("cannot write {}: {error}", self.durable_file.display())));
+                    }
+                }
+                Action::Reply { token, reply } => {
+                    if let Some(waiting) = pending.remove(&token) {
+                        // Who asked may have gone.
+                        let _ = waiting.send(reply);
+                    }
+                }
+                Action::Report(Report::Superseded) => {
+                    return Some(Err("another process with this peer's identity has taken its place".to_owned()));
+                }
+                Action::Report(report) => tell(&report),
+                Action::Stopped => return Some(Ok(())),
+                call => calls.start(call, &self.handle),
+            }
+        }
+        None
+    }
+
+    fn publish(&self, core: &Core) {
+        let role = match (core.role(), core.tracker()) {
+            (Role::Tracker, _) => SeatRole::Tracker,
+            (_, Some(_)) => SeatRole::Follower,
+            (_, None) => SeatRole::Electing,
+        };
+        let seat = core.seat_view();
+        self.view.send_if_modified(|view| {
+            let changed = view.role != role || view.seat != seat;
+            if changed {
+                view.role = role;
+                view.seat = seat;
+            }
+            changed
+        });
+    }
+}
+
+/// Answers a question. A question to the tracker can show that it is none any more, so it may bring actions like an event.
+fn answer(query: Query, core: &mut Core, clock: &Clock, actions: &mut Vec<Action>) {
+    // A caller that has gone needs no answer: a failed `send` is not an error.
+    match query {
+        Query::WhoHas { asker, query, reply } => drop(reply.send(core.who_has(clock.now(), &asker, &query, actions))),
+        Query::ListAll { query, reply } => drop(reply.send(core.list_all(clock.now(), &query, actions))),
+        Query::Members { reply } => drop(reply.send(core.members().clone())),
+    }
+}
+
+/// Waits until `deadline`; for ever without one.
+pub(crate) async fn sleep_until(deadline: Option<std::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn tell(report: &Report) {
+    match report {
+        Report::TrackerSuspected { .. } | Report::SteppedDown { .. } | Report::ShareFull { .. } => {
+            tracing::warn!(?report);
+        }
+        Report::Stalled { .. } => tracing::debug!(?report),
+        _ => tracing::info!(?report),
+    }
+}
+
+/// Format of the durable file.
+const DURABLE_VERSION: u8 = 1;
+
+async fn persist(file: PathBuf, state: DurableState) -> std::io::Result<()> {
+    let write = move || {
+        let mut bytes = vec![DURABLE_VERSION];
+        let body = postcard::to_stdvec(&state).map_err(std::io::Error::other)?;
+        bytes.extend_from_slice(&body);
+        certs::write_private(&file, &bytes)
+    };
+    tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other)?
+}
+
+/// Reads what an earlier run made durable; a new state where there is none.
+///
+/// # Errors
+/// When the file is there but cannot be read or understood: without it this peer might vote twice.
+pub fn read_durable(file: &std::path::Path) -> std::io::Result<DurableState> {
+    let bytes = match std::fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(DurableState::default()),
+        Err(error) => return Err(error),
+    };
+    match bytes.split_first() {
+        Some((&DURABLE_VERSION, body)) => postcard::from_bytes(body).map_err(std::io::Error::other),
+        Some((version, _)) => Err(std::io::Error::other(format!("its format {version} is of another version"))),
+        None => Err(std::io::Error::other("it is empty")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::epoch::Epoch;
+
+    use super::*;
+    use protocol::election::Vote;
+
+    #[tokio::test]
+    async fn what_was_made_durable_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("election");
+        assert_eq!(read_durable(&file).unwrap(), DurableState::default());
+        let vote = Vote { epoch: Epoch(7), candidate: "peer1".parse().unwrap() };
+        let state = DurableState { voted: Some(vote), epoch_high: Epoch(6) };
+        persist(file.clone(), state.clone()).await.unwrap();
+        assert_eq!(read_durable(&file).unwrap(), state);
+    }
+
+    #[test]
+    fn a_damaged_file_is_not_taken_for_a_new_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("election");
+        for damaged in [&b""[..], b"\x02abc", b"\x01\xff\xff\xff"] {
+            std::fs::write(&file, damaged).unwrap();
+            assert!(read_durable(&file).is_err(), "{damaged:?}");
+        }
+    }
+}

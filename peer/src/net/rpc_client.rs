@@ -129,7 +129,11 @@ impl RpcClient {
                 }
                 return None;
             }
-            Action::ProbePort { .. } | Action::Persist(_) | Action::Reply { .. } | Action::Report(_) | Action::Stopped => {
+            Action::ProbePort { .. }
+            | Action::Persist(_)
+            | Action::Reply { .. }
+            | Action::Report(_)
+            | Action::Stopped => {
                 return None;
             }
         })

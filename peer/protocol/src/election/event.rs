@@ -166,45 +166,6 @@ pub enum Event {
         /// What it stands for.
         request: VoteRequest,
     },
-    /// `PeerService::seat_notice` was called.
-    NoticeReceived {
-        /// For the reply.
-        token: Token,
-        /// The caller.
-        from: PeerId,
-        /// Its news.
-        notice: SeatNotice,
-    },
-    /// `TrackerService::heartbeat` was called.
-    HeartbeatReceived {
-        /// For the reply.
-        token: Token,
-        /// The caller.
-        from: PeerId,
-        /// Its sign of life.
-        beat: Heartbeat,
-    },
-    /// `TrackerService::announce` was called.
-    AnnouncementReceived {
-        /// For the reply.
-        token: Token,
-        /// The caller.
-        from: PeerId,
-        /// What it has.
-        announcement: Announcement,
-    },
-    /// `TrackerService::leave` was called.
-    LeaveReceived {
-        /// For the reply.
-        token: Token,
-        /// The caller.
-        from: PeerId,
-        /// The epoch it followed.
-        epoch: Epoch,
-        /// Which run of it.
-        incarnation: Incarnation,
-    },
-
     /// This peer's share changed; the first such event brings what it has at start.
     ShareChanged {
         /// Files that are there now, or in this form now.
@@ -327,14 +288,6 @@ pub enum Action {
 pub enum Reply {
     /// To [`Event::VoteRequested`].
     Vote(VoteReply),
-    /// To [`Event::NoticeReceived`].
-    Notice(SeatView),
-    /// To [`Event::HeartbeatReceived`].
-    Heartbeat(Result<HeartbeatAck, TrackerError>),
-    /// To [`Event::AnnouncementReceived`].
-    Announcement(Result<(), TrackerError>),
-    /// To [`Event::LeaveReceived`].
-    Leave(Result<(), TrackerError>),
     /// To [`Event::ElectionRequested`]: the seat that came of it.
     Elected(Result<Seat, ElectionFailure>),
 }

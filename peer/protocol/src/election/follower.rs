@@ -19,7 +19,7 @@ use super::{
     ctx::{Ctx, contact, contact_of, heartbeat},
     port_probe::{PortProbe, Refused},
     standby::Standby,
-    state::Transition,
+    transition::Transition,
 };
 use crate::{
     CallId,

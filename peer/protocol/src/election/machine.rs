@@ -1,6 +1,6 @@
-//! State and campaign of a peer: dispatches events, runs timers, applies transitions.
+//! State and campaign of a peer: dispatches events, runs timers, answers calls.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use shared::{
     contact::Contact,
@@ -9,11 +9,10 @@ use shared::{
     file_name::FileName,
     id::{Incarnation, PeerId},
     limits::{
-        CALL_DEADLINE, CLOSE_DEADLINE, HEARTBEAT, HEARTBEAT_DEADLINE, MAX_PEERS, PEERS_POLL, PEERS_POLL_PER_PEER,
-        SEAT_POLL, WATCHED_PEERS_POLL,
+        CALL_DEADLINE, HEARTBEAT, HEARTBEAT_DEADLINE, MAX_PEERS, PEERS_POLL, PEERS_POLL_PER_PEER, WATCHED_PEERS_POLL,
     },
     rpc::{
-        nameserver::{Seat, SeatView},
+        nameserver::SeatView,
         peer::SeatNotice,
         tracker::{Addressee, Announcement, Heartbeat, HeartbeatAck, TrackerError},
     },
@@ -21,15 +20,8 @@ use shared::{
 };
 
 use super::{
-    Action, CallError, CallFailure, ElectionFailure, Event, Reply, Report, Role, StepDown, Suspicion, Token,
-    campaign::{Campaign, Kind},
-    ctx::{Ctx, contact},
-    follower::Follower,
-    port_probe::{DeferredVote, Refusal},
-    searching::{Searching, SeatInfo},
-    standby::Standby,
-    state::{Leaving, State, Transition},
-    tracker::{Mandate, Tracker},
+    Action, CallError, CallFailure, Event, Report, Role, Token, campaign::Campaign, ctx::Ctx, port_probe::DeferredVote,
+    searching::Searching, standby::Standby, state::State, tracker::Tracker, transition::Transition,
 };
 use crate::CallId;
 
@@ -42,7 +34,7 @@ pub(crate) struct Machine {
     pub(crate) waiters: Vec<Token>,
     /// Candidates that wait until this peer has probed the tracker's port, at most `limits::MAX_ELECTORS`.
     pub(crate) deferred_votes: Vec<DeferredVote>,
-    stopped: bool,
+    pub(crate) stopped: bool,
 }
 
 impl Machine {
@@ -122,23 +114,6 @@ impl Machine {
             Event::VoteAnswered { call, from, result } => self.on_vote_answered(ctx, call, from, result),
             Event::NoticeAnswered { from: _, view } => self.observe_peer_view(ctx, &view),
             Event::VoteRequested { token, from, request } => self.on_vote_requested(ctx, token, &from, &request),
-            Event::NoticeReceived { token, from, notice } => {
-                self.on_notice(ctx, &from, notice);
-                let reply = Reply::Notice(self.seat_view(ctx));
-                ctx.out.push(Action::Reply { token, reply });
-            }
-            Event::HeartbeatReceived { token, from, beat } => {
-                let reply = Reply::Heartbeat(self.on_heartbeat(ctx, &from, &beat));
-                ctx.out.push(Action::Reply { token, reply });
-            }
-            Event::AnnouncementReceived { token, from, announcement } => {
-                let reply = Reply::Announcement(self.on_announcement(ctx, &from, announcement));
-                ctx.out.push(Action::Reply { token, reply });
-            }
-            Event::LeaveReceived { token, from, epoch, incarnation } => {
-                let reply = Reply::Leave(self.on_leave(ctx, &from, epoch, incarnation));
-                ctx.out.push(Action::Reply { token, reply });
-            }
             Event::ShareChanged { upserts, removals } => self.on_share_changed(ctx, upserts, removals),
             Event::ElectionRequested { token } => self.on_election_requested(ctx, token),
             Event::Shutdown => self.on_shutdown(ctx),
@@ -231,12 +206,8 @@ impl Machine {
             // A provisional tracker needs a majority of the electors of now, too.
             campaign.note_view(ctx.members.electors.iter().cloned().collect());
         }
-        self.notify_new_members(ctx, &before);
-    }
-
-    fn notify_new_members(&mut self, ctx: &mut Ctx<'_>, before: &BTreeMap<PeerId, shared::name::Endpoint>) {
         if let State::Tracker(tracker) = &mut self.state {
-            tracker.on_new_members(ctx, before);
+            tracker.on_new_members(ctx, &before);
         }
     }
 
@@ -248,186 +219,6 @@ impl Machine {
         // A follower's announcer sees the change by the number of the share.
         if let State::Tracker(tracker) = &mut self.state {
             tracker.index.apply_own(&ctx.me.id, &changed.upserts, &changed.removals);
-        }
-    }
-
-    /// This process stops. A tracker resigns first and says farewell when the seat is vacant.
-    fn on_shutdown(&mut self, ctx: &mut Ctx<'_>) {
-        let campaign = self.campaign.take();
-        self.answer_waiters(ctx, Err(ElectionFailure::Stopping));
-        match &self.state {
-            State::Leaving(_) => return,
-            State::Tracker(tracker) => {
-                let (epoch, followers) = (tracker.seat.epoch, tracker.farewell_contacts(ctx));
-                let call = ctx.calls.next();
-                ctx.out.push(Action::Resign { call, epoch });
-                let until = ctx.now + CLOSE_DEADLINE;
-                self.state = State::Leaving(Leaving { epoch, call, until, followers });
-                return;
-            }
-            State::Follower(follower) => follower.leave(ctx),
-            State::Searching(_) => {}
-        }
-        if let Some(campaign) = campaign.filter(Campaign::is_claiming) {
-            // The claim may be accepted yet: its seat must not stay with a peer that is gone.
-            let call = ctx.calls.next();
-            ctx.out.push(Action::Resign { call, epoch: campaign.epoch });
-        }
-        self.apply(ctx, Transition::Stop);
-    }
-}
-
-/// What the nameserver and other peers say of the seat.
-impl Machine {
-    /// Raises the highest epoch known, durably, before anything is done about it. Returns whether it rose.
-    fn observe_epoch(&mut self, ctx: &mut Ctx<'_>, epoch: Epoch) -> bool {
-        if !ctx.epochs.observe(epoch) {
-            return false;
-        }
-        ctx.persist();
-        // A claim to this very epoch may be the one that the others speak of.
-        if self.campaign.as_ref().is_some_and(|campaign| !(campaign.is_claiming() && campaign.epoch == epoch)) {
-            self.finish_campaign(ctx, ElectionFailure::Lost(self.seat_view(ctx)));
-        }
-        let transition = match &self.state {
-            State::Tracker(tracker) if tracker.seat.epoch < epoch => Transition::StepDown(StepDown::HigherEpoch),
-            State::Follower(follower) if follower.seat.epoch < epoch => Transition::Search(Searching::new(ctx.now)),
-            State::Searching(searching) => Transition::Search(searching.restarted(ctx.now)),
-            State::Tracker(_) | State::Follower(_) | State::Leaving(_) => Transition::Stay,
-        };
-        self.apply(ctx, transition);
-        true
-    }
-
-    /// Raises the highest epoch known to what another peer says, if that is credible.
-    pub(crate) fn observe_peer_epoch(&mut self, ctx: &mut Ctx<'_>, epoch: Epoch) -> bool {
-        ctx.epochs.is_credible(epoch) && self.observe_epoch(ctx, epoch)
-    }
-
-    /// Takes another peer's view of the seat.
-    pub(crate) fn observe_peer_view(&mut self, ctx: &mut Ctx<'_>, view: &SeatView) {
-        if self.state.is_leaving() {
-            return;
-        }
-        self.observe_peer_epoch(ctx, view.epoch_high);
-        let Some(seat) = &view.seat else { return };
-        self.check_conflict(ctx, seat);
-        if seat.epoch != ctx.epochs.high() || seat.epoch <= ctx.epochs.vacated || seat.peer == ctx.me.id {
-            return;
-        }
-        // The suspected seat is known; that others still trust it changes nothing.
-        if matches!(&self.state, State::Searching(searching) if searching.suspected.as_ref() != Some(seat)) {
-            self.apply(ctx, Transition::Follow(seat.clone()));
-        }
-    }
-
-    /// Takes a notice from the peer that holds, or held, the seat.
-    fn on_notice(&mut self, ctx: &mut Ctx<'_>, from: &PeerId, notice: SeatNotice) {
-        if self.state.is_leaving() {
-            return;
-        }
-        match notice {
-            SeatNotice::Taken(seat) if seat.peer == *from => {
-                self.observe_peer_epoch(ctx, seat.epoch);
-                self.check_conflict(ctx, &seat);
-                let is_current = seat.epoch == ctx.epochs.high() && seat.epoch > ctx.epochs.vacated;
-                // The tracker's own notice lifts a suspicion too.
-                if is_current && self.state.is_searching() {
-                    self.apply(ctx, Transition::Follow(seat));
-                }
-            }
-            SeatNotice::Taken(_) => {}
-            SeatNotice::Vacated(epoch) => {
-                let is_its_own = |seat: &Seat| seat.peer == *from && seat.epoch == epoch;
-                if self.state.seat().is_some_and(is_its_own) && !matches!(self.state, State::Tracker(_)) {
-                    ctx.epochs.vacated = ctx.epochs.vacated.max(epoch);
-                    self.apply(ctx, Transition::Suspect(Suspicion::Vacated, None));
-                }
-            }
-        }
-    }
-
-    /// Two trackers were elected in one epoch: both step down, and the next epoch has one.
-    fn check_conflict(&mut self, ctx: &mut Ctx<'_>, seat: &Seat) {
-        if matches!(&self.state, State::Tracker(tracker) if tracker.conflicts_with(seat)) {
-            self.apply(ctx, Transition::StepDown(StepDown::Conflict));
-        }
-    }
-
-    fn on_seat_answered(&mut self, ctx: &mut Ctx<'_>, call: CallId, result: Result<SeatView, CallFailure>) {
-        if !ctx.seat_poll.answered(call) {
-            // The answer is late, but epochs only rise: one above all that are known is news.
-            if let Ok(view) = result
-                && view.epoch_high > ctx.epochs.high()
-            {
-                self.on_seat_view(ctx, &view);
-            }
-            return;
-        }
-        let wait = SEAT_POLL + ctx.jitter(SEAT_POLL / 4);
-        ctx.seat_poll.set_next(ctx.now + wait);
-        let Ok(view) = result else { return self.on_nameserver_away() };
-        // The nameserver is back: elections take place with it.
-        let without_it = |own: &Campaign| own.kind == Kind::Provisional && own.is_voting();
-        if self.campaign.as_ref().is_some_and(without_it) {
-            self.finish_campaign(ctx, ElectionFailure::Lost(view.clone()));
-        }
-        if let State::Searching(searching) = &mut self.state {
-            searching.on_nameserver_back(ctx.now);
-        }
-        self.on_seat_view(ctx, &view);
-    }
-
-    /// The nameserver does not answer: a peer that misses the tracker turns to the other peers.
-    fn on_nameserver_away(&mut self) {
-        if let State::Searching(searching) = &mut self.state {
-            searching.info = Some(SeatInfo::NameserverAway);
-        }
-    }
-
-    /// Takes the nameserver's view of the seat.
-    pub(crate) fn on_seat_view(&mut self, ctx: &mut Ctx<'_>, view: &SeatView) {
-        self.observe_epoch(ctx, view.epoch_high);
-        ctx.epochs.confirm(view.epoch_high);
-        if let Some(seat) = view.seat.as_ref().filter(|seat| seat.peer == ctx.me.id) {
-            return self.on_own_seat(ctx, seat);
-        }
-        match &mut self.state {
-            State::Searching(searching) => {
-                let transition = searching.on_seat(ctx, view.seat.as_ref());
-                self.apply(ctx, transition);
-            }
-            State::Tracker(tracker) if self.campaign.is_none() => {
-                if let Some(reclaim) = tracker.on_seat_view(ctx, view) {
-                    self.reclaim(ctx, reclaim);
-                }
-            }
-            State::Tracker(_) | State::Follower(_) | State::Leaving(_) => {}
-        }
-    }
-
-    /// The nameserver names this peer as the holder of the seat.
-    fn on_own_seat(&mut self, ctx: &mut Ctx<'_>, seat: &Seat) {
-        let State::Searching(searching) = &mut self.state else { return };
-        if ctx.epochs.claimed == Some(seat.epoch) && seat.epoch == ctx.epochs.high() {
-            // The claim was accepted and its answer lost. The lease is not known until it is renewed.
-            return self.become_tracker(ctx, seat.epoch, None, None);
-        }
-        // The seat is an earlier run's, or this run stepped down from it: no peer follows it.
-        searching.info = None;
-        let call = ctx.calls.next();
-        ctx.out.push(Action::Resign { call, epoch: seat.epoch });
-    }
-
-    /// The seat was given up, or that failed: a searching peer asks again.
-    fn on_resign_answered(&mut self, ctx: &mut Ctx<'_>, call: CallId) {
-        match &mut self.state {
-            State::Leaving(leaving) if leaving.call == call => {
-                let transition = leaving.say_farewell(ctx);
-                self.apply(ctx, transition);
-            }
-            State::Searching(_) => ctx.seat_poll.hasten(ctx.now),
-            _ => {}
         }
     }
 }
@@ -515,8 +306,13 @@ impl Machine {
     }
 }
 
-/// Calls to the tracker and its standbys, which the core answers at once.
+/// Calls of other peers that the core answers at once.
 impl Machine {
+    pub(crate) fn on_notice(&mut self, ctx: &mut Ctx<'_>, from: &PeerId, notice: SeatNotice) -> SeatView {
+        self.observe_notice(ctx, from, notice);
+        self.seat_view(ctx)
+    }
+
     pub(crate) fn on_heartbeat(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -586,108 +382,5 @@ impl Machine {
             self.observe_peer_epoch(ctx, epoch);
         }
         self.seat_view(ctx)
-    }
-}
-
-/// Transitions: the state changes here and nowhere else.
-impl Machine {
-    pub(crate) fn apply(&mut self, ctx: &mut Ctx<'_>, transition: Transition) {
-        match transition {
-            Transition::Stay => {}
-            Transition::Search(searching) => self.search(ctx, searching),
-            Transition::Suspect(why, refusal) => self.suspect(ctx, why, refusal),
-            Transition::LiftSuspicion(seat) => {
-                ctx.report(Report::SuspicionLifted { seat: seat.clone() });
-                self.follow(ctx, seat);
-            }
-            Transition::Follow(seat) => self.follow(ctx, seat),
-            Transition::StepDown(why) => self.step_down(ctx, why),
-            Transition::Stop => {
-                self.stopped = true;
-                ctx.out.push(Action::Stopped);
-            }
-        }
-    }
-
-    /// Searches for a tracker and queries the seat at once.
-    fn search(&mut self, ctx: &mut Ctx<'_>, searching: Searching) {
-        self.state = State::Searching(searching);
-        ctx.seat_poll.restart(ctx.now);
-    }
-
-    fn suspect(&mut self, ctx: &mut Ctx<'_>, why: Suspicion, refusal: Option<Refusal>) {
-        let seat = match &self.state {
-            State::Follower(follower) => follower.seat.clone(),
-            // It is suspected already; only its own farewell is news.
-            State::Searching(Searching { suspected: Some(seat), .. }) if why == Suspicion::Vacated => seat.clone(),
-            _ => return,
-        };
-        let former = seat.peer.clone();
-        ctx.report(Report::TrackerSuspected { seat: seat.clone(), why });
-        let suspected = (why != Suspicion::Vacated).then_some(seat);
-        let campaign_at = ctx.now + ctx.stagger(Some(&former));
-        self.search(ctx, Searching::suspecting(ctx.now, former, suspected, campaign_at, refusal));
-        ctx.members.poll.hasten(ctx.now);
-    }
-
-    fn follow(&mut self, ctx: &mut Ctx<'_>, seat: Seat) {
-        match &self.state {
-            State::Follower(follower) if follower.seat == seat => return,
-            State::Tracker(_) | State::Leaving(_) => return,
-            State::Follower(_) | State::Searching(_) => {}
-        }
-        if self.campaign.as_ref().is_some_and(|campaign| !campaign.is_forced()) {
-            self.finish_campaign(ctx, ElectionFailure::Lost(self.seat_view(ctx)));
-        }
-        ctx.report(Report::Following(seat.clone()));
-        self.state = State::Follower(Box::new(Follower::new(ctx, seat)));
-    }
-
-    /// Stops being the tracker, and resigns in case the nameserver still names this peer.
-    fn step_down(&mut self, ctx: &mut Ctx<'_>, why: StepDown) {
-        let State::Tracker(tracker) = &mut self.state else { return };
-        let epoch = tracker.seat.epoch;
-        ctx.report(Report::SteppedDown { epoch, why });
-        // The index serves as a standby's, if the next tracker names this peer as one.
-        *ctx.standby = Some(Box::new(Standby::of(std::mem::take(&mut tracker.index), &ctx.me.id)));
-        ctx.epochs.claimed = None;
-        self.finish_campaign(ctx, ElectionFailure::Lost(self.seat_view(ctx)));
-        let call = ctx.calls.next();
-        ctx.out.push(Action::Resign { call, epoch });
-        self.search(ctx, Searching::new(ctx.now));
-    }
-
-    /// Takes the seat of `epoch`: the nameserver accepted the claim or, with a `mandate`, the electors chose this peer while
-    /// the nameserver is away. A tracker that was elected again keeps its index.
-    pub(crate) fn become_tracker(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        epoch: Epoch,
-        lease_until: Option<Timestamp>,
-        mandate: Option<Mandate>,
-    ) {
-        let provisional = mandate.is_some();
-        if ctx.epochs.take_seat(epoch, !provisional) {
-            ctx.persist();
-        }
-        self.campaign = None;
-        let seat = Seat { epoch, peer: ctx.me.id.clone(), endpoint: ctx.me.endpoint.clone() };
-        if let State::Tracker(tracker) = &mut self.state {
-            tracker.reelected(ctx.now, seat.clone(), lease_until, mandate);
-        } else {
-            let former = match &self.state {
-                State::Searching(searching) => searching.former.clone(),
-                _ => None,
-            };
-            self.state = State::Tracker(Box::new(Tracker::new(ctx, seat.clone(), lease_until, mandate, former)));
-        }
-        ctx.report(if provisional { Report::BecameProvisional { epoch } } else { Report::BecameTracker { epoch } });
-        for (peer, endpoint) in &ctx.members.others {
-            let notice = SeatNotice::Taken(seat.clone());
-            ctx.out.push(Action::SendNotice { to: contact(peer, endpoint), notice });
-        }
-        self.answer_waiters(ctx, Ok(seat));
-        // The answer to a pending query may lack peers that came since.
-        ctx.members.poll.restart(ctx.now);
     }
 }

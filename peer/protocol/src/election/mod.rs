@@ -15,9 +15,11 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `machine` | state and campaign: dispatches events, applies transitions |
+//! | `machine` | state and campaign; dispatches events, runs timers |
+//! | `transition` | the transitions; only `Machine::apply` changes the state |
+//! | `seat_views` | what the nameserver and other peers say of the seat |
 //! | `ctx` | the time, the actions, and the data that outlives each state |
-//! | `searching`, `follower`, `tracker`, `state` | one state each, with its data; the transitions |
+//! | `searching`, `follower`, `tracker`, `state` | one state each, with its data and logic |
 //! | `campaign`, `candidate`, `voter` | one try for the seat; standing for election; voting for others |
 //! | `epochs`, `members`, `poll`, `liveness`, `settling`, `port_probe`, `standby` | data structures |
 //! | `event`, `report`, `role` | events, actions, reports and roles as the crate `peer` sees them |
@@ -36,10 +38,12 @@ mod port_probe;
 mod report;
 mod role;
 mod searching;
+mod seat_views;
 mod settling;
 mod standby;
 mod state;
 mod tracker;
+mod transition;
 mod voter;
 
 use std::{
@@ -57,7 +61,8 @@ use shared::{
     name::Endpoint,
     rpc::{
         nameserver::{Seat, SeatView},
-        tracker::{IndexPage, ListAll, TrackerError, Version, WhoHas},
+        peer::SeatNotice,
+        tracker::{Announcement, Heartbeat, HeartbeatAck, IndexPage, ListAll, TrackerError, Version, WhoHas},
     },
     time::Timestamp,
 };
@@ -133,13 +138,8 @@ impl Core {
     ///
     /// Deadlines that have passed are handled first, so that a process that stalled notices that before it takes the event.
     pub fn handle(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) {
-        if self.machine.is_stopped() {
-            return;
-        }
-        self.detect_stall(now, out);
-        let (machine, mut ctx) = self.split(now, out);
-        machine.dispatch(&mut ctx, event);
-        machine.run_timers(&mut ctx);
+        // A stopped core ignores events.
+        let _ = self.answer(now, out, |machine, ctx| machine.dispatch(ctx, event));
     }
 
     /// Time at which [`Event::Tick`] is due; `None` when the core has stopped. Always later than the last [`Self::handle`].
@@ -156,6 +156,59 @@ impl Core {
         let seat_poll = self.machine.state.is_searching().then(|| self.seat_poll.deadline());
         let deadlines = [Some(self.members.poll.deadline()), seat_poll, state, self.machine.deadline()];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// Answers `TrackerService::heartbeat`.
+    ///
+    /// As for all answers of the core: the caller carries out `out` before it sends the answer, since the answer may depend
+    /// on what [`Action::Persist`] makes durable.
+    ///
+    /// # Errors
+    /// As `TrackerService` says: not the tracker (or standby), stale epoch, superseded, too many peers, stopping.
+    pub fn on_heartbeat(
+        &mut self,
+        now: Timestamp,
+        from: &PeerId,
+        beat: &Heartbeat,
+        out: &mut Vec<Action>,
+    ) -> Result<HeartbeatAck, TrackerError> {
+        self.answer(now, out, |machine, ctx| machine.on_heartbeat(ctx, from, beat)).unwrap_or_else(|| Err(stopping()))
+    }
+
+    /// Answers `TrackerService::announce`.
+    ///
+    /// # Errors
+    /// As `TrackerService` says: as for [`Self::on_heartbeat`], and snapshot needed, later, invalid name, limits.
+    pub fn on_announcement(
+        &mut self,
+        now: Timestamp,
+        from: &PeerId,
+        announcement: Announcement,
+        out: &mut Vec<Action>,
+    ) -> Result<(), TrackerError> {
+        self.answer(now, out, |machine, ctx| machine.on_announcement(ctx, from, announcement))
+            .unwrap_or_else(|| Err(stopping()))
+    }
+
+    /// Answers `TrackerService::leave`.
+    ///
+    /// # Errors
+    /// As for [`Self::on_heartbeat`].
+    pub fn on_leave(
+        &mut self,
+        now: Timestamp,
+        from: &PeerId,
+        epoch: Epoch,
+        incarnation: Incarnation,
+        out: &mut Vec<Action>,
+    ) -> Result<(), TrackerError> {
+        self.answer(now, out, |machine, ctx| machine.on_leave(ctx, from, epoch, incarnation))
+            .unwrap_or_else(|| Err(stopping()))
+    }
+
+    /// Answers `PeerService::seat_notice`: the seat as this peer sees it after the notice.
+    pub fn on_notice(&mut self, now: Timestamp, from: &PeerId, notice: SeatNotice, out: &mut Vec<Action>) -> SeatView {
+        self.answer(now, out, |machine, ctx| machine.on_notice(ctx, from, notice)).unwrap_or_else(|| self.seat_view())
     }
 
     /// Answers `TrackerService::who_has` for `asker`, which may be this peer.
@@ -201,6 +254,23 @@ impl Core {
         if tracker.is_settled() { Ok(tracker) } else { Err(TrackerError::Settling) }
     }
 
+    /// Runs a step that is answered at once; `None` when the core has stopped.
+    fn answer<T>(
+        &mut self,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+        step: impl FnOnce(&mut Machine, &mut Ctx<'_>) -> T,
+    ) -> Option<T> {
+        if self.machine.is_stopped() {
+            return None;
+        }
+        self.detect_stall(now, out);
+        let (machine, mut ctx) = self.split(now, out);
+        let answer = step(machine, &mut ctx);
+        machine.run_timers(&mut ctx);
+        Some(answer)
+    }
+
     /// Detects that this process stalled, then handles the deadlines that have passed.
     fn detect_stall(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let late = self.next_deadline().map_or(Duration::ZERO, |deadline| now.since(deadline));
@@ -237,7 +307,12 @@ impl Core {
     }
 }
 
-/// What the core knows and is.
+/// Refusal of a core that has stopped.
+fn stopping() -> TrackerError {
+    TrackerError::Unavailable("this peer is stopping".to_owned())
+}
+
+/// Queries that change nothing.
 impl Core {
     /// Role of this peer.
     pub fn role(&self) -> Role {

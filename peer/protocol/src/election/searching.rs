@@ -12,7 +12,7 @@ use super::{
     ctx::{Ctx, contact_of},
     members::Members,
     port_probe::Refusal,
-    state::Transition,
+    transition::Transition,
 };
 use crate::CallId;
 

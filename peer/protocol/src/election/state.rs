@@ -1,11 +1,8 @@
-//! The states of a peer towards the seat, and the transitions between them.
+//! The states of a peer towards the seat.
 
 use shared::{contact::Contact, epoch::Epoch, rpc::nameserver::Seat, rpc::peer::SeatNotice, time::Timestamp};
 
-use super::{
-    Action, StepDown, Suspicion, ctx::Ctx, follower::Follower, port_probe::Refusal, searching::Searching,
-    tracker::Tracker,
-};
+use super::{Action, ctx::Ctx, follower::Follower, searching::Searching, tracker::Tracker, transition::Transition};
 use crate::CallId;
 
 /// What this peer is to the seat.
@@ -19,26 +16,6 @@ pub(crate) enum State {
     Tracker(Box<Tracker>),
     /// It was the tracker, and resigns before it stops.
     Leaving(Leaving),
-}
-
-/// Change of state that a state asks for. Only [`super::Machine::apply`] carries it out.
-#[derive(Debug)]
-#[must_use]
-pub(crate) enum Transition {
-    /// No change.
-    Stay,
-    /// Searches for a tracker.
-    Search(Searching),
-    /// Suspects the followed tracker; the refusal of its port, if that is the reason, goes along.
-    Suspect(Suspicion, Option<Refusal>),
-    /// Follows the suspected tracker again, which answered.
-    LiftSuspicion(Seat),
-    /// Follows the holder of a seat, whose epoch is the highest known.
-    Follow(Seat),
-    /// Stops being the tracker.
-    StepDown(StepDown),
-    /// Stops: the farewell is said.
-    Stop,
 }
 
 impl State {

@@ -201,8 +201,7 @@ impl Harness {
         names.iter().for_each(|name| digest.add(&file(name)));
         let (epoch, incarnation) = (Epoch(epoch), Incarnation(1));
         let beat = Heartbeat { to, epoch, incarnation, seq: 1, digest, endpoint: endpoint(from) };
-        let out = self.event(Event::HeartbeatReceived { token: Token(2), from: id(from), beat });
-        picked!(out, Action::Reply { reply: Reply::Heartbeat(result), .. } => result)
+        self.call(|core, now, out| core.on_heartbeat(now, &id(from), &beat, out))
     }
 
     fn announce(&mut self, from: &str, epoch: u64, name: &str) -> Result<(), TrackerError> {
@@ -219,8 +218,25 @@ impl Harness {
             upserts: vec![file(name).into()],
             removals: Vec::new(),
         };
-        let out = self.event(Event::AnnouncementReceived { token: Token(3), from: id(from), announcement });
-        picked!(out, Action::Reply { reply: Reply::Announcement(result), .. } => result)
+        self.call(|core, now, out| core.on_announcement(now, &id(from), announcement, out))
+    }
+
+    fn leave(&mut self, from: &str, incarnation: u64) -> Result<(), TrackerError> {
+        self.call(|core, now, out| core.on_leave(now, &id(from), Epoch(1), Incarnation(incarnation), out))
+    }
+
+    fn notice(&mut self, from: &str, notice: SeatNotice) -> Vec<Action> {
+        self.call(|core, now, out| core.on_notice(now, &id(from), notice, out));
+        self.out.clone()
+    }
+
+    /// Makes a call that the core answers at once; its actions are in `out`.
+    fn call<T>(&mut self, call: impl FnOnce(&mut Core, Timestamp, &mut Vec<Action>) -> T) -> T {
+        let mut out = Vec::new();
+        let answer = call(&mut self.core, self.now, &mut out);
+        assert!(self.core.next_deadline().is_none_or(|deadline| deadline > self.now));
+        self.out = out;
+        answer
     }
 
     fn list(&mut self, epoch: u64) -> Result<Vec<String>, TrackerError> {

@@ -29,7 +29,7 @@ use super::{
     ctx::{Ctx, contact},
     liveness::Liveness,
     settling::Settling,
-    state::Transition,
+    transition::Transition,
 };
 use crate::{CallId, index::Index, replication::admission::SnapshotAdmission};
 

@@ -15,13 +15,16 @@ use shared::{
     name::Name,
     rpc::{
         nameserver::{Claim, Seat},
-        peer::VoteRequest,
+        peer::{SeatNotice, VoteRequest},
         tracker::{Addressee, AnnouncementKind, TrackerError},
     },
     time::Timestamp,
 };
 
-use crate::world::Node;
+use crate::{
+    input::{Answer, Call, Input, Output},
+    world::Node,
+};
 
 /// What was seen so far.
 #[derive(Default)]
@@ -62,17 +65,19 @@ impl Checks {
         assert_eq!(first, candidate, "S3: {voter} voted twice in epoch {epoch}");
     }
 
-    /// Before an event goes in: what it tells.
-    pub(crate) fn told(&mut self, peer: &PeerId, run: Incarnation, event: &Event) {
-        if let Event::VoteRequested { token, from, request } = event {
+    /// Notes what `input` tells a process, before it is handled.
+    pub(crate) fn told(&mut self, peer: &PeerId, run: Incarnation, input: &Input) {
+        if let Input::Event(Event::VoteRequested { token, from, request }) = input {
             self.asked.insert((peer.clone(), *token), (from.clone(), request.clone()));
         }
-        let epoch = match event {
-            Event::SeatAnswered { result: Ok(view), .. } | Event::NoticeAnswered { view, .. } => view.epoch_high,
-            Event::HeartbeatReceived { beat, .. } => beat.epoch,
-            Event::AnnouncementReceived { announcement, .. } => announcement.epoch,
-            Event::VoteAnswered { result: Ok(reply), .. } => reply.seat.epoch_high,
-            Event::NoticeReceived { notice: shared::rpc::peer::SeatNotice::Taken(seat), .. } => seat.epoch,
+        let epoch = match input {
+            Input::Event(Event::SeatAnswered { result: Ok(view), .. } | Event::NoticeAnswered { view, .. }) => {
+                view.epoch_high
+            }
+            Input::Event(Event::VoteAnswered { result: Ok(reply), .. }) => reply.seat.epoch_high,
+            Input::Call { call: Call::Heartbeat(beat), .. } => beat.epoch,
+            Input::Call { call: Call::Announcement(announcement), .. } => announcement.epoch,
+            Input::Call { call: Call::Notice(SeatNotice::Taken(seat)), .. } => seat.epoch,
             _ => return,
         };
         let known = self.told.entry((peer.clone(), run)).or_default();
@@ -87,8 +92,8 @@ impl Checks {
         assert!(epochs[1] >= epochs[0], "S3: {peer} took back a vote");
     }
 
-    /// An action leaves the core, in reaction to `event`.
-    pub(crate) fn action(&mut self, peer: &PeerId, run: Incarnation, action: &Action, event: &Event) {
+    /// An action leaves the core, in reaction to `input`.
+    pub(crate) fn action(&mut self, peer: &PeerId, run: Incarnation, action: &Action, input: &Input) {
         match action {
             Action::RequestVote { request, .. } if request.pre_vote => {}
             Action::RequestVote { request, .. } => {
@@ -105,7 +110,7 @@ impl Checks {
             }
             Action::Reply { token, reply: Reply::Vote(reply) } => {
                 let (from, request) = self.asked.remove(&(peer.clone(), *token)).expect("a vote was asked for");
-                if !matches!(event, Event::VoteRequested { token: now, .. } if now == token) {
+                if !matches!(input, Input::Event(Event::VoteRequested { token: now, .. }) if now == token) {
                     self.sometimes(if reply.granted { "agreed after a look" } else { "disagreed after a look" });
                 }
                 if !reply.granted {
@@ -118,10 +123,22 @@ impl Checks {
                 self.sometimes("vote given");
                 self.grants.insert((peer.clone(), from, request.epoch, request.expected_epoch));
             }
-            Action::Reply { reply: Reply::Announcement(result), .. } => {
-                let Event::AnnouncementReceived { announcement, .. } = event else {
-                    panic!("an answer without an announcement")
-                };
+            Action::Reply { reply: Reply::Elected(Ok(_)), .. } => self.sometimes("forced election won"),
+            Action::Report(Report::Settled { epoch, missing, members, announcements }) => {
+                self.settled.insert((peer.clone(), *epoch), *announcements);
+                if *missing == 0 && *members > 0 && *announcements == 0 {
+                    self.sometimes("failover that announced nothing again");
+                }
+            }
+            Action::Report(report) => self.report(report),
+            _ => {}
+        }
+    }
+
+    /// An answer to the call in `input` leaves the core.
+    pub(crate) fn answer(&mut self, peer: &PeerId, run: Incarnation, answer: &Answer, input: &Input) {
+        match (answer, input) {
+            (Answer::Announcement(result), Input::Call { call: Call::Announcement(announcement), .. }) => {
                 match result {
                     Ok(()) => {
                         let told = self.told.get(&(peer.clone(), run)).copied().unwrap_or_default();
@@ -140,18 +157,9 @@ impl Checks {
                     Err(_) => {}
                 }
             }
-            Action::Reply { reply: Reply::Heartbeat(Err(TrackerError::StaleEpoch(_))), .. } => {
-                self.sometimes("stale epoch refused");
-            }
-            Action::Reply { reply: Reply::Elected(Ok(_)), .. } => self.sometimes("forced election won"),
-            Action::Report(Report::Settled { epoch, missing, members, announcements }) => {
-                self.settled.insert((peer.clone(), *epoch), *announcements);
-                if *missing == 0 && *members > 0 && *announcements == 0 {
-                    self.sometimes("failover that announced nothing again");
-                }
-            }
-            Action::Report(report) => self.report(report),
-            _ => {}
+            (Answer::Announcement(_), _) => panic!("an answer without an announcement"),
+            (Answer::Heartbeat(Err(TrackerError::StaleEpoch(_))), _) => self.sometimes("stale epoch refused"),
+            (Answer::Heartbeat(_) | Answer::Leave | Answer::Notice(_), _) => {}
         }
     }
 
@@ -286,8 +294,9 @@ impl Checks {
     }
 
     /// Right after an event went in at `shown` by the peer's clock.
-    pub(crate) fn deadline(&mut self, shown: Timestamp, core: &Core, actions: &[Action]) {
-        let (deadline, ended) = (core.next_deadline(), actions.contains(&Action::Stopped));
+    pub(crate) fn deadline(&mut self, shown: Timestamp, core: &Core, outputs: &[Output]) {
+        let ended = outputs.iter().any(|output| matches!(output, Output::Action(Action::Stopped)));
+        let deadline = core.next_deadline();
         let lies_ahead = deadline.is_some_and(|deadline| deadline > shown);
         assert!(lies_ahead || ended, "S7: {} in {:?}: {deadline:?}", core.id(), core.role());
     }

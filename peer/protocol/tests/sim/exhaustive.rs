@@ -101,16 +101,26 @@ impl State {
     }
 
     fn event(&mut self, number: usize, event: Event) {
-        let machine = &mut self.machines[number];
         let asked = match &event {
             Event::VoteRequested { from, request, .. } => Some((from.clone(), request.clone())),
             _ => None,
         };
+        self.step(number, asked.as_ref(), |core, now, actions| core.handle(now, event, actions));
+    }
+
+    /// Runs one step of a core and checks what becomes of it.
+    fn step(
+        &mut self,
+        number: usize,
+        asked: Option<&(PeerId, VoteRequest)>,
+        step: impl FnOnce(&mut Core, Timestamp, &mut Vec<Action>),
+    ) {
+        let machine = &mut self.machines[number];
         let mut actions = Vec::new();
         let role = machine.core.role();
-        machine.core.handle(machine.now, event, &mut actions);
+        step(&mut machine.core, machine.now, &mut actions);
         for action in actions {
-            self.carry_out(number, action, asked.as_ref());
+            self.carry_out(number, action, asked);
         }
         let core = &self.machines[number].core;
         if core.role() == Role::Tracker && role != Role::Tracker {
@@ -201,7 +211,7 @@ impl State {
                     self.event(to, Event::VoteAnswered { call, from: id(from), result: Ok(reply) });
                 }
                 Message::Notice { from, to, notice } => {
-                    self.event(to, Event::NoticeReceived { token: Token(0), from: id(from), notice });
+                    self.step(to, None, |core, now, actions| drop(core.on_notice(now, &id(from), notice, actions)));
                 }
             },
         }

@@ -158,7 +158,7 @@ impl World {
         // The timer and the sockets are ready at once; which is looked at first is anybody's guess.
         let unread = &mut self.nodes[number].unread;
         let at = self.rng.usize(0..=unread.len());
-        unread.insert(at, Event::Tick);
+        unread.insert(at, Event::Tick.into());
         if at > 0 {
             let first = self.nodes[number].unread.pop_front().expect("it was just filled");
             self.handle(number, first);

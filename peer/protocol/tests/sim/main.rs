@@ -18,6 +18,7 @@
 //! | `network` | messages, and the nameserver's side of its calls |
 //! | `faults` | what goes wrong |
 //! | `healing` | what must become true when it stops going wrong |
+//! | `input` | what a process receives, and what comes of it |
 //! | `checks` | what must be true always |
 //! | `exhaustive` | every short run instead of many at random |
 
@@ -28,6 +29,7 @@ mod digest;
 mod exhaustive;
 mod faults;
 mod healing;
+mod input;
 mod network;
 mod process;
 mod world;

@@ -17,7 +17,10 @@ use shared::{
     time::Timestamp,
 };
 
-use crate::world::{Item, Kind, NAMESERVER, Node, Question, Run, Waiting, World};
+use crate::{
+    input::{Answer, Call, Input},
+    world::{Item, Kind, NAMESERVER, Node, Question, Run, Waiting, World},
+};
 
 /// When a watcher that could not be told asks again.
 const WATCH_AGAIN: Duration = Duration::from_millis(700);
@@ -35,9 +38,14 @@ impl World {
         (!lost).then_some(travel)
     }
 
-    pub(crate) fn ask_peer(&mut self, node: usize, to: &Contact, kind: Kind, call: CallId, event: Event) {
+    pub(crate) fn call_peer(&mut self, node: usize, to: &Contact, kind: Kind, id: CallId, call: Call) {
+        let input = Input::Call { token: Token(0), from: self.nodes[node].id.clone(), call };
+        self.ask_peer(node, to, kind, id, input);
+    }
+
+    pub(crate) fn ask_peer(&mut self, node: usize, to: &Contact, kind: Kind, call: CallId, input: Input) {
         let callee = self.nodes.iter().position(|node| node.id == to.peer).expect("a known peer");
-        self.ask(node, callee, kind, call, Question::Peer(Box::new(event)));
+        self.ask(node, callee, kind, call, Question::Peer(Box::new(input)));
     }
 
     pub(crate) fn ask(&mut self, node: usize, callee: usize, kind: Kind, call: CallId, question: Question) {
@@ -73,7 +81,7 @@ impl World {
         (refused || mistaken).then_some(there + back)
     }
 
-    pub(crate) fn knock(&mut self, node: usize, at: Contact) {
+    pub(crate) fn probe_port(&mut self, node: usize, at: Contact) {
         let to = self.nodes.iter().position(|node| node.id == at.peer).expect("a known peer");
         if let Some(wait) = self.refusal(node, to) {
             self.checks.sometimes("knock refused");
@@ -153,7 +161,7 @@ impl World {
     }
 
     pub(crate) fn arrive(&mut self, rpc: u64, caller: Run, callee: usize, question: Question) {
-        if let Question::Peer(event) = question {
+        if let Question::Peer(input) = question {
             if self.nodes[callee].core.is_none() {
                 // The machine lives and says that nobody listens; sometimes that is lost or never sent.
                 if self.rng.bool()
@@ -166,7 +174,7 @@ impl World {
             let token = Token(self.last_item);
             self.last_item += 1;
             self.tokens.insert(token, rpc);
-            self.deliver(self.run_of(callee), with_token(*event, token));
+            self.deliver(self.run_of(callee), input.with_token(token));
             return;
         }
         if !self.nameserver_up {
@@ -297,14 +305,22 @@ impl World {
         let from = self.nodes[node].id.clone();
         self.answer(rpc, node, |call| match reply {
             Reply::Vote(reply) => Event::VoteAnswered { call, from, result: Ok(reply) },
-            Reply::Notice(view) => Event::NoticeAnswered { from, view },
-            Reply::Heartbeat(result) => {
+            Reply::Elected(_) => Event::Tick,
+        });
+    }
+
+    pub(crate) fn answer_peer(&mut self, node: usize, token: Token, answer: Answer) {
+        let Some(rpc) = self.tokens.remove(&token) else { return };
+        let from = self.nodes[node].id.clone();
+        self.answer(rpc, node, |call| match answer {
+            Answer::Heartbeat(result) => {
                 Event::HeartbeatAnswered { call, from, result: result.map_err(CallError::Refused) }
             }
-            Reply::Announcement(result) => {
+            Answer::Announcement(result) => {
                 Event::AnnouncementAnswered { call, from, result: result.map_err(CallError::Refused) }
             }
-            Reply::Leave(_) | Reply::Elected(_) => Event::Tick,
+            Answer::Notice(view) => Event::NoticeAnswered { from, view },
+            Answer::Leave => Event::Tick,
         });
     }
 
@@ -320,21 +336,6 @@ impl World {
         };
         self.registry.register(self.now, &Identity::Peer(id.clone()), request).expect("one's own name");
         self.registry.settle();
-    }
-}
-
-fn with_token(event: Event, token: Token) -> Event {
-    match event {
-        Event::VoteRequested { from, request, .. } => Event::VoteRequested { token, from, request },
-        Event::NoticeReceived { from, notice, .. } => Event::NoticeReceived { token, from, notice },
-        Event::HeartbeatReceived { from, beat, .. } => Event::HeartbeatReceived { token, from, beat },
-        Event::AnnouncementReceived { from, announcement, .. } => {
-            Event::AnnouncementReceived { token, from, announcement }
-        }
-        Event::LeaveReceived { from, epoch, incarnation, .. } => {
-            Event::LeaveReceived { token, from, epoch, incarnation }
-        }
-        other => other,
     }
 }
 

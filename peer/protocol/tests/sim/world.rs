@@ -8,7 +8,7 @@ use std::{
 use nameserver::registry::{Registry, Snapshot};
 use protocol::{
     CallId,
-    election::{Action, CallFailure, Core, DurableState, Event, Role, Token},
+    election::{CallFailure, Core, DurableState, Event, Role, Token},
 };
 use shared::{
     contact::Contact,
@@ -22,7 +22,12 @@ use shared::{
     time::Timestamp,
 };
 
-use crate::{checks::Checks, digest::Digest, network};
+use crate::{
+    checks::Checks,
+    digest::Digest,
+    input::{Input, Output},
+    network,
+};
 
 const CHAOS: Duration = Duration::from_secs(7);
 /// The nameserver's place among the nodes when cuts are drawn.
@@ -70,15 +75,15 @@ pub(crate) struct Node {
     /// The process waits for its disk.
     pub(crate) syncing: Option<Syncing>,
     /// What waits to be read until the process goes on.
-    pub(crate) unread: VecDeque<Event>,
+    pub(crate) unread: VecDeque<Input>,
     pub(crate) leaving: bool,
 }
 
 /// A write under way, and what the shell does after it.
 pub(crate) struct Syncing {
     pub(crate) state: DurableState,
-    pub(crate) then: VecDeque<Action>,
-    pub(crate) event: Event,
+    pub(crate) then: VecDeque<Output>,
+    pub(crate) input: Input,
 }
 
 /// Who waits for an answer, and for which.
@@ -111,7 +116,7 @@ pub(crate) enum Question {
     Claim(Claim),
     Renewal(Epoch),
     Resign(Epoch),
-    Peer(Box<Event>),
+    Peer(Box<Input>),
 }
 
 pub(crate) enum Item {

@@ -78,7 +78,7 @@ fn nobody_can_use_up_the_epochs() {
     assert!(!tracker.vote("a", wild + 1, wild, true).0.granted);
     assert!(matches!(tracker.beat("a", u64::MAX), Err(TrackerError::NotTracker(_))));
     let notice = SeatNotice::Taken(seat("a", u64::MAX));
-    tracker.event(Event::NoticeReceived { token: Token(9), from: id("a"), notice });
+    tracker.notice("a", notice);
     assert_eq!(tracker.core.durable().epoch_high, Epoch(1));
     assert_eq!(tracker.core.role(), Role::Tracker);
 }
@@ -203,9 +203,9 @@ fn a_goodbye_needs_no_votes() {
     let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
     let notice = SeatNotice::Vacated(Epoch(1));
     // Not from somebody else.
-    peer.event(Event::NoticeReceived { token: Token(1), from: id("a"), notice: notice.clone() });
+    peer.notice("a", notice.clone());
     assert_eq!(peer.core.role(), Role::Follower);
-    peer.event(Event::NoticeReceived { token: Token(1), from: id("tracker"), notice });
+    peer.notice("tracker", notice);
     let answered = peer.answer_seat(vacant(1));
     let out = [answered, peer.pass(ms(150))].concat();
     let claim = picked!(out, Action::Claim { claim, .. } => claim);

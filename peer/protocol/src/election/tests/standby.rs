@@ -29,7 +29,7 @@ impl Harness {
     /// The tracker leaves, and the seat is this peer's at once.
     fn succeed(&mut self) -> Vec<Action> {
         let notice = SeatNotice::Vacated(Epoch(1));
-        self.event(Event::NoticeReceived { token: Token(9), from: id("tracker"), notice });
+        self.notice("tracker", notice);
         let mut out = self.answer_seat(vacant(1));
         if !out.iter().any(|action| matches!(action, Action::Claim { .. })) {
             out = self.pass(ms(15));
@@ -84,7 +84,7 @@ fn the_tracker_names_electors_that_it_hears_and_keeps_to_them() {
     assert_eq!(first.len(), 2);
     // One of them goes: the other one stays, and stays first.
     let (gone, stays) = (first[0].peer.clone(), first[1].clone());
-    tracker.event(Event::LeaveReceived { token: Token(4), from: gone, epoch: Epoch(1), incarnation: Incarnation(1) });
+    tracker.leave(gone.as_str(), 1).unwrap();
     let asker = stays.peer.to_string();
     let then = tracker.beat_as(&asker, 1, Addressee::Tracker, &[&asker]).unwrap().standbys;
     assert_eq!((then.len(), &then[0]), (2, &stays));
@@ -144,7 +144,7 @@ fn standbys_stand_for_election_before_others() {
         let mut peer = Harness::follower(&["me", "a", "b", "tracker"]);
         peer.name(standbys, Some(1));
         let notice = SeatNotice::Vacated(Epoch(1));
-        peer.event(Event::NoticeReceived { token: Token(9), from: id("tracker"), notice });
+        peer.notice("tracker", notice);
         let mut out = peer.answer_seat(vacant(1));
         out.extend(peer.pass(ms(20)));
         assert_eq!(out.iter().any(|action| matches!(action, Action::Claim { .. })), is_first);

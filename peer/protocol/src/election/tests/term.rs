@@ -120,10 +120,9 @@ fn a_follower_leaves_and_is_forgotten_at_once() {
     tracker.beat("a", 1).unwrap();
     tracker.announce("a", 1, "x").unwrap();
     assert_eq!(tracker.list(1), Ok(vec!["x".to_owned()]));
-    let event = |incarnation| Event::LeaveReceived { token: Token(4), from: id("a"), epoch: Epoch(1), incarnation };
-    tracker.event(event(Incarnation(0)));
+    assert_eq!(tracker.leave("a", 0), Err(TrackerError::Superseded));
     assert_eq!(tracker.list(1), Ok(vec!["x".to_owned()]));
-    tracker.event(event(Incarnation(1)));
+    tracker.leave("a", 1).unwrap();
     assert_eq!(tracker.list(1), Ok(vec![]));
 }
 

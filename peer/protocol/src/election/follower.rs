@@ -50,7 +50,7 @@ impl Follower {
     /// Follows the holder of `seat`.
     pub(crate) fn new(ctx: &mut Ctx<'_>, seat: Seat) -> Self {
         let now = ctx.now;
-        let first_call = ctx.calls.next();
+        let first_call = ctx.calls.upcoming();
         let announcer = Announcer::new(seat.epoch, ctx.me.incarnation, Addressee::Tracker, first_call, now);
         let probes_mean_something = ctx.misleading_port.as_ref() != Some(&contact_of(&seat));
         if let Some(standby) = ctx.standby {
@@ -157,12 +157,11 @@ impl Follower {
 
     /// Takes the standbys that the tracker names in its answer to the heartbeat `call`.
     fn on_standbys_named(&mut self, ctx: &mut Ctx<'_>, call: CallId, named: &[StandbyContact]) {
-        let first_call = ctx.calls.next();
         if !self.feeds.accept_names(call) {
             return;
         }
         let named = &named[..named.len().min(MAX_STANDBYS)];
-        let me = ctx.me;
+        let (me, first_call) = (ctx.me, ctx.calls.upcoming());
         let fed = named.iter().filter(|standby| standby.peer != me.id && standby.peer != self.seat.peer);
         let fed: Vec<Contact> = fed.map(|standby| contact(&standby.peer, &standby.endpoint)).collect();
         let announcer = || standby_feeds::announcer(self.seat.epoch, me.incarnation, first_call, ctx.now);
@@ -208,14 +207,12 @@ impl Follower {
         }
     }
 
-    /// Takes the answer to the announcement `call`; `jitter` is added to the wait for a reservation. Returns a refusal that
-    /// says something of the tracker.
+    /// Takes the answer to the announcement `call`. Returns a refusal that says something of the tracker.
     pub(crate) fn on_announcement_answer(
         &mut self,
         ctx: &mut Ctx<'_>,
         call: CallId,
         result: Result<(), CallError<TrackerError>>,
-        jitter: Duration,
     ) -> Option<TrackerError> {
         let announcer =
             if self.announcer.is_in_flight(call) { &mut self.announcer } else { self.feeds.in_flight(call)? };
@@ -224,7 +221,7 @@ impl Follower {
             Ok(()) => announcer.accepted(next_call),
             // A peer that comes at its reservation is admitted; the jitter is for those whose clocks one message set.
             Err(CallError::Refused(TrackerError::Later { wait })) => {
-                announcer.retry(now + wait.min(MAX_SNAPSHOT_WAIT) + jitter);
+                announcer.retry(now + wait.min(MAX_SNAPSHOT_WAIT) + ctx.jitter(HEARTBEAT));
             }
             Err(CallError::Failed(_) | CallError::Refused(TrackerError::Unavailable(_))) => {
                 announcer.retry(now + HEARTBEAT);

@@ -9,7 +9,7 @@ use shared::{
     file_name::FileName,
     id::{Incarnation, PeerId},
     limits::{
-        CALL_DEADLINE, HEARTBEAT, HEARTBEAT_DEADLINE, MAX_PEERS, PEERS_POLL, PEERS_POLL_PER_PEER, WATCHED_PEERS_POLL,
+        CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_PEERS, PEERS_POLL, PEERS_POLL_PER_PEER, WATCHED_PEERS_POLL,
     },
     rpc::{
         nameserver::SeatView,
@@ -253,9 +253,8 @@ impl Machine {
         from: &PeerId,
         result: Result<(), CallError<TrackerError>>,
     ) {
-        let jitter = ctx.jitter(HEARTBEAT);
         if let State::Follower(follower) = &mut self.state
-            && let Some(refusal) = follower.on_announcement_answer(ctx, call, result, jitter)
+            && let Some(refusal) = follower.on_announcement_answer(ctx, call, result)
         {
             self.on_refused(ctx, call, from, refusal);
         }

@@ -8,9 +8,7 @@ use shared::{
     epoch::Epoch,
     file_name::FileName,
     id::{Incarnation, PeerId},
-    limits::{
-        CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_PEERS, PEERS_POLL, PEERS_POLL_PER_PEER, WATCHED_PEERS_POLL,
-    },
+    limits::{CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_PEERS, PEERS_POLL, PEERS_POLL_PER_PEER, WATCHED_PEERS_POLL},
     rpc::{
         nameserver::SeatView,
         peer::SeatNotice,

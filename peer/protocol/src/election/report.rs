@@ -11,155 +11,155 @@ use shared::{
     },
 };
 
-/// Why a forced election brought no new tracker.
+/// Reason why an election did not make this peer the tracker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ElectionFailure {
-    /// Ask again when more peers answer.
+    /// Too few votes; worth a retry when more peers answer.
     #[error("{votes} of {needed} votes needed")]
     NoMajority {
-        /// Votes won.
+        /// Votes that count.
         votes: u64,
         /// Votes needed.
         needed: u64,
     },
-    /// Another peer was faster: there was an election, with another winner.
+    /// Another peer took the seat first.
     #[error("another peer took the seat first (epoch {})", .0.epoch_high)]
     Lost(SeatView),
-    /// Ask again when the nameserver is back.
+    /// The nameserver does not answer; worth a retry when it does.
     #[error("the nameserver does not answer")]
     NameserverUnreachable,
     /// The nameserver did not accept the claim.
     #[error("the nameserver refused: {0}")]
     Refused(String),
-    /// Too many elections were asked for at once; wait for those.
+    /// Too many requests for an election are waiting.
     #[error("an election is under way already")]
     Busy,
-    /// This peer is ending.
+    /// This peer is stopping.
     #[error("this peer is ending")]
     Stopping,
 }
 
-/// Why a tracker is suspected.
+/// Reason to suspect the tracker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspicion {
-    /// It was silent for `limits::SUSPICION`.
+    /// No answer for `limits::SUSPICION`.
     Silent,
-    /// Its connection closed or its port is dead.
+    /// Its connection was lost, or its port is closed.
     Unreachable,
-    /// It says that it is not the tracker (any more).
+    /// It answers that it is not the tracker.
     NotTracker,
-    /// It said that it gives the seat up.
+    /// It gave the seat up.
     Vacated,
 }
 
-/// Why a tracker stepped down.
+/// Reason why a tracker stepped down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepDown {
-    /// A higher epoch exists.
+    /// A higher epoch was claimed.
     HigherEpoch,
-    /// Neither the lease nor a majority for `limits::DRAIN_AFTER`.
+    /// It had neither its lease nor a majority's heartbeats for `limits::DRAIN_AFTER`.
     Isolated,
-    /// It slept (was frozen) past its lease.
+    /// Its process stalled past its lease.
     Stalled,
-    /// Elected without the nameserver, in the same epoch as another.
+    /// Another tracker was elected in the same epoch without the nameserver.
     Conflict,
 }
 
-/// Why the tracker forgot a peer.
+/// Reason why the tracker forgot a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Departure {
-    /// It said that it goes.
+    /// It left.
     Left,
-    /// It was silent for `limits::PEER_SILENCE`.
+    /// No heartbeat for `limits::PEER_SILENCE`.
     Silent,
 }
 
-/// Facts for logs, people and tests; nothing has to be done about them, save [`Report::Superseded`].
+/// Fact for logs and tests. Only [`Report::Superseded`] requires an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
-    /// This peer holds the seat.
+    /// This peer took the seat.
     BecameTracker {
-        /// Its number.
+        /// Epoch of the seat.
         epoch: Epoch,
     },
     /// This peer was elected while the nameserver is away.
     BecameProvisional {
-        /// Its number.
+        /// Epoch of the seat.
         epoch: Epoch,
     },
-    /// This peer follows a tracker.
+    /// This peer follows a new tracker.
     Following(Seat),
     /// The tracker seems to be gone.
     TrackerSuspected {
-        /// Who.
+        /// Its seat.
         seat: Seat,
-        /// Why.
+        /// The reason.
         why: Suspicion,
     },
-    /// A suspected tracker answered after all.
+    /// The suspected tracker answered.
     SuspicionLifted {
-        /// Who.
+        /// Its seat.
         seat: Seat,
     },
     /// This peer stands for election.
     Candidate {
-        /// For this epoch.
+        /// Epoch stood for.
         epoch: Epoch,
-        /// Votes needed, its own included; 1 when the seat is vacant.
+        /// Votes needed, its own included; 1 for a vacant seat.
         needed: u64,
     },
-    /// An election was not won.
+    /// This peer did not win an election.
     ElectionFailed {
-        /// Which.
+        /// Epoch stood for.
         epoch: Epoch,
-        /// Why.
+        /// The reason.
         why: ElectionFailure,
     },
-    /// This peer was tracker.
+    /// This peer is no longer the tracker.
     SteppedDown {
-        /// Of this epoch.
+        /// Epoch of its seat.
         epoch: Epoch,
-        /// Why not any more.
+        /// The reason.
         why: StepDown,
     },
     /// The tracker's index is complete as far as can be known.
     Settled {
-        /// The tracker's epoch.
+        /// Epoch of the seat.
         epoch: Epoch,
-        /// Peers that had not announced everything when the time was over.
+        /// Count of peers whose share was not complete when the time was over.
         missing: usize,
-        /// Members of the index besides this peer.
+        /// Count of members of the index besides this peer.
         members: usize,
-        /// Announcements that were taken until then; without any, all that the peers have was known from before.
+        /// Count of announcements accepted until then; 0 when a standby's index was complete.
         announcements: usize,
     },
     /// The tracker has a new member.
     PeerJoined {
-        /// Who.
+        /// The member.
         peer: PeerId,
     },
-    /// The tracker forgot a peer and what it has.
+    /// The tracker forgot a member and its files.
     PeerGone {
-        /// Who.
+        /// The member.
         peer: PeerId,
-        /// Why.
+        /// The reason.
         why: Departure,
     },
-    /// The tracker did not take this peer's announcement; it is tried again later.
+    /// The tracker refused this peer's announcement, which is retried later.
     AnnouncementRefused {
-        /// Why.
+        /// The reason.
         why: TrackerError,
     },
     /// Files beyond `limits::MAX_FILES_PER_PEER` are not shared.
     ShareFull {
-        /// How many were left out.
+        /// Count of files left out.
         left_out: usize,
     },
-    /// The process ran late; suspicions are lengthened.
+    /// This process stalled; deadlines are extended.
     Stalled {
-        /// How late.
+        /// Time past the deadline.
         late: Duration,
     },
-    /// A later run of this peer exists: this process must stop.
+    /// A later run of this peer exists, so this process must stop.
     Superseded,
 }

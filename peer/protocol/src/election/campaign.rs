@@ -40,7 +40,8 @@ const MAX_HELD: Duration = SEAT_LEASE.saturating_add(CLAIM_WAIT);
 pub(crate) struct Campaign {
     /// Epoch stood for.
     pub(crate) epoch: Epoch,
-    /// Epoch of the seat to be replaced. It is fixed with the votes, which are given for replacing this seat (invariant S4).
+    /// Epoch of the seat to be replaced. It is fixed with the votes, which are given for replacing this seat
+    /// (invariant S4).
     expected: Epoch,
     pub(crate) kind: Kind,
     electorate: Electorate,
@@ -137,9 +138,9 @@ impl Campaign {
         Self::for_epoch(ctx, kind, electorate, epoch, expected)
     }
 
-    /// Campaign of a provisional tracker for its own epoch. The votes, its own included, count only for what they were given
-    /// for: to replace the seat of `mandate.expected` (invariant S4). The seat may be another by now, since a claim that
-    /// this peer did not hear of was accepted after all. Then the seat has to become vacant first.
+    /// Campaign of a provisional tracker for its own epoch. The votes, its own included, count only for what they
+    /// were given for: to replace the seat of `mandate.expected` (invariant S4). The seat may be another by now,
+    /// since a claim that this peer did not hear of was accepted after all. Then the seat has to become vacant first.
     pub(crate) fn registering(ctx: &Ctx<'_>, epoch: Epoch, mandate: Mandate) -> Self {
         let expected = ctx.epochs.expected;
         let mut campaign = Self::for_epoch(ctx, Kind::Registering, Electorate::only(&ctx.me.id), epoch, expected);
@@ -233,7 +234,8 @@ impl Campaign {
         true
     }
 
-    /// Counts the electors as another peer, or this one by now, sees them. A list that is too long to be one is ignored.
+    /// Counts the electors as another peer, or this one by now, sees them. A list that is too long to be one is
+    /// ignored.
     pub(crate) fn note_view(&mut self, electors: Vec<PeerId>) {
         if self.kind == Kind::Provisional && electors.len() <= MAX_ELECTORS {
             self.electorate.voters_views.insert(electors.into_iter().collect());
@@ -241,8 +243,9 @@ impl Campaign {
     }
 
     /// Votes that count, and votes needed. With the nameserver, as it counts: a majority of the electors, without the
-    /// incumbent unless it voted. Without the nameserver: a majority of the electors with the incumbent, which may be alive
-    /// elsewhere, as this peer *and* each voter sees them; of these counts the one that is furthest from its goal.
+    /// incumbent unless it voted. Without the nameserver: a majority of the electors with the incumbent, which may be
+    /// alive elsewhere, as this peer *and* each voter sees them; of these counts the one that is furthest from its
+    /// goal.
     fn count(&self, votes: &BTreeSet<PeerId>) -> (usize, usize) {
         let of = |electors: &BTreeSet<PeerId>, needed: usize| (electors.intersection(votes).count(), needed);
         if self.kind == Kind::Provisional {

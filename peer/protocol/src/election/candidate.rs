@@ -46,8 +46,8 @@ impl Machine {
         campaign.claim(ctx);
     }
 
-    /// Asks for votes to replace `incumbent`: the tracker that the nameserver names or, while that is away, the one that
-    /// this peer misses.
+    /// Asks for votes to replace `incumbent`: the tracker that the nameserver names or, while that is away, the one
+    /// that this peer misses.
     fn start_campaign(&mut self, ctx: &mut Ctx<'_>, incumbent: Option<PeerId>, kind: Kind) {
         let incumbent = incumbent.filter(|incumbent| *incumbent != ctx.me.id);
         let electorate = Electorate::new(ctx.members.others.keys().chain([&ctx.me.id]), incumbent);

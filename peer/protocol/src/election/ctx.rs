@@ -41,8 +41,8 @@ pub(crate) struct Ctx<'a> {
     /// Standbys of the tracker that was followed last, in the order in which they stand for election.
     pub(crate) succession: &'a mut Vec<PeerId>,
     pub(crate) seat_poll: &'a mut Poll,
-    /// Until then a lost connection is no reason to suspect the tracker: this process stalled, and the other side may have
-    /// closed the connection for that.
+    /// Until then a lost connection is no reason to suspect the tracker: this process stalled, and the other side may
+    /// have closed the connection for that.
     pub(crate) ignore_disconnects_until: Timestamp,
     /// Tracker that answered although its port was refused: probes of this endpoint mean nothing.
     pub(crate) misleading_port: &'a mut Option<Contact>,
@@ -85,8 +85,8 @@ impl Ctx<'_> {
         Duration::from_micros(self.rng.u64(0..micros.max(1)))
     }
 
-    /// Time for which this peer lets better-placed ones stand for election first: the standbys of the last tracker in their
-    /// order, then peers by rendezvous hash of the next epoch.
+    /// Time for which this peer lets better-placed ones stand for election first: the standbys of the last tracker in
+    /// their order, then peers by rendezvous hash of the next epoch.
     pub(crate) fn stagger(&mut self, incumbent: Option<&PeerId>) -> Duration {
         let mut standbys = self.succession.iter().filter(|standby| Some(*standby) != incumbent);
         if let Some(before) = standbys.clone().position(|standby| *standby == self.me.id) {

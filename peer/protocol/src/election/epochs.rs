@@ -15,8 +15,8 @@ pub(crate) struct Epochs {
     confirmed: Epoch,
     /// Highest epoch in which some voter said that it voted: this peer could not win below it.
     voted_elsewhere: Epoch,
-    /// Epoch that this run claimed last and has not given up. A seat of this peer with another epoch belongs to an earlier
-    /// run.
+    /// Epoch that this run claimed last and has not given up. A seat of this peer with another epoch belongs to an
+    /// earlier run.
     pub(crate) claimed: Option<Epoch>,
     /// Seats up to this epoch were given up by their trackers, whatever the nameserver still says.
     pub(crate) vacated: Epoch,
@@ -57,8 +57,8 @@ impl Epochs {
         self.confirmed = self.confirmed.max(epoch);
     }
 
-    /// Notes that this peer holds the seat of `epoch`, `registered` with the nameserver or not. Returns whether the durable
-    /// state changed.
+    /// Notes that this peer holds the seat of `epoch`, `registered` with the nameserver or not. Returns whether the
+    /// durable state changed.
     pub(crate) fn take_seat(&mut self, epoch: Epoch, registered: bool) -> bool {
         let rises = epoch > self.durable.epoch_high;
         if rises {
@@ -72,8 +72,9 @@ impl Epochs {
         rises
     }
 
-    /// Whether to believe a *peer* that names `epoch`: at most half of `MAX_EPOCH_STEP` above the nameserver's own number.
-    /// That leaves room for claims, and a lying peer can neither use up the epochs nor push this peer out of bounds.
+    /// Whether to believe a *peer* that names `epoch`: at most half of `MAX_EPOCH_STEP` above the nameserver's own
+    /// number. That leaves room for claims, and a lying peer can neither use up the epochs nor push this peer out of
+    /// bounds.
     pub(crate) fn is_credible(&self, epoch: Epoch) -> bool {
         epoch.0.saturating_sub(self.confirmed.0) <= MAX_EPOCH_STEP / 2
     }
@@ -85,8 +86,9 @@ impl Epochs {
         }
     }
 
-    /// Epoch for which `me` can stand: above all that were claimed, and above all in which it, or a voter that answered it,
-    /// has voted for another. An epoch for which it stood in vain is used again, so a failed election costs no epoch.
+    /// Epoch for which `me` can stand: above all that were claimed, and above all in which it, or a voter that
+    /// answered it, has voted for another. An epoch for which it stood in vain is used again, so a failed election
+    /// costs no epoch.
     pub(crate) fn next(&self, me: &PeerId, provisional: bool) -> Epoch {
         let above = self.durable.epoch_high.max(self.expected).max(self.voted_elsewhere);
         let next = |above: Epoch| if provisional { above.next_provisional() } else { above.next() };

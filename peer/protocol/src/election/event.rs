@@ -128,13 +128,14 @@ pub enum Event {
         /// Its answer.
         result: Result<(), CallError<TrackerError>>,
     },
-    /// The connection to a peer was closed or reset. The event may concern any peer; it matters when that is the tracker.
+    /// The connection to a peer was closed or reset. The event may concern any peer; it matters when that is the
+    /// tracker.
     ConnectionLost {
         /// Other end of the connection.
         peer: PeerId,
     },
-    /// A probe, [`Action::ProbePort`], was refused: the machine answers that the port is closed. (A probe without an answer
-    /// means nothing and is not reported.)
+    /// A probe, [`Action::ProbePort`], was refused: the machine answers that the port is closed. (A probe without an
+    /// answer means nothing and is not reported.)
     ProbeRefused {
         /// Probed peer and endpoint.
         at: Contact,

@@ -111,8 +111,8 @@ impl Follower {
         });
     }
 
-    /// Takes a standby's answer to a heartbeat; without an `ack` it refused or did not answer. Returns whether `from` is a
-    /// standby.
+    /// Takes a standby's answer to a heartbeat; without an `ack` it refused or did not answer. Returns whether `from`
+    /// is a standby.
     pub(crate) fn on_standby_answer(
         &mut self,
         ctx: &Ctx<'_>,
@@ -174,8 +174,8 @@ impl Follower {
         }
     }
 
-    /// The connection to the tracker is lost. There is no need to wait for silence, unless this process stalled: then the
-    /// tracker may have closed the connection for that, and gets a heartbeat first.
+    /// The connection to the tracker is lost. There is no need to wait for silence, unless this process stalled: then
+    /// the tracker may have closed the connection for that, and gets a heartbeat first.
     pub(crate) fn on_disconnect(&mut self, ctx: &Ctx<'_>, peer: &PeerId) -> Transition {
         if self.seat.peer != *peer {
             return Transition::Stay;

@@ -14,8 +14,8 @@ pub(crate) struct Liveness {
     heard: BTreeMap<PeerId, Timestamp>,
     /// Additional silence allowed to members with a reduced heartbeat.
     extra_silence: BTreeMap<PeerId, Duration>,
-    /// Earliest time at which a member can have been silent for too long. Heartbeats only postpone that, so they need not
-    /// touch this field: one sweep each `PEER_SILENCE` instead of a heap.
+    /// Earliest time at which a member can have been silent for too long. Heartbeats only postpone that, so they need
+    /// not touch this field: one sweep each `PEER_SILENCE` instead of a heap.
     sweep_at: Option<Timestamp>,
 }
 
@@ -69,16 +69,16 @@ impl Liveness {
         silent
     }
 
-    /// Extends all deadlines by `stall`: heartbeats that arrived while this process stalled have not been read, so that time
-    /// is no silence.
+    /// Extends all deadlines by `stall`: heartbeats that arrived while this process stalled have not been read, so
+    /// that time is no silence.
     pub(crate) fn extend_deadlines(&mut self, stall: Duration, now: Timestamp) {
         for last in self.heard.values_mut() {
             *last = (*last + stall).min(now);
         }
     }
 
-    /// Latest time since which `needed` of `peers` have been heard; `now` when none is needed, `None` when fewer were ever
-    /// heard.
+    /// Latest time since which `needed` of `peers` have been heard; `now` when none is needed, `None` when fewer were
+    /// ever heard.
     pub(crate) fn majority_heard<'a>(
         &self,
         peers: impl Iterator<Item = &'a PeerId>,

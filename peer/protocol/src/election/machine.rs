@@ -166,8 +166,8 @@ impl Machine {
         }
     }
 
-    /// This process stalled: it is `late` for its deadline, and did nothing for the time `asleep`. That is not the other
-    /// peers' silence, and it may have cost the seat.
+    /// This process stalled: it is `late` for its deadline, and did nothing for the time `asleep`. That is not the
+    /// other peers' silence, and it may have cost the seat.
     pub(crate) fn on_stall(&mut self, ctx: &mut Ctx<'_>, late: Duration, asleep: Duration) {
         ctx.report(Report::Stalled { late });
         let transition = match &mut self.state {

@@ -46,8 +46,8 @@ impl Members {
         majority(self.electors.len()) - usize::from(self.electors.contains(me))
     }
 
-    /// Whether enough electors are left without `missed` to elect a tracker without the nameserver. A peer that knows no
-    /// other cannot tell whether it is alone.
+    /// Whether enough electors are left without `missed` to elect a tracker without the nameserver. A peer that knows
+    /// no other cannot tell whether it is alone.
     pub(crate) fn can_elect_without(&self, missed: Option<&PeerId>) -> bool {
         let left = self.electors.iter().filter(|elector| Some(*elector) != missed).count();
         !self.others.is_empty() && left >= provisional_quorum(self.electors.len())

@@ -1,8 +1,8 @@
 //! The tracker's seat: which peer is the tracker, and which tracker this peer follows.
 //!
-//! No I/O, no clock, no threads, no global randomness: [`Core::handle`] takes the time and an event and appends the actions
-//! to take. The crate `peer` owns the one core, executes the actions in order and returns the outcomes as events.
-//! `docs/election.md` draws the states and states the rules.
+//! No I/O, no clock, no threads, no global randomness: [`Core::handle`] takes the time and an event and appends the
+//! actions to take. The crate `peer` owns the one core, executes the actions in order and returns the outcomes as
+//! events. `docs/election.md` draws the states and states the rules.
 //!
 //! | state | waits for | next |
 //! |---|---|---|
@@ -11,7 +11,8 @@
 //! | Tracker | renewals, heartbeats; while provisional, the nameserver | Searching: higher epoch, isolated, stalled, conflict; Leaving: shutdown |
 //! | Leaving | the resignation | stopped |
 //!
-//! A campaign runs beside the state, since a follower or the tracker itself may stand for election while it works (`eleger`).
+//! A campaign runs beside the state, since a follower or the tracker itself may stand for election while it works
+//! (`eleger`).
 //!
 //! | module | holds |
 //! |---|---|
@@ -136,13 +137,15 @@ impl Core {
 
     /// Handles `event` at `now` and appends the actions to take, in order.
     ///
-    /// Deadlines that have passed are handled first, so that a process that stalled notices that before it takes the event.
+    /// Deadlines that have passed are handled first, so that a process that stalled notices that before it takes the
+    /// event.
     pub fn handle(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) {
         // A stopped core ignores events.
         let _ = self.answer(now, out, |machine, ctx| machine.dispatch(ctx, event));
     }
 
-    /// Time at which [`Event::Tick`] is due; `None` when the core has stopped. Always later than the last [`Self::handle`].
+    /// Time at which [`Event::Tick`] is due; `None` when the core has stopped. Always later than the last
+    /// [`Self::handle`].
     pub fn next_deadline(&self) -> Option<Timestamp> {
         if self.machine.is_stopped() {
             return None;
@@ -160,8 +163,8 @@ impl Core {
 
     /// Answers `TrackerService::heartbeat`.
     ///
-    /// As for all answers of the core: the caller carries out `out` before it sends the answer, since the answer may depend
-    /// on what [`Action::Persist`] makes durable.
+    /// As for all answers of the core: the caller carries out `out` before it sends the answer, since the answer may
+    /// depend on what [`Action::Persist`] makes durable.
     ///
     /// # Errors
     /// As `TrackerService` says: not the tracker (or standby), stale epoch, superseded, too many peers, stopping.

@@ -1,9 +1,9 @@
 //! Probes of the tracker's port: a killed process sends nothing, but its machine answers that the port is closed.
 //!
-//! A refusal is a hint, not a proof (`shared::net::port_probe`). A peer suspects its tracker only after two refusals with an
-//! unanswered heartbeat between them. Where a heartbeat is answered although probes were refused, refusals of that endpoint
-//! are ignored from then on. A suspicion has no effect but questions: to the other electors, which probe the port
-//! themselves before they agree ([`VOTE_HOLD`]), and to the nameserver, which does so too.
+//! A refusal is a hint, not a proof (`shared::net::port_probe`). A peer suspects its tracker only after two refusals
+//! with an unanswered heartbeat between them. Where a heartbeat is answered although probes were refused, refusals of
+//! that endpoint are ignored from then on. A suspicion has no effect but questions: to the other electors, which
+//! probe the port themselves before they agree ([`VOTE_HOLD`]), and to the nameserver, which does so too.
 
 use std::time::Duration;
 
@@ -60,8 +60,8 @@ impl PortProbe {
         Self { is_meaningful, next: is_meaningful.then_some(now + PROBE_INTERVAL), refusal: None }
     }
 
-    /// Adapts to the interval of heartbeats that the tracker asks for: electors probe, peers with a reduced heartbeat do
-    /// not.
+    /// Adapts to the interval of heartbeats that the tracker asks for: electors probe, peers with a reduced heartbeat
+    /// do not.
     pub(crate) fn set_heartbeat_interval(&mut self, now: Timestamp, interval: Duration) {
         if self.is_meaningful && interval <= HEARTBEAT {
             self.next.get_or_insert(now + PROBE_INTERVAL);
@@ -102,7 +102,8 @@ impl PortProbe {
         disproved
     }
 
-    /// Probes at once, before this peer answers a candidate that misses the tracker. Returns false if it does not probe.
+    /// Probes at once, before this peer answers a candidate that misses the tracker. Returns false if it does not
+    /// probe.
     pub(crate) fn hasten(&mut self, now: Timestamp) -> bool {
         let Some(next) = self.next else { return false };
         if self.refusal.is_none() {

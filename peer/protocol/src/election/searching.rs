@@ -135,8 +135,8 @@ impl Searching {
         Transition::Stay
     }
 
-    /// The nameserver answers again. Peers that missed it too were perhaps cut off together with this one, so the suspect
-    /// gets the time of one answer before anything is done against it.
+    /// The nameserver answers again. Peers that missed it too were perhaps cut off together with this one, so the
+    /// suspect gets the time of one answer before anything is done against it.
     pub(crate) fn on_nameserver_back(&mut self, now: Timestamp) {
         let was_away = self.info.take() == Some(SeatInfo::NameserverAway);
         if was_away && self.suspected.is_some() {
@@ -169,9 +169,9 @@ impl Searching {
         ctx.seat_poll.restart(ctx.now);
     }
 
-    /// A campaign ended without the seat: the next one is not before `again`. What was known of the seat did not lead to
-    /// it, and a claim without an answer may have been accepted, so the nameserver is asked. (One that is away is asked
-    /// all the time.)
+    /// A campaign ended without the seat: the next one is not before `again`. What was known of the seat did not lead
+    /// to it, and a claim without an answer may have been accepted, so the nameserver is asked. (One that is away is
+    /// asked all the time.)
     pub(crate) fn on_campaign_failed(&mut self, ctx: &mut Ctx<'_>, again: Timestamp) {
         self.campaign_at = self.campaign_at.max(again);
         if self.info != Some(SeatInfo::NameserverAway) {

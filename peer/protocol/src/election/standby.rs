@@ -1,5 +1,5 @@
-//! A standby's copy of the index: it receives the announcements of all peers, so that the index is complete when it takes
-//! the seat.
+//! A standby's copy of the index: it receives the announcements of all peers, so that the index is complete when it
+//! takes the seat.
 
 use std::time::Duration;
 

@@ -50,7 +50,8 @@ pub(crate) struct Tracker {
     check_at: Timestamp,
     /// Votes that made this peer the tracker without the nameserver; `None` once it is registered.
     pub(crate) mandate: Option<Mandate>,
-    /// This process stalled: it accepts no announcement before the nameserver was asked whether the seat is still its own.
+    /// This process stalled: it accepts no announcement before the nameserver was asked whether the seat is still its
+    /// own.
     unconfirmed: bool,
     pub(crate) index: Index,
     liveness: Liveness,
@@ -175,8 +176,8 @@ impl Tracker {
         }
     }
 
-    /// Moves the next check to when the lease, or the heartbeats of a majority, will be `DRAIN_AFTER` old. Returns whether
-    /// that lies ahead.
+    /// Moves the next check to when the lease, or the heartbeats of a majority, will be `DRAIN_AFTER` old. Returns
+    /// whether that lies ahead.
     fn has_lease_or_majority(&mut self, ctx: &Ctx<'_>) -> bool {
         let others = ctx.members.electors.iter().filter(|elector| **elector != ctx.me.id);
         let needed = ctx.members.majority_besides(&ctx.me.id);
@@ -217,7 +218,8 @@ impl Tracker {
             Err(CallError::Refused(ClaimError::Moved(view))) => {
                 self.lease_until = None;
                 if self.mandate.is_some() {
-                    // The nameserver cannot confirm an epoch that it does not know. It names a higher one if there is one.
+                    // The nameserver cannot confirm an epoch that it does not know. It names a higher one if there is
+                    // one.
                     self.unconfirmed = false;
                 }
                 return Some(view);
@@ -377,8 +379,8 @@ impl Tracker {
         Ok(())
     }
 
-    /// This process was `asleep` since its last step and is `late` for its deadline. Unless the lease still holds, another
-    /// tracker may have been elected.
+    /// This process was `asleep` since its last step and is `late` for its deadline. Unless the lease still holds,
+    /// another tracker may have been elected.
     pub(crate) fn on_stall(&mut self, now: Timestamp, late: Duration, asleep: Duration) -> Transition {
         let lease_held = self.lease_until.is_some_and(|until| now < until);
         if asleep >= SEAT_LEASE && !lease_held {
@@ -404,8 +406,8 @@ impl Tracker {
         listed.chain(unlisted).collect()
     }
 
-    /// Whether `seat` is another tracker's of the same epoch. That is possible without the nameserver, where two parts of
-    /// the network knew too little of each other.
+    /// Whether `seat` is another tracker's of the same epoch. That is possible without the nameserver, where two
+    /// parts of the network knew too little of each other.
     pub(crate) fn conflicts_with(&self, seat: &Seat) -> bool {
         self.mandate.is_some() && self.seat.epoch == seat.epoch && self.seat.peer != seat.peer
     }

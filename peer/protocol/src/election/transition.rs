@@ -106,8 +106,8 @@ impl Machine {
         self.search(ctx, Searching::new(ctx.now));
     }
 
-    /// Takes the seat of `epoch`: the nameserver accepted the claim or, with a `mandate`, the electors chose this peer while
-    /// the nameserver is away. A tracker that was elected again keeps its index.
+    /// Takes the seat of `epoch`: the nameserver accepted the claim or, with a `mandate`, the electors chose this
+    /// peer while the nameserver is away. A tracker that was elected again keeps its index.
     pub(crate) fn become_tracker(
         &mut self,
         ctx: &mut Ctx<'_>,

@@ -27,8 +27,8 @@ impl Machine {
         }
     }
 
-    /// Defers the answer if the candidate misses a tracker that this peer hears, until this peer has probed the tracker's
-    /// port. Otherwise the first peer to notice would be refused by those that notice 20 ms later.
+    /// Defers the answer if the candidate misses a tracker that this peer hears, until this peer has probed the
+    /// tracker's port. Otherwise the first peer to notice would be refused by those that notice 20 ms later.
     fn defer_vote(&mut self, ctx: &Ctx<'_>, token: Token, from: &PeerId, request: &VoteRequest) -> bool {
         let State::Follower(follower) = &mut self.state else { return false };
         let deferred = self.deferred_votes.len() < MAX_ELECTORS && follower.defers_vote(ctx, from, request);
@@ -106,19 +106,19 @@ impl Machine {
             && !self.state.is_leaving()
     }
 
-    /// Whether the candidate asks for a promise while this peer asks for one too, for the same kind of seat. If each got the
-    /// other's promise, both would vote for themselves and lack each other's vote; where only a bare majority of electors
-    /// is left, no election would ever be won. So one of them goes first while nothing is promised.
+    /// Whether the candidate asks for a promise while this peer asks for one too, for the same kind of seat. If each
+    /// got the other's promise, both would vote for themselves and lack each other's vote; where only a bare majority
+    /// of electors is left, no election would ever be won. So one of them goes first while nothing is promised.
     fn is_rival(&self, request: &VoteRequest) -> bool {
         let rivals = |own: &Campaign| own.is_pre_vote() && (own.kind == Kind::Provisional) == request.provisional;
         request.pre_vote && self.campaign.as_ref().is_some_and(rivals)
     }
 
-    /// Whether this peer goes before `rival`; both come to the same answer unless trackers named them different standbys,
-    /// which costs no more than a lost election. The higher epoch goes first, since its candidate may know that the lower one
-    /// is lost; then standbys in their order; then a hash that gives each epoch another order. Within an epoch the order is
-    /// fixed, so a peer that not all electors hear blocks the others until its back-off, which is random, outlasts a
-    /// pre-vote.
+    /// Whether this peer goes before `rival`; both come to the same answer unless trackers named them different
+    /// standbys, which costs no more than a lost election. The higher epoch goes first, since its candidate may know
+    /// that the lower one is lost; then standbys in their order; then a hash that gives each epoch another order.
+    /// Within an epoch the order is fixed, so a peer that not all electors hear blocks the others until its back-off,
+    /// which is random, outlasts a pre-vote.
     fn goes_before(&self, ctx: &Ctx<'_>, rival: &PeerId, request: &VoteRequest) -> bool {
         let Some(own) = &self.campaign else { return false };
         let key = request.epoch.0.to_le_bytes();

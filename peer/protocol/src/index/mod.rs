@@ -31,7 +31,8 @@ use shared::{
 use rows::{Content, Files, OwnerEntry, Slot};
 use sorted_ids::SortedIds;
 
-/// Salts of the hashes of owners and askers, which choose the owners named to an asker where there are too many to name all.
+/// Salts of the hashes of owners and askers, which choose the owners named to an asker where there are too many to
+/// name all.
 const OWNERS_SALT: &[u8] = b"owners";
 const ASKERS_SALT: &[u8] = b"askers";
 
@@ -70,8 +71,8 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Takes a heartbeat of `peer`. Returns the number up to which its announcements are known; `None` when a snapshot is
-    /// needed. Where the digests agree, a later run of the peer need not announce anything.
+    /// Takes a heartbeat of `peer`. Returns the number up to which its announcements are known; `None` when a
+    /// snapshot is needed. Where the digests agree, a later run of the peer need not announce anything.
     ///
     /// # Errors
     /// As for [`Self::admit`].
@@ -100,8 +101,8 @@ impl Index {
         Ok(known)
     }
 
-    /// Admits this run of `peer`, which answers at `endpoint`. Returns the number up to which its announcements are known;
-    /// `None` when a snapshot is needed.
+    /// Admits this run of `peer`, which answers at `endpoint`. Returns the number up to which its announcements are
+    /// known; `None` when a snapshot is needed.
     ///
     /// # Errors
     /// `Superseded` when a later run of `peer` is known, `LimitReached` when there are `MAX_PEERS` members.
@@ -151,7 +152,8 @@ impl Index {
         })
     }
 
-    /// Applies an announcement of an admitted peer, entirely or not at all. An announcement already applied is accepted.
+    /// Applies an announcement of an admitted peer, entirely or not at all. An announcement already applied is
+    /// accepted.
     ///
     /// # Errors
     /// `SnapshotNeeded` when it does not follow the last one, `Superseded` from an earlier run,
@@ -257,8 +259,9 @@ impl Index {
         })
     }
 
-    /// Versions of a name: most owners first, then newest, then by hash. An answer is bounded: `MAX_VERSIONS_PER_ANSWER`
-    /// versions, `MAX_OWNERS_TRIED` owners each. The choice of owners depends on the asker, which spreads the askers.
+    /// Versions of a name: most owners first, then newest, then by hash. An answer is bounded:
+    /// `MAX_VERSIONS_PER_ANSWER` versions, `MAX_OWNERS_TRIED` owners each. The choice of owners depends on the asker,
+    /// which spreads the askers.
     ///
     /// # Errors
     /// `InvalidFileName`.
@@ -291,8 +294,8 @@ impl Index {
         members.into_iter().map(|m| Owner { peer: m.id.clone(), endpoint: m.endpoint.clone() }).collect()
     }
 
-    /// Page of files by name, then hash, and the last entry where another page follows: at most `FILES_PER_PAGE` files and
-    /// about `PAGE_BYTES`.
+    /// Page of files by name, then hash, and the last entry where another page follows: at most `FILES_PER_PAGE`
+    /// files and about `PAGE_BYTES`.
     pub(crate) fn list_all(&self, query: &ListAll) -> (Vec<IndexedFile>, Option<(String, ContentHash)>) {
         let prefix = query.prefix.as_str();
         let after = query.after.as_ref().map(|(name, hash)| (name.as_str(), *hash));

@@ -1,7 +1,7 @@
 //! Table of files: the names in order, and for each name its contents and their owners.
 //!
-//! Nearly every file has one content and one owner. It costs 72 bytes in its row, its name and the name's allocation, about
-//! 5 bytes in the order of names, and as many in the owner's list.
+//! Nearly every file has one content and one owner. It costs 72 bytes in its row, its name and the name's allocation,
+//! about 5 bytes in the order of names, and as many in the owner's list.
 
 use shared::{
     content::{ContentHash, FileMeta},
@@ -30,8 +30,8 @@ pub(crate) struct OwnerEntry {
     pub(crate) mtime_micros: i64,
 }
 
-/// Content of a name and its owners by slot. The size is part of the key, so that a peer that announces a wrong size for a
-/// hash does not change what others announced.
+/// Content of a name and its owners by slot. The size is part of the key, so that a peer that announces a wrong size
+/// for a hash does not change what others announced.
 #[derive(Debug, Clone)]
 pub(crate) struct Content {
     pub(crate) hash: ContentHash,
@@ -104,8 +104,8 @@ impl Files {
         files.map(|file| (&*file.name, file.contents.as_slice()))
     }
 
-    /// Makes `slot` an owner of `file`, in place of its previous content of that name. Returns the row, and the previous
-    /// ownership.
+    /// Makes `slot` an owner of `file`, in place of its previous content of that name. Returns the row, and the
+    /// previous ownership.
     pub(crate) fn own(&mut self, slot: Slot, file: &FileMeta) -> (FileId, Option<Disowned>) {
         let owner = OwnerEntry { slot, executable: file.executable, mtime_micros: file.mtime_micros };
         let content = || Content { hash: file.hash, size: file.size, owners: SmallList::One(owner) };

@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-/// Largest number of ids in a block: an insertion moves at most 2 KiB, and the list of blocks stays short (2000 for a million
-/// ids).
+/// Largest number of ids in a block: an insertion moves at most 2 KiB, and the list of blocks stays short (2000 for a
+/// million ids).
 const BLOCK: usize = if cfg!(test) { 8 } else { 512 };
 
 /// Ordered set of ids in blocks, like the leaves of a B-tree. The caller compares.
@@ -26,8 +26,8 @@ impl SortedIds {
         self.len
     }
 
-    /// Finds the id for which `order` returns `Equal`, or the position at which it would be. `order` compares an id with the
-    /// one looked for.
+    /// Finds the id for which `order` returns `Equal`, or the position at which it would be. `order` compares an id
+    /// with the one looked for.
     pub(crate) fn find(&self, mut order: impl FnMut(u32) -> Ordering) -> Result<(u32, Position), Position> {
         let ends_before = |block: &Vec<u32>, order: &mut dyn FnMut(u32) -> Ordering| {
             block.last().is_some_and(|last| order(*last) == Ordering::Less)

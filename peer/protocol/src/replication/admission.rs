@@ -1,7 +1,7 @@
 //! Admission of snapshots: keeps the heartbeats of a tracker or standby from waiting behind many snapshots at once.
 //!
-//! Snapshots are admitted at the rate at which they can be applied. A peer beyond that rate gets `Later` with the time of
-//! its reservation, and is admitted then. Deltas are small and are always admitted.
+//! Snapshots are admitted at the rate at which they can be applied. A peer beyond that rate gets `Later` with the
+//! time of its reservation, and is admitted then. Deltas are small and are always admitted.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,5 +1,5 @@
-//! Brings one receiver, the tracker or a standby, up to date with this peer's share: by a snapshot where the receiver has
-//! nothing, by deltas where it is behind.
+//! Brings one receiver, the tracker or a standby, up to date with this peer's share: by a snapshot where the receiver
+//! has nothing, by deltas where it is behind.
 //!
 //! | state | waits for | next |
 //! |---|---|---|
@@ -53,8 +53,8 @@ struct Cursor {
     after: Option<FileName>,
 }
 
-/// Announcement under way. It is kept whole, since a repetition must be identical: otherwise what the receiver has applied
-/// and what this peer believes it has applied could differ.
+/// Announcement under way. It is kept whole, since a repetition must be identical: otherwise what the receiver has
+/// applied and what this peer believes it has applied could differ.
 #[derive(Debug, Clone)]
 struct InFlight {
     /// Call that carries it; `None` when it is to be sent (again).

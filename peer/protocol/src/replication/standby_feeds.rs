@@ -1,8 +1,8 @@
 //! Announcements to the standbys, so that the next tracker has this peer's share before it takes the seat.
 //!
-//! A follower sends each standby heartbeats and announcements of its own, as it does to the tracker. `(incarnation, seq)`
-//! orders them at each receiver, so nothing is forwarded, and a lost message is missing at one receiver only. The tracker
-//! comes first: standbys get announcements while the tracker is up to date.
+//! A follower sends each standby heartbeats and announcements of its own, as it does to the tracker. `(incarnation,
+//! seq)` orders them at each receiver, so nothing is forwarded, and a lost message is missing at one receiver only.
+//! The tracker comes first: standbys get announcements while the tracker is up to date.
 
 use shared::{
     contact::Contact,

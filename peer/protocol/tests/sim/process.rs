@@ -1,4 +1,4 @@
-//! The processes: what they take in, what they do about it, their disks, and how they start and end.
+//! Processes: inputs, execution of actions, disks, start and stop.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl World {
-    /// Whether the process can take nothing in now.
+    /// Whether the process handles no input now.
     pub(crate) fn is_held_up(&self, node: usize) -> bool {
         self.nodes[node].frozen || self.nodes[node].syncing.is_some()
     }
@@ -41,7 +41,7 @@ impl World {
         let node = &mut self.nodes[number];
         let shown = node.clock.local(self.now);
         let Some(core) = &mut node.core else { return };
-        self.checks.told(&node.id, node.incarnation, &input);
+        self.checks.receives(&node.id, node.incarnation, &input);
         let outputs = input.clone().give_to(core, shown);
         self.checks.deadline(shown, core, &outputs);
         if let Some(digest) = &mut self.digest {
@@ -55,7 +55,7 @@ impl World {
         }
     }
 
-    /// What the shell does: one after the other, what follows a write after it.
+    /// Executes outputs in order, as the core's task does; those behind a write wait for it.
     fn carry_out(&mut self, number: usize, mut outputs: VecDeque<Output>, input: Input) {
         let run = self.run_of(number);
         while let Some(output) = outputs.pop_front() {
@@ -88,7 +88,7 @@ impl World {
             self.checks.action(&id, run.1, &action, &input);
             if let (Action::Report(Report::BecameProvisional { epoch }), Some(core)) = (&action, self.running(run)) {
                 let electors = core.electors().clone();
-                self.checks.elected_alone(&id, run.1, *epoch, &electors);
+                self.checks.elected_provisionally(&id, run.1, *epoch, &electors);
             }
             self.execute(number, action);
         }
@@ -102,13 +102,13 @@ impl World {
         self.carry_out(number, then, input);
     }
 
-    /// The disk is done: the process goes on with what waited. A timer that is due comes first, as in the shell.
+    /// The write is done: the process continues. A timer that is due comes first, as in the core's task.
     pub(crate) fn synced(&mut self, number: usize) {
         self.finish_write(number);
         self.catch_up(number);
     }
 
-    /// Reads what waits to be read, as long as nothing holds the process up.
+    /// Handles the waiting inputs until the process is held up.
     pub(crate) fn catch_up(&mut self, number: usize) {
         let run = self.run_of(number);
         let shown = self.nodes[number].clock.local(self.now);
@@ -132,7 +132,7 @@ impl World {
         self.checks.trackers(&self.nodes);
     }
 
-    /// What a reader of a replayed run wants to see: not every heartbeat.
+    /// Prints an action and its cause in a replay, without heartbeats and announcements.
     fn print(&self, peer: &PeerId, input: &Input, action: &Action) {
         let at = self.now.since_origin().as_secs_f64();
         match action {
@@ -168,7 +168,7 @@ impl World {
         node.core = Some(Core::new(config, node.clock.local(now)));
         self.note(&format!("peer{number} starts"));
         if self.nodes[number].incarnation.0 > 1 {
-            self.checks.sometimes("run restarted");
+            self.checks.sometimes("peer restarted");
         }
         let run = self.run_of(number);
         if self.nameserver_up && self.reaches(number, NAMESERVER) {
@@ -187,14 +187,14 @@ impl World {
         node.unread.clear();
         node.leaving = false;
         if let Some(syncing) = node.syncing.take() {
-            self.checks.sometimes("crashed while the disk was written");
-            // What was being written is there or is not; nothing was done on the strength of it.
+            self.checks.sometimes("peer crashed during a write");
+            // The write is stored or not; nothing that depends on it was done.
             if coin {
                 self.checks.persisted(&node.id, &syncing.state);
                 node.durable = syncing.state;
             }
         }
-        self.note(&format!("peer{number} is dead"));
+        self.note(&format!("peer{number} crashes"));
     }
 
     fn execute(&mut self, node: usize, action: Action) {
@@ -230,14 +230,14 @@ impl World {
         }
     }
 
-    /// A process ended in good order: its name goes, its connections are closed.
+    /// A process stopped gracefully: its name is removed and its connections are closed.
     fn stopped(&mut self, number: usize) {
         let id = self.nodes[number].id.clone();
         if self.nameserver_up && self.reaches(number, NAMESERVER) {
             let name = Some(format!("{PEER_PREFIX}{id}"));
             let caller = Identity::Peer(id.clone());
             let selector = Selector { name, prefix: None, regex: None };
-            self.registry.remove(self.now, &caller, selector).expect("one's own name");
+            self.registry.remove(self.now, &caller, selector).expect("a peer removes its own name");
             self.registry.settle();
         }
         for other in (0..self.nodes.len()).filter(|other| *other != number) {

@@ -55,8 +55,8 @@ fn majority_without_nameserver_elects_provisional_tracker_that_registers_later()
 #[test]
 fn provisional_tracker_claims_without_votes_against_unknown_seat() {
     let (mut peer, call) = provisional();
-    // A claim of `a` was accepted before the nameserver went away, unknown to all. This peer's own vote, which would be a
-    // majority of two peers, was not given for replacing that seat either.
+    // A claim of `a` was accepted before the nameserver went away, unknown to all. This peer's own vote, which would
+    // be a majority of two peers, was not given for replacing that seat either.
     let moved = Err(CallError::Refused(ClaimError::Moved(held("a", 2))));
     let out = peer.event(Event::RenewalAnswered { call, result: moved });
     let (call, claim) = picked!(out, Action::Claim { call, claim } => (*call, claim.clone()));

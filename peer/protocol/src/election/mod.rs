@@ -6,9 +6,9 @@
 //!
 //! | state | waits for | next |
 //! |---|---|---|
-//! | Searching | the nameserver, the suspected tracker, its turn to stand | Follower: a tracker answers or a seat appears; Tracker: its campaign wins |
-//! | Follower | the tracker's answer to each heartbeat | Searching: silence, lost connection, closed port, "not tracker", vacated, a higher epoch |
-//! | Tracker | renewals, heartbeats; while provisional, the nameserver | Searching: higher epoch, isolated, stalled, conflict; Leaving: shutdown |
+//! | Searching | nameserver, suspected tracker, its turn to stand | Follower: a seat appears; Tracker: campaign won |
+//! | Follower | the tracker's answers | Searching: silence, closed connection or port, not tracker, vacated, higher epoch |
+//! | Tracker | renewals, heartbeats | Searching: higher epoch, isolated, stalled, conflict; Leaving: shutdown |
 //! | Leaving | the resignation | stopped |
 //!
 //! A campaign runs beside the state, since a follower or the tracker itself may stand for election while it works

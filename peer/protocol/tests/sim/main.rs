@@ -136,7 +136,8 @@ fn seat_and_index_hold_their_invariants_under_faults() {
                         }
                         Err(_) => {
                             failed.store(true, Ordering::Relaxed);
-                            eprintln!("seed {seed} fails; replay: BRASA_SIM_SEED={seed} cargo test -p protocol --test sim -- --nocapture");
+                            let replay = "cargo test -p protocol --test sim -- --nocapture";
+                            eprintln!("seed {seed} fails; replay: BRASA_SIM_SEED={seed} {replay}");
                         }
                     }
                 }

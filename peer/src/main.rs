@@ -17,9 +17,9 @@ use shared::{
     settings::Environment,
 };
 
-/// Upper limit of tokio worker threads. Workers are half of the processors, at least one: hashing and disk I/O have threads
-/// of their own, which need the other half. On two processors a second worker only makes the first one wait, for a tenth of
-/// the CPU time of a transfer and a third of its memory.
+/// Upper limit of tokio worker threads. There is one worker for each two processors, at least one: hashing and disk I/O
+/// have threads of their own, which need the other half. On two processors a second worker costs a tenth more CPU time
+/// and a third more memory a transfer, because the workers wait for each other.
 const MAX_WORKERS: usize = 4;
 
 fn main() {

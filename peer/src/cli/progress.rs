@@ -79,7 +79,8 @@ impl DownloadBar {
 }
 
 impl LastRate {
-    /// Formats rate and remaining time (`2.0 MiB/s  0:07 left`), or a stall after [`SHOWN_RATE_WINDOW`] without a report.
+    /// Formats rate and remaining time (`2.0 MiB/s  7 s left`), or a stall after [`SHOWN_RATE_WINDOW`] without a
+    /// report.
     fn describe(&self, now_millis: u64, bytes_left: u64) -> String {
         let silence = now_millis.saturating_sub(self.at_millis.load(Ordering::Relaxed));
         let rate = self.bytes_per_second.load(Ordering::Relaxed);

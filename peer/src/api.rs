@@ -63,7 +63,8 @@ pub trait PeerApi: Send + Sync {
     /// Leaves the network and stops, within a bounded time. Further calls have no effect.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 
-    /// Completes with the cause when the peer stops because of an error. The default implementation never completes.
+    /// Completes with the cause when an error prevents the peer from continuing. The default implementation never
+    /// completes.
     fn failed(&self) -> BoxFuture<'_, Failure> {
         Box::pin(std::future::pending())
     }
@@ -111,9 +112,9 @@ pub struct DownloadRequest {
     /// Destination, absolute; `None` is the share. In an existing folder, or at a path that ends with `/`, the files
     /// keep their names.
     pub to: Option<PathBuf>,
-    /// Whether existing files with other content are overwritten.
+    /// Overwrites existing files that have other content.
     pub force: bool,
-    /// Whether the response explains the rate.
+    /// Adds an explanation of the rate to the response.
     pub explain: bool,
 }
 

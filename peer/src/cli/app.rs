@@ -32,7 +32,7 @@ pub struct App<S> {
     pub config: PeerConfig,
     /// Source of commands.
     pub mode: Mode,
-    /// Whether each command prints one JSON document.
+    /// Prints one JSON document per command.
     pub json: bool,
     /// Base of relative paths; absolute.
     pub working_dir: PathBuf,

@@ -89,7 +89,7 @@ impl Arguments {
         Ok(std::mem::take(&mut self.positionals))
     }
 
-    /// Returns whether a flag is present.
+    /// Returns true if the flag is present.
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.options.contains_key(name)
     }

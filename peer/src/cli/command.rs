@@ -50,7 +50,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Returns whether the command ends a peer, so that no peer is started for it.
+    /// Returns true if the command ends a peer. No peer is started for such a command.
     pub(crate) fn ends_peer(&self) -> bool {
         matches!(self, Self::Exit | Self::Kill)
     }
@@ -65,11 +65,11 @@ pub(crate) struct Download {
     pub(crate) from: Option<PeerId>,
     /// Destination as typed; `None` is the share.
     pub(crate) to: Option<String>,
-    /// Whether files with other content are overwritten.
+    /// Overwrites files that have other content.
     pub(crate) force: bool,
-    /// Whether the report explains the rate.
+    /// Adds an explanation of the rate to the report.
     pub(crate) explain: bool,
-    /// Whether unfinished downloads are discarded instead of fetched.
+    /// Discards unfinished downloads and fetches nothing.
     pub(crate) discard: bool,
 }
 

@@ -59,11 +59,11 @@ const SOCKET_NAME: &str = "control.sock";
 pub(crate) struct Request {
     /// Verb and arguments.
     pub(crate) words: Vec<String>,
-    /// Whether the output is JSON.
+    /// Requests output in JSON.
     pub(crate) json: bool,
     /// Base of relative paths; absolute.
     pub(crate) working_dir: PathBuf,
-    /// Whether the server sends [`Reply::Progress`].
+    /// Requests [`Reply::Progress`].
     pub(crate) progress: bool,
 }
 

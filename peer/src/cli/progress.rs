@@ -97,7 +97,7 @@ impl LastRate {
     }
 }
 
-/// Returns whether a progress bar would be visible.
+/// Returns true if a progress bar is visible, that is, if standard error is a terminal.
 pub(crate) fn is_visible() -> bool {
     std::io::stderr().is_terminal()
 }

@@ -28,7 +28,7 @@ pub(crate) struct Session {
     pub(crate) peer: Arc<dyn PeerApi>,
     /// Base of relative paths; absolute.
     pub(crate) working_dir: PathBuf,
-    /// Whether each line is answered by one JSON document.
+    /// Answers each line with one JSON document.
     pub(crate) json: bool,
 }
 
@@ -120,7 +120,7 @@ impl Session {
     }
 }
 
-/// Parses a line. Returns the command, and whether the line requests JSON.
+/// Parses a line. The flag is true if the line requests JSON.
 fn parse_line(line: &str) -> (Result<Command, Failure>, bool) {
     match shell_words::split(line) {
         Ok(words) => {

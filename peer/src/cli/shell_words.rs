@@ -71,7 +71,7 @@ struct Word {
 
 struct Scan {
     words: Vec<Word>,
-    /// Whether the line ends within or directly after a word.
+    /// True if the line ends within or directly after a word.
     in_word: bool,
     /// Quote or backslash that is open at the end of the line.
     open: Option<char>,

@@ -63,7 +63,7 @@ fn download_accepts_versions_and_options_in_any_order() {
 }
 
 #[test]
-fn invalid_line_fails_with_one_line_that_names_the_cure() {
+fn invalid_line_fails_with_one_line_and_a_hint() {
     let cases = [
         ("lsit", FailureCode::UnknownCommand, "did you mean list"),
         ("frobnicate", FailureCode::UnknownCommand, "`help` lists"),

@@ -1,6 +1,6 @@
-//! What a front end can ask of a running peer, and what it is told.
+//! Interface of a running peer, with its request and response types.
 //!
-//! The commands know a peer only through [`PeerApi`], so that they are tested without a network.
+//! The command line accesses a peer only through [`PeerApi`], so its tests need no network.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use shared::{
     content::{FileMeta, HashPrefix},
     epoch::Epoch,
     error::{Failure, FailureCode},
-    file_name::FileName,
+    file_name::{FileName, InvalidFileName},
     id::PeerId,
     name::Endpoint,
     rpc::{nameserver::Seat, tracker::IndexedFile},
@@ -21,252 +21,252 @@ use crate::diagnostics::bottleneck::Finding;
 pub use crate::store::{Discarded, Unfinished};
 use protocol::election::SeatRole;
 
-/// A running peer, as its commands see it. Dropping a returned future abandons what it was doing.
+/// Operations of a running peer. Dropping a returned future stops the operation.
 pub trait PeerApi: Send + Sync {
-    /// Who this peer is.
+    /// Returns the id of this peer.
     fn id(&self) -> PeerId;
 
-    /// The files it shares, in any order.
+    /// Lists the files of this peer's share, in any order.
     fn list(&self) -> BoxFuture<'_, Result<Vec<FileMeta>, Failure>>;
 
-    /// All files of the network, in any order.
+    /// Lists all files of the network, in any order.
     fn list_all(&self) -> BoxFuture<'_, Result<GlobalListing, Failure>>;
 
-    /// Shares a copy of a file or directory.
+    /// Adds a copy of a file or directory to the share.
     fn add(&self, request: AddRequest) -> BoxFuture<'_, Result<Added, Failure>>;
 
-    /// Takes a file, by its name in the share, out of the share. Deletes it there, nowhere else.
+    /// Deletes the file `name` from the share. Other owners keep their copies.
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<FileMeta, Failure>>;
 
-    /// Fetches all files that a request names. Files that are complete stay when the future is dropped.
+    /// Fetches all files that match a request. Complete files remain when the future is dropped.
     fn download(&self, request: DownloadRequest, progress: ProgressSink) -> BoxFuture<'_, Result<Fetched, Failure>>;
 
-    /// Gives up the unfinished downloads of a file, or of one version of it.
+    /// Discards the unfinished downloads of a file, or of one version of it.
     fn discard<'a>(
         &'a self,
         name: &'a str,
         version: Option<&'a HashPrefix>,
     ) -> BoxFuture<'a, Result<Vec<Discarded>, Failure>>;
 
-    /// Who is tracker.
+    /// Returns the current tracker.
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>>;
 
-    /// Who is there, this peer included, in any order.
+    /// Lists the registered peers, including this one, in any order.
     fn peers(&self) -> BoxFuture<'_, Result<Vec<(PeerId, Endpoint)>, Failure>>;
 
-    /// Forces an election and tells who won it, under which epoch.
+    /// Forces an election. Returns the epoch and the winner.
     fn elect(&self) -> BoxFuture<'_, Result<(Epoch, PeerId), Failure>>;
 
-    /// How this peer is.
+    /// Returns the state of this peer.
     fn status(&self) -> BoxFuture<'_, Result<Status, Failure>>;
 
-    /// Leaves the network and stops; bounded in time. Asking again does nothing.
+    /// Leaves the network and stops, within a bounded time. Further calls have no effect.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 
-    /// Resolves when the peer cannot go on although nobody stopped it, with the reason; never for a backend that
-    /// always can.
+    /// Completes with the cause when an error prevents the peer from continuing. The default implementation never
+    /// completes.
     fn failed(&self) -> BoxFuture<'_, Failure> {
         Box::pin(std::future::pending())
     }
 }
 
-/// What the tracker has in its index.
+/// Content of the tracker's index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GlobalListing {
-    /// The epoch of the tracker that was asked.
+    /// Epoch of the tracker that answered.
     pub epoch: Epoch,
-    /// Who that was.
+    /// Tracker that answered.
     pub tracker: PeerId,
-    /// One entry a version.
+    /// Entries, one per version of a file.
     pub files: Vec<IndexedFile>,
 }
 
-/// What to share.
+/// Request to add a file or directory to the share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddRequest {
-    /// The file or directory, absolute.
+    /// File or directory; absolute.
     pub path: PathBuf,
-    /// Set when the user typed a bare name and not a path: what the file is made as when it exists
-    /// neither at `path` nor in the share.
+    /// Name, if the user typed a bare name instead of a path. A file that exists neither at `path` nor in the share is
+    /// created with this name.
     pub bare_name: Option<FileName>,
 }
 
-/// What was shared.
+/// Result of adding to the share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Added {
-    /// The files, in any order.
+    /// Added files, in any order.
     pub files: Vec<FileMeta>,
-    /// What the user should know besides, for example that a file was made.
+    /// Remark for the user, for example that a file was created.
     pub note: Option<String>,
 }
 
-/// What to fetch.
+/// Request to fetch files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DownloadRequest {
-    /// A file name, a directory (with or without a `/` at the end), or a glob.
+    /// File name, directory (with or without a final `/`), or glob.
     pub pattern: String,
-    /// Only the version whose hash begins so.
+    /// Prefix of the version's hash; `None` accepts any version.
     pub version: Option<HashPrefix>,
-    /// Only from this peer.
+    /// Only source to fetch from; `None` allows all owners.
     pub from: Option<PeerId>,
-    /// Where to, absolute; `None` is the share. An existing folder, or a path that ends with `/`, takes the
-    /// files under their own names.
+    /// Destination, absolute; `None` is the share. In an existing folder, or at a path that ends with `/`, the files
+    /// keep their names.
     pub to: Option<PathBuf>,
-    /// Overwrite what is there with other content.
+    /// Overwrites existing files that have other content.
     pub force: bool,
-    /// Say what limited it.
+    /// Adds an explanation of the rate to the response.
     pub explain: bool,
 }
 
-/// What a download brought.
+/// Result of a download.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Fetched {
-    /// The files, in any order.
+    /// Complete files, in any order.
     pub files: Vec<Downloaded>,
-    /// What limited it, if that was asked for.
+    /// Explanation of the rate, if requested.
     pub explained: Option<Explained>,
 }
 
-/// Why a download took as long as it did.
+/// Explanation of the rate of a download.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Explained {
-    /// What was asked for.
+    /// Requested pattern.
     pub name: String,
-    /// Bytes that were fetched; what was there already does not count.
+    /// Bytes fetched. Content that was already present does not count.
     pub bytes: u64,
-    /// How long it took.
+    /// Duration, seconds.
     pub seconds: f64,
-    /// Who sent, by id.
+    /// Sources, ordered by id.
     pub sources: Vec<ExplainedSource>,
-    /// What took the time, the most first.
+    /// Causes of the duration, the largest share first.
     pub findings: Vec<Finding>,
 }
 
-/// A source of a download.
+/// Source of a download.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExplainedSource {
-    /// Who.
+    /// Id of the source.
     pub peer: PeerId,
-    /// Bytes fetched of it.
+    /// Bytes fetched from it.
     pub bytes: u64,
-    /// While it sent.
+    /// Mean rate while it sent, bytes a second.
     pub bytes_per_second: u64,
-    /// Round-trip time, if known.
+    /// Round-trip time; `None` if unknown.
     pub rtt: Option<Duration>,
 }
 
-/// A download that runs.
+/// Running download.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunningDownload {
-    /// What was asked for.
+    /// Requested pattern.
     pub name: String,
-    /// Bytes that are there and verified.
+    /// Verified bytes.
     pub bytes_done: u64,
-    /// Bytes in all.
+    /// Total bytes.
     pub bytes_total: u64,
-    /// Bytes a second, of the last seconds.
+    /// Rate over the last seconds, bytes a second.
     pub bytes_per_second: u64,
-    /// Peers that send at the moment.
+    /// Number of peers that are sending.
     pub sources: u32,
-    /// What takes the time at present, the most first.
+    /// Present causes of the rate, the largest share first.
     pub findings: Vec<Finding>,
 }
 
-/// A file that was fetched, or that was there already with the same content.
+/// A file that was fetched or already present with the same content.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Downloaded {
-    /// The file.
+    /// Metadata of the file.
     pub file: FileMeta,
-    /// Where it lies.
+    /// Path on this machine.
     pub path: PathBuf,
-    /// How long it took.
+    /// Duration, seconds.
     pub seconds: f64,
-    /// Who sent how many bytes of it, in any order; empty when nothing had to be sent.
+    /// Sources with the bytes each sent, in any order; empty if the file was already present.
     pub sources: Vec<(PeerId, u64)>,
 }
 
-/// How a peer is.
+/// State of a peer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status {
-    /// Who.
+    /// Id of the peer.
     pub id: PeerId,
-    /// Where it answers.
+    /// Endpoint of the peer.
     pub endpoint: Endpoint,
-    /// The nameserver it is registered with.
+    /// Endpoint of its nameserver.
     pub nameserver: Endpoint,
-    /// What it is to the tracker's seat.
+    /// Role in the election.
     pub role: SeatRole,
-    /// The epoch it follows.
+    /// Highest epoch that the peer has observed.
     pub epoch: Epoch,
-    /// The tracker as it knows it.
+    /// Tracker; `None` if the peer knows none.
     pub tracker: Option<PeerId>,
-    /// The folder it shares.
+    /// Shared folder.
     pub share_dir: PathBuf,
-    /// Files in it.
+    /// Number of files in the share.
     pub files: u64,
-    /// Their bytes.
+    /// Bytes of the files in the share.
     pub bytes: u64,
-    /// Uploads that run.
+    /// Number of running uploads.
     pub uploads: u64,
-    /// Requests that wait for an upload slot.
+    /// Number of requests that wait for an upload slot.
     pub uploads_waiting: u64,
-    /// Uploads at a time.
+    /// Number of upload slots.
     pub upload_slots: u64,
-    /// The cap on what goes out, bytes a second.
+    /// Limit of sent bytes a second; `None` is unlimited.
     pub limit_up: Option<u64>,
-    /// The cap on what comes in, bytes a second.
+    /// Limit of received bytes a second; `None` is unlimited.
     pub limit_down: Option<u64>,
-    /// Downloads that run, in the order in which they began.
+    /// Running downloads, in the order of their start.
     pub running: Vec<RunningDownload>,
-    /// How many that are.
+    /// Number of running downloads.
     pub downloads: u64,
-    /// Bytes of content sent since it started.
+    /// Content bytes sent since the start.
     pub bytes_up: u64,
-    /// Bytes of content received since it started.
+    /// Content bytes received since the start.
     pub bytes_down: u64,
-    /// Downloads that can be continued, by name.
+    /// Downloads that can be resumed, ordered by name.
     pub unfinished: Vec<Unfinished>,
-    /// Limits it runs into and what else its user should know, a sentence each.
+    /// Warnings for the user, for example about limits of the system; one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// How far a download is.
+/// Progress of a download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The file that moves at the moment.
+    /// File that is being fetched.
     pub file: FileName,
-    /// Bytes of all files of the download that are there and verified.
+    /// Verified bytes of all files of the download.
     pub bytes_done: u64,
-    /// Bytes of all files of the download.
+    /// Total bytes of all files of the download.
     pub bytes_total: u64,
-    /// Bytes a second that came in the last seconds; what was there already does not count.
+    /// Rate over the last seconds, bytes a second. Content that was already present does not count.
     pub bytes_per_second: u64,
-    /// Peers that send at the moment.
+    /// Number of peers that are sending.
     pub sources: u32,
-    /// Files that are complete.
+    /// Number of complete files.
     pub files_done: u64,
-    /// Files in all.
+    /// Total number of files.
     pub files_total: u64,
 }
 
-/// Where a download tells how far it is. Cheap to clone and to call: only the latest state is kept, so whoever
-/// shows it, however slowly, never holds up the transfer.
+/// Receiver of the progress of a download. Cloning and calling it is cheap. It keeps only the latest progress, so a
+/// slow reader does not delay the transfer.
 #[derive(Debug, Clone)]
 pub struct ProgressSink(Option<Arc<watch::Sender<Option<Progress>>>>);
 
 impl ProgressSink {
-    /// A sink that nobody watches.
+    /// Creates a sink that discards all progress.
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// A sink, and where its latest state is read; `None` stands there until the first.
+    /// Creates a sink and the receiver of its latest progress, which is `None` before the first update.
     pub fn channel() -> (Self, watch::Receiver<Option<Progress>>) {
         let (sender, receiver) = watch::channel(None);
         (Self(Some(Arc::new(sender))), receiver)
     }
 
-    /// Tells the latest state.
+    /// Replaces the latest progress.
     pub fn update(&self, progress: Progress) {
         if let Some(sender) = &self.0 {
             sender.send_replace(Some(progress));
@@ -274,10 +274,13 @@ impl ProgressSink {
     }
 }
 
-/// A name as a user typed it.
+/// Parses a file name that a user typed.
+///
+/// # Errors
+/// `invalid_name` for a name that no shared file can have.
 pub(crate) fn parse_name(name: &str) -> Result<FileName, Failure> {
-    name.parse().map_err(|error: shared::file_name::InvalidFileName| {
-        let shown = format!("{:?} is not a name in a share", error.name);
-        Failure::new(FailureCode::InvalidName, shown, error.reason, "`list` and `listAll` show names")
+    name.parse().map_err(|error: InvalidFileName| {
+        let what = format!("{:?} is not a valid file name", error.name);
+        Failure::new(FailureCode::InvalidName, what, error.reason, "`list` and `listAll` show the names")
     })
 }

@@ -217,6 +217,19 @@ impl Invocation {
     }
 }
 
+/// Removes `--json` from the words of a command, except after `--`. Returns the other words, and whether it was present.
+pub(crate) fn take_json_flag(words: Vec<String>) -> (Vec<String>, bool) {
+    let mut found = false;
+    let mut literal = false;
+    let rest = words.into_iter().filter(|word| {
+        literal |= word == "--";
+        let flag = !literal && word == "--json";
+        found |= flag;
+        !flag
+    });
+    (rest.collect(), found)
+}
+
 impl Args {
     fn resolve(self, environment: &Environment) -> Result<Invocation, Failure> {
         let Some(id) = self.id else {
@@ -227,7 +240,7 @@ impl Args {
         if let Some(first) = self.command.first().filter(|first| first.starts_with('-')) {
             return Err(usage(format!("unknown option {first:?}"), "options before the command belong to the peer"));
         }
-        let (words, json_in_command) = crate::cli::take_json_flag(self.command);
+        let (words, json_in_command) = take_json_flag(self.command);
         let mode = match (self.headless, words.is_empty()) {
             (true, false) => {
                 return Err(usage("--headless takes no command", "a headless peer runs until SIGTERM"));
@@ -323,6 +336,14 @@ mod tests {
         assert_eq!(peer_in("peer1 --state-dir /s", &environment).0.state_dir, Path::new("/s"));
         let nowhere = Environment { working_dir: "/casa".into(), ..Environment::default() };
         assert_eq!(parse_in("peer1", &nowhere).unwrap_err().code, FailureCode::Usage);
+    }
+
+    #[test]
+    fn json_flag_is_taken_from_the_words_before_two_dashes() {
+        let take = |words: &[&str]| take_json_flag(words.iter().map(|word| (*word).to_owned()).collect());
+        assert_eq!(take(&["list", "--json"]), (vec!["list".to_owned()], true));
+        assert!(!take(&["add", "--", "--json"]).1);
+        assert!(!take(&["list"]).1);
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! `peer --demo`: the whole system in one go. The nameserver runs in this process, three peers in processes of their
-//! own, so that one of them can really be killed.
+//! `peer --demo`: a demonstration of the whole system. The nameserver runs in this process, three peers run in
+//! processes of their own, so that one of them can be killed.
 
 use std::{
+    fmt,
     io::Write,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
+use nameserver::{config::Config as NameserverConfig, server::Server};
 use serde::Deserialize;
 use serde_json::Value;
 use shared::{
@@ -20,35 +22,33 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use nameserver::{config::Config as NameserverConfig, server::Server};
-
-/// Size of the file that is shared, bytes.
+/// Size of the shared file, bytes.
 const FILE_BYTES: usize = 64 << 20;
 const FILE_NAME: &str = "brasa-demo.bin";
-/// How long any single step may take.
-const STEP: Duration = Duration::from_secs(30);
-/// How often a state that must come is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Deadline of one step.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Interval between two polls of the tracker after the kill.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Runs the demonstration and prints what happens.
+/// Runs the demonstration and prints its steps.
 ///
 /// # Errors
-/// When any step fails, above all when a hash does not match.
+/// `internal` when a step fails, for example when a hash does not match.
 pub async fn run() -> Result<(), Failure> {
-    let folder = tempfile::tempdir().map_err(|error| failed("no temporary folder", &error))?;
+    let folder = tempfile::tempdir().map_err(|error| failed("cannot create a temporary folder", error))?;
     let mut demo = Demo::new(folder.path().to_owned());
     let outcome = tokio::select! {
         outcome = demo.play() => outcome,
-        _ = tokio::signal::ctrl_c() => Err(failed("the demo was stopped", &"Ctrl-C was pressed")),
+        _ = tokio::signal::ctrl_c() => Err(failed("interrupted", "Ctrl-C was pressed")),
     };
     demo.clean_up().await;
     outcome?;
-    demo.say("done", "every hash matches; nothing is left behind");
+    demo.print("done", "every hash matches; all processes and files of the demo are removed");
     Ok(())
 }
 
-fn failed(what: &str, why: &dyn std::fmt::Display) -> Failure {
-    Failure::new(FailureCode::Internal, format!("demo: {what}"), why, "run it again with BRASA_LOG=info to see more")
+fn failed(what: &str, why: impl fmt::Display) -> Failure {
+    Failure::new(FailureCode::Internal, format!("demo: {what}"), why, "run it again with BRASA_LOG=info for a log")
 }
 
 struct Demo {
@@ -70,13 +70,13 @@ impl Demo {
     }
 
     async fn play(&mut self) -> Result<(), Failure> {
-        self.say("folder", &format!("{} (removed at the end)", self.folder.display()));
+        self.print("folder", &format!("{} (removed at the end)", self.folder.display()));
         self.start_nameserver().await?;
         for id in ["peer1", "peer2", "peer3"] {
             self.start_peer(id).await?;
         }
         let first: Tracker = self.command("peer3", &["tracker"]).await?;
-        self.say("election", &format!("{} is tracker, epoch {}", first.peer, first.epoch));
+        self.print("election", &format!("{} is tracker, epoch {}", first.peer, first.epoch));
 
         let source = self.folder.join(FILE_NAME);
         let hash = write_random_file(&source).await?;
@@ -90,13 +90,13 @@ impl Demo {
         let last = self.kill_tracker(&first).await?;
         let listing: Value = self.command(&last.peer, &["listAll"]).await?;
         let owners = listing["files"][0]["owners"].as_array().map_or(0, Vec::len);
-        self.say("index", &format!("{} knows {FILE_NAME} with {owners} owners again", last.peer));
+        self.print("index", &format!("the new tracker {} lists {owners} owners of {FILE_NAME}", last.peer));
         if owners != 2 {
-            return Err(failed("the index is not complete", &listing));
+            return Err(failed("the index is incomplete", &listing));
         }
-        // Who still has the file would not fetch it again, so one of them gives it away first.
+        // An owner does not fetch the file again, so one of the owners removes it first.
         let other = if last.peer == "peer2" { "peer3" } else { "peer2" };
-        self.timed("remove", other, &["remove", FILE_NAME], |_| format!("{other} has it no more")).await?;
+        self.timed("remove", other, &["remove", FILE_NAME], |_| format!("{other} removed its copy")).await?;
         self.download(other, &hash).await
     }
 
@@ -104,7 +104,7 @@ impl Demo {
         let mut config = NameserverConfig::new(self.folder.join("state"));
         config.port = 0;
         let server = Server::start(config).await?;
-        self.say("nameserver", &format!("runs on {}", server.local_addr()));
+        self.print("nameserver", &format!("runs on {}", server.local_addr()));
         self.nameserver = Some(server);
         Ok(())
     }
@@ -118,101 +118,103 @@ impl Demo {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| failed("a peer could not be started", &error))?;
-        let output = child.stdout.take().ok_or_else(|| failed("a peer has no output", &id))?;
+            .map_err(|error| failed("cannot start a peer", error))?;
+        let output = child.stdout.take().ok_or_else(|| failed("a peer has no standard output", id))?;
         self.peers.push((id.to_owned(), child));
         let mut lines = BufReader::new(output).lines();
-        match timeout(STEP, lines.next_line()).await {
+        match timeout(STEP_TIMEOUT, lines.next_line()).await {
             Ok(Ok(Some(line))) => {
                 let took = self.clock.now().since(started);
-                self.say("peer", &format!("{line}, {} ms after its start", took.as_millis()));
+                self.print("peer", &format!("{line}, {} ms after its start", took.as_millis()));
                 Ok(())
             }
-            _ => Err(failed("a peer did not become ready", &id)),
+            _ => Err(failed("a peer did not become ready", id)),
         }
     }
 
-    /// Kills the tracker as the kernel would, and waits for the next one.
+    /// Kills the tracker with SIGKILL and waits for its successor.
     async fn kill_tracker(&mut self, tracker: &Tracker) -> Result<Tracker, Failure> {
         let at = self.peers.iter().position(|(id, _)| *id == tracker.peer);
         let (id, mut child) = match at {
             Some(at) => self.peers.remove(at),
-            None => return Err(failed("the tracker is none of the peers", &tracker.peer)),
+            None => return Err(failed("the tracker is not one of the peers", &tracker.peer)),
         };
-        child.kill().await.map_err(|error| failed("the tracker could not be killed", &error))?;
+        child.kill().await.map_err(|error| failed("cannot kill the tracker", error))?;
         let killed = self.clock.now();
-        self.say("kill", &format!("{id} is killed (SIGKILL)"));
+        self.print("kill", &format!("{id} is killed (SIGKILL)"));
         let survivor = self.peers.first().map(|(id, _)| id.clone()).ok_or_else(|| failed("no peer is left", &id))?;
         let wait = async {
             loop {
                 match self.command::<Tracker>(&survivor, &["tracker"]).await {
                     Ok(next) if next.epoch > tracker.epoch => return next,
-                    _ => sleep(LOOK_EVERY).await,
+                    _ => sleep(POLL_INTERVAL).await,
                 }
             }
         };
-        let next = timeout(STEP, wait).await.map_err(|_| failed("there was no failover", &"no new tracker in time"))?;
+        let next = timeout(STEP_TIMEOUT, wait).await.map_err(|_| failed("no failover", "no new tracker in time"))?;
         let took = self.clock.now().since(killed);
         let text = format!("{} is tracker, epoch {}, {} ms after the kill", next.peer, next.epoch, took.as_millis());
-        self.say("failover", &text);
+        self.print("failover", &text);
         Ok(next)
     }
 
-    async fn download(&self, by: &str, hash: &str) -> Result<(), Failure> {
+    /// Downloads the file to the share of `peer` and compares the hash of the written file.
+    async fn download(&self, peer: &str, hash: &str) -> Result<(), Failure> {
         let document = self
-            .timed("download", by, &["download", FILE_NAME], |document| {
+            .timed("download", peer, &["download", FILE_NAME], |document| {
                 let file = &document["files"][0];
                 let sources: Vec<_> = file["sources"]
                     .as_array()
                     .map(|sources| sources.iter().filter_map(|source| source["peer"].as_str()).collect())
                     .unwrap_or_default();
-                format!("{by} has it from {}", sources.join(", "))
+                format!("{peer} fetched it from {}", sources.join(", "))
             })
             .await?;
         if document["files"][0]["sources"].as_array().is_none_or(Vec::is_empty) {
-            return Err(failed("nobody sent the file", &document));
+            return Err(failed("no peer sent the file", &document));
         }
         let path = document["files"][0]["path"].as_str().ok_or_else(|| failed("no path", &document))?.to_owned();
         let found = hash_file(Path::new(&path)).await?;
         if found == hash {
-            self.say("verified", &format!("the bytes on {by}'s disk have BLAKE3 {}…", &found[..10]));
+            self.print("verified", &format!("the file on {peer}'s disk has BLAKE3 {}…", &found[..10]));
             Ok(())
         } else {
-            Err(failed("a hash does not match", &format!("{by} has {found}, not {hash}")))
+            Err(failed("a hash does not match", format!("{peer} has {found}, not {hash}")))
         }
     }
 
+    /// Runs a command and prints the description of its result with the elapsed time.
     async fn timed(
         &self,
-        what: &str,
+        step: &str,
         id: &str,
         words: &[&str],
-        tell: impl FnOnce(&Value) -> String,
+        describe: impl FnOnce(&Value) -> String,
     ) -> Result<Value, Failure> {
         let started = self.clock.now();
         let document = self.command(id, words).await?;
         let took = self.clock.now().since(started);
-        self.say(what, &format!("{} ({} ms)", tell(&document), took.as_millis()));
+        self.print(step, &format!("{} ({} ms)", describe(&document), took.as_millis()));
         Ok(document)
     }
 
-    /// One command, carried out by the running peer.
+    /// Runs a command in the running peer and parses its JSON.
     async fn command<T: for<'de> Deserialize<'de>>(&self, id: &str, words: &[&str]) -> Result<T, Failure> {
         let output = self.peer_command(id)?.arg("--json").args(words).stdin(Stdio::null()).output();
-        let output = timeout(STEP, output)
+        let output = timeout(STEP_TIMEOUT, output)
             .await
-            .map_err(|_| failed("a command took too long", &words.join(" ")))?
-            .map_err(|error| failed("a command could not be started", &error))?;
+            .map_err(|_| failed("a command did not end in time", words.join(" ")))?
+            .map_err(|error| failed("cannot start a command", error))?;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(failed(&format!("{id} {}", words.join(" ")), &said.trim()));
+            let error = String::from_utf8_lossy(&output.stderr);
+            return Err(failed(&format!("{id} {}", words.join(" ")), error.trim()));
         }
-        serde_json::from_slice(&output.stdout).map_err(|error| failed("an answer is no JSON", &error))
+        serde_json::from_slice(&output.stdout).map_err(|error| failed("the output of a command is not JSON", error))
     }
 
     fn peer_command(&self, id: &str) -> Result<Command, Failure> {
-        let program = std::env::current_exe().map_err(|error| failed("this program cannot be found", &error))?;
-        let server = self.nameserver.as_ref().ok_or_else(|| failed("the nameserver does not run", &id))?;
+        let program = std::env::current_exe().map_err(|error| failed("cannot find this program", error))?;
+        let server = self.nameserver.as_ref().ok_or_else(|| failed("the nameserver is not running", id))?;
         let mut command = Command::new(program);
         command
             .current_dir(&self.folder)
@@ -223,15 +225,15 @@ impl Demo {
         Ok(command)
     }
 
-    fn say(&self, what: &str, text: &str) {
+    fn print(&self, step: &str, text: &str) {
         let seconds = self.clock.now().since_origin().as_secs_f64();
-        // A reader that has gone away must not end the demo in the middle.
-        let _ = writeln!(std::io::stdout(), "[{seconds:6.2} s] {what:<10} {text}");
+        // A closed standard output does not stop the demonstration.
+        let _ = writeln!(std::io::stdout(), "[{seconds:6.2} s] {step:<10} {text}");
     }
 
     async fn clean_up(&mut self) {
         for (_, child) in &mut self.peers {
-            // Already gone is as good.
+            // The process may have ended already.
             let _ = child.kill().await;
         }
         if let Some(server) = self.nameserver.take() {
@@ -240,6 +242,7 @@ impl Demo {
     }
 }
 
+/// Writes the shared file and returns its BLAKE3 hash in hexadecimal.
 async fn write_random_file(path: &Path) -> Result<String, Failure> {
     let path = path.to_owned();
     let write = move || {
@@ -251,7 +254,7 @@ async fn write_random_file(path: &Path) -> Result<String, Failure> {
     blocking(write).await
 }
 
-/// Hashes what lies on the disk, by other means than the download did.
+/// Hashes a file on disk, independently of the code that downloaded it.
 async fn hash_file(path: &Path) -> Result<String, Failure> {
     let path = path.to_owned();
     blocking(move || Ok(blake3::Hasher::new().update_mmap(&path)?.finalize().to_hex().to_string())).await
@@ -260,6 +263,6 @@ async fn hash_file(path: &Path) -> Result<String, Failure> {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| failed("a task failed", &error))?
-        .map_err(|error| failed("a file cannot be read or written", &error))
+        .map_err(|error| failed("a task panicked", error))?
+        .map_err(|error| failed("cannot read or write a file", error))
 }

@@ -1,19 +1,24 @@
-//! A peer: shares a folder, knows or is the tracker, downloads from other peers.
+//! A peer: shares a folder, takes part in the election of the tracker, and downloads from other peers.
 //!
-//! | room | what is in it |
+//! A module imports only from modules in rows above its own; `.ci/run` checks it. The state machines (election, index,
+//! swarm) have no I/O and are in the crate [`protocol`].
+//!
+//! | module | content |
 //! |---|---|
-//! | [`core`] | PURE: election, liveness, index |
-//! | [`node`] | the task that owns the core |
-//! | [`net`] | calls in and out, uploads, the name in the nameserver |
-//! | [`store`] | the share on the disk |
-//! | [`transfer`] | verified bytes |
-//! | [`download`], [`lookup`] | finding and fetching |
-//! | [`peer`] | a running peer, put together; `backend`: what commands ask of it |
-//! | [`cli`], [`control`], [`config`] | commands, how a running peer is given them, what the user wants |
-//! | `machine` | what the system says of its processors and buffers |
-//! | [`demo`] | the whole system in one go |
+//! | [`bao`] | verification against BLAKE3 trees |
+//! | [`diagnostics`] | measurement of rates and bottlenecks |
+//! | [`store`] | the share on disk: index of files, partial files, resume journals |
+//! | [`config`], [`api`] | the program's arguments; the interface of a running peer |
+//! | [`transfer`] | streams of verified content, both ends |
+//! | [`upload`], [`swarm`] | queue and audit of uploads; sessions between the receivers of one content |
+//! | [`core_handle`] | channel to the task that owns the protocol core |
+//! | [`net`] | calls to and from other processes, registration with the nameserver |
+//! | [`discovery`], [`download`] | lookup of files and owners; download of files and directories |
+//! | [`runtime`] | a running peer and its tasks |
+//! | [`cli`] | the command line |
+//! | [`demo`] | `peer --demo` |
 //!
-//! The whole house is drawn in `docs/ARCHITECTURE.md`.
+//! `docs/ARCHITECTURE.md` describes all crates together.
 
 pub mod api;
 pub mod bao;

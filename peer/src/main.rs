@@ -1,14 +1,13 @@
-//! `peer`: shares a folder with other peers. The commands are in [`peer::cli`], the peer itself in [`peer::runtime::peer`].
+//! `peer`: shares a folder with other peers. [`peer::cli`] has the command line, [`peer::runtime`] the peer.
 
 use std::{process::exit, sync::Arc};
 
 use peer::{
     api::PeerApi,
     cli::{
-        app::{Program, fail},
+        app::{App, fail},
         console::Console,
-        output::Rendered,
-        session::print,
+        output::{Rendered, print},
     },
     config::Invocation,
     runtime::peer::Peer,
@@ -18,15 +17,15 @@ use shared::{
     settings::Environment,
 };
 
-/// Threads that move bytes and answer calls: half of the processors, at least one, at most this many. Hashing and disks have
-/// threads of their own, which need the other half; where there are two processors, a second thread here only makes the
-/// first one wait for it (a tenth of the CPU time of a transfer, and a third of its memory).
+/// Upper limit of tokio worker threads. There is one worker for each two processors, at least one: hashing and disk I/O
+/// have threads of their own, which need the other half. On two processors a second worker costs a tenth more CPU time
+/// and a third more memory a transfer, because the workers wait for each other.
 const MAX_WORKERS: usize = 4;
 
 fn main() {
-    // A usage error is JSON too for who asked for JSON, even when the words could not be understood.
+    // With `--json` a usage error is JSON too, even if the arguments cannot be parsed.
     let json = std::env::args_os().any(|word| word == "--json");
-    // Not by returning: reading standard input cannot be cancelled, so its thread may still wait.
+    // A return would wait for the thread that reads standard input, which cannot be cancelled.
     exit(run().unwrap_or_else(|failure| fail(&failure, json)).into());
 }
 
@@ -40,19 +39,20 @@ fn run() -> Result<u8, Failure> {
     let workers = (processors / 2).clamp(1, MAX_WORKERS);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().map_err(|error| {
-            Failure::new(FailureCode::Internal, "the program cannot start", error, "close other programs and try again")
+            Failure::new(FailureCode::Internal, "cannot start the runtime", error, "close other programs and try again")
         })?;
     match invocation {
         Invocation::Print(text) => {
-            // Who closed the pipe has read enough.
+            // The reader of a closed pipe has ended: not an error.
             let _ = print(&Rendered { out: text, err: String::new() });
             Ok(0)
         }
         Invocation::Demo => runtime.block_on(peer::demo::run()).map(|()| 0),
         Invocation::Peer { config, mode, json } => {
-            let program = Program { config: *config, mode, json, working_dir: environment.working_dir, console };
             let start = async |config| Ok(Arc::new(Peer::start(config).await?) as Arc<dyn PeerApi>);
-            Ok(runtime.block_on(program.run(start)))
+            let working_dir = environment.working_dir;
+            let app = App { config: *config, mode, json, working_dir, console, start };
+            Ok(runtime.block_on(app.run()))
         }
     }
 }

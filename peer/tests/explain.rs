@@ -186,7 +186,7 @@ fn ctrl_c_at_the_prompt_stops_the_download_and_returns_to_the_prompt() {
     user.write_line("download big.bin");
     network.json_until("user", &["status"], |status| status["running"][0]["bytes_done"].as_u64().unwrap_or(0) > 0);
     user.write_line("\u{3}");
-    user.wait_for_line("error: stopped");
+    user.wait_for_line("error: interrupted");
     let status = network.json("user", &["status"]);
     assert_eq!(status["running"], serde_json::json!([]), "{status}");
     // The prompt takes the next command.

@@ -1,4 +1,4 @@
-//! What the program does with its words: a prompt, a service, or one command.
+//! The program: an interactive session, a service, or one command.
 
 use std::{io, io::IsTerminal as _, path::PathBuf, sync::Arc};
 
@@ -12,166 +12,160 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Call, Command, Next, Outcome,
+    command::{Command, CommandContext, Outcome, PeerEffect},
+    commands::{execute, help, parse},
     console::Console,
-    control::{Answered, ControlClient, ControlServer, Reply, Request},
-    execute,
-    output::{Ending, Rendered, Report, Style, harmless, render, render_failure, unfinished_line},
-    progress::{self, Bar},
-    session::{Session, print},
+    control::{ClientOutcome, ControlClient, ControlServer, Reply, Request},
+    output::{Rendered, Style, print, render, render_failure, sanitize, unfinished_line},
+    progress::{self, DownloadBar},
+    report::{EndCause, Report},
+    session::Session,
 };
 use crate::{
     api::PeerApi,
     config::{Mode, PeerConfig},
 };
 
-/// A run of the program as some peer.
-pub struct Program {
-    /// The peer.
+/// One run of the program as a peer.
+pub struct App<S> {
+    /// Configuration of the peer.
     pub config: PeerConfig,
-    /// What it does.
+    /// Source of commands.
     pub mode: Mode,
-    /// One JSON document a command.
+    /// Prints one JSON document per command.
     pub json: bool,
-    /// What relative paths are relative to; absolute.
+    /// Base of relative paths; absolute.
     pub working_dir: PathBuf,
-    /// Where log lines go.
+    /// Destination of log lines.
     pub console: Console,
+    /// Function that starts a peer.
+    pub start: S,
 }
 
-impl Program {
-    /// Does what the user wants, with peers that `start` makes; the exit status. `kill` ends the process here and
-    /// now.
-    pub async fn run<S>(self, start: S) -> u8
-    where
-        S: AsyncFn(PeerConfig) -> Result<Arc<dyn PeerApi>, Failure>,
-    {
+impl<S> App<S>
+where
+    S: AsyncFn(PeerConfig) -> Result<Arc<dyn PeerApi>, Failure>,
+{
+    /// Runs the program and returns its exit status. The command `kill` exits the process immediately instead.
+    pub async fn run(self) -> u8 {
         let result = match &self.mode {
-            Mode::OneShot(words) => self.one_shot(words.clone(), start).await,
-            Mode::Interactive => self.stay(start, true).await,
-            Mode::Headless => self.stay(start, false).await,
+            Mode::OneShot(words) => self.one_shot(words.clone()).await,
+            Mode::Interactive => self.stay(true).await,
+            Mode::Headless => self.stay(false).await,
         };
         result.unwrap_or_else(|failure| fail(&failure, self.json))
     }
 
-    async fn stay<S>(&self, start: S, interactive: bool) -> Result<u8, Failure>
-    where
-        S: AsyncFn(PeerConfig) -> Result<Arc<dyn PeerApi>, Failure>,
-    {
+    /// Runs a peer until a command or a signal ends it.
+    async fn stay(&self, interactive: bool) -> Result<u8, Failure> {
         let prompt = interactive && io::stdin().is_terminal();
-        // At a prompt Ctrl-C stops a command, not the peer; there the terminal's end is what ends it.
-        let ending = if prompt { SignalKind::hangup() } else { SignalKind::interrupt() };
-        let stop = stop_on([SignalKind::terminate(), ending])?;
-        let backend = tokio::select! {
+        // At a prompt Ctrl-C stops a command, not the peer. A hang-up of the terminal ends the peer.
+        let end = if prompt { SignalKind::hangup() } else { SignalKind::interrupt() };
+        let stop = stop_on([SignalKind::terminate(), end])?;
+        let peer = tokio::select! {
             () = stop.cancelled() => return Ok(0),
-            started = start(self.config.clone()) => started?,
+            started = (self.start)(self.config.clone()) => started?,
         };
-        let next = self.serve(&backend, interactive, prompt, &stop).await;
-        if let Ok(Next::Kill) = next {
+        let effect = self.serve(&peer, interactive, prompt, &stop).await;
+        if let Ok(PeerEffect::Kill) = effect {
             std::process::exit(0);
         }
-        backend.shutdown().await;
-        next.map(|_| 0)
+        peer.shutdown().await;
+        effect.map(|_| 0)
     }
 
     async fn serve(
         &self,
-        backend: &Arc<dyn PeerApi>,
+        peer: &Arc<dyn PeerApi>,
         interactive: bool,
         prompt: bool,
         stop: &CancellationToken,
-    ) -> Result<Next, Failure> {
+    ) -> Result<PeerEffect, Failure> {
         let control = ControlServer::bind(&self.config.peer_state_dir())?;
-        let session = Session { backend: Arc::clone(backend), working_dir: self.working_dir.clone(), json: self.json };
+        let session = Session { peer: Arc::clone(peer), working_dir: self.working_dir.clone(), json: self.json };
         let commands = async {
             if prompt {
-                self.greet(&**backend).await;
+                self.greet(&**peer).await;
                 let history = self.config.peer_state_dir().join("history");
-                session.from_prompt(history, &self.console, stop).await
+                session.run_prompt(history, &self.console, stop).await
             } else if interactive {
-                session.from_standard_input(stop).await
+                session.run_stdin(stop).await
             } else {
-                announce(&**backend, self.json).await?;
+                announce(&**peer, self.json).await?;
                 stop.cancelled().await;
-                Ok(Next::Exit)
+                Ok(PeerEffect::Exit)
             }
         };
-        // Clients' commands are not waited for: whoever ends the peer wants it to end.
+        // The end of the session also stops the commands of control clients.
         let never = CancellationToken::new();
         tokio::select! {
-            next = commands => next,
-            next = control.serve(Arc::clone(backend), &never) => Ok(next),
-            failure = backend.failed() => Err(failure),
+            effect = commands => effect,
+            effect = control.serve(Arc::clone(peer), &never) => Ok(effect),
+            failure = peer.failed() => Err(failure),
         }
     }
 
-    /// A word of welcome above the first prompt, on standard error like all that is not a result.
-    async fn greet(&self, backend: &dyn PeerApi) {
-        if let Ok(status) = backend.status().await {
-            let share = harmless(&status.share_dir.to_string_lossy());
+    /// Prints a summary above the first prompt, on standard error because it is not the result of a command.
+    async fn greet(&self, peer: &dyn PeerApi) {
+        if let Ok(status) = peer.status().await {
+            let share = sanitize(&status.share_dir.to_string_lossy());
             let mut text = format!("{} at {}, sharing {share}\n", status.id, status.endpoint.host_port());
             for warning in &status.warnings {
-                text += &format!("warning: {}\n", harmless(warning));
+                text += &format!("warning: {}\n", sanitize(warning));
             }
             if !self.json {
                 text += &unfinished_line(&status.unfinished);
             }
             text += "`help` lists the commands\n";
-            // A closed standard error has no reader to miss this.
+            // Without a reader of standard error the summary is not needed.
             let _ = print(&Rendered { out: String::new(), err: text });
         }
     }
 
-    async fn one_shot<S>(&self, words: Vec<String>, start: S) -> Result<u8, Failure>
-    where
-        S: AsyncFn(PeerConfig) -> Result<Arc<dyn PeerApi>, Failure>,
-    {
-        let command = Command::parse(words.clone())?;
-        if let Command::Help(help) = &command {
-            return Ok(self.show(&Ok(help.run()).into()));
+    async fn one_shot(&self, words: Vec<String>) -> Result<u8, Failure> {
+        let command = parse(words.clone())?;
+        if let Command::Help { verb } = command {
+            return Ok(self.show(&Ok(help(verb)).into()));
         }
         let stop = stop_on([SignalKind::interrupt(), SignalKind::terminate()])?;
         let request =
             Request { words, json: self.json, working_dir: self.working_dir.clone(), progress: progress::is_visible() };
-        let ready = tokio::select! {
+        let dispatch = tokio::select! {
             () = stop.cancelled() => return Ok(self.show(&Outcome::interrupted())),
-            ready = self.ask_or_start(&request, &command, &start) => ready?,
+            dispatch = self.dispatch(&request, &command) => dispatch?,
         };
-        match ready {
-            Ready::Answered(status) => Ok(status),
-            Ready::Started(backend) => {
-                let result = self.carry_out_alone(command, &backend, &stop).await;
-                backend.shutdown().await;
+        match dispatch {
+            Dispatch::Done(status) => Ok(status),
+            Dispatch::Started(peer) => {
+                let result = self.execute_alone(command, &peer, &stop).await;
+                peer.shutdown().await;
                 result
             }
         }
     }
 
-    /// Has the running peer carry the command out; when none runs, starts one. While another process is just
-    /// starting or ending the same peer, waits for what comes of it.
-    async fn ask_or_start<S>(&self, request: &Request, command: &Command, start: &S) -> Result<Ready, Failure>
-    where
-        S: AsyncFn(PeerConfig) -> Result<Arc<dyn PeerApi>, Failure>,
-    {
+    /// Sends the command to the running peer, or starts a peer if none runs. Retries while another process starts or
+    /// ends the same peer.
+    async fn dispatch(&self, request: &Request, command: &Command) -> Result<Dispatch, Failure> {
         let clock = Clock::start();
         let deadline = clock.now() + ONE_SHOT_WAIT;
         loop {
             if let Some(client) = ControlClient::connect(&self.config.peer_state_dir()).await? {
-                match self.ask(client, request).await? {
-                    Some(status) => return Ok(Ready::Answered(status)),
+                match self.send(client, request).await? {
+                    Some(status) => return Ok(Dispatch::Done(status)),
                     None if clock.now() < deadline => {
                         tokio::time::sleep(ONE_SHOT_POLL).await;
                         continue;
                     }
-                    None => return Err(lost("it does not accept the command")),
+                    None => return Err(no_answer("it does not accept the command")),
                 }
             }
-            if command.is_end() {
-                let report = Report::Ended { peer: self.config.id.clone(), how: Ending::NotRunning };
-                return Ok(Ready::Answered(self.show(&Ok(report).into())));
+            if command.ends_peer() {
+                let report = Report::Ended { peer: self.config.id.clone(), cause: EndCause::NotRunning };
+                return Ok(Dispatch::Done(self.show(&Ok(report).into())));
             }
-            match start(self.config.clone()).await {
-                Ok(backend) => return Ok(Ready::Started(backend)),
+            match (self.start)(self.config.clone()).await {
+                Ok(peer) => return Ok(Dispatch::Started(peer)),
                 Err(failure) if failure.code == FailureCode::AlreadyRunning && clock.now() < deadline => {
                     tokio::time::sleep(ONE_SHOT_POLL).await;
                 }
@@ -180,78 +174,79 @@ impl Program {
         }
     }
 
-    /// The exit status of a command that the running peer carried out; `None` when it did not accept it.
-    async fn ask(&self, client: ControlClient, request: &Request) -> Result<Option<u8>, Failure> {
-        let mut bar = Bar::new();
-        let answered = client
+    /// Sends the command to the running peer and prints its output. Returns the exit status, or `None` if the peer did
+    /// not accept the command.
+    async fn send(&self, client: ControlClient, request: &Request) -> Result<Option<u8>, Failure> {
+        let mut bar = DownloadBar::new();
+        let outcome = client
             .run(request, |reply| {
                 let rendered = match reply {
                     Reply::Out(out) => Rendered { out, err: String::new() },
                     Reply::Err(err) => Rendered { out: String::new(), err },
                     Reply::Progress(progress) => {
-                        bar.show(&progress);
+                        bar.update(&progress);
                         return Ok(());
                     }
                     Reply::Accepted | Reply::Done { .. } => return Ok(()),
                 };
-                bar = Bar::new();
+                bar = DownloadBar::new();
                 print(&rendered)
             })
             .await;
-        match answered {
-            Ok(Answered::Done(status)) => Ok(Some(status)),
-            Ok(Answered::NotAccepted) => Ok(None),
-            Ok(Answered::Silent) => Err(Failure::new(
+        match outcome {
+            Ok(ClientOutcome::Done(status)) => Ok(Some(status)),
+            Ok(ClientOutcome::NotAccepted) => Ok(None),
+            Ok(ClientOutcome::Unresponsive) => Err(Failure::new(
                 FailureCode::Timeout,
                 "the running peer does not answer",
-                "it is frozen, or busy with too many commands",
-                "let it go on or stop it, then try again",
+                "it is frozen or executes too many commands",
+                "resume or stop it, then try again",
             )),
-            Ok(Answered::Lost) => Err(lost("it ended meanwhile")),
-            // Nobody reads the rest.
+            Ok(ClientOutcome::Disconnected) => Err(no_answer("it ended during the command")),
+            // The reader of a closed pipe has ended: not an error.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Some(0)),
             Err(error) => Err(unwritable(error)),
         }
     }
 
-    /// Carries a command out with a peer that was started for it. Other one-shot commands for the same peer that
-    /// come meanwhile are carried out too, before it leaves.
-    async fn carry_out_alone(
+    /// Executes a command in a peer that was started for it. Meanwhile other processes can send it commands; they
+    /// complete before the peer ends.
+    async fn execute_alone(
         &self,
         command: Command,
-        backend: &Arc<dyn PeerApi>,
+        peer: &Arc<dyn PeerApi>,
         stop: &CancellationToken,
     ) -> Result<u8, Failure> {
         let control = ControlServer::bind(&self.config.peer_state_dir())?;
         let done = CancellationToken::new();
-        let mut others = std::pin::pin!(control.serve(Arc::clone(backend), &done));
-        let work = progress::drawn(async |progress| {
-            let call = Call { backend: &**backend, working_dir: &self.working_dir, progress };
-            execute(command, call).await
+        let mut clients = std::pin::pin!(control.serve(Arc::clone(peer), &done));
+        let work = progress::with_bar(async |progress| {
+            let context = CommandContext { peer: &**peer, working_dir: &self.working_dir, progress };
+            execute(command, context).await
         });
-        let (outcome, order) = tokio::select! {
+        let (outcome, effect) = tokio::select! {
             biased;
-            () = stop.cancelled() => (Outcome::interrupted(), Some(Next::Exit)),
-            order = &mut others => (Outcome::interrupted(), Some(order)),
-            failure = backend.failed() => (failure.into(), Some(Next::Exit)),
+            () = stop.cancelled() => (Outcome::interrupted(), Some(PeerEffect::Exit)),
+            effect = &mut clients => (Outcome::interrupted(), Some(effect)),
+            failure = peer.failed() => (failure.into(), Some(PeerEffect::Exit)),
             outcome = work => (outcome, None),
         };
         let status = self.show(&outcome);
         done.cancel();
-        let order = match order {
-            Some(order) => order,
+        let effect = match effect {
+            Some(effect) => effect,
             None => tokio::select! {
-                () = stop.cancelled() => Next::Exit,
-                order = others => order,
+                () = stop.cancelled() => PeerEffect::Exit,
+                effect = clients => effect,
             },
         };
-        if order == Next::Kill {
+        if effect == PeerEffect::Kill {
             std::process::exit(status.into());
         }
         Ok(status)
     }
 
-    /// Shows what came of a one-shot command; its exit status.
+    /// Prints the outcome of a one-shot command and returns its exit status.
     fn show(&self, outcome: &Outcome) -> u8 {
         let rendered = render(outcome, Style::Human.json_if(self.json));
         match print(&rendered) {
@@ -261,38 +256,38 @@ impl Program {
     }
 }
 
-/// Who carries out a one-shot command.
-enum Ready {
-    /// Somebody did, with this exit status.
-    Answered(u8),
-    /// This peer is to.
+/// Result of sending a one-shot command to a running peer.
+enum Dispatch {
+    /// The command ended with this exit status.
+    Done(u8),
+    /// No peer was running; this one was started for the command.
     Started(Arc<dyn PeerApi>),
 }
 
-/// Shows a failure on standard error; its exit status.
+/// Prints a failure on standard error and returns its exit status.
 pub fn fail(failure: &Failure, json: bool) -> u8 {
-    // A closed standard error has no reader to miss this.
+    // Without a reader of standard error the exit status remains.
     let _ = print(&Rendered { out: String::new(), err: render_failure(failure, json) });
     failure.code.exit_status()
 }
 
-async fn announce(backend: &dyn PeerApi, json: bool) -> Result<(), Failure> {
-    let status = backend.status().await?;
+async fn announce(peer: &dyn PeerApi, json: bool) -> Result<(), Failure> {
+    let status = peer.status().await?;
     let out = format!("[{}] ready at {}\n", status.id, status.endpoint.host_port());
     let err = if json { String::new() } else { unfinished_line(&status.unfinished) };
     if let Err(error) = print(&Rendered { out, err }) {
-        // A service goes on when nobody reads its greeting.
-        tracing::debug!(%error, "the ready line was not read");
+        // A service does not depend on a reader of this line.
+        tracing::debug!(%error, "cannot print the ready line");
     }
     Ok(())
 }
 
-/// A token that the first of these signals cancels. From now on they no longer end the process by themselves.
+/// Returns a token that the first of these signals cancels. The signals no longer end the process by themselves.
 fn stop_on(kinds: [SignalKind; 2]) -> Result<CancellationToken, Failure> {
     let no_signals = |error: io::Error| {
-        Failure::new(FailureCode::Internal, "signals cannot be noticed", error, "close other programs and try again")
+        Failure::new(FailureCode::Internal, "cannot listen for signals", error, "close other programs and try again")
     };
-    // A file beyond the largest that the process may write (`ulimit -f`) is an error of that write, told as such.
+    // With a handler, a file over the process's size limit (`ulimit -f`) is an error of the write, not a fatal signal.
     drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map_err(no_signals)?);
     let stop = CancellationToken::new();
     for kind in kinds {
@@ -306,10 +301,10 @@ fn stop_on(kinds: [SignalKind; 2]) -> Result<CancellationToken, Failure> {
     Ok(stop)
 }
 
-fn lost(why: &str) -> Failure {
-    Failure::new(FailureCode::Io, "the running peer gave no answer", why, "look at `status`, then try again")
+fn no_answer(why: &str) -> Failure {
+    Failure::new(FailureCode::Io, "the running peer did not answer", why, "check `status`, then try again")
 }
 
 fn unwritable(error: io::Error) -> Failure {
-    Failure::new(FailureCode::Io, "standard output cannot be written", error, "make room where it goes")
+    Failure::new(FailureCode::Io, "cannot write standard output", error, "free space at its destination")
 }

@@ -7,20 +7,22 @@ use std::{
 
 use rustyline::ExternalPrinter;
 
-/// Messages that wait to be printed above a prompt; when so many wait, further ones go to standard error.
-const MAX_WAITING: usize = 256;
+/// Messages queued for printing above a prompt. While the queue is full, further messages go to standard error.
+const MAX_QUEUED: usize = 256;
 
-/// Where log lines are written: above the prompt while there is one, else to standard error.
+/// Destination of log lines: above the prompt while one is attached, standard error otherwise.
 #[derive(Debug, Clone, Default)]
 pub struct Console {
     prompt: Arc<Mutex<Option<mpsc::SyncSender<String>>>>,
 }
 
 impl Console {
-    /// From now on messages are printed by `printer`, from a thread of its own: the printer may wait for the
-    /// prompt, which no one else must.
+    /// Directs messages to `printer`. The printer can block on the prompt, so it runs in a thread of its own.
+    ///
+    /// # Errors
+    /// The error of starting the thread.
     pub(crate) fn attach(&self, mut printer: impl ExternalPrinter + Send + 'static) -> io::Result<()> {
-        let (sender, messages) = mpsc::sync_channel::<String>(MAX_WAITING);
+        let (sender, messages) = mpsc::sync_channel::<String>(MAX_QUEUED);
         std::thread::Builder::new().name("prompt messages".to_owned()).spawn(move || {
             for message in messages {
                 if printer.print(message).is_err() {
@@ -32,7 +34,7 @@ impl Console {
         Ok(())
     }
 
-    /// From now on messages go to standard error.
+    /// Directs messages to standard error.
     pub(crate) fn detach(&self) {
         *self.prompt.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -41,11 +43,11 @@ impl Console {
 impl Write for Console {
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
         let prompt = self.prompt.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = prompt
+        let queued = prompt
             .as_ref()
             .is_some_and(|prompt| prompt.try_send(String::from_utf8_lossy(message).into_owned()).is_ok());
         drop(prompt);
-        if !taken {
+        if !queued {
             io::stderr().write_all(message)?;
         }
         Ok(message.len())
@@ -72,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_goes_through_the_prompt_while_there_is_one() {
+    fn message_goes_to_the_prompt_while_one_is_attached() {
         let (sender, printed) = mpsc::channel();
         let mut console = Console::default();
         console.attach(Printer(sender)).unwrap();
@@ -80,7 +82,7 @@ mod tests {
         assert_eq!(printed.recv_timeout(Duration::from_secs(10)).unwrap(), "hello\n");
         console.detach();
         console.write_all(b"to standard error\n").unwrap();
-        // The printer's thread ends, and with it the sender: nothing else was printed.
+        // The printer's thread ends and drops the sender without another message.
         assert_eq!(printed.recv_timeout(Duration::from_secs(10)), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 }

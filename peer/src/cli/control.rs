@@ -1,7 +1,7 @@
-//! The control socket, by which a running peer carries out `peer peer1 COMMAND…`.
+//! The control socket: a running peer executes the commands of `peer peer1 COMMAND…`.
 //!
-//! A Unix socket in the peer's state folder, for the same user only: the folder and the socket deny others, and
-//! both sides check the other's user id. Frames are length-delimited JSON, at most
+//! It is a Unix socket in the peer's state folder. Only the user of the peer can use it: the permissions of folder and
+//! socket exclude others, and both sides check the user id of the other. Frames are length-delimited JSON of at most
 //! `limits::MAX_CONTROL_FRAME_BYTES`:
 //!
 //! ```text
@@ -9,7 +9,8 @@
 //! server: Accepted, (Out | Err | Progress)*, Done
 //! ```
 //!
-//! A client that goes away stops its command. A command may be repeated elsewhere as long as it was not accepted.
+//! The server stops a command when its client disconnects. A client can repeat a command elsewhere as long as the
+//! server has not accepted it.
 
 use std::{
     fs, io,
@@ -21,6 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use shared::{
     error::{Failure, FailureCode},
@@ -41,43 +43,44 @@ use tokio_util::{
 };
 
 use super::{
-    Call, Command, Next, Outcome, execute,
+    command::{CommandContext, Outcome, PeerEffect},
+    commands::{execute, parse},
     output::{Style, render},
 };
 use crate::api::{PeerApi, Progress, ProgressSink};
 
-/// Longest path that every system lets a Unix socket have, bytes (`sun_path` is 104 on BSD and macOS, 108 on
-/// Linux, its NUL included), with room to spare.
+/// Longest path that every supported system allows for a Unix socket, bytes. `sun_path` has 104 bytes on BSD and
+/// macOS and 108 on Linux, its NUL included.
 const MAX_SOCKET_PATH_BYTES: usize = 100;
 const SOCKET_NAME: &str = "control.sock";
 
-/// A command for a running peer.
+/// Command for a running peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
+pub(crate) struct Request {
     /// Verb and arguments.
-    pub words: Vec<String>,
-    /// Answer in JSON.
-    pub json: bool,
-    /// What relative paths are relative to; absolute.
-    pub working_dir: PathBuf,
-    /// Whether somebody sees progress.
-    pub progress: bool,
+    pub(crate) words: Vec<String>,
+    /// Requests output in JSON.
+    pub(crate) json: bool,
+    /// Base of relative paths; absolute.
+    pub(crate) working_dir: PathBuf,
+    /// Requests [`Reply::Progress`].
+    pub(crate) progress: bool,
 }
 
-/// What the peer answers.
+/// Message of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reply {
-    /// The command begins.
+pub(crate) enum Reply {
+    /// The command starts.
     Accepted,
-    /// For standard output.
+    /// Text for standard output.
     Out(String),
-    /// For standard error.
+    /// Text for standard error.
     Err(String),
-    /// How far it is.
+    /// Progress of a download.
     Progress(Progress),
-    /// The command is over; nothing follows.
+    /// The command has ended; nothing follows.
     Done {
-        /// The exit status of the one-shot command.
+        /// Exit status of the one-shot command.
         status: u8,
     },
 }
@@ -92,7 +95,7 @@ async fn send(frames: &mut Frames, message: &impl Serialize) -> io::Result<()> {
     frames.send(Bytes::from(serde_json::to_vec(message)?)).await
 }
 
-/// The next message; `None` when the other side is gone.
+/// Receives the next message; `None` when the other side has closed the socket.
 async fn receive<T: DeserializeOwned>(frames: &mut Frames) -> io::Result<Option<T>> {
     match frames.next().await {
         Some(frame) => Ok(Some(serde_json::from_slice(&frame?)?)),
@@ -100,102 +103,98 @@ async fn receive<T: DeserializeOwned>(frames: &mut Frames) -> io::Result<Option<
     }
 }
 
-fn is_own(stream: &UnixStream) -> io::Result<bool> {
-    Ok(stream.peer_cred()?.uid() == rustix::process::geteuid().as_raw())
+fn is_same_user(stream: &UnixStream) -> io::Result<bool> {
+    Ok(stream.peer_cred()?.uid() == geteuid().as_raw())
 }
 
-/// The serving end. Its socket vanishes when it is dropped.
+/// Server end of the control socket. Dropping it removes the socket.
 #[derive(Debug)]
-pub struct ControlServer {
+pub(crate) struct ControlServer {
     listener: UnixListener,
-    /// The socket, and a link to it where its own path was too long.
+    /// The socket, and the link to it if its regular path is too long.
     files: Vec<PathBuf>,
 }
 
 impl ControlServer {
-    /// Listens in a peer's state folder, made when missing. What a dead peer left there is replaced: the caller
-    /// holds the peer's lock.
+    /// Binds the socket in the peer's state folder, which is created when missing. Replaces the socket of a dead peer:
+    /// the caller holds the peer's lock.
     ///
     /// # Errors
-    /// `io` when the folder or the socket cannot be made.
-    pub fn bind(peer_state_dir: &Path) -> Result<Self, Failure> {
+    /// `io` when the folder or the socket cannot be created.
+    pub(crate) fn bind(peer_state_dir: &Path) -> Result<Self, Failure> {
         Self::bind_at(peer_state_dir).map_err(|error| {
-            Failure::new(
-                FailureCode::Io,
-                format!("no control socket in {}", peer_state_dir.display()),
-                error,
-                "say a --state-dir that can be written to",
-            )
+            let what = format!("cannot create the control socket in {}", peer_state_dir.display());
+            Failure::new(FailureCode::Io, what, error, "choose a writable --state-dir")
         })
     }
 
     fn bind_at(peer_state_dir: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(peer_state_dir)?;
-        let proper = peer_state_dir.join(SOCKET_NAME);
-        let mut files = vec![proper.clone()];
-        let socket = if proper.as_os_str().len() <= MAX_SOCKET_PATH_BYTES {
-            proper
+        let regular = peer_state_dir.join(SOCKET_NAME);
+        let mut files = vec![regular.clone()];
+        let socket = if regular.as_os_str().len() <= MAX_SOCKET_PATH_BYTES {
+            regular
         } else {
-            let short = short_path(&proper)?;
+            let short = short_path(&regular)?;
             let link = peer_state_dir.join("control.new");
-            remove_if_there(&link)?;
+            remove_if_exists(&link)?;
             std::os::unix::fs::symlink(&short, &link)?;
-            fs::rename(&link, &proper)?;
+            fs::rename(&link, &regular)?;
             files.push(short.clone());
             short
         };
-        // Bound under another name, closed to others, then renamed: nobody meets it half-made, and a dead
-        // peer's socket is replaced in one step.
-        let unready = socket.with_extension("new");
-        remove_if_there(&unready)?;
-        let listener = UnixListener::bind(&unready)?;
-        fs::set_permissions(&unready, fs::Permissions::from_mode(0o600))?;
-        fs::rename(&unready, &socket)?;
+        // The socket is bound under a temporary name and renamed when its permissions are set: no client connects to an
+        // unprotected socket, and the socket of a dead peer is replaced atomically.
+        let temporary = socket.with_extension("new");
+        remove_if_exists(&temporary)?;
+        let listener = UnixListener::bind(&temporary)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&temporary, &socket)?;
         Ok(Self { listener, files })
     }
 
-    /// Carries out what clients ask, until one orders the peer to end ([`Next::Exit`] or [`Next::Kill`]), or until
-    /// `stop`; then it takes no more commands, finishes those that run, and returns [`Next::Exit`].
-    pub async fn serve(self, backend: Arc<dyn PeerApi>, stop: &CancellationToken) -> Next {
-        let room = Arc::new(Semaphore::new(MAX_CONTROL_CLIENTS));
-        let (order, mut orders) = mpsc::channel(1);
+    /// Executes the commands of clients until one of them ends the peer, and returns that effect. After `stop` it
+    /// accepts no more commands, completes the running ones, and returns [`PeerEffect::Exit`].
+    pub(crate) async fn serve(self, peer: Arc<dyn PeerApi>, stop: &CancellationToken) -> PeerEffect {
+        let permits = Arc::new(Semaphore::new(MAX_CONTROL_CLIENTS));
+        let (end, mut ends) = mpsc::channel(1);
         let mut clients = JoinSet::new();
         loop {
             let accepted = async {
-                let place = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
-                (place, self.listener.accept().await)
+                let permit = Arc::clone(&permits).acquire_owned().await.expect("the semaphore is never closed");
+                (permit, self.listener.accept().await)
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(next) = orders.recv() => return next,
+                Some(effect) = ends.recv() => return effect,
                 Some(_) = clients.join_next() => {}
-                (place, accepted) = accepted => match accepted {
+                (permit, accepted) = accepted => match accepted {
                     Ok((stream, _)) => {
-                        let (backend, order) = (Arc::clone(&backend), order.clone());
+                        let (peer, end) = (Arc::clone(&peer), end.clone());
                         clients.spawn(async move {
-                            match converse(stream, backend).await {
-                                Ok(Next::Continue) => {}
-                                // A second order finds the channel full: the peer ends already.
-                                Ok(end) => drop(order.try_send(end)),
-                                Err(error) => tracing::debug!(%error, "a control client went away"),
+                            match serve_client(stream, peer).await {
+                                Ok(PeerEffect::KeepRunning) => {}
+                                // The channel is full when the peer already ends.
+                                Ok(effect) => drop(end.try_send(effect)),
+                                Err(error) => tracing::debug!(%error, "control client disconnected"),
                             }
-                            drop(place);
+                            drop(permit);
                         });
                     }
                     Err(error) => {
-                        // Out of descriptors, for example: some will be free again.
-                        tracing::warn!(%error, "a control client is not accepted");
+                        // A lack of file descriptors, for example, is temporary.
+                        tracing::warn!(%error, "cannot accept a control client");
                         tokio::time::sleep(PROGRESS_INTERVAL).await;
                     }
                 },
             }
         }
-        // Nobody new finds the socket, and whoever just did is told to try elsewhere by its closing.
+        // Removes the socket, and closes the connections that were not accepted: their clients retry elsewhere.
         drop(self);
         loop {
             tokio::select! {
-                Some(next) = orders.recv() => return next,
-                gone = clients.join_next() => if gone.is_none() { return Next::Exit; },
+                Some(effect) = ends.recv() => return effect,
+                ended = clients.join_next() => if ended.is_none() { return PeerEffect::Exit; },
             }
         }
     }
@@ -205,52 +204,52 @@ impl Drop for ControlServer {
     fn drop(&mut self) {
         for file in &self.files {
             if let Err(error) = fs::remove_file(file) {
-                tracing::debug!(%error, "the control socket was removed already");
+                tracing::debug!(%error, "cannot remove the control socket");
             }
         }
     }
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+fn remove_if_exists(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-/// A short path for a socket that belongs at `proper`, in a folder of this user's own. The link at `proper` says
-/// where it is, so a client need not have the same surroundings.
-fn short_path(proper: &Path) -> io::Result<PathBuf> {
+/// Returns a short path for a socket whose `regular` path is too long, in a folder that only this user can access.
+/// Clients read it from the link at `regular`, so they do not depend on this process's environment.
+fn short_path(regular: &Path) -> io::Result<PathBuf> {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let folder = base.unwrap_or_else(std::env::temp_dir).join(format!("brasa-{}", rustix::process::geteuid().as_raw()));
+    let folder = base.unwrap_or_else(std::env::temp_dir).join(format!("brasa-{}", geteuid().as_raw()));
     match fs::DirBuilder::new().mode(0o700).create(&folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    // Anybody may have made it in a temporary folder: it must be a folder, ours, and closed to others.
-    let found = fs::symlink_metadata(&folder)?;
-    if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o077 != 0 {
-        let why = format!("{} is not a folder of this user alone", folder.display());
+    // In a shared temporary folder another user may have created it.
+    let metadata = fs::symlink_metadata(&folder)?;
+    if !metadata.is_dir() || metadata.uid() != geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+        let why = format!("{} is not a private folder of this user", folder.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    let hash = blake3::hash(proper.as_os_str().as_encoded_bytes()).to_hex();
+    let hash = blake3::hash(regular.as_os_str().as_encoded_bytes()).to_hex();
     Ok(folder.join(format!("{}.sock", &hash[..16])))
 }
 
-/// Serves one client; what its command means for the peer.
-async fn converse(stream: UnixStream, backend: Arc<dyn PeerApi>) -> io::Result<Next> {
-    if !is_own(&stream)? {
+/// Serves one client. Returns the effect of its command on the peer.
+async fn serve_client(stream: UnixStream, peer: Arc<dyn PeerApi>) -> io::Result<PeerEffect> {
+    if !is_same_user(&stream)? {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     let mut frames = frames(stream);
     let request = timeout(STREAM_HEADER_DEADLINE, receive::<Request>(&mut frames)).await??;
     let Some(request) = request else {
-        return Ok(Next::Continue);
+        return Ok(PeerEffect::KeepRunning);
     };
     send(&mut frames, &Reply::Accepted).await?;
     let style = Style::Human.json_if(request.json);
-    let Some(outcome) = carry_out(request, &mut frames, &*backend).await? else {
-        return Ok(Next::Continue);
+    let Some(outcome) = execute_request(request, &mut frames, &*peer).await? else {
+        return Ok(PeerEffect::KeepRunning);
     };
     let rendered = render(&outcome, style);
     for part in parts(&rendered.out) {
@@ -260,25 +259,25 @@ async fn converse(stream: UnixStream, backend: Arc<dyn PeerApi>) -> io::Result<N
         send(&mut frames, &Reply::Err(part.to_owned())).await?;
     }
     send(&mut frames, &Reply::Done { status: outcome.exit_status() }).await?;
-    Ok(outcome.next)
+    Ok(outcome.effect)
 }
 
-/// `None` when the client went away first.
-async fn carry_out(request: Request, frames: &mut Frames, backend: &dyn PeerApi) -> io::Result<Option<Outcome>> {
-    let command = match Command::parse(request.words) {
+/// Executes a request and sends its progress. Returns `None` if the client disconnects first.
+async fn execute_request(request: Request, frames: &mut Frames, peer: &dyn PeerApi) -> io::Result<Option<Outcome>> {
+    let command = match parse(request.words) {
         Ok(command) => command,
         Err(failure) => return Ok(Some(failure.into())),
     };
     let (progress, mut latest) =
         if request.progress { ProgressSink::channel() } else { (ProgressSink::none(), ProgressSink::channel().1) };
-    let call = Call { backend, working_dir: &request.working_dir, progress };
-    let mut work = std::pin::pin!(execute(command, call));
+    let context = CommandContext { peer, working_dir: &request.working_dir, progress };
+    let mut work = std::pin::pin!(execute(command, context));
     let mut ticks = interval(PROGRESS_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             outcome = &mut work => return Ok(Some(outcome)),
-            // A client says nothing after its request, so whatever comes is its end.
+            // A client sends nothing after its request: anything received here means that it has disconnected.
             _ = frames.next() => return Ok(None),
             _ = ticks.tick(), if request.progress => {
                 if latest.has_changed().unwrap_or(false) {
@@ -292,57 +291,54 @@ async fn carry_out(request: Request, frames: &mut Frames, backend: &dyn PeerApi)
     }
 }
 
-/// Cuts a text into frames' worth, between characters.
+/// Splits a text into parts of at most [`CONTROL_OUTPUT_BYTES`], between characters.
 fn parts(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let most = rest.len().min(CONTROL_OUTPUT_BYTES);
-        let end = (0..=most).rev().find(|at| rest.is_char_boundary(*at)).expect("0 is a boundary");
+        let limit = rest.len().min(CONTROL_OUTPUT_BYTES);
+        let end = (0..=limit).rev().find(|at| rest.is_char_boundary(*at)).expect("0 is a boundary");
         let (part, after) = rest.split_at(end);
         rest = after;
         Some(part)
     })
 }
 
-/// The asking end.
+/// Client end of the control socket.
 #[derive(Debug)]
-pub struct ControlClient(Frames);
+pub(crate) struct ControlClient(Frames);
 
-/// How a command ended for its client.
+/// Outcome of a command from the client's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answered {
-    /// With this exit status.
+pub(crate) enum ClientOutcome {
+    /// The command ended with this exit status.
     Done(u8),
-    /// The peer went away before it began: it can be asked again, or another started.
+    /// The peer disconnected before it accepted the command. The client can try again, or start a peer.
     NotAccepted,
-    /// The peer is there but said nothing for [`CONTROL_SILENCE`]: it is frozen, or busy with too many others.
-    Silent,
-    /// The peer went away in the middle.
-    Lost,
+    /// The peer did not accept the command within [`CONTROL_SILENCE`]: it is frozen or executes too many others.
+    Unresponsive,
+    /// The peer disconnected during the command.
+    Disconnected,
 }
 
 impl ControlClient {
-    /// Connects to the peer whose state folder this is; `None` when none runs.
+    /// Connects to the peer with this state folder; `None` when none runs.
     ///
     /// # Errors
-    /// `not_authorised` when the socket is somebody else's; `io` when it cannot be reached though it is there.
-    pub async fn connect(peer_state_dir: &Path) -> Result<Option<Self>, Failure> {
-        let proper = peer_state_dir.join(SOCKET_NAME);
-        let socket = fs::read_link(&proper).unwrap_or(proper);
+    /// `not_authorised` when the socket belongs to another user, `io` when it exists but cannot be reached.
+    pub(crate) async fn connect(peer_state_dir: &Path) -> Result<Option<Self>, Failure> {
+        let regular = peer_state_dir.join(SOCKET_NAME);
+        let socket = fs::read_link(&regular).unwrap_or(regular);
         if socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
-            // With so long a path a peer would have left a link.
+            // A running peer would have replaced so long a path by a link.
             return Ok(None);
         }
         let unreachable = |error: io::Error| {
-            Failure::new(
-                FailureCode::Io,
-                "the running peer cannot be asked",
-                format!("{}: {error}", socket.display()),
-                "run the command as the user whose peer it is",
-            )
+            let why = format!("{}: {error}", socket.display());
+            let hint = "run the command as the user of that peer";
+            Failure::new(FailureCode::Io, "cannot reach the running peer", why, hint)
         };
         let stream = match UnixStream::connect(&socket).await {
             Ok(stream) => stream,
@@ -351,10 +347,10 @@ impl ControlClient {
             }
             Err(error) => return Err(unreachable(error)),
         };
-        if !is_own(&stream).map_err(unreachable)? {
+        if !is_same_user(&stream).map_err(unreachable)? {
             return Err(Failure::new(
                 FailureCode::NotAuthorised,
-                "the running peer cannot be asked",
+                "cannot use the running peer",
                 "it belongs to another user",
                 "use another id or another --state-dir",
             ));
@@ -362,33 +358,35 @@ impl ControlClient {
         Ok(Some(Self(frames(stream))))
     }
 
-    /// Has a command carried out; `show` gets the replies as they come, [`Reply::Done`] excepted. Dropping the
-    /// future stops the command.
+    /// Sends a command and passes each reply except [`Reply::Done`] to `on_reply`. Dropping the future stops the
+    /// command.
     ///
     /// # Errors
-    /// What `show` returns.
-    pub async fn run<E>(
+    /// Errors of `on_reply`.
+    pub(crate) async fn run<E>(
         mut self,
         request: &Request,
-        mut show: impl FnMut(Reply) -> Result<(), E>,
-    ) -> Result<Answered, E> {
-        // A request that cannot be sent was not read, and one that cannot be written as JSON never will be.
+        mut on_reply: impl FnMut(Reply) -> Result<(), E>,
+    ) -> Result<ClientOutcome, E> {
+        // The server has not read a request that cannot be sent.
         if send(&mut self.0, request).await.is_err() {
-            return Ok(Answered::NotAccepted);
+            return Ok(ClientOutcome::NotAccepted);
         }
         let mut accepted = false;
         loop {
-            // A command may take as long as it likes, but that it begins is said at once.
-            let silence = if accepted { Duration::MAX } else { CONTROL_SILENCE };
-            let Ok(reply) = timeout(silence, receive::<Reply>(&mut self.0)).await else { return Ok(Answered::Silent) };
+            // A command has no deadline, but its acceptance has one.
+            let deadline = if accepted { Duration::MAX } else { CONTROL_SILENCE };
+            let Ok(reply) = timeout(deadline, receive::<Reply>(&mut self.0)).await else {
+                return Ok(ClientOutcome::Unresponsive);
+            };
             match reply {
-                Ok(Some(Reply::Done { status })) => return Ok(Answered::Done(status)),
+                Ok(Some(Reply::Done { status })) => return Ok(ClientOutcome::Done(status)),
                 Ok(Some(reply)) => {
                     accepted = true;
-                    show(reply)?;
+                    on_reply(reply)?;
                 }
-                Ok(None) | Err(_) if accepted => return Ok(Answered::Lost),
-                Ok(None) | Err(_) => return Ok(Answered::NotAccepted),
+                Ok(None) | Err(_) if accepted => return Ok(ClientOutcome::Disconnected),
+                Ok(None) | Err(_) => return Ok(ClientOutcome::NotAccepted),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The progress of a download, drawn on standard error when that is a terminal.
+//! Progress bar of a download, drawn on standard error if that is a terminal.
 
 use std::{
     fmt::Write as _,
@@ -15,28 +15,28 @@ use shared::{
     time::{Clock, Timestamp},
 };
 
-use super::output::{bytes, whole_time};
+use super::output::{bytes, duration};
 use crate::api::{Progress, ProgressSink};
 
-/// The message gives way on a narrow terminal: a line that wraps could not be drawn over.
-const TEMPLATE: &str = "{wide_msg}  [{bar:16}]  {binary_bytes}/{binary_total_bytes}  {pace}";
+/// Layout of the line. The message shrinks on a narrow terminal, because a wrapped line cannot be redrawn.
+const TEMPLATE: &str = "{wide_msg}  [{bar:16}]  {binary_bytes}/{binary_total_bytes}  {rate}";
 
-/// A bar that appears with the first progress and vanishes when it is dropped.
-pub(crate) struct Bar {
+/// Progress bar that appears with the first progress and is removed when dropped.
+pub(crate) struct DownloadBar {
     bar: Option<ProgressBar>,
     clock: Clock,
-    told: Arc<Told>,
+    last: Arc<LastRate>,
 }
 
-/// The rate as it was told last. The bar is drawn in between, too: a transfer that stands still says nothing.
+/// Rate of the last progress. The bar is also redrawn between reports, because a stalled transfer reports nothing.
 #[derive(Debug, Default)]
-struct Told {
+struct LastRate {
     bytes_per_second: AtomicU64,
-    /// When, milliseconds of the bar's clock.
+    /// Time of the report, milliseconds of the bar's clock.
     at_millis: AtomicU64,
 }
 
-impl Drop for Bar {
+impl Drop for DownloadBar {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -44,25 +44,26 @@ impl Drop for Bar {
     }
 }
 
-impl Bar {
+impl DownloadBar {
     pub(crate) fn new() -> Self {
-        Self { bar: None, clock: Clock::start(), told: Arc::default() }
+        Self { bar: None, clock: Clock::start(), last: Arc::default() }
     }
 
-    pub(crate) fn show(&mut self, progress: &Progress) {
+    /// Draws the progress.
+    pub(crate) fn update(&mut self, progress: &Progress) {
         let now = self.clock.now();
-        self.told.bytes_per_second.store(progress.bytes_per_second, Ordering::Relaxed);
-        self.told.at_millis.store(millis(now), Ordering::Relaxed);
-        let (clock, told) = (self.clock, &self.told);
+        self.last.bytes_per_second.store(progress.bytes_per_second, Ordering::Relaxed);
+        self.last.at_millis.store(millis(now), Ordering::Relaxed);
+        let (clock, last) = (self.clock, &self.last);
         let bar = self.bar.get_or_insert_with(|| {
-            let told = told.clone();
-            let write = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let last = last.clone();
+            let write_rate = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
                 let left = state.len().unwrap_or(0).saturating_sub(state.pos());
-                // A narrow line that cannot be written is not drawn.
-                let _ = out.write_str(&told.shown(millis(clock.now()), left));
+                // A failed write only leaves the line incomplete.
+                let _ = out.write_str(&last.describe(millis(clock.now()), left));
             };
             let style = ProgressStyle::with_template(TEMPLATE).expect("the template is a constant");
-            let style = style.progress_chars("=> ").with_key("pace", write);
+            let style = style.progress_chars("=> ").with_key("rate", write_rate);
             let bar = ProgressBar::new(progress.bytes_total)
                 .with_style(style)
                 .with_finish(ProgressFinish::AndClear)
@@ -77,26 +78,52 @@ impl Bar {
     }
 }
 
-fn millis(at: Timestamp) -> u64 {
-    u64::try_from(at.since_origin().as_millis()).unwrap_or(u64::MAX)
-}
-
-impl Told {
-    /// `2.0 MiB/s  0:07 left`; that it stands still when nothing was told for long.
-    fn shown(&self, now_millis: u64, bytes_left: u64) -> String {
+impl LastRate {
+    /// Formats rate and remaining time (`2.0 MiB/s  7 s left`), or a stall after [`SHOWN_RATE_WINDOW`] without a
+    /// report.
+    fn describe(&self, now_millis: u64, bytes_left: u64) -> String {
         let silence = now_millis.saturating_sub(self.at_millis.load(Ordering::Relaxed));
         let rate = self.bytes_per_second.load(Ordering::Relaxed);
-        let is_old = u128::from(silence) >= SHOWN_RATE_WINDOW.as_millis();
-        if rate == 0 || is_old {
+        let is_stalled = u128::from(silence) >= SHOWN_RATE_WINDOW.as_millis();
+        if rate == 0 || is_stalled {
             let mut text = "0 B/s".to_owned();
-            if is_old {
+            if is_stalled {
                 // Writing to a String cannot fail.
-                let _ = write!(text, "  nothing for {} s", silence / 1000);
+                let _ = write!(text, "  stalled for {} s", silence / 1000);
             }
             return text;
         }
-        format!("{}/s  {} left", bytes(rate), whole_time(bytes_left as f64 / rate as f64))
+        format!("{}/s  {} left", bytes(rate), duration(bytes_left as f64 / rate as f64))
     }
+}
+
+/// Returns true if a progress bar is visible, that is, if standard error is a terminal.
+pub(crate) fn is_visible() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Runs `work` and draws the progress that it reports, if a bar is visible.
+pub(crate) async fn with_bar<T>(work: impl AsyncFnOnce(ProgressSink) -> T) -> T {
+    if !is_visible() {
+        return work(ProgressSink::none()).await;
+    }
+    let (sink, mut latest) = ProgressSink::channel();
+    let mut work = std::pin::pin!(work(sink));
+    let mut bar = DownloadBar::new();
+    loop {
+        tokio::select! {
+            result = &mut work => return result,
+            Ok(()) = latest.changed() => {
+                if let Some(progress) = latest.borrow_and_update().as_ref() {
+                    bar.update(progress);
+                }
+            }
+        }
+    }
+}
+
+fn millis(at: Timestamp) -> u64 {
+    u64::try_from(at.since_origin().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn message(progress: &Progress) -> String {
@@ -109,37 +136,12 @@ fn message(progress: &Progress) -> String {
     }
 }
 
-/// Whether somebody would see a bar.
-pub(crate) fn is_visible() -> bool {
-    std::io::stderr().is_terminal()
-}
-
-/// Runs `work` with a sink whose progress is drawn, if somebody sees it.
-pub(crate) async fn drawn<T>(work: impl AsyncFnOnce(ProgressSink) -> T) -> T {
-    if !is_visible() {
-        return work(ProgressSink::none()).await;
-    }
-    let (sink, mut latest) = ProgressSink::channel();
-    let mut work = std::pin::pin!(work(sink));
-    let mut bar = Bar::new();
-    loop {
-        tokio::select! {
-            result = &mut work => return result,
-            Ok(()) = latest.changed() => {
-                if let Some(progress) = latest.borrow_and_update().as_ref() {
-                    bar.show(progress);
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_message_counts_files_only_when_there_are_several() {
+    fn message_counts_files_only_when_there_are_several() {
         let mut progress = Progress {
             file: "a.bin".parse().unwrap(),
             bytes_done: 1,
@@ -155,16 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_as_told_until_nothing_is_told_for_long() {
-        let told = Told { bytes_per_second: (2 << 20).into(), at_millis: 1000.into() };
-        assert_eq!(told.shown(1500, 20 << 20), "2.0 MiB/s  10 s left");
-        assert_eq!(told.shown(4999, 400 << 20), "2.0 MiB/s  3:20 min left");
-        assert_eq!(told.shown(6000, 20 << 20), "0 B/s  nothing for 5 s");
-        assert_eq!(Told::default().shown(100, 1), "0 B/s");
+    fn rate_is_the_last_reported_one_until_the_transfer_stalls() {
+        let last = LastRate { bytes_per_second: (2 << 20).into(), at_millis: 1000.into() };
+        assert_eq!(last.describe(1500, 20 << 20), "2.0 MiB/s  10 s left");
+        assert_eq!(last.describe(4999, 400 << 20), "2.0 MiB/s  3:20 min left");
+        assert_eq!(last.describe(6000, 20 << 20), "0 B/s  stalled for 5 s");
+        assert_eq!(LastRate::default().describe(100, 1), "0 B/s");
     }
 
     #[tokio::test]
-    async fn work_is_done_whoever_watches() {
-        assert_eq!(drawn(async |_sink| 7).await, 7);
+    async fn with_bar_returns_the_result_of_the_work() {
+        assert_eq!(with_bar(async |_sink| 7).await, 7);
     }
 }

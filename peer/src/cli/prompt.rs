@@ -1,11 +1,12 @@
-//! The prompt: history, completion, and cancelling with Ctrl-C.
+//! Command lines from a terminal, with history, completion and Ctrl-C.
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::{
     CompletionType, Config, Context, Editor, Helper,
     completion::{Completer, FilenameCompleter, Pair},
@@ -25,125 +26,98 @@ use tokio::{
 };
 
 use super::{
-    VERBS,
+    command::Verb,
+    commands::VERBS,
     console::Console,
-    output::Report,
-    session::{Input, Source},
+    report::Report,
     shell_words,
+    source::{CommandSource, Input},
 };
 use crate::api::PeerApi;
 
-/// The user at a terminal. The line editor blocks, so it has a thread of its own, which is asked for one line
-/// at a time: while a command runs, the terminal is in its ordinary mode and Ctrl-C is a signal.
+/// Prompt at a terminal.
+///
+/// The line editor blocks, so it runs in a thread of its own, which reads one line per request. While a command runs,
+/// the terminal is in its original mode, in which Ctrl-C is a signal.
 pub(crate) struct Prompt {
-    backend: Arc<dyn PeerApi>,
-    asks: mpsc::Sender<oneshot::Sender<Input>>,
-    known: Arc<Mutex<Known>>,
+    peer: Arc<dyn PeerApi>,
+    requests: mpsc::Sender<oneshot::Sender<Input>>,
+    names: Arc<Mutex<FileNames>>,
     console: Console,
-    terminal: Terminal,
+    terminal: TerminalMode,
 }
 
-/// File names to offer for completion.
+/// File names for completion.
 #[derive(Debug, Default)]
-struct Known {
-    /// In this peer's share.
-    own: Vec<String>,
-    /// Of the network, from the last `listAll`.
+struct FileNames {
+    /// Names in this peer's share.
+    local: Vec<String>,
+    /// Names in the network, from the last `listAll`.
     network: Vec<String>,
 }
 
 impl Prompt {
-    pub(crate) fn open(backend: Arc<dyn PeerApi>, history: PathBuf, console: &Console) -> Result<Self, Failure> {
-        let no_terminal = |error: &dyn std::fmt::Display| {
-            Failure::new(
-                FailureCode::Io,
-                "no prompt",
-                format!("the terminal cannot be used: {error}"),
-                "use --headless, or give the commands on standard input",
-            )
-        };
-        let terminal = Terminal::remember();
-        let known = Arc::new(Mutex::new(Known::default()));
-        let config = Config::builder()
-            .max_history_size(MAX_HISTORY_LINES)
-            .and_then(|config| config.history_ignore_dups(true))
-            .map_err(|error| no_terminal(&error))?
-            .auto_add_history(true)
-            .completion_type(CompletionType::List)
-            .build();
-        let mut editor: Editor<Completion, FileHistory> =
-            Editor::with_config(config).map_err(|error| no_terminal(&error))?;
-        editor.set_helper(Some(Completion { known: Arc::clone(&known), paths: FilenameCompleter::new() }));
+    /// Opens the prompt: loads the history, directs the log to the line editor, and starts the editor's thread.
+    ///
+    /// # Errors
+    /// `io` when the terminal cannot be used.
+    pub(crate) fn open(peer: Arc<dyn PeerApi>, history: PathBuf, console: &Console) -> Result<Self, Failure> {
+        let terminal = TerminalMode::save();
+        let names = Arc::new(Mutex::new(FileNames::default()));
+        let mut editor = open_editor(Arc::clone(&names)).map_err(no_terminal)?;
         if let Err(error) = editor.load_history(&history) {
-            // There is none before the first line was typed.
-            tracing::debug!(%error, "no history");
+            // The file is missing before the first line.
+            tracing::debug!(%error, "cannot load the history");
         }
         match editor.create_external_printer() {
-            Ok(printer) => console.attach(printer).map_err(|error| no_terminal(&error))?,
-            Err(error) => tracing::debug!(%error, "log lines will be written over the prompt"),
+            Ok(printer) => console.attach(printer).map_err(no_terminal)?,
+            Err(error) => tracing::debug!(%error, "log lines will overwrite the prompt"),
         }
-        let (asks, questions) = mpsc::channel::<oneshot::Sender<Input>>();
-        let prompt = format!("[{}]> ", backend.id());
+        let prompt = format!("[{}]> ", peer.id());
+        let (requests, received) = mpsc::channel::<oneshot::Sender<Input>>();
         std::thread::Builder::new()
             .name("prompt".to_owned())
             .spawn(move || {
-                for answer in questions {
-                    // Nobody waits any more: the session ends.
-                    if answer.send(ask(&mut editor, &prompt, &history)).is_err() {
+                for answer in received {
+                    // The receiver is dropped when the session ends.
+                    if answer.send(read_line(&mut editor, &prompt, &history)).is_err() {
                         return;
                     }
                 }
             })
-            .map_err(|error| no_terminal(&error))?;
-        Ok(Self { backend, asks, known, console: console.clone(), terminal })
+            .map_err(no_terminal)?;
+        Ok(Self { peer, requests, names, console: console.clone(), terminal })
     }
 }
 
-fn ask(editor: &mut Editor<Completion, FileHistory>, prompt: &str, history: &std::path::Path) -> Input {
-    match editor.readline(prompt) {
-        Ok(line) => {
-            if let Err(error) = editor.append_history(history) {
-                tracing::debug!(%error, "the line is not remembered");
-            }
-            Input::Line(line)
-        }
-        Err(ReadlineError::Interrupted) => Input::Cancelled,
-        Err(ReadlineError::Eof) => Input::End,
-        Err(error) => {
-            tracing::warn!(%error, "the terminal cannot be read any more");
-            Input::End
-        }
-    }
-}
-
-impl Source for Prompt {
+impl CommandSource for Prompt {
     async fn next(&mut self) -> Input {
-        // What is in the share may have changed since the last line; a peer that cannot say is still a peer.
-        if let Ok(files) = self.backend.list().await {
+        // The share may have changed since the last line. Without a list the previous names stay.
+        if let Ok(files) = self.peer.list().await {
             let names = files.into_iter().take(MAX_COMPLETIONS).map(|file| file.name.into()).collect();
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).own = names;
+            self.names.lock().unwrap_or_else(PoisonError::into_inner).local = names;
         }
         let (answer, line) = oneshot::channel();
-        if self.asks.send(answer).is_err() {
+        if self.requests.send(answer).is_err() {
             return Input::End;
         }
         line.await.unwrap_or(Input::End)
     }
 
     async fn interrupted(&mut self) {
-        // A listener of its own for each command: an earlier Ctrl-C is not meant for this one.
+        // A new listener for each command does not see earlier signals.
         match signal(SignalKind::interrupt()) {
             Ok(mut signals) => {
                 signals.recv().await;
             }
             Err(error) => {
-                tracing::warn!(%error, "Ctrl-C cannot be noticed");
+                tracing::warn!(%error, "cannot listen for Ctrl-C");
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    fn shown(&mut self, report: &Report) {
+    fn on_report(&mut self, report: &Report) {
         if let Report::ListAll(listing) = report {
             let mut names: Vec<String> = Vec::new();
             for entry in &listing.files {
@@ -151,7 +125,7 @@ impl Source for Prompt {
                     names.push(entry.file.name.to_string());
                 }
             }
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).network = names;
+            self.names.lock().unwrap_or_else(PoisonError::into_inner).network = names;
         }
     }
 }
@@ -159,31 +133,67 @@ impl Source for Prompt {
 impl Drop for Prompt {
     fn drop(&mut self) {
         self.console.detach();
-        // The editor's thread may still be waiting for a key, in raw mode, when a signal ends the peer.
+        // When a signal ends the peer, the editor's thread may still wait for a key, with the terminal in raw mode.
         self.terminal.restore();
     }
 }
 
-/// The terminal's mode as it was found.
-struct Terminal(Option<rustix::termios::Termios>);
+type LineEditor = Editor<Completion, FileHistory>;
 
-impl Terminal {
-    fn remember() -> Self {
-        Self(rustix::termios::tcgetattr(io::stdin()).ok())
-    }
+fn open_editor(names: Arc<Mutex<FileNames>>) -> rustyline::Result<LineEditor> {
+    let config = Config::builder()
+        .max_history_size(MAX_HISTORY_LINES)?
+        .history_ignore_dups(true)?
+        .auto_add_history(true)
+        .completion_type(CompletionType::List)
+        .build();
+    let mut editor = Editor::with_config(config)?;
+    editor.set_helper(Some(Completion { names, paths: FilenameCompleter::new() }));
+    Ok(editor)
+}
 
-    fn restore(&self) {
-        if let Some(mode) = &self.0
-            && let Err(error) = rustix::termios::tcsetattr(io::stdin(), rustix::termios::OptionalActions::Now, mode)
-        {
-            tracing::debug!(%error, "the terminal's mode is not restored");
+fn read_line(editor: &mut LineEditor, prompt: &str, history: &Path) -> Input {
+    match editor.readline(prompt) {
+        Ok(line) => {
+            if let Err(error) = editor.append_history(history) {
+                tracing::debug!(%error, "cannot append to the history");
+            }
+            Input::Line(line)
+        }
+        Err(ReadlineError::Interrupted) => Input::Cancelled,
+        Err(ReadlineError::Eof) => Input::End,
+        Err(error) => {
+            tracing::warn!(%error, "cannot read the terminal");
+            Input::End
         }
     }
 }
 
-/// Offers verbs, file names and paths.
+fn no_terminal(error: impl std::fmt::Display) -> Failure {
+    let hint = "use --headless, or give the commands on standard input";
+    Failure::new(FailureCode::Io, "cannot open the prompt", format!("the terminal cannot be used: {error}"), hint)
+}
+
+/// Mode of the terminal before the line editor changes it; `None` if standard input is not a terminal.
+struct TerminalMode(Option<Termios>);
+
+impl TerminalMode {
+    fn save() -> Self {
+        Self(tcgetattr(io::stdin()).ok())
+    }
+
+    fn restore(&self) {
+        if let Some(mode) = &self.0
+            && let Err(error) = tcsetattr(io::stdin(), OptionalActions::Now, mode)
+        {
+            tracing::debug!(%error, "cannot restore the terminal's mode");
+        }
+    }
+}
+
+/// Completion of verbs, file names and paths.
 struct Completion {
-    known: Arc<Mutex<Known>>,
+    names: Arc<Mutex<FileNames>>,
     paths: FilenameCompleter,
 }
 
@@ -198,47 +208,45 @@ impl Completer for Completion {
     type Candidate = Pair;
 
     fn complete(&self, line: &str, at: usize, _context: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
-        let unfinished = shell_words::unfinished(&line[..at]);
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let offered: Vec<&str> = match offer(&unfinished.before) {
-            Offer::Paths => {
-                drop(known);
+        let partial = shell_words::parse_partial(&line[..at]);
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let candidates: Vec<&str> = match candidates(&partial.before) {
+            Candidates::Paths => {
+                drop(names);
                 return self.paths.complete_path(line, at);
             }
-            Offer::Verbs => {
-                VERBS.iter().flat_map(|verb| std::iter::once(verb.name).chain(verb.aliases.iter().copied())).collect()
-            }
-            Offer::Own => known.own.iter().map(String::as_str).collect(),
-            Offer::Network => known.network.iter().map(String::as_str).collect(),
-            Offer::Nothing => Vec::new(),
+            Candidates::Verbs => VERBS.into_iter().flat_map(Verb::names).collect(),
+            Candidates::LocalFiles => names.local.iter().map(String::as_str).collect(),
+            Candidates::NetworkFiles => names.network.iter().map(String::as_str).collect(),
+            Candidates::None => Vec::new(),
         };
-        let mut fitting: Vec<&str> = offered.into_iter().filter(|word| word.starts_with(&unfinished.begun)).collect();
-        fitting.sort_unstable();
-        fitting.dedup();
+        let mut matches: Vec<&str> = candidates.into_iter().filter(|word| word.starts_with(&partial.current)).collect();
+        matches.sort_unstable();
+        matches.dedup();
         let pair = |word: &str| Pair { display: word.to_owned(), replacement: shell_words::escape(word) };
-        Ok((unfinished.start, fitting.into_iter().map(pair).collect()))
+        Ok((partial.start, matches.into_iter().map(pair).collect()))
     }
 }
 
-/// What can stand after words.
+/// Kind of word that can follow the words before the cursor.
 #[derive(Debug, PartialEq, Eq)]
-enum Offer {
+enum Candidates {
     Verbs,
-    Own,
-    Network,
+    LocalFiles,
+    NetworkFiles,
     Paths,
-    Nothing,
+    None,
 }
 
-fn offer(before: &[String]) -> Offer {
+fn candidates(before: &[String]) -> Candidates {
     let mut before = before.iter().map(String::as_str);
     match (before.next(), before.next_back()) {
-        (None, _) | (Some("help"), None) => Offer::Verbs,
-        (Some("add"), _) | (Some("download"), Some("--to")) => Offer::Paths,
-        (Some("remove"), _) => Offer::Own,
-        (Some("download"), Some("--from")) => Offer::Nothing,
-        (Some("download"), _) => Offer::Network,
-        (Some(_), _) => Offer::Nothing,
+        (None, _) | (Some("help"), None) => Candidates::Verbs,
+        (Some("add"), _) | (Some("download"), Some("--to")) => Candidates::Paths,
+        (Some("remove"), _) => Candidates::LocalFiles,
+        (Some("download"), Some("--from")) => Candidates::None,
+        (Some("download"), _) => Candidates::NetworkFiles,
+        (Some(_), _) => Candidates::None,
     }
 }
 
@@ -247,18 +255,18 @@ mod tests {
     use super::*;
 
     fn complete(line: &str) -> (usize, Vec<String>) {
-        let known = Known {
-            own: vec!["a b.txt".to_owned(), "c.txt".to_owned()],
+        let names = FileNames {
+            local: vec!["a b.txt".to_owned(), "c.txt".to_owned()],
             network: vec!["far.bin".to_owned(), "fast.bin".to_owned()],
         };
-        let completion = Completion { known: Arc::new(Mutex::new(known)), paths: FilenameCompleter::new() };
+        let completion = Completion { names: Arc::new(Mutex::new(names)), paths: FilenameCompleter::new() };
         let history = FileHistory::new();
         let (start, pairs) = completion.complete(line, line.len(), &Context::new(&history)).unwrap();
         (start, pairs.into_iter().map(|pair| pair.replacement).collect())
     }
 
     #[test]
-    fn verbs_files_and_paths_are_completed_where_they_belong() {
+    fn completion_offers_verbs_and_files_by_position() {
         assert_eq!(complete("dow"), (0, vec!["download".to_owned()]));
         assert_eq!(complete("help tr"), (5, vec!["tracker".to_owned()]));
         assert_eq!(complete("remove a"), (7, vec!["a\\ b.txt".to_owned()]));
@@ -270,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn local_paths_are_completed_for_add() {
+    fn completion_of_add_offers_local_paths() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("mine one.txt"), "x").unwrap();
         let (_, paths) = complete(&format!("add {}/mi", folder.path().display()));

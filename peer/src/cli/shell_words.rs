@@ -1,57 +1,58 @@
-//! A line of commands as words, the way a shell reads it.
+//! Splitting of a command line into words, with the quoting rules of a shell.
 
 use shared::{
     error::{Failure, FailureCode},
     limits::MAX_COMMAND_LINE_BYTES,
 };
 
-/// Splits a line at blanks. Single quotes take everything literally, double quotes take everything but
-/// `\"` and `\\`, elsewhere a backslash takes the next character literally.
+/// Splits a line at blanks. Between single quotes every character is literal. Between double quotes a backslash escapes
+/// `"`, `\`, `$` and `` ` ``; outside of quotes it escapes any character.
 ///
 /// # Errors
-/// `usage` for an open quote, a backslash at the end, or a line over [`MAX_COMMAND_LINE_BYTES`].
+/// `usage` for an open quote or a backslash at the end, `limit_reached` for a line over [`MAX_COMMAND_LINE_BYTES`].
 pub(crate) fn split(line: &str) -> Result<Vec<String>, Failure> {
-    let wrong = |why: &str, hint: &str| Failure::new(FailureCode::Usage, "the line is not understood", why, hint);
+    let invalid = |why: &str, hint: &str| Failure::new(FailureCode::Usage, "cannot parse the line", why, hint);
     if line.len() > MAX_COMMAND_LINE_BYTES {
         return Err(line_too_long());
     }
-    let scan = Scan::of(line);
+    let scan = Scan::new(line);
     match scan.open {
-        Some('\\') => Err(wrong("it ends with a backslash", "write \\\\ for a backslash")),
-        Some(quote) => Err(wrong(&format!("a quote {quote} is open"), "close it, or put a backslash before it")),
+        Some('\\') => Err(invalid("it ends with a backslash", "write \\\\ for a backslash")),
+        Some(quote) => Err(invalid(&format!("a quote {quote} is open"), "close it, or put a backslash before it")),
         None => Ok(scan.words.into_iter().map(|word| word.text).collect()),
     }
 }
 
-/// The failure of a line over [`MAX_COMMAND_LINE_BYTES`].
+/// Creates the failure of a line over [`MAX_COMMAND_LINE_BYTES`].
 pub(crate) fn line_too_long() -> Failure {
     Failure::new(
         FailureCode::LimitReached,
-        "the line is not understood",
+        "cannot parse the line",
         format!("it is longer than {MAX_COMMAND_LINE_BYTES} bytes"),
         "write several lines",
     )
 }
 
-/// What stands before a cursor: whole words, and the one that is being written.
-pub(crate) struct Unfinished {
-    /// The words before.
+/// A line up to the cursor.
+pub(crate) struct PartialLine {
+    /// Complete words before the current one.
     pub(crate) before: Vec<String>,
-    /// The begun word, without its quotes; empty after a blank.
-    pub(crate) begun: String,
-    /// Where the begun word, quotes included, starts: byte position.
+    /// Current word without its quotes; empty after a blank.
+    pub(crate) current: String,
+    /// Byte position of the current word, quotes included.
     pub(crate) start: usize,
 }
 
-/// Reads a line up to its cursor.
-pub(crate) fn unfinished(line: &str) -> Unfinished {
-    let mut scan = Scan::of(line);
-    let begun = if scan.in_word { scan.words.pop() } else { None };
-    let begun = begun.unwrap_or(Word { start: line.len(), text: String::new() });
-    Unfinished { before: scan.words.into_iter().map(|word| word.text).collect(), begun: begun.text, start: begun.start }
+/// Parses a line up to the cursor.
+pub(crate) fn parse_partial(line: &str) -> PartialLine {
+    let mut scan = Scan::new(line);
+    let current = if scan.in_word { scan.words.pop() } else { None };
+    let current = current.unwrap_or(Word { start: line.len(), text: String::new() });
+    let before = scan.words.into_iter().map(|word| word.text).collect();
+    PartialLine { before, current: current.text, start: current.start }
 }
 
-/// Writes a word so that [`split`] reads it back as one.
+/// Escapes a word so that [`split`] returns it unchanged.
 pub(crate) fn escape(word: &str) -> String {
     let mut escaped = String::with_capacity(word.len());
     for c in word.chars() {
@@ -70,14 +71,14 @@ struct Word {
 
 struct Scan {
     words: Vec<Word>,
-    /// Whether the line ends within or right after a word, not after a blank.
+    /// True if the line ends within or directly after a word.
     in_word: bool,
-    /// The quote or backslash that waits for its end.
+    /// Quote or backslash that is open at the end of the line.
     open: Option<char>,
 }
 
 impl Scan {
-    fn of(line: &str) -> Self {
+    fn new(line: &str) -> Self {
         let mut words: Vec<Word> = Vec::new();
         let mut in_word = false;
         let mut quote: Option<char> = None;
@@ -91,7 +92,7 @@ impl Scan {
                 words.push(Word { start: at, text: String::new() });
                 in_word = true;
             }
-            let text = &mut words.last_mut().expect("a word was begun above").text;
+            let text = &mut words.last_mut().expect("the current word was pushed above").text;
             match quote {
                 _ if escaped => {
                     if quote.is_some() && !matches!(c, '"' | '\\' | '$' | '`') {
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_read_as_a_shell_reads_them() {
+    fn lines_are_split_as_by_a_shell() {
         let cases: [(&str, &[&str]); 8] = [
             ("", &[]),
             ("  list \t", &["list"]),
@@ -135,17 +136,17 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_not_finished_or_too_long_are_refused() {
+    fn incomplete_and_too_long_lines_are_rejected() {
         for bad in ["'a", "\"a", "a\\", &"x".repeat(MAX_COMMAND_LINE_BYTES + 1)] {
             assert_eq!(split(bad).unwrap_err().to_string().lines().count(), 1);
         }
     }
 
     #[test]
-    fn the_begun_word_is_known_with_its_place() {
+    fn partial_line_has_the_current_word_and_its_position() {
         let at = |line| {
-            let Unfinished { before, begun, start } = unfinished(line);
-            (before.len(), begun, start)
+            let PartialLine { before, current, start } = parse_partial(line);
+            (before.len(), current, start)
         };
         assert_eq!(at("add fo"), (1, "fo".to_owned(), 4));
         assert_eq!(at("add "), (1, String::new(), 4));
@@ -155,16 +156,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn escaped_words_are_read_back(words in prop::collection::vec("\\PC{1,12}", 0..6)) {
+        fn escaped_words_survive_splitting(words in prop::collection::vec("\\PC{1,12}", 0..6)) {
             let line = words.iter().map(|word| escape(word)).collect::<Vec<_>>().join(" ");
             prop_assert_eq!(split(&line).unwrap(), words);
         }
 
         #[test]
-        fn no_line_breaks_the_reader(line in any::<String>()) {
+        fn arbitrary_lines_do_not_panic(line in any::<String>()) {
             let _ = split(&line);
-            let begun = unfinished(&line);
-            prop_assert!(line.is_char_boundary(begun.start));
+            let partial = parse_partial(&line);
+            prop_assert!(line.is_char_boundary(partial.start));
         }
     }
 }

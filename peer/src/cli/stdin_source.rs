@@ -1,4 +1,4 @@
-//! Commands from standard input that is no terminal: a line each.
+//! Command lines from standard input that is not a terminal.
 
 use std::io::{self, BufRead};
 
@@ -9,21 +9,25 @@ use shared::{
 use tokio::sync::mpsc;
 
 use super::{
-    output::Report,
-    session::{Input, Source},
+    report::Report,
     shell_words,
+    source::{CommandSource, Input},
 };
 
-/// Lines read from standard input, or another reader, by a thread of their own: reading cannot be cancelled.
-pub(crate) struct Lines(mpsc::Receiver<Input>);
+/// Lines of a reader. A thread of its own reads them, because a blocking read cannot be cancelled.
+pub(crate) struct StdinSource(mpsc::Receiver<Input>);
 
-impl Lines {
-    pub(crate) fn of(mut reader: impl BufRead + Send + 'static) -> io::Result<Self> {
-        // One line ahead is enough to keep both sides busy.
+impl StdinSource {
+    /// Starts the reading thread.
+    ///
+    /// # Errors
+    /// The error of starting the thread.
+    pub(crate) fn open(mut reader: impl BufRead + Send + 'static) -> io::Result<Self> {
+        // One line ahead is enough to keep reader and session busy.
         let (sender, lines) = mpsc::channel(1);
         std::thread::Builder::new().name("standard input".to_owned()).spawn(move || {
             loop {
-                let input = read(&mut reader);
+                let input = read_input(&mut reader);
                 let ended = matches!(input, Input::End);
                 if sender.blocking_send(input).is_err() || ended {
                     return;
@@ -34,50 +38,50 @@ impl Lines {
     }
 }
 
-impl Source for Lines {
+impl CommandSource for StdinSource {
     async fn next(&mut self) -> Input {
         self.0.recv().await.unwrap_or(Input::End)
     }
 
-    /// A script is ended by a signal, its commands are not cancelled one by one.
+    /// Never completes: a signal ends the whole script, not one command.
     async fn interrupted(&mut self) {
         std::future::pending::<()>().await;
     }
 
-    fn shown(&mut self, _report: &Report) {}
+    fn on_report(&mut self, _report: &Report) {}
 }
 
-fn read(reader: &mut impl BufRead) -> Input {
+fn read_input(reader: &mut impl BufRead) -> Input {
     let mut line = Vec::new();
-    match take_line(reader, &mut line) {
-        Ok(Length::End) => Input::End,
-        Ok(Length::TooLong) => Input::Wrong(shell_words::line_too_long()),
-        Ok(Length::Fits) => match String::from_utf8(line) {
+    match read_line(reader, &mut line) {
+        Ok(LineLength::End) => Input::End,
+        Ok(LineLength::TooLong) => Input::Invalid(shell_words::line_too_long()),
+        Ok(LineLength::Fits) => match String::from_utf8(line) {
             Ok(line) => Input::Line(line),
-            Err(_) => Input::Wrong(Failure::new(
+            Err(_) => Input::Invalid(Failure::new(
                 FailureCode::Usage,
-                "the line is not understood",
+                "cannot parse the line",
                 "it is not UTF-8",
                 "write it in UTF-8",
             )),
         },
         Err(error) => {
-            tracing::warn!(%error, "standard input cannot be read any more");
+            tracing::warn!(%error, "cannot read standard input");
             Input::End
         }
     }
 }
 
-enum Length {
+enum LineLength {
     Fits,
     TooLong,
     End,
 }
 
-/// Reads a line without its end. Of a line over the limit the rest is read and forgotten, so that the next one
-/// starts where it should.
-fn take_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Length> {
-    let mut length = Length::End;
+/// Reads a line without its line break. A line over [`MAX_COMMAND_LINE_BYTES`] is skipped up to its end, so that the
+/// next call starts at the next line.
+fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<LineLength> {
+    let mut length = LineLength::End;
     loop {
         let buffer = match reader.fill_buf() {
             Ok(buffer) => buffer,
@@ -89,14 +93,14 @@ fn take_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Length
         }
         let end = buffer.iter().position(|byte| *byte == b'\n');
         let part = &buffer[..end.unwrap_or(buffer.len())];
-        if matches!(length, Length::End) {
-            length = Length::Fits;
+        if matches!(length, LineLength::End) {
+            length = LineLength::Fits;
         }
         if line.len() + part.len() > MAX_COMMAND_LINE_BYTES {
-            length = Length::TooLong;
+            length = LineLength::TooLong;
             line.clear();
         }
-        if matches!(length, Length::Fits) {
+        if matches!(length, LineLength::Fits) {
             line.extend_from_slice(part);
         }
         let used = part.len() + usize::from(end.is_some());
@@ -111,14 +115,14 @@ fn take_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Length
 mod tests {
     use super::*;
 
-    async fn all(text: Vec<u8>) -> Vec<String> {
-        let mut lines = Lines::of(io::Cursor::new(text)).unwrap();
+    async fn read_all(text: Vec<u8>) -> Vec<String> {
+        let mut source = StdinSource::open(io::Cursor::new(text)).unwrap();
         let mut seen = Vec::new();
         loop {
-            let next = tokio::time::timeout(std::time::Duration::from_secs(20), lines.next()).await;
-            seen.push(match next.expect("reading goes on") {
+            let next = tokio::time::timeout(std::time::Duration::from_secs(20), source.next()).await;
+            seen.push(match next.expect("the reader yields the next input") {
                 Input::Line(line) => line,
-                Input::Wrong(failure) => failure.code.as_str().to_owned(),
+                Input::Invalid(failure) => failure.code.as_str().to_owned(),
                 Input::Cancelled => unreachable!("there is no prompt"),
                 Input::End => return seen,
             });
@@ -126,15 +130,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_line_is_read_the_last_one_without_an_end_too() {
-        assert_eq!(all(b"list\n\nadd x\r\nexit".to_vec()).await, ["list", "", "add x\r", "exit"]);
-        assert!(all(Vec::new()).await.is_empty());
+    async fn every_line_is_read_even_a_last_one_without_a_line_break() {
+        assert_eq!(read_all(b"list\n\nadd x\r\nexit".to_vec()).await, ["list", "", "add x\r", "exit"]);
+        assert!(read_all(Vec::new()).await.is_empty());
     }
 
     #[tokio::test]
-    async fn a_line_that_cannot_be_one_spoils_only_itself() {
+    async fn invalid_line_does_not_affect_the_next_lines() {
         let mut text = vec![b'x'; 3 * MAX_COMMAND_LINE_BYTES];
         text.extend_from_slice(b"\nlist\n\xff\xfe\nexit\n");
-        assert_eq!(all(text).await, ["limit_reached", "list", "usage", "exit"]);
+        assert_eq!(read_all(text).await, ["limit_reached", "list", "usage", "exit"]);
     }
 }

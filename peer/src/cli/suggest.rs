@@ -1,32 +1,35 @@
-//! What a mistyped word may have meant.
+//! Suggestions for mistyped words.
 
 use shared::limits::MAX_SUGGESTED_CHARS;
 
-/// The words nearest to `typed`, at most three: those fewest slips of the finger away (at most a third of its
-/// letters, or two), then those it begins.
+/// Suggestions for one word at most.
+const MAX_SUGGESTIONS: usize = 3;
+
+/// Returns the known words most similar to `typed`, at most three: those with the smallest edit distance, if it is at
+/// most a third of the word's length or two, then those that start with it. Case is ignored.
 pub(crate) fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let typed: Vec<char> = typed.chars().flat_map(char::to_lowercase).take(MAX_SUGGESTED_CHARS).collect();
     if typed.is_empty() {
         return Vec::new();
     }
-    let most = (typed.len() / 3).max(2);
-    let (mut slipped, mut begun) = (Vec::new(), Vec::new());
+    let max_edits = (typed.len() / 3).max(2);
+    let (mut similar, mut completions) = (Vec::new(), Vec::new());
     for word in known {
         let letters: Vec<char> = word.chars().flat_map(char::to_lowercase).collect();
-        let slips = distance(&typed, &letters);
-        // With nearly every letter another, a short word would be near to all short words.
-        if slips <= most && slips < letters.len().min(typed.len()) {
-            slipped.push((slips, word));
+        let edits = distance(&typed, &letters);
+        // If every letter could be replaced, each short word would be similar to all others.
+        if edits <= max_edits && edits < letters.len().min(typed.len()) {
+            similar.push((edits, word));
         } else if letters.starts_with(&typed) {
-            begun.push(word);
+            completions.push(word);
         }
     }
-    let fewest = slipped.iter().map(|(slips, _)| *slips).min();
-    let slipped = slipped.into_iter().filter(|(slips, _)| Some(*slips) == fewest).map(|(_, word)| word);
-    slipped.chain(begun).take(3).collect()
+    let fewest = similar.iter().map(|(edits, _)| *edits).min();
+    let similar = similar.into_iter().filter(|(edits, _)| Some(*edits) == fewest).map(|(_, word)| word);
+    similar.chain(completions).take(MAX_SUGGESTIONS).collect()
 }
 
-/// Letters to insert, delete, replace, or swap with their neighbour: optimal string alignment distance
+/// Optimal string alignment distance: insertions, deletions, replacements, and transpositions of neighbours
 /// (Boytsov 2011, "Indexing methods for approximate dictionary searching", section 2).
 fn distance(a: &[char], b: &[char]) -> usize {
     let mut before: Vec<usize> = Vec::new();
@@ -53,7 +56,7 @@ mod tests {
     const WORDS: [&str; 6] = ["list", "listAll", "download", "tracker", "kill", "exit"];
 
     #[test]
-    fn slips_and_beginnings_are_near() {
+    fn mistyped_and_incomplete_words_get_suggestions() {
         assert_eq!(nearest("lsit", WORDS), ["list"]);
         assert_eq!(nearest("LISTALL", WORDS)[0], "listAll");
         assert_eq!(nearest("down", WORDS), ["download"]);
@@ -62,14 +65,14 @@ mod tests {
     }
 
     #[test]
-    fn other_words_are_not() {
+    fn dissimilar_words_get_no_suggestion() {
         for far in ["", "zz", "frobnicate", &"x".repeat(5000)] {
             assert!(nearest(far, WORDS).is_empty(), "{far:?}");
         }
     }
 
     #[test]
-    fn the_distance_counts_slips() {
+    fn distance_counts_edits() {
         let d = |a: &str, b: &str| distance(&a.chars().collect::<Vec<_>>(), &b.chars().collect::<Vec<_>>());
         assert_eq!((d("", "abc"), d("abc", "abc"), d("kitten", "sitting"), d("ab", "ba")), (3, 0, 3, 1));
     }

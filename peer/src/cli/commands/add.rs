@@ -7,50 +7,41 @@ use shared::error::Failure;
 use crate::{
     api::AddRequest,
     cli::{
-        Call, Command, Outcome, Verb,
         arguments::Arguments,
-        output::{FileChange, Report},
+        command::{Command, CommandContext, Outcome, Verb},
+        report::{FileChange, Report},
     },
 };
 
-pub(in crate::cli) static VERB: Verb = Verb {
+pub(super) static VERB: Verb = Verb {
     name: "add",
     aliases: &[],
     usage: "add PATH...",
     summary: "shares a copy of files and directories",
-    details: "A bare name that exists nowhere makes a small text file of that name, and says so.",
+    details: "A bare name that does not exist anywhere creates a small text file of that name, with a note.",
     parse,
 };
 
-/// `add`'s arguments.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Add {
-    /// As typed.
-    pub paths: Vec<String>,
-}
-
 fn parse(words: Vec<String>) -> Result<Command, Failure> {
-    let paths = Arguments::read(&VERB, words, &[])?.some("PATH")?;
-    Ok(Command::Add(Add { paths }))
+    let paths = Arguments::parse(&VERB, words, &[])?.take_positionals("PATH")?;
+    Ok(Command::Add { paths })
 }
 
-impl Add {
-    pub(in crate::cli) async fn run(self, call: &Call<'_>) -> Outcome {
-        let mut change = FileChange::default();
-        let mut failures = Vec::new();
-        let mut done = false;
-        for typed in self.paths {
-            match call.backend.add(request(&typed, call.working_dir)).await {
-                Ok(added) => {
-                    done = true;
-                    change.files.extend(added.files);
-                    change.notes.extend(added.note);
-                }
-                Err(failure) => failures.push(failure),
+pub(super) async fn run(paths: Vec<String>, context: &CommandContext<'_>) -> Outcome {
+    let mut change = FileChange::default();
+    let mut failures = Vec::new();
+    let mut succeeded = false;
+    for typed in paths {
+        match context.peer.add(request(&typed, context.working_dir)).await {
+            Ok(added) => {
+                succeeded = true;
+                change.files.extend(added.files);
+                change.notes.extend(added.note);
             }
+            Err(failure) => failures.push(failure),
         }
-        Outcome::of_many(done.then_some(Report::Added(change)), failures)
     }
+    Outcome::from_parts(succeeded.then_some(Report::Added(change)), failures)
 }
 
 fn request(typed: &str, working_dir: &Path) -> AddRequest {

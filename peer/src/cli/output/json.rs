@@ -1,21 +1,22 @@
-//! Output for scripts, exactly as `docs/cli.md` has it.
+//! Output for scripts, as `docs/cli.md` specifies it.
 
+use protocol::election::SeatRole;
 use serde::Serialize;
-use shared::{content::FileMeta, error::Failure};
+use shared::{content::FileMeta, error::Failure, id::PeerId};
 
-use super::{Ending, FileChange, Report, explain, harmless};
+use super::{explain, text::sanitize};
 use crate::{
-    api::{Discarded, Downloaded, Explained, GlobalListing, RunningDownload, Status, Unfinished},
+    api::{self, Discarded, Downloaded, Explained, GlobalListing, RunningDownload, Status, Unfinished},
+    cli::report::{EndCause, FileChange, Report},
     diagnostics::bottleneck,
 };
-use protocol::election::SeatRole;
 
 #[derive(Serialize)]
 struct File<'a> {
     name: &'a str,
     size: u64,
     hash: String,
-    /// Said only of a directory.
+    /// Present for directories only.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
 }
@@ -118,7 +119,7 @@ struct ErrorBody<'a> {
     message: String,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is written at once")]
+#[expect(clippy::large_enum_variant, reason = "one value exists at a time, and only until it is written")]
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Document<'a> {
@@ -133,7 +134,7 @@ enum Document<'a> {
     },
     Downloaded {
         files: Vec<DownloadedFile<'a>>,
-        /// One a name that was given, in that order.
+        /// One per NAME argument, in that order.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         explain: Vec<Explanation<'a>>,
     },
@@ -188,25 +189,25 @@ enum Document<'a> {
     },
     Error {
         error: ErrorBody<'a>,
-        /// What was done before or besides.
+        /// Part of the command that succeeded.
         #[serde(skip_serializing_if = "Option::is_none")]
         done: Option<Box<Document<'a>>>,
     },
 }
 
-/// A report as one line, not ended.
+/// Formats a report as one line without its end.
 pub(crate) fn report(report: &Report) -> String {
     write(&document(report))
 }
 
-/// A failure as one line, not ended, with what was `done` nevertheless.
+/// Formats a failure as one line without its end, with the part of the command that is `done`.
 pub(crate) fn failure(failure: &Failure, done: Option<&Report>) -> String {
-    let error = ErrorBody { code: failure.code.as_str(), message: harmless(&failure.to_string()) };
+    let error = ErrorBody { code: failure.code.as_str(), message: sanitize(&failure.to_string()) };
     write(&Document::Error { error, done: done.map(|report| Box::new(document(report))) })
 }
 
 fn write(document: &Document<'_>) -> String {
-    serde_json::to_string(document).expect("strings, numbers and lists always have a JSON form")
+    serde_json::to_string(document).expect("strings, numbers and lists can always be serialised")
 }
 
 fn document(report: &Report) -> Document<'_> {
@@ -216,14 +217,14 @@ fn document(report: &Report) -> Document<'_> {
             let mut entries: Vec<_> = files.iter().collect();
             entries.sort_by(|a, b| (&a.file.name, &a.file.hash).cmp(&(&b.file.name, &b.file.hash)));
             let files = entries.into_iter().map(|entry| {
-                let mut owners: Vec<&str> = entry.owners.iter().map(shared::id::PeerId::as_str).collect();
+                let mut owners: Vec<&str> = entry.owners.iter().map(PeerId::as_str).collect();
                 owners.sort_unstable();
                 OwnedFile { file: file(&entry.file), owners }
             });
             Document::ListAll { epoch: epoch.0, tracker: tracker.as_str(), files: files.collect() }
         }
         Report::Added(FileChange { files, notes }) | Report::Removed(FileChange { files, notes }) => {
-            Document::Files { files: sorted(files), notes: notes.iter().map(|note| harmless(note)).collect() }
+            Document::Files { files: sorted(files), notes: notes.iter().map(|note| sanitize(note)).collect() }
         }
         Report::Downloaded { files, explained } => {
             let mut files: Vec<&Downloaded> = files.iter().collect();
@@ -256,11 +257,11 @@ fn document(report: &Report) -> Document<'_> {
             });
             Document::Help { commands: verbs.collect() }
         }
-        Report::Ended { peer, how } => {
-            let ended = match how {
-                Ending::Exit => "exit",
-                Ending::Kill => "kill",
-                Ending::NotRunning => "not_running",
+        Report::Ended { peer, cause } => {
+            let ended = match cause {
+                EndCause::Exit => "exit",
+                EndCause::Kill => "kill",
+                EndCause::NotRunning => "not_running",
             };
             Document::Ended { peer: peer.as_str(), ended }
         }
@@ -290,41 +291,40 @@ fn downloaded(downloaded: &Downloaded) -> DownloadedFile<'_> {
     }
 }
 
-/// To microseconds: more digits would only be noise.
+/// Rounds to microseconds, the resolution of the measurement.
 fn micros(seconds: f64) -> f64 {
     (seconds * 1e6).round() / 1e6
 }
 
 fn explanation(explained: &Explained) -> Explanation<'_> {
-    let source = |source: &crate::api::ExplainedSource| source.rtt.map(|rtt| micros(rtt.as_secs_f64()));
     Explanation {
         name: &explained.name,
         bytes: explained.bytes,
         seconds: micros(explained.seconds),
         verdict: explain::verdict(&explained.findings),
         findings: explained.findings.iter().map(finding).collect(),
-        sources: explained
-            .sources
-            .iter()
-            .map(|of| ExplainedSource {
-                peer: of.peer.as_str(),
-                bytes: of.bytes,
-                bytes_per_second: of.bytes_per_second,
-                rtt_seconds: source(of),
-            })
-            .collect(),
+        sources: explained.sources.iter().map(explained_source).collect(),
+    }
+}
+
+fn explained_source(source: &api::ExplainedSource) -> ExplainedSource<'_> {
+    ExplainedSource {
+        peer: source.peer.as_str(),
+        bytes: source.bytes,
+        bytes_per_second: source.bytes_per_second,
+        rtt_seconds: source.rtt.map(|rtt| micros(rtt.as_secs_f64())),
     }
 }
 
 fn finding(finding: &bottleneck::Finding) -> Finding<'_> {
-    let words = explain::words(finding);
+    let description = explain::describe(finding);
     Finding {
         cause: finding.cause.as_str(),
-        peers: finding.peers.iter().map(shared::id::PeerId::as_str).collect(),
+        peers: finding.peers.iter().map(PeerId::as_str).collect(),
         share: (finding.share * 1e3).round() / 1e3,
         limits: finding.stands_out(),
-        figure: words.figure,
-        advice: words.advice,
+        figure: description.figure,
+        advice: description.advice,
     }
 }
 
@@ -364,7 +364,7 @@ fn status(status: &Status) -> Document<'_> {
         nameserver: status.nameserver.to_string(),
         role: status.role,
         epoch: status.epoch.0,
-        tracker: status.tracker.as_ref().map(shared::id::PeerId::as_str),
+        tracker: status.tracker.as_ref().map(PeerId::as_str),
         share: status.share_dir.to_string_lossy().into_owned(),
         files: status.files,
         bytes: status.bytes,
@@ -378,6 +378,6 @@ fn status(status: &Status) -> Document<'_> {
         bytes_up: status.bytes_up,
         bytes_down: status.bytes_down,
         unfinished: status.unfinished.iter().map(unfinished).collect(),
-        warnings: status.warnings.iter().map(|warning| harmless(warning)).collect(),
+        warnings: status.warnings.iter().map(|warning| sanitize(warning)).collect(),
     }
 }

@@ -1,27 +1,29 @@
-//! Words to commands, and commands carried out.
+//! Parsing of command lines and execution of commands on a fake peer.
 
 use std::path::{Path, PathBuf};
 
-use shared::error::FailureCode;
-
-use super::{
-    fake::{Fake, peer},
-    output::{Style, render},
-    *,
+use super::*;
+use crate::{
+    api::{DownloadRequest, ProgressSink},
+    cli::{
+        command::{Download, PeerEffect},
+        fake_peer::{FakePeer, peer},
+        output::{Style, render},
+        shell_words,
+    },
 };
-use crate::api::DownloadRequest;
 
-fn parse(line: &str) -> Result<Command, Failure> {
-    Command::parse(shell_words::split(line).unwrap())
+fn parse_line(line: &str) -> Result<Command, Failure> {
+    parse(shell_words::split(line).unwrap())
 }
 
-async fn run(fake: &Fake, line: &str) -> Outcome {
-    let call = Call { backend: fake, working_dir: Path::new("/casa"), progress: ProgressSink::none() };
-    execute(parse(line).unwrap(), call).await
+async fn run(fake: &FakePeer, line: &str) -> Outcome {
+    let context = CommandContext { peer: fake, working_dir: Path::new("/casa"), progress: ProgressSink::none() };
+    execute(parse_line(line).unwrap(), context).await
 }
 
 #[test]
-fn every_word_of_the_contract_is_a_command() {
+fn every_verb_of_the_contract_is_parsed() {
     let commands = [
         ("list", Command::List),
         ("listAll", Command::ListAll),
@@ -34,22 +36,24 @@ fn every_word_of_the_contract_is_a_command() {
         ("kill", Command::Kill),
         ("exit", Command::Exit),
         ("quit", Command::Exit),
-        ("help", Command::Help(help::Help { verb: None })),
-        ("help elect", Command::Help(help::Help { verb: Some("eleger") })),
-        ("download --help", Command::Help(help::Help { verb: Some("download") })),
-        ("add 'a b' c", Command::Add(add::Add { paths: vec!["a b".to_owned(), "c".to_owned()] })),
-        ("remove -- --force", Command::Remove(remove::Remove { names: vec!["--force".to_owned()] })),
+        ("help", Command::Help { verb: None }),
+        ("help elect", Command::Help { verb: Some("eleger") }),
+        ("download --help", Command::Help { verb: Some("download") }),
+        ("add 'a b' c", Command::Add { paths: vec!["a b".to_owned(), "c".to_owned()] }),
+        ("remove -- --force", Command::Remove { names: vec!["--force".to_owned()] }),
     ];
     for (line, command) in commands {
-        assert_eq!(parse(line).unwrap(), command, "{line}");
+        assert_eq!(parse_line(line).unwrap(), command, "{line}");
     }
 }
 
 #[test]
-fn download_takes_versions_and_options_in_any_place() {
-    let parsed = |line: &str| match parse(line).unwrap() {
-        Command::Download(download) => download,
-        other => panic!("{other:?}"),
+fn download_accepts_versions_and_options_in_any_order() {
+    let parsed = |line: &str| -> Download {
+        match parse_line(line).unwrap() {
+            Command::Download(download) => download,
+            other => panic!("{other:?}"),
+        }
     };
     let download = parsed("download a.txt@ABcd photo@2x.png --to=/tmp/x --force x@beef@0123 --from peer2 @abcd");
     let files: Vec<_> = download.files.iter().map(|(name, hash)| (name.as_str(), hash.is_some())).collect();
@@ -59,7 +63,7 @@ fn download_takes_versions_and_options_in_any_place() {
 }
 
 #[test]
-fn a_wrong_line_gets_one_line_that_helps() {
+fn invalid_line_fails_with_one_line_and_a_hint() {
     let cases = [
         ("lsit", FailureCode::UnknownCommand, "did you mean list"),
         ("frobnicate", FailureCode::UnknownCommand, "`help` lists"),
@@ -73,25 +77,25 @@ fn a_wrong_line_gets_one_line_that_helps() {
         ("download x --form y", FailureCode::Usage, "\"--form\""),
         ("download x --from UP", FailureCode::Usage, "not a peer id"),
         ("download x --force=1", FailureCode::Usage, "takes no value"),
-        ("download x --to a --to b", FailureCode::Usage, "said twice"),
+        ("download x --to a --to b", FailureCode::Usage, "given twice"),
         ("help lst", FailureCode::UnknownCommand, "list"),
-        ("help a b", FailureCode::Usage, "too much"),
+        ("help a b", FailureCode::Usage, "unexpected argument \"b\""),
         ("exit now", FailureCode::Usage, "usage: exit"),
     ];
     for (line, code, part) in cases {
-        let failure = parse(line).unwrap_err();
+        let failure = parse_line(line).unwrap_err();
         assert_eq!(failure.code, code, "{line}");
         let text = failure.to_string();
         assert!(text.contains(part) && text.lines().count() == 1, "{line}: {text}");
         assert_eq!(failure.code.exit_status(), 2);
     }
-    let failure = Command::parse(vec!["\u{1b}[2J".repeat(1000)]).unwrap_err();
+    let failure = parse(vec!["\u{1b}[2J".repeat(1000)]).unwrap_err();
     assert!(failure.to_string().len() < 500 && !failure.to_string().contains('\u{1b}'), "{failure}");
 }
 
 #[test]
-fn verbs_are_named_once() {
-    let mut names: Vec<&str> = VERBS.iter().flat_map(|verb| [&[verb.name], verb.aliases].concat()).collect();
+fn names_of_verbs_are_unique() {
+    let mut names: Vec<&str> = VERBS.into_iter().flat_map(Verb::names).collect();
     let count = names.len();
     names.sort_unstable();
     names.dedup();
@@ -101,17 +105,9 @@ fn verbs_are_named_once() {
     }
 }
 
-#[test]
-fn json_may_be_asked_for_anywhere_before_two_dashes() {
-    let take = |words: &[&str]| take_json_flag(words.iter().map(|word| (*word).to_owned()).collect());
-    assert_eq!(take(&["list", "--json"]), (vec!["list".to_owned()], true));
-    assert!(!take(&["add", "--", "--json"]).1);
-    assert!(!take(&["list"]).1);
-}
-
 #[tokio::test]
-async fn what_is_typed_relative_is_relative_to_the_users_folder() {
-    let fake = Fake::sharing(&["a.txt"]);
+async fn relative_paths_are_resolved_in_the_callers_folder() {
+    let fake = FakePeer::sharing(&["a.txt"]);
     run(&fake, "add novo.txt ./x.txt /abs/y.txt CON").await;
     let added = fake.added.lock().unwrap().clone();
     let seen: Vec<_> = added.iter().map(|add| (add.path.clone(), add.bare_name.is_some())).collect();
@@ -127,15 +123,15 @@ async fn what_is_typed_relative_is_relative_to_the_users_folder() {
         force: false,
         explain: false,
     };
-    let asked = fake.downloads.lock().unwrap()[0].clone();
-    assert_eq!(asked, expected);
-    // Comparing paths ignores it, but it says that a folder is meant.
-    assert!(asked.to.unwrap().to_str().unwrap().ends_with('/'));
+    let requested = fake.downloads.lock().unwrap()[0].clone();
+    assert_eq!(requested, expected);
+    // `PathBuf` ignores a final `/` in comparisons. Here it says that the destination is a folder.
+    assert!(requested.to.unwrap().to_str().unwrap().ends_with('/'));
 }
 
 #[tokio::test]
-async fn of_several_files_those_that_can_be_are_done() {
-    let fake = Fake::sharing(&["a.txt", "b.txt"]);
+async fn command_on_several_files_reports_the_successes_and_the_first_failure() {
+    let fake = FakePeer::sharing(&["a.txt", "b.txt"]);
     let outcome = run(&fake, "remove a.txt nope b.txt nada").await;
     assert_eq!(outcome.exit_status(), 1);
     let rendered = render(&outcome, Style::Human);
@@ -149,9 +145,9 @@ async fn of_several_files_those_that_can_be_are_done() {
 }
 
 #[tokio::test]
-async fn exit_and_kill_end_a_peer_in_their_own_way() {
-    let fake = Fake::sharing(&[]);
-    assert_eq!(run(&fake, "exit").await.next, Next::Exit);
-    assert_eq!(run(&fake, "kill").await.next, Next::Kill);
-    assert_eq!(run(&fake, "list").await.next, Next::Continue);
+async fn exit_and_kill_have_different_effects() {
+    let fake = FakePeer::sharing(&[]);
+    assert_eq!(run(&fake, "exit").await.effect, PeerEffect::Exit);
+    assert_eq!(run(&fake, "kill").await.effect, PeerEffect::Kill);
+    assert_eq!(run(&fake, "list").await.effect, PeerEffect::KeepRunning);
 }

@@ -1,16 +1,17 @@
-//! A peer without a network, to try the command line on.
+//! Implementation of [`PeerApi`] without a network, for tests of the command line.
 
 use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
+use protocol::election::SeatRole;
 use shared::{
     content::{ContentHash, FileMeta, HashPrefix},
     epoch::Epoch,
@@ -28,31 +29,29 @@ use crate::{
     },
     diagnostics::bottleneck::{Cause, Figure, Finding},
 };
-use protocol::election::SeatRole;
 
-/// Shares what it is told to, and knows of the same files in the network. `download slow` never ends.
-pub(crate) struct Fake {
+/// Peer with a fixed share, whose files are also the files of the network. `download slow` never completes.
+pub(crate) struct FakePeer {
     files: Mutex<BTreeMap<String, FileMeta>>,
     pub(crate) added: Mutex<Vec<AddRequest>>,
     pub(crate) downloads: Mutex<Vec<DownloadRequest>>,
-    /// Slow downloads that began.
-    pub(crate) begun: AtomicUsize,
-    /// Slow downloads that were dropped.
-    pub(crate) dropped: std::sync::Arc<AtomicUsize>,
-    pub(crate) left: AtomicBool,
+    /// Number of started `slow` downloads.
+    pub(crate) started: AtomicUsize,
+    /// Number of dropped `slow` downloads.
+    pub(crate) dropped: Arc<AtomicUsize>,
 }
 
-/// A file of the fake network.
+/// Creates the metadata of a file; `fill` is every byte of its hash.
 pub(crate) fn file(name: &str, size: u64, fill: u8) -> FileMeta {
     FileMeta { name: name.parse().unwrap(), size, hash: ContentHash([fill; 32]), mtime_micros: 0, executable: false }
 }
 
-/// An id that is one.
+/// Parses a peer id.
 pub(crate) fn peer(id: &str) -> PeerId {
     id.parse().unwrap()
 }
 
-/// A finding: peer3's cap.
+/// Finding that names the upload limit of peer3.
 fn capped() -> Finding {
     let (peers, figure) = (vec![peer("peer3")], Figure::Rate(Some(1 << 20)));
     Finding { cause: Cause::OwnerLimit, peers, share: 0.935, figure }
@@ -62,30 +61,34 @@ fn endpoint() -> Endpoint {
     "quic://127.0.0.1:40001".parse().unwrap()
 }
 
-impl Fake {
+impl FakePeer {
     pub(crate) fn sharing(names: &[&str]) -> Self {
         let files = names.iter().map(|name| ((*name).to_owned(), file(name, 3, 0xab))).collect();
         Self {
             files: Mutex::new(files),
             added: Mutex::default(),
             downloads: Mutex::default(),
-            begun: AtomicUsize::new(0),
-            dropped: std::sync::Arc::default(),
-            left: AtomicBool::new(false),
+            started: AtomicUsize::new(0),
+            dropped: Arc::default(),
         }
     }
 
     fn all(&self) -> Vec<FileMeta> {
-        // Backwards: nothing may rely on the order.
+        // Reversed, because the API does not promise an order.
         self.files.lock().unwrap().values().rev().cloned().collect()
     }
 
     fn missing(name: &str) -> Failure {
-        Failure::new(FailureCode::NoSuchFile, format!("no file {name:?}"), "nobody has it", "look at listAll")
+        Failure::new(
+            FailureCode::NoSuchFile,
+            format!("no file {name:?}"),
+            "no peer has it",
+            "`listAll` shows all files",
+        )
     }
 }
 
-struct CountDrop(std::sync::Arc<AtomicUsize>);
+struct CountDrop(Arc<AtomicUsize>);
 
 impl Drop for CountDrop {
     fn drop(&mut self) {
@@ -93,7 +96,7 @@ impl Drop for CountDrop {
     }
 }
 
-impl PeerApi for Fake {
+impl PeerApi for FakePeer {
     fn id(&self) -> PeerId {
         peer("peer1")
     }
@@ -117,7 +120,7 @@ impl PeerApi for Fake {
             }
             let file = file(&name, 3, 0xab);
             self.files.lock().unwrap().insert(name, file.clone());
-            Ok(Added { files: vec![file], note: Some("made it".to_owned()) })
+            Ok(Added { files: vec![file], note: Some("created the file".to_owned()) })
         }
         .boxed()
     }
@@ -141,7 +144,7 @@ impl PeerApi for Fake {
                     files_done: 0,
                     files_total: 1,
                 });
-                self.begun.fetch_add(1, Ordering::SeqCst);
+                self.started.fetch_add(1, Ordering::SeqCst);
                 return std::future::pending().await;
             }
             let file = self.files.lock().unwrap().get(name).cloned().ok_or_else(|| Self::missing(name))?;
@@ -231,7 +234,6 @@ impl PeerApi for Fake {
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
-        self.left.store(true, Ordering::SeqCst);
         async {}.boxed()
     }
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use peer::{
-    store::{Partial, download::destination::Standing},
+    store::{Partial, download::destination::Occupancy},
     transfer::{Brought, FetchError, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
 };
 use proptest::prelude::*;
@@ -331,7 +331,7 @@ async fn download_replaces_a_file_only_when_forced() {
     let whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
     let receiver = Fixture::with(|folder| fs::write(folder.join("file"), "mine").unwrap()).await;
     let destination = receiver.share.destination(&meta.name, None).unwrap();
-    let standing = async |force| receiver.share.standing(&destination, meta.hash, meta.size, force).await;
+    let standing = async |force| receiver.share.occupancy(&destination, meta.hash, meta.size, force).await;
     assert_eq!(standing(false).await.unwrap_err().code, FailureCode::Exists);
 
     // The file may also appear after that check.
@@ -341,12 +341,12 @@ async fn download_replaces_a_file_only_when_forced() {
     assert_eq!(refused.code, FailureCode::Exists);
     assert_eq!(fs::read(receiver.path("file")).unwrap(), b"mine");
 
-    assert_eq!(standing(true).await.unwrap(), Standing::Replaceable);
+    assert_eq!(standing(true).await.unwrap(), Occupancy::Replaceable);
     let partial = begin(&receiver, &meta).await;
     fetch_all(&whole, &partial).await.unwrap();
     receiver.share.finish(partial, &destination, &meta, true).await.unwrap();
     assert!(fs::read(receiver.path("file")).unwrap() == content);
-    assert_eq!(standing(false).await.unwrap(), Standing::Identical);
+    assert_eq!(standing(false).await.unwrap(), Occupancy::Identical);
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ impl Verifier {
     }
 
     /// Takes the group of the last step without its bytes: somebody else checks them.
-    pub(crate) fn trust(&mut self) {
+    pub(crate) fn defer_group(&mut self) {
         let taken = self.current.take();
         debug_assert!(taken.is_some_and(|(subtree, _)| subtree.len <= GROUP_BYTES), "pairs are never taken on trust");
     }

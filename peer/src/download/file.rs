@@ -15,7 +15,7 @@ use super::{Job, Run, engine::Engine};
 use crate::{
     api::Downloaded,
     runtime::peer::Peer,
-    store::{Destination, Partial, download::destination::Standing},
+    store::{Destination, Partial, download::destination::Occupancy},
     transfer::{Brought, fetch, serve},
 };
 
@@ -25,7 +25,7 @@ impl Peer {
     /// # Errors
     /// When something else is, and may not be replaced.
     async fn is_there(&self, destination: &Destination, file: &FileMeta, run: &Run) -> Result<bool, Failure> {
-        Ok(self.share.standing(destination, file.hash, file.size, run.force).await? == Standing::Identical)
+        Ok(self.share.occupancy(destination, file.hash, file.size, run.force).await? == Occupancy::Identical)
     }
 
     /// Fetches a file that was not there a moment ago, and tells from whom it came. Another download of it, this peer's or another
@@ -43,7 +43,7 @@ impl Peer {
         let partial = self.share.begin(destination, file).await?;
         // Nobody else can be at it from here on, nor has it for long: who had was just done, or gave up.
         if self.is_there(destination, file, run).await? {
-            partial.give_up();
+            partial.abandon();
             run.bytes_done.fetch_add(file.size, Ordering::Relaxed);
             return Ok(Vec::new());
         }
@@ -79,7 +79,7 @@ impl Peer {
                 if failure.code == FailureCode::Exists
                     && matches!(self.is_there(destination, file, run).await, Ok(true)) =>
             {
-                partial.give_up();
+                partial.abandon();
             }
             finished => drop(finished?),
         }

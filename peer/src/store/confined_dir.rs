@@ -15,14 +15,14 @@ use std::{
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use shared::file_name::FileName;
 
-use super::file_stat::Stamp;
+use super::file_stat::FileStat;
 
 /// The hidden directory in a share in which files lie until they are complete.
 pub(crate) const HIDDEN: &str = ".brasa";
 
 /// A folder.
 #[derive(Debug)]
-pub(crate) struct Root {
+pub(crate) struct ConfinedDir {
     dir: OwnedFd,
     path: PathBuf,
 }
@@ -32,7 +32,7 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 const FILE: OFlags =
     OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-impl Root {
+impl ConfinedDir {
     /// The folder at `path`, which may itself be a link.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let path = path.canonicalize()?;
@@ -72,16 +72,16 @@ impl Root {
     }
 
     /// The stamp of the directory at `relative` if there is nothing in it, not even hidden.
-    pub(crate) fn empty_dir(&self, relative: &Path) -> io::Result<Option<Stamp>> {
+    pub(crate) fn empty_dir(&self, relative: &Path) -> io::Result<Option<FileStat>> {
         let dir = self.open_dir(relative)?;
         // Before its entries are read: one that comes later shows as a change.
-        let stamp = Stamp::from_stat(&rustix::fs::fstat(&dir)?);
+        let stat = FileStat::from_stat(&rustix::fs::fstat(&dir)?);
         for entry in Dir::read_from(&dir)? {
             if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
                 return Ok(None);
             }
         }
-        Ok(Some(stamp))
+        Ok(Some(stat))
     }
 
     /// What the link at (or above) `relative` stands for, as a path below the folder that was free of links.
@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
 
-    fn share() -> (tempfile::TempDir, Root) {
+    fn share() -> (tempfile::TempDir, ConfinedDir) {
         let dir = tempfile::tempdir().unwrap();
         let share = dir.path().join("share");
         fs::create_dir_all(share.join("docs/deep")).unwrap();
@@ -205,11 +205,11 @@ mod tests {
         fs::create_dir(share.join(".hidden")).unwrap();
         fs::write(share.join(".hidden/key"), "hidden").unwrap();
         fs::write(dir.path().join("secret"), "outside").unwrap();
-        let root = Root::open(&share).unwrap();
+        let root = ConfinedDir::open(&share).unwrap();
         (dir, root)
     }
 
-    fn read(root: &Root, relative: &str) -> io::Result<String> {
+    fn read(root: &ConfinedDir, relative: &str) -> io::Result<String> {
         let mut text = String::new();
         root.open_file(Path::new(relative))?.read_to_string(&mut text)?;
         Ok(text)

@@ -7,9 +7,9 @@ use rustix::fs::FileType;
 /// Seconds and nanoseconds since 1970.
 pub(crate) type FileTime = (i64, u32);
 
-/// Identity, size and times of a file: as long as they stay, its bytes do (but see [`Stamp::is_racy`]).
+/// Identity, size and times of a file: as long as they stay, its bytes do (but see [`FileStat::is_racy`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct FileStat {
     pub(crate) device: u64,
     pub(crate) inode: u64,
     /// Bytes.
@@ -24,7 +24,7 @@ pub(crate) struct Stamp {
     pub(crate) directory: bool,
 }
 
-impl Stamp {
+impl FileStat {
     pub(crate) fn of(metadata: &Metadata) -> Self {
         let directory = metadata.is_dir();
         Self {
@@ -97,26 +97,26 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(2);
 
-    fn stamp(mtime: FileTime, ctime: FileTime) -> Stamp {
-        Stamp { device: 1, inode: 2, size: 3, mtime, ctime, executable: false, directory: false }
+    fn stat(mtime: FileTime, ctime: FileTime) -> FileStat {
+        FileStat { device: 1, inode: 2, size: 3, mtime, ctime, executable: false, directory: false }
     }
 
     #[test]
     fn what_changed_just_now_is_racy() {
         let now = 1_000_000_000;
-        assert!(!stamp((997, 0), (998, 0)).is_racy(now, WINDOW));
-        assert!(stamp((998, 1000), (900, 0)).is_racy(now, WINDOW));
-        assert!(stamp((900, 0), (999, 0)).is_racy(now, WINDOW), "a modification time set back hides nothing");
-        assert!(!stamp((900, 0), (999, 0)).is_racy_after_own_write(now, WINDOW));
-        assert!(stamp((1001, 0), (900, 0)).is_racy(now, WINDOW), "clocks of servers run ahead");
-        assert!(!stamp((4_000_000_000, 0), (900, 0)).is_racy(now, WINDOW), "a far future does not mean for ever");
-        assert!(!stamp((1000, 0), (1000, 0)).is_racy(now, Duration::ZERO));
+        assert!(!stat((997, 0), (998, 0)).is_racy(now, WINDOW));
+        assert!(stat((998, 1000), (900, 0)).is_racy(now, WINDOW));
+        assert!(stat((900, 0), (999, 0)).is_racy(now, WINDOW), "a modification time set back hides nothing");
+        assert!(!stat((900, 0), (999, 0)).is_racy_after_own_write(now, WINDOW));
+        assert!(stat((1001, 0), (900, 0)).is_racy(now, WINDOW), "clocks of servers run ahead");
+        assert!(!stat((4_000_000_000, 0), (900, 0)).is_racy(now, WINDOW), "a far future does not mean for ever");
+        assert!(!stat((1000, 0), (1000, 0)).is_racy(now, Duration::ZERO));
     }
 
     #[test]
     fn times_before_1970_and_absurd_ones_do_not_overflow() {
-        assert_eq!(stamp((-1, 999_999_000), (0, 0)).mtime_micros(), -1);
-        assert_eq!(stamp((i64::MAX, 0), (0, 0)).mtime_micros(), i64::MAX);
-        assert!(!stamp((i64::MIN, 0), (i64::MAX, 0)).is_racy(u64::MAX, WINDOW));
+        assert_eq!(stat((-1, 999_999_000), (0, 0)).mtime_micros(), -1);
+        assert_eq!(stat((i64::MAX, 0), (0, 0)).mtime_micros(), i64::MAX);
+        assert!(!stat((i64::MIN, 0), (i64::MAX, 0)).is_racy(u64::MAX, WINDOW));
     }
 }

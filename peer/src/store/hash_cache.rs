@@ -13,7 +13,7 @@ use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 use shared::{content::ContentHash, limits::HASH_CACHE_BYTES};
 use tracing::warn;
 
-use super::{file_stat::Stamp, scan::FileId};
+use super::{file_stat::FileStat, scan::FileId};
 
 type Key = (u64, u64);
 /// Size; modification time; change time; hash.
@@ -48,24 +48,24 @@ impl HashCache {
     }
 
     /// The hashes of the files with these stamps, as far as they are known.
-    pub(crate) fn look_up<'a>(&self, stamps: impl Iterator<Item = &'a Stamp>) -> Vec<Option<ContentHash>> {
-        let stamps: Vec<&Stamp> = stamps.collect();
-        self.try_look_up(&stamps).unwrap_or_else(|error| {
+    pub(crate) fn look_up<'a>(&self, stats: impl Iterator<Item = &'a FileStat>) -> Vec<Option<ContentHash>> {
+        let stats: Vec<&FileStat> = stats.collect();
+        self.try_look_up(&stats).unwrap_or_else(|error| {
             warn!(%error, "the hash cache cannot be read");
-            vec![None; stamps.len()]
+            vec![None; stats.len()]
         })
     }
 
-    fn try_look_up(&self, stamps: &[&Stamp]) -> Result<Vec<Option<ContentHash>>, redb::Error> {
+    fn try_look_up(&self, stats: &[&FileStat]) -> Result<Vec<Option<ContentHash>>, redb::Error> {
         let table = match self.database.begin_read()?.open_table(HASHES) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(vec![None; stamps.len()]),
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(vec![None; stats.len()]),
             table => table?,
         };
-        let mut hashes = Vec::with_capacity(stamps.len());
-        for stamp in stamps {
-            let hash = table.get(stamp.id())?.and_then(|row| {
+        let mut hashes = Vec::with_capacity(stats.len());
+        for stat in stats {
+            let hash = table.get(stat.id())?.and_then(|row| {
                 let (size, mtime, ctime, hash) = row.value();
-                (size == stamp.size && mtime == stamp.mtime && ctime == stamp.ctime).then_some(ContentHash(hash))
+                (size == stat.size && mtime == stat.mtime && ctime == stat.ctime).then_some(ContentHash(hash))
             });
             hashes.push(hash);
         }
@@ -73,7 +73,7 @@ impl HashCache {
     }
 
     /// Notes hashes. When that fails they are only hashed again after a restart, so it is no error.
-    pub(crate) fn insert(&self, rows: &[(Stamp, ContentHash)]) {
+    pub(crate) fn insert(&self, rows: &[(FileStat, ContentHash)]) {
         if rows.is_empty() {
             return;
         }
@@ -83,8 +83,8 @@ impl HashCache {
             transaction.set_durability(Durability::None)?;
             {
                 let mut table = transaction.open_table(HASHES)?;
-                for (stamp, hash) in rows {
-                    table.insert(stamp.id(), (stamp.size, stamp.mtime, stamp.ctime, hash.0))?;
+                for (stat, hash) in rows {
+                    table.insert(stat.id(), (stat.size, stat.mtime, stat.ctime, hash.0))?;
                 }
             }
             Ok(transaction.commit()?)
@@ -126,8 +126,8 @@ fn set_aside(path: &Path) -> io::Result<PathBuf> {
 mod tests {
     use super::*;
 
-    fn stamp(inode: u64) -> Stamp {
-        Stamp { device: 1, inode, size: 3, mtime: (4, 5), ctime: (6, 7), executable: false, directory: false }
+    fn stat(inode: u64) -> FileStat {
+        FileStat { device: 1, inode, size: 3, mtime: (4, 5), ctime: (6, 7), executable: false, directory: false }
     }
 
     #[test]
@@ -136,23 +136,23 @@ mod tests {
         let path = dir.path().join("hashes.redb");
         let hash = ContentHash([9; 32]);
         let cache = HashCache::open(&path).unwrap();
-        assert_eq!(cache.look_up([&stamp(1)].into_iter()), [None]);
-        cache.insert(&[(stamp(1), hash), (stamp(2), hash)]);
+        assert_eq!(cache.look_up([&stat(1)].into_iter()), [None]);
+        cache.insert(&[(stat(1), hash), (stat(2), hash)]);
         cache.flush(None);
         drop(cache);
 
         let cache = HashCache::open(&path).unwrap();
         let changed = [
-            Stamp { size: 4, ..stamp(1) },
-            Stamp { mtime: (4, 6), ..stamp(1) },
-            Stamp { ctime: (7, 7), ..stamp(1) },
-            Stamp { device: 2, ..stamp(1) },
+            FileStat { size: 4, ..stat(1) },
+            FileStat { mtime: (4, 6), ..stat(1) },
+            FileStat { ctime: (7, 7), ..stat(1) },
+            FileStat { device: 2, ..stat(1) },
         ];
-        assert_eq!(cache.look_up([&stamp(1)].into_iter()), [Some(hash)]);
+        assert_eq!(cache.look_up([&stat(1)].into_iter()), [Some(hash)]);
         assert_eq!(cache.look_up(changed.iter()), [None; 4]);
 
-        cache.flush(Some(&HashSet::from([stamp(2).id()])));
-        assert_eq!(cache.look_up([&stamp(1), &stamp(2)].into_iter()), [None, Some(hash)]);
+        cache.flush(Some(&HashSet::from([stat(2).id()])));
+        assert_eq!(cache.look_up([&stat(1), &stat(2)].into_iter()), [None, Some(hash)]);
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hashes.redb");
         let cache = HashCache::open(&path).unwrap();
-        cache.insert(&(0..2000).map(|inode| (stamp(inode), ContentHash([1; 32]))).collect::<Vec<_>>());
+        cache.insert(&(0..2000).map(|inode| (stat(inode), ContentHash([1; 32]))).collect::<Vec<_>>());
         cache.flush(None);
         drop(cache);
         let healthy = fs::read(&path).unwrap();
@@ -176,8 +176,8 @@ mod tests {
             damage(&mut bytes);
             fs::write(&path, bytes).unwrap();
             let cache = HashCache::open(&path).unwrap();
-            cache.insert(&[(stamp(1), ContentHash([2; 32]))]);
-            assert_eq!(cache.look_up([&stamp(1)].into_iter()), [Some(ContentHash([2; 32]))]);
+            cache.insert(&[(stat(1), ContentHash([2; 32]))]);
+            assert_eq!(cache.look_up([&stat(1)].into_iter()), [Some(ContentHash([2; 32]))]);
         }
     }
 }

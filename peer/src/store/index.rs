@@ -11,37 +11,37 @@ use shared::{
     file_name::FileName,
 };
 
-use super::{changes::Changes, file_stat::Stamp};
+use super::{changes::Changes, file_stat::FileStat};
 
 /// A file whose hash is known, or a directory with nothing in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Known {
+pub(crate) struct IndexEntry {
     pub(crate) meta: FileMeta,
     /// The stamp it had when it was hashed.
-    pub(crate) stamp: Stamp,
+    pub(crate) stat: FileStat,
     /// When it was hashed, microseconds since 1970; `None` once the hash is final. Until then the file may have changed
-    /// unseen ([`Stamp::is_racy`]) and is hashed once more.
+    /// unseen ([`FileStat::is_racy`]) and is hashed once more.
     pub(crate) unconfirmed_since: Option<u64>,
 }
 
-impl Known {
+impl IndexEntry {
     /// A file with this stamp and hash.
-    pub(crate) fn new(name: FileName, stamp: Stamp, hash: ContentHash, unconfirmed_since: Option<u64>) -> Self {
+    pub(crate) fn new(name: FileName, stat: FileStat, hash: ContentHash, unconfirmed_since: Option<u64>) -> Self {
         let meta =
-            FileMeta { name, size: stamp.size, hash, mtime_micros: stamp.mtime_micros(), executable: stamp.executable };
-        Self { meta, stamp, unconfirmed_since }
+            FileMeta { name, size: stat.size, hash, mtime_micros: stat.mtime_micros(), executable: stat.executable };
+        Self { meta, stat, unconfirmed_since }
     }
 
     /// A directory with nothing in it.
-    pub(crate) fn directory(name: FileName, stamp: Stamp) -> Self {
-        Self::new(name, stamp, DIRECTORY_HASH, None)
+    pub(crate) fn directory(name: FileName, stat: FileStat) -> Self {
+        Self::new(name, stat, DIRECTORY_HASH, None)
     }
 }
 
 /// All known files, by name and by content. A directory is in it as long as there is no file in it; it has no content.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    files: BTreeMap<FileName, Known>,
+    files: BTreeMap<FileName, IndexEntry>,
     /// How many of them are directories.
     directories: usize,
     names: HashMap<ContentHash, BTreeSet<FileName>>,
@@ -53,25 +53,25 @@ pub(crate) struct Plan {
     /// Files that are known and gone.
     pub(crate) gone: Vec<FileName>,
     /// Files that are new or changed: their hash is in the cache, or they are to be hashed.
-    pub(crate) unknown: Vec<(FileName, Stamp)>,
+    pub(crate) unknown: Vec<(FileName, FileStat)>,
     /// Files to be hashed again, whatever the cache says.
-    pub(crate) unconfirmed: Vec<(FileName, Stamp)>,
+    pub(crate) unconfirmed: Vec<(FileName, FileStat)>,
     /// Whether other files are still to be hashed again, when the racy time is over.
     pub(crate) waiting: bool,
 }
 
 impl Index {
-    pub(crate) fn files(&self) -> impl Iterator<Item = &Known> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &IndexEntry> {
         self.files.values()
     }
 
     /// The files after `after`, by name.
-    pub(crate) fn files_after(&self, after: Option<&FileName>) -> impl Iterator<Item = &Known> {
+    pub(crate) fn files_after(&self, after: Option<&FileName>) -> impl Iterator<Item = &IndexEntry> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.files.range::<FileName, _>((from, Bound::Unbounded)).map(|(_, known)| known)
     }
 
-    pub(crate) fn file(&self, name: &FileName) -> Option<&Known> {
+    pub(crate) fn file(&self, name: &FileName) -> Option<&IndexEntry> {
         self.files.get(name)
     }
 
@@ -83,7 +83,7 @@ impl Index {
     }
 
     /// The files with this content.
-    pub(crate) fn with_content(&self, hash: &ContentHash) -> impl Iterator<Item = &Known> {
+    pub(crate) fn with_content(&self, hash: &ContentHash) -> impl Iterator<Item = &IndexEntry> {
         self.names.get(hash).into_iter().flatten().filter_map(|name| self.files.get(name))
     }
 
@@ -93,7 +93,7 @@ impl Index {
     }
 
     /// Takes what became known, and forgets names; returns what that changes for others.
-    pub(crate) fn apply(&mut self, upserts: Vec<Known>, removals: Vec<FileName>) -> Changes {
+    pub(crate) fn apply(&mut self, upserts: Vec<IndexEntry>, removals: Vec<FileName>) -> Changes {
         let mut changes = Changes::default();
         for name in removals {
             if self.take(name.as_str()).is_some() {
@@ -124,7 +124,7 @@ impl Index {
         changes
     }
 
-    fn put(&mut self, known: Known, changes: &mut Changes) {
+    fn put(&mut self, known: IndexEntry, changes: &mut Changes) {
         let before = self.take(known.meta.name.as_str());
         if before.is_none_or(|before| before.meta != known.meta) {
             changes.upserts.push(known.meta.clone());
@@ -137,7 +137,7 @@ impl Index {
         self.files.insert(known.meta.name.clone(), known);
     }
 
-    fn take(&mut self, name: &str) -> Option<Known> {
+    fn take(&mut self, name: &str) -> Option<IndexEntry> {
         let known = self.files.remove(name)?;
         self.directories -= usize::from(known.meta.is_directory());
         if let Some(names) = self.names.get_mut(&known.meta.hash) {
@@ -153,29 +153,29 @@ impl Index {
     /// the look was under way or are about to, so it says nothing about them; those in `hashing` are being hashed with this stamp.
     pub(crate) fn plan(
         &self,
-        seen: &BTreeMap<FileName, Stamp>,
+        seen: &BTreeMap<FileName, FileStat>,
         touched: &HashSet<FileName>,
-        hashing: &HashMap<FileName, Stamp>,
+        hashing: &HashMap<FileName, FileStat>,
         now: u64,
         racy_window: Duration,
     ) -> Plan {
         let mut plan = Plan::default();
         let gone = |name: &&FileName| !seen.contains_key(*name) && !touched.contains(*name);
         plan.gone = self.files.keys().filter(gone).cloned().collect();
-        for (name, stamp) in seen {
-            if touched.contains(name) || hashing.get(name) == Some(stamp) {
+        for (name, stat) in seen {
+            if touched.contains(name) || hashing.get(name) == Some(stat) {
                 continue;
             }
             match self.files.get(name) {
-                Some(known) if known.stamp == *stamp => {
+                Some(known) if known.stat == *stat => {
                     let racy_micros = u64::try_from(racy_window.as_micros()).unwrap_or(u64::MAX);
                     match known.unconfirmed_since {
                         Some(since) if now.abs_diff(since) < racy_micros => plan.waiting = true,
-                        Some(_) => plan.unconfirmed.push((name.clone(), *stamp)),
+                        Some(_) => plan.unconfirmed.push((name.clone(), *stat)),
                         None => {}
                     }
                 }
-                _ => plan.unknown.push((name.clone(), *stamp)),
+                _ => plan.unknown.push((name.clone(), *stat)),
             }
         }
         plan
@@ -192,12 +192,12 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn stamp(size: u64) -> Stamp {
-        Stamp { device: 1, inode: size, size, mtime: (5, 0), ctime: (6, 0), executable: false, directory: false }
+    fn stat(size: u64) -> FileStat {
+        FileStat { device: 1, inode: size, size, mtime: (5, 0), ctime: (6, 0), executable: false, directory: false }
     }
 
-    fn known(text: &str, size: u64, hash: u8) -> Known {
-        Known::new(name(text), stamp(size), ContentHash([hash; 32]), None)
+    fn known(text: &str, size: u64, hash: u8) -> IndexEntry {
+        IndexEntry::new(name(text), stat(size), ContentHash([hash; 32]), None)
     }
 
     fn names_with(index: &Index, hash: u8) -> Vec<&str> {
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_known_as_long_as_nothing_is_in_it() {
-        let directory = |text| Known::directory(name(text), Stamp { directory: true, ..stamp(0) });
+        let directory = |text| IndexEntry::directory(name(text), FileStat { directory: true, ..stat(0) });
         let mut index = Index::default();
         let changes = index.apply(vec![directory("a/b"), directory("a b")], vec![]);
         assert_eq!((changes.upserts.len(), changes.removals.len()), (2, 0));
@@ -240,24 +240,24 @@ mod tests {
         let mut index = Index::default();
         index.apply(vec![known("kept", 1, 1), known("gone", 1, 1), known("adopted", 1, 1)], vec![]);
         let seen: BTreeMap<_, _> = [("kept", 1), ("new", 3), ("hashing", 4), ("hashing-old", 5), ("removed", 6)]
-            .map(|(text, size)| (name(text), stamp(size)))
+            .map(|(text, size)| (name(text), stat(size)))
             .into();
         let touched = HashSet::from([name("adopted"), name("removed")]);
-        let hashing = HashMap::from([(name("hashing"), stamp(4)), (name("hashing-old"), stamp(1))]);
+        let hashing = HashMap::from([(name("hashing"), stat(4)), (name("hashing-old"), stat(1))]);
         let plan = index.plan(&seen, &touched, &hashing, 0, WINDOW);
         assert_eq!(plan.gone, [name("gone")]);
-        assert_eq!(plan.unknown, [(name("hashing-old"), stamp(5)), (name("new"), stamp(3))]);
+        assert_eq!(plan.unknown, [(name("hashing-old"), stat(5)), (name("new"), stat(3))]);
         assert_eq!(plan.unconfirmed, []);
     }
 
     #[test]
     fn an_unconfirmed_hash_is_checked_after_the_racy_time() {
         let mut index = Index::default();
-        index.apply(vec![Known { unconfirmed_since: Some(10_000_000), ..known("a", 1, 1) }], vec![]);
-        let seen = BTreeMap::from([(name("a"), stamp(1))]);
+        index.apply(vec![IndexEntry { unconfirmed_since: Some(10_000_000), ..known("a", 1, 1) }], vec![]);
+        let seen = BTreeMap::from([(name("a"), stat(1))]);
         let plan = |now| index.plan(&seen, &HashSet::new(), &HashMap::new(), now, WINDOW);
         assert_eq!(plan(11_999_999), Plan { waiting: true, ..Plan::default() });
-        assert_eq!(plan(12_000_000).unconfirmed, [(name("a"), stamp(1))]);
+        assert_eq!(plan(12_000_000).unconfirmed, [(name("a"), stat(1))]);
         assert_eq!(plan(0).unconfirmed.len(), 1, "a clock set back confirms nothing");
     }
 }

@@ -35,10 +35,10 @@ use tracing::{error, warn};
 
 use super::{
     changes::Changes,
-    file_stat::Stamp,
-    index::Known,
+    file_stat::FileStat,
+    index::IndexEntry,
+    inner::{Arrivals, HashOutcome, ShareInner},
     scan::{Scan, Skipped, scan},
-    state::{Arrived, Hashed, Shared},
     watch::{report_unwatched, watch},
 };
 
@@ -50,11 +50,11 @@ pub(crate) enum Command {
     /// Reply when nothing is being hashed.
     Settled(oneshot::Sender<()>),
     /// These files were put in place.
-    Adopt(Arrived, oneshot::Sender<()>),
+    Adopt(Arrivals, oneshot::Sender<()>),
     /// These files were removed.
     Forget(Vec<FileName>, oneshot::Sender<()>),
     /// This content was not what it should be.
-    Suspect(ContentHash),
+    Invalidate(ContentHash),
 }
 
 /// Files hashed by one blocking thread before it reports: as many as keep the reports few, as few as keep them timely.
@@ -69,14 +69,14 @@ const LOOK_SHARE: u32 = 4;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Indexer {
-    shared: Arc<Shared>,
+    inner: Arc<ShareInner>,
     events: mpsc::Sender<Changes>,
     /// Blocking work under way.
     tasks: JoinSet<Done>,
     hashers: usize,
     /// Files being hashed, or waiting for it, with the stamp they are to have.
-    hashing: HashMap<FileName, Stamp>,
-    queue: VecDeque<(FileName, Stamp)>,
+    hashing: HashMap<FileName, FileStat>,
+    queue: VecDeque<(FileName, FileStat)>,
     /// When the look under way began.
     looking_since: Option<Instant>,
     /// Files that came or went while the look was under way.
@@ -114,16 +114,16 @@ struct Noticed {
 #[derive(Debug)]
 enum Done {
     Watching(notify::Result<RecommendedWatcher>),
-    Looked(io::Result<Scan>),
-    Hashed(Vec<(FileName, Stamp, Hashed)>),
+    Inspected(io::Result<Scan>),
+    Hashed(Vec<(FileName, FileStat, HashOutcome)>),
     Synced,
 }
 
 impl Indexer {
-    pub(crate) fn new(shared: Arc<Shared>, events: mpsc::Sender<Changes>, first_look: oneshot::Sender<()>) -> Self {
+    pub(crate) fn new(inner: Arc<ShareInner>, events: mpsc::Sender<Changes>, first_look: oneshot::Sender<()>) -> Self {
         let now = Instant::now();
         Self {
-            shared,
+            inner,
             events,
             tasks: JoinSet::new(),
             hashers: 0,
@@ -150,10 +150,10 @@ impl Indexer {
     /// Runs until all handles are gone.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let (notices, mut noticed) = mpsc::channel(1);
-        let shared = Arc::clone(&self.shared);
+        let inner = Arc::clone(&self.inner);
         // The watcher comes before the first look: what changes between the two is noticed. Watching a deep tree takes a
         // while, so it is not waited for; the look after it covers what changed meanwhile.
-        self.tasks.spawn_blocking(move || Done::Watching(watch(shared.root.path(), notices)));
+        self.tasks.spawn_blocking(move || Done::Watching(watch(inner.root.path(), notices)));
         let events = self.events.clone();
         loop {
             self.work();
@@ -178,10 +178,10 @@ impl Indexer {
                 },
             }
         }
-        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.inner.stopping.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
-        let shared = Arc::clone(&self.shared);
-        let _stopped = task::spawn_blocking(move || shared.cache.flush(None)).await;
+        let inner = Arc::clone(&self.inner);
+        let _stopped = task::spawn_blocking(move || inner.cache.flush(None)).await;
     }
 
     fn command(&mut self, command: Command) {
@@ -191,7 +191,7 @@ impl Indexer {
                 self.for_next_look.extend(reply);
             }
             Command::Settled(reply) => self.for_idle.push(reply),
-            Command::Adopt(Arrived { files, arriving }, reply) => {
+            Command::Adopt(Arrivals { files, arriving }, reply) => {
                 for known in &files {
                     self.touch(&known.meta.name);
                     if known.unconfirmed_since.is_some() {
@@ -210,7 +210,7 @@ impl Indexer {
                 self.apply(Vec::new(), names);
                 self.for_sent.push(reply);
             }
-            Command::Suspect(hash) => self.suspect(hash),
+            Command::Invalidate(hash) => self.invalidate(hash),
         }
     }
 
@@ -222,22 +222,22 @@ impl Indexer {
         }
     }
 
-    fn suspect(&mut self, hash: ContentHash) {
+    fn invalidate(&mut self, hash: ContentHash) {
         let files: Vec<_> = {
-            let index = self.shared.index();
-            index.with_content(&hash).map(|known| (known.meta.name.clone(), known.stamp)).collect()
+            let index = self.inner.index();
+            index.with_content(&hash).map(|known| (known.meta.name.clone(), known.stat)).collect()
         };
         if files.is_empty() {
             return;
         }
-        self.shared.outboards.remove(hash);
+        self.inner.outboards.remove(hash);
         self.apply(Vec::new(), files.iter().map(|(name, _)| name.clone()).collect());
         self.enqueue(files);
     }
 
     fn notice(&mut self) {
         let now = Instant::now();
-        let debounce = self.shared.options.debounce;
+        let debounce = self.inner.options.debounce;
         let latest = self.noticed.map_or(now + debounce * MAX_DEBOUNCES, |noticed| noticed.latest);
         self.noticed = Some(Noticed { quiet: (now + debounce).min(latest), latest });
     }
@@ -252,17 +252,17 @@ impl Indexer {
 
     fn racy_time(&self) -> Duration {
         // A little more, so that the look is not just too early.
-        self.shared.options.racy_window + self.shared.options.debounce
+        self.inner.options.racy_window + self.inner.options.debounce
     }
 
     fn look(&mut self) {
         let now = Instant::now();
         self.looking_since = Some(now);
         self.noticed = None;
-        self.due = now + self.shared.options.rescan;
+        self.due = now + self.inner.options.rescan;
         self.for_this_look.append(&mut self.for_next_look);
-        let shared = Arc::clone(&self.shared);
-        self.tasks.spawn_blocking(move || Done::Looked(scan(&shared.root, None)));
+        let inner = Arc::clone(&self.inner);
+        self.tasks.spawn_blocking(move || Done::Inspected(scan(&inner.root, None)));
     }
 
     async fn done(&mut self, done: Done) {
@@ -271,8 +271,8 @@ impl Indexer {
                 self.watcher = Some(watcher);
                 self.look_within(Duration::ZERO);
             }
-            Done::Watching(Err(error)) => report_unwatched(self.shared.root.path(), &error),
-            Done::Looked(looked) => self.looked(looked).await,
+            Done::Watching(Err(error)) => report_unwatched(self.inner.root.path(), &error),
+            Done::Inspected(looked) => self.looked(looked).await,
             Done::Hashed(files) => self.hashed(files),
             Done::Synced => {}
         }
@@ -285,7 +285,7 @@ impl Indexer {
         match looked {
             Ok(found) => self.found(found, touched).await,
             // The folder may be on a disk that is away for a moment: its files stay known, serving them fails by itself.
-            Err(error) => warn!(%error, folder = %self.shared.root.path().display(), "the share cannot be read"),
+            Err(error) => warn!(%error, folder = %self.inner.root.path().display(), "the share cannot be read"),
         }
         self.for_idle.append(&mut self.for_this_look);
         if let Some(first_look) = self.first_look.take() {
@@ -294,18 +294,18 @@ impl Indexer {
     }
 
     async fn found(&mut self, found: Scan, mut touched: HashSet<FileName>) {
-        self.shared.skipped.store(found.skipped.len() as u64, Ordering::Relaxed);
+        self.inner.skipped.store(found.skipped.len() as u64, Ordering::Relaxed);
         found.skipped.iter().filter(|skipped| !self.reported.contains(*skipped)).for_each(report);
         self.reported = found.skipped.into_iter().collect();
 
-        touched.extend(self.shared.arriving_names());
+        touched.extend(self.inner.arriving_names());
         // A large share takes a while to compare. Nobody else changes the index meanwhile: this task is waiting here.
-        let shared = Arc::clone(&self.shared);
+        let inner = Arc::clone(&self.inner);
         let hashing = std::mem::take(&mut self.hashing);
         let planned = task::spawn_blocking(move || {
-            let window = shared.options.racy_window;
-            let plan = shared.index().plan(&found.files, &touched, &hashing, unix_micros(), window);
-            let (known, unknown) = shared.cached(plan.unknown);
+            let window = inner.options.racy_window;
+            let plan = inner.index().plan(&found.files, &touched, &hashing, unix_micros(), window);
+            let (known, unknown) = inner.cached(plan.unknown);
             (known, plan.gone, unknown, plan.unconfirmed, plan.waiting, hashing)
         })
         .await;
@@ -320,7 +320,7 @@ impl Indexer {
         self.uncollected |= !gone.is_empty();
         self.apply(known, gone);
         let now = unix_micros();
-        let (busy, quiet): (Vec<_>, Vec<_>) = unknown.into_iter().partition(|(_, stamp)| is_being_written(stamp, now));
+        let (busy, quiet): (Vec<_>, Vec<_>) = unknown.into_iter().partition(|(_, stat)| is_being_written(stat, now));
         if !busy.is_empty() {
             self.look_within(WRITER_QUIET);
         }
@@ -331,10 +331,10 @@ impl Indexer {
         self.enqueue(unconfirmed);
     }
 
-    fn enqueue(&mut self, files: Vec<(FileName, Stamp)>) {
-        for (name, stamp) in files {
-            self.hashing.insert(name.clone(), stamp);
-            self.queue.push_back((name, stamp));
+    fn enqueue(&mut self, files: Vec<(FileName, FileStat)>) {
+        for (name, stat) in files {
+            self.hashing.insert(name.clone(), stat);
+            self.queue.push_back((name, stat));
         }
     }
 
@@ -344,18 +344,18 @@ impl Indexer {
         while self.hashers < cores && !self.queue.is_empty() {
             let (mut batch, mut bytes) = (Vec::new(), 0);
             while batch.len() < BATCH_FILES && bytes < BATCH_BYTES {
-                let Some((name, stamp)) = self.queue.pop_front() else { break };
-                if self.hashing.get(&name) == Some(&stamp) {
-                    bytes += stamp.size;
-                    batch.push((name, stamp));
+                let Some((name, stat)) = self.queue.pop_front() else { break };
+                if self.hashing.get(&name) == Some(&stat) {
+                    bytes += stat.size;
+                    batch.push((name, stat));
                 }
             }
             if batch.is_empty() {
                 continue;
             }
             self.hashers += 1;
-            let shared = Arc::clone(&self.shared);
-            self.tasks.spawn_blocking(move || Done::Hashed(hash_batch(&shared, batch)));
+            let inner = Arc::clone(&self.inner);
+            self.tasks.spawn_blocking(move || Done::Hashed(hash_batch(&inner, batch)));
         }
         if self.hashers == 0 && self.looking_since.is_none() && self.first_look.is_none() {
             self.idle();
@@ -372,36 +372,36 @@ impl Indexer {
         if self.unsynced || self.uncollected {
             let collect = std::mem::take(&mut self.uncollected);
             self.unsynced = false;
-            let shared = Arc::clone(&self.shared);
+            let inner = Arc::clone(&self.inner);
             self.tasks.spawn_blocking(move || {
-                sync(&shared, collect);
+                sync(&inner, collect);
                 Done::Synced
             });
         }
     }
 
-    fn hashed(&mut self, files: Vec<(FileName, Stamp, Hashed)>) {
+    fn hashed(&mut self, files: Vec<(FileName, FileStat, HashOutcome)>) {
         self.hashers -= 1;
         self.unsynced = true;
         let (mut upserts, mut removals) = (Vec::new(), Vec::new());
-        for (name, stamp, hashed) in files {
-            if self.hashing.get(&name) != Some(&stamp) {
+        for (name, stat, hashed) in files {
+            if self.hashing.get(&name) != Some(&stat) {
                 continue;
             }
             self.hashing.remove(&name);
             match hashed {
-                Hashed::Done(known) => {
+                HashOutcome::Done(known) => {
                     if known.unconfirmed_since.is_some() {
                         self.look_within(self.racy_time());
                     }
                     upserts.push(known);
                 }
-                Hashed::Changed => self.look_within(WRITER_QUIET),
-                Hashed::Gone => {
+                HashOutcome::Changed => self.look_within(WRITER_QUIET),
+                HashOutcome::Gone => {
                     removals.push(name);
-                    self.look_within(self.shared.options.debounce);
+                    self.look_within(self.inner.options.debounce);
                 }
-                Hashed::Unreadable(error) => {
+                HashOutcome::Unreadable(error) => {
                     let skipped = Skipped { path: name.as_str().into(), reason: error.to_string() };
                     if self.reported.insert(skipped.clone()) {
                         report(&skipped);
@@ -413,9 +413,9 @@ impl Indexer {
         self.apply(upserts, removals);
     }
 
-    fn apply(&mut self, upserts: Vec<Known>, removals: Vec<FileName>) {
+    fn apply(&mut self, upserts: Vec<IndexEntry>, removals: Vec<FileName>) {
         let changes = {
-            let mut index = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
+            let mut index = self.inner.index.write().unwrap_or_else(PoisonError::into_inner);
             index.apply(upserts, removals)
         };
         self.unsent.extend(changes.removals.into_iter().map(|name| (name, None)));
@@ -438,26 +438,26 @@ impl Indexer {
 impl Drop for Indexer {
     fn drop(&mut self) {
         // A runtime that shuts down waits for blocking threads: they must not go on with a large file.
-        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.inner.stopping.store(true, Ordering::Relaxed);
     }
 }
 
 /// A large file that was written to a moment ago is being copied: it is not worth hashing yet.
-fn is_being_written(stamp: &Stamp, now: u64) -> bool {
-    stamp.size > HASH_PART_BYTES && stamp.is_racy_after_own_write(now, WRITER_QUIET)
+fn is_being_written(stat: &FileStat, now: u64) -> bool {
+    stat.size > HASH_PART_BYTES && stat.is_racy_after_own_write(now, WRITER_QUIET)
 }
 
-fn hash_batch(shared: &Shared, batch: Vec<(FileName, Stamp)>) -> Vec<(FileName, Stamp, Hashed)> {
+fn hash_batch(inner: &ShareInner, batch: Vec<(FileName, FileStat)>) -> Vec<(FileName, FileStat, HashOutcome)> {
     let mut done = Vec::with_capacity(batch.len());
     let mut hashes = Vec::new();
-    for (name, stamp) in batch {
-        let hashed = shared.hash(&name, &stamp);
-        if let Hashed::Done(known) = &hashed {
+    for (name, stat) in batch {
+        let hashed = inner.hash(&name, &stat);
+        if let HashOutcome::Done(known) = &hashed {
             hashes.push(known.clone());
         }
-        done.push((name, stamp, hashed));
+        done.push((name, stat, hashed));
     }
-    shared.remember(&hashes);
+    inner.remember(&hashes);
     done
 }
 
@@ -467,12 +467,12 @@ fn report(skipped: &Skipped) {
 }
 
 /// Makes the cache durable, and drops what belongs to no file.
-fn sync(shared: &Shared, collect: bool) {
-    let live = collect.then(|| shared.index().files().map(|known| known.stamp.id()).collect());
-    shared.cache.flush(live.as_ref());
+fn sync(inner: &ShareInner, collect: bool) {
+    let live = collect.then(|| inner.index().files().map(|known| known.stat.id()).collect());
+    inner.cache.flush(live.as_ref());
     if collect {
-        let contents = shared.index().contents();
-        if let Err(error) = shared.outboards.collect(&contents, OUTBOARD_GRACE) {
+        let contents = inner.index().contents();
+        if let Err(error) = inner.outboards.collect(&contents, OUTBOARD_GRACE) {
             warn!(%error, "outboards that nothing refers to could not be deleted");
         }
     }

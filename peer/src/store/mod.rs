@@ -22,11 +22,11 @@ mod hash_cache;
 mod import;
 mod index;
 mod indexer;
+mod inner;
 mod outboards;
 mod scan;
 mod share;
 pub mod source;
-mod state;
 mod watch;
 
 pub use changes::{Changes, diff};
@@ -36,9 +36,9 @@ pub use download::{
     unfinished::{Discarded, Unfinished},
 };
 pub(crate) use import::{
-    batch::{Looked, Many, Staged},
-    directories::Described,
+    batch::{Inspected, Staged, StagedBatch},
+    directories::DirMetadata,
 };
-pub(crate) use index::Known;
+pub(crate) use index::IndexEntry;
 pub use share::{OpenError, Share, ShareOptions, ShareStats};
 pub use source::Source;

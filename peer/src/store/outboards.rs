@@ -13,7 +13,7 @@ use std::{
 use shared::{content::ContentHash, limits::GROUP_BYTES, time::unix_micros};
 use tempfile::NamedTempFile;
 
-use super::file_stat::Stamp;
+use super::file_stat::FileStat;
 use crate::bao::verifier::{PAIR_BYTES, is_root_pair, outboard_bytes};
 
 /// The folder of outboards.
@@ -119,7 +119,7 @@ impl Outboards {
             }
             for entry in fs::read_dir(shelf.path())? {
                 let entry = entry?;
-                let age = now.saturating_sub(Stamp::of(&entry.metadata()?).mtime_micros());
+                let age = now.saturating_sub(FileStat::of(&entry.metadata()?).mtime_micros());
                 if !live.contains(&entry.path()) && age >= grace {
                     fs::remove_file(entry.path())?;
                     deleted += 1;

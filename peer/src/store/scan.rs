@@ -14,14 +14,14 @@ use shared::{
     limits::{MAX_FILES_PER_PEER, MAX_SHARE_DEPTH},
 };
 
-use super::{confined_dir::Root, file_stat::Stamp};
+use super::{confined_dir::ConfinedDir, file_stat::FileStat};
 
 /// What a look found.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     /// Regular files, and directories below the folder that have nothing in them at all, not even what is hidden or cannot be
     /// shared; with what tells that they change.
-    pub(crate) files: BTreeMap<FileName, Stamp>,
+    pub(crate) files: BTreeMap<FileName, FileStat>,
     /// What is there and cannot be shared. (Hidden files are left out without a word.)
     pub(crate) skipped: Vec<Skipped>,
     /// Whether there is nothing in the folder itself.
@@ -44,14 +44,14 @@ pub(crate) type FileId = (u64, u64);
 ///
 /// # Errors
 /// When the folder itself cannot be read. What is wrong further down is in [`Scan::skipped`].
-pub(crate) fn scan(root: &Root, except: Option<FileId>) -> io::Result<Scan> {
+pub(crate) fn scan(root: &ConfinedDir, except: Option<FileId>) -> io::Result<Scan> {
     let mut walk = Walk { root, except, found: Scan::default(), above: Vec::new() };
     walk.directory(Path::new(""), root.dir())?;
     Ok(walk.found)
 }
 
 struct Walk<'a> {
-    root: &'a Root,
+    root: &'a ConfinedDir,
     except: Option<FileId>,
     found: Scan,
     /// The directories that the walk is in, outermost first: links make cycles.
@@ -61,8 +61,8 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn directory(&mut self, relative: &Path, dir: impl AsFd) -> io::Result<()> {
         // Before its entries are read: one that comes later shows as a change.
-        let stamp = Stamp::from_stat(&rustix::fs::fstat(&dir)?);
-        let id = stamp.id();
+        let stat = FileStat::from_stat(&rustix::fs::fstat(&dir)?);
+        let id = stat.id();
         if self.except == Some(id) {
             return Ok(());
         }
@@ -101,7 +101,7 @@ impl Walk<'_> {
         self.above.pop();
         if nothing {
             match FileName::from_relative_path(relative) {
-                Ok(name) => drop(self.found.files.insert(name, stamp)),
+                Ok(name) => drop(self.found.files.insert(name, stat)),
                 // Only the folder itself has no name: those of all others were looked at before they were opened.
                 Err(_) => self.found.nothing = true,
             }
@@ -121,7 +121,7 @@ impl Walk<'_> {
         let stat = rustix::fs::statat(&dir, base, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                self.found.files.insert(name, Stamp::from_stat(&stat));
+                self.found.files.insert(name, FileStat::from_stat(&stat));
             }
             FileType::Directory => self.directory(path, self.root.open_dir(path)?)?,
             FileType::Symlink => self.link(path, name)?,
@@ -143,7 +143,7 @@ impl Walk<'_> {
             return self.directory(path, self.root.open_dir(&target)?);
         }
         let metadata = self.root.open_file(&target)?.metadata()?;
-        self.found.files.insert(name, Stamp::of(&metadata));
+        self.found.files.insert(name, FileStat::of(&metadata));
         Ok(())
     }
 
@@ -187,7 +187,7 @@ mod tests {
         symlink("..", share.join("docs/cycle")).unwrap();
         symlink("../outside", share.join("escape")).unwrap();
         symlink("nothing", share.join("dangling")).unwrap();
-        let root = Root::open(&share).unwrap();
+        let root = ConfinedDir::open(&share).unwrap();
         rustix::fs::mknodat(root.dir(), "pipe", FileType::Fifo, Mode::RWXU, 0).unwrap();
         let found = scan(&root, None).unwrap();
         assert_eq!(names(&found), ["a", "docs-link/b€.txt", "docs/b€.txt", "link"]);
@@ -209,11 +209,11 @@ mod tests {
         for file in ["full/a", "unshareable/bad\nname"] {
             fs::write(share.join(file), "x").unwrap();
         }
-        let found = scan(&Root::open(&share).unwrap(), None).unwrap();
+        let found = scan(&ConfinedDir::open(&share).unwrap(), None).unwrap();
         assert_eq!(names(&found), ["deep/er/empty", "empty", "full/a"]);
         let empty = found.files["empty"];
         assert!(empty.directory && empty.size == 0 && !empty.executable, "{empty:?}");
-        assert!(!found.nothing && scan(&Root::open(&share.join("empty")).unwrap(), None).unwrap().nothing);
+        assert!(!found.nothing && scan(&ConfinedDir::open(&share.join("empty")).unwrap(), None).unwrap().nothing);
     }
 
     #[test]
@@ -222,8 +222,8 @@ mod tests {
         fs::create_dir_all(dir.path().join("compartilhados/peer1")).unwrap();
         fs::write(dir.path().join("compartilhados/peer1/own"), "x").unwrap();
         fs::write(dir.path().join("other"), "x").unwrap();
-        let own = Stamp::of(&fs::metadata(dir.path().join("compartilhados/peer1")).unwrap()).id();
-        let found = scan(&Root::open(dir.path()).unwrap(), Some(own)).unwrap();
+        let own = FileStat::of(&fs::metadata(dir.path().join("compartilhados/peer1")).unwrap()).id();
+        let found = scan(&ConfinedDir::open(dir.path()).unwrap(), Some(own)).unwrap();
         assert_eq!(names(&found), ["other"]);
     }
 
@@ -245,11 +245,11 @@ mod tests {
                     made.insert(parts.join("/"));
                 }
             }
-            let found = scan(&Root::open(dir.path()).unwrap(), None).unwrap();
+            let found = scan(&ConfinedDir::open(dir.path()).unwrap(), None).unwrap();
             prop_assert_eq!(names(&found), made.iter().map(String::as_str).collect::<Vec<_>>());
             prop_assert_eq!(found.skipped, []);
-            for (name, stamp) in found.files {
-                prop_assert_eq!(stamp.size, name.as_str().len() as u64);
+            for (name, stat) in found.files {
+                prop_assert_eq!(stat.size, name.as_str().len() as u64);
             }
         }
     }

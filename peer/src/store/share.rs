@@ -28,17 +28,17 @@ use super::{
     changes::Changes,
     confined_dir::HIDDEN,
     download::{
-        destination::{Destination, Standing},
+        destination::{Destination, Occupancy},
         partial::{Partial, PartialError},
         unfinished::{self, Discarded, Unfinished},
     },
     error::{io_failure, thread_failure},
-    file_stat::Stamp,
-    import::{add, batch::Many, dir_journal},
-    index::Known,
+    file_stat::FileStat,
+    import::{add, batch::StagedBatch, dir_journal},
+    index::IndexEntry,
     indexer::{Command, Indexer},
+    inner::{ArrivalGuard, Arrivals, HashOutcome, ShareInner},
     source::Source,
-    state::{Arrived, Arriving, Hashed, Shared},
 };
 
 /// Commands that wait for the indexer.
@@ -54,7 +54,7 @@ pub(crate) const PARTIAL: &str = "partial";
 /// empties `events`.
 #[derive(Debug, Clone)]
 pub struct Share {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) inner: Arc<ShareInner>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -115,41 +115,41 @@ impl Share {
         events: mpsc::Sender<Changes>,
     ) -> Result<Self, Failure> {
         let (dir, state_dir) = (dir.to_path_buf(), state_dir.to_path_buf());
-        let shared = task::spawn_blocking(move || Shared::open(&dir, &state_dir, options))
+        let inner = task::spawn_blocking(move || ShareInner::open(&dir, &state_dir, options))
             .await
             .map_err(|error| thread_failure(&error))??;
-        let shared = Arc::new(shared);
+        let inner = Arc::new(inner);
         let (commands, queue) = mpsc::channel(MAX_QUEUED_COMMANDS);
         let (looked, first_look) = oneshot::channel();
-        tokio::spawn(Indexer::new(Arc::clone(&shared), events, looked).run(queue));
+        tokio::spawn(Indexer::new(Arc::clone(&inner), events, looked).run(queue));
         first_look.await.map_err(|_| stopped())?;
-        let swept = Arc::clone(&shared);
+        let swept = Arc::clone(&inner);
         let sweep = move || {
             unfinished::sweep(&swept);
             dir_journal::sweep(&swept.root);
         };
         task::spawn_blocking(sweep).await.map_err(|error| thread_failure(&error))?;
-        Ok(Self { shared, commands })
+        Ok(Self { inner, commands })
     }
 
     /// Absolute path of the folder.
     pub fn path(&self) -> &Path {
-        self.shared.root.path()
+        self.inner.root.path()
     }
 
     /// All files, by name.
     pub fn list(&self) -> Vec<FileMeta> {
-        self.shared.index().files().map(|known| known.meta.clone()).collect()
+        self.inner.index().files().map(|known| known.meta.clone()).collect()
     }
 
     /// At most `limit` files after `after`, by name.
     pub fn page(&self, after: Option<&FileName>, limit: usize) -> Vec<FileMeta> {
-        self.shared.index().files_after(after).take(limit).map(|known| known.meta.clone()).collect()
+        self.inner.index().files_after(after).take(limit).map(|known| known.meta.clone()).collect()
     }
 
     /// A file.
     pub fn get(&self, name: &FileName) -> Option<FileMeta> {
-        self.shared.index().file(name).map(|known| known.meta.clone())
+        self.inner.index().file(name).map(|known| known.meta.clone())
     }
 
     /// All files, for `changes::diff`.
@@ -159,12 +159,12 @@ impl Share {
 
     /// Whether a file has this content.
     pub fn has_content(&self, hash: &ContentHash) -> bool {
-        self.shared.index().with_content(hash).next().is_some()
+        self.inner.index().with_content(hash).next().is_some()
     }
 
     /// Counters.
     pub fn stats(&self) -> ShareStats {
-        let index = self.shared.index();
+        let index = self.inner.index();
         let (mut files, mut bytes) = (0, 0);
         for known in index.files().filter(|known| !known.meta.is_directory()) {
             files += 1;
@@ -173,8 +173,8 @@ impl Share {
         ShareStats {
             files,
             bytes,
-            hashed_bytes: self.shared.hashed_bytes.load(Ordering::Relaxed),
-            skipped: self.shared.skipped.load(Ordering::Relaxed),
+            hashed_bytes: self.inner.hashed_bytes.load(Ordering::Relaxed),
+            skipped: self.inner.skipped.load(Ordering::Relaxed),
         }
     }
 
@@ -183,11 +183,11 @@ impl Share {
     /// # Errors
     /// When there is no file that has it, or it cannot be read. A file found to have changed is looked at again.
     pub fn open_for_serving(&self, hash: &ContentHash) -> Result<Source, OpenError> {
-        self.open_with(hash, |file, stamp| match self.shared.outboards.open_for(*hash, stamp.size) {
-            Ok(outboard) => Some(Source { hash: *hash, size: stamp.size, file, outboard, stamp: Some(stamp) }),
+        self.open_with(hash, |file, stat| match self.inner.outboards.open_for(*hash, stat.size) {
+            Ok(outboard) => Some(Source { hash: *hash, size: stat.size, file, outboard, stat: Some(stat) }),
             Err(error) => {
                 warn!(%error, ?hash, "its outboard is lost; it is hashed again");
-                self.suspect(hash);
+                self.invalidate(hash);
                 None
             }
         })
@@ -198,17 +198,17 @@ impl Share {
     /// # Errors
     /// As [`open_for_serving`](Self::open_for_serving).
     pub fn open_content(&self, hash: &ContentHash) -> Result<(File, u64), OpenError> {
-        self.open_with(hash, |file, stamp| Some((file, stamp.size)))
+        self.open_with(hash, |file, stat| Some((file, stat.size)))
     }
 
-    fn open_with<T>(&self, hash: &ContentHash, use_it: impl Fn(File, Stamp) -> Option<T>) -> Result<T, OpenError> {
-        let candidates: Vec<Known> = self.shared.index().with_content(hash).cloned().collect();
+    fn open_with<T>(&self, hash: &ContentHash, use_it: impl Fn(File, FileStat) -> Option<T>) -> Result<T, OpenError> {
+        let candidates: Vec<IndexEntry> = self.inner.index().with_content(hash).cloned().collect();
         let mut failed = OpenError::NotHere;
         for known in candidates {
-            let opened = self.shared.root.open_file(&known.meta.name.below(Path::new("")));
+            let opened = self.inner.root.open_file(&known.meta.name.below(Path::new("")));
             match opened.and_then(|file| Ok((file.metadata()?, file))) {
-                Ok((metadata, file)) if Stamp::of(&metadata) == known.stamp => {
-                    if let Some(used) = use_it(file, known.stamp) {
+                Ok((metadata, file)) if FileStat::of(&metadata) == known.stat => {
+                    if let Some(used) = use_it(file, known.stat) {
                         return Ok(used);
                     }
                 }
@@ -220,9 +220,9 @@ impl Share {
     }
 
     /// The content was not what it should be when it was read: it is taken out of the index, and its files are hashed again.
-    pub fn suspect(&self, hash: &ContentHash) {
+    pub fn invalidate(&self, hash: &ContentHash) {
         // A full queue means that the indexer is busy with the share; whoever asks next comes here again.
-        let _queue_full = self.commands.try_send(Command::Suspect(*hash));
+        let _queue_full = self.commands.try_send(Command::Invalidate(*hash));
     }
 
     /// Has the share looked at soon.
@@ -254,8 +254,8 @@ impl Share {
     /// When there is no such file, a name cannot be shared, the disk is full, or a file cannot be read or written. Then
     /// nothing was added.
     pub async fn add_copy(&self, source: &Path) -> Result<Vec<FileMeta>, Failure> {
-        let (shared, source) = (Arc::clone(&self.shared), source.to_path_buf());
-        self.adopt(move || add::copy(&shared, &source)).await
+        let (inner, source) = (Arc::clone(&self.inner), source.to_path_buf());
+        self.run_and_adopt(move || add::copy(&inner, &source)).await
     }
 
     /// Makes a small text file `name`, as the original's `add` does for a name that is nowhere.
@@ -263,8 +263,8 @@ impl Share {
     /// # Errors
     /// When something of that name is in the share, or it cannot be written.
     pub async fn add_note(&self, name: &FileName) -> Result<FileMeta, Failure> {
-        let (shared, name) = (Arc::clone(&self.shared), name.clone());
-        let mut added = self.adopt(move || add::note(&shared, &name)).await?;
+        let (inner, name) = (Arc::clone(&self.inner), name.clone());
+        let mut added = self.run_and_adopt(move || add::note(&inner, &name)).await?;
         added.pop().ok_or_else(stopped)
     }
 
@@ -273,8 +273,8 @@ impl Share {
     /// # Errors
     /// When there is no such file, or it cannot be removed.
     pub async fn remove(&self, name: &FileName) -> Result<FileMeta, Failure> {
-        let (shared, wanted) = (Arc::clone(&self.shared), name.clone());
-        let meta = task::spawn_blocking(move || remove_blocking(&shared, &wanted))
+        let (inner, wanted) = (Arc::clone(&self.inner), name.clone());
+        let meta = task::spawn_blocking(move || remove_blocking(&inner, &wanted))
             .await
             .map_err(|error| thread_failure(&error))??;
         self.call(|reply| Command::Forget(vec![name.clone()], reply)).await?;
@@ -286,33 +286,33 @@ impl Share {
     /// # Errors
     /// When the directory `to` is not there, or `to` is hidden in the share.
     pub fn destination(&self, name: &FileName, to: Option<&Path>) -> Result<Destination, Failure> {
-        Destination::resolve(&self.shared.root, name, to)
+        Destination::resolve(&self.inner.root, name, to)
     }
 
-    /// What is at the destination already. When that is [`Standing::Identical`] the download is done.
+    /// What is at the destination already. When that is [`Occupancy::Identical`] the download is done.
     ///
     /// # Errors
     /// [`FailureCode::Exists`] when something else is there and `force` is not said.
-    pub async fn standing(
+    pub async fn occupancy(
         &self,
         destination: &Destination,
         hash: ContentHash,
         size: u64,
         force: bool,
-    ) -> Result<Standing, Failure> {
+    ) -> Result<Occupancy, Failure> {
         let destination = destination.clone();
-        let (shared, name) = (Arc::clone(&self.shared), destination.name().cloned());
-        let state = Arc::clone(&self.shared);
-        let standing = task::spawn_blocking(move || destination.standing(hash, size, force, &state.stopping))
+        let (inner, name) = (Arc::clone(&self.inner), destination.name().cloned());
+        let state = Arc::clone(&self.inner);
+        let standing = task::spawn_blocking(move || destination.occupancy(hash, size, force, &state.stopping))
             .await
             .map_err(|error| thread_failure(&error))??;
-        if let (Standing::Identical, Some(name)) = (standing, name) {
+        if let (Occupancy::Identical, Some(name)) = (standing, name) {
             // It may have come a moment ago; whoever asked shall find it in the index.
-            let look = move || match shared.look_at(&name) {
-                Hashed::Done(known) => Ok(Arrived { files: vec![known], arriving: None }),
-                Hashed::Changed | Hashed::Gone | Hashed::Unreadable(_) => Ok(Arrived::default()),
+            let look = move || match inner.inspect(&name) {
+                HashOutcome::Done(known) => Ok(Arrivals { files: vec![known], arriving: None }),
+                HashOutcome::Changed | HashOutcome::Gone | HashOutcome::Unreadable(_) => Ok(Arrivals::default()),
             };
-            self.adopt(look).await?;
+            self.run_and_adopt(look).await?;
         }
         Ok(standing)
     }
@@ -325,11 +325,11 @@ impl Share {
     pub async fn begin(&self, destination: &Destination, file: &FileMeta) -> Result<Partial, Failure> {
         let clock = Clock::start();
         let begun = loop {
-            let (shared, goal, file) = (Arc::clone(&self.shared), destination.goal(), file.clone());
+            let (inner, goal, file) = (Arc::clone(&self.inner), destination.goal(), file.clone());
             let open = move || {
-                let place = unfinished::place(&shared.root, file.hash, goal)?;
-                let partial = Partial::open(place, &file, &shared.stopping)?;
-                shared.begin_receiving(&partial);
+                let place = unfinished::place(&inner.root, file.hash, goal)?;
+                let partial = Partial::open(place, &file, &inner.stopping)?;
+                inner.begin_receiving(&partial);
                 Ok(partial)
             };
             match task::spawn_blocking(open).await.map_err(|error| thread_failure(&error))? {
@@ -344,7 +344,7 @@ impl Share {
     /// A content that is being received, as long as it is. Whoever keeps the handle keeps the download from being begun again;
     /// for sending, use [`open_partial_for_serving`](Self::open_partial_for_serving).
     pub fn receiving(&self, hash: &ContentHash) -> Option<Partial> {
-        self.shared.receiving(hash)
+        self.inner.receiving(hash)
     }
 
     /// Opens a content that is being received for [`crate::transfer::serve()`], with the groups of it that can be sent by now.
@@ -358,8 +358,8 @@ impl Share {
     /// # Errors
     /// When no thread can be started.
     pub async fn unfinished(&self) -> Result<Vec<Unfinished>, Failure> {
-        let shared = Arc::clone(&self.shared);
-        task::spawn_blocking(move || unfinished::list(&shared)).await.map_err(|error| thread_failure(&error))
+        let inner = Arc::clone(&self.inner);
+        task::spawn_blocking(move || unfinished::list(&inner)).await.map_err(|error| thread_failure(&error))
     }
 
     /// Gives up the unfinished downloads of the file `name`, or of one version of it, and frees their room.
@@ -367,8 +367,8 @@ impl Share {
     /// # Errors
     /// `NoSuchFile` when there is none, `LimitReached` when one runs, or what the disk says.
     pub async fn discard(&self, name: &str, version: Option<&HashPrefix>) -> Result<Vec<Discarded>, Failure> {
-        let (shared, name, version) = (Arc::clone(&self.shared), name.to_owned(), version.cloned());
-        let discard = move || unfinished::discard(&shared, &name, version.as_ref());
+        let (inner, name, version) = (Arc::clone(&self.inner), name.to_owned(), version.cloned());
+        let discard = move || unfinished::discard(&inner, &name, version.as_ref());
         task::spawn_blocking(discard).await.map_err(|error| thread_failure(&error))?
     }
 
@@ -384,30 +384,30 @@ impl Share {
         meta: &FileMeta,
         force: bool,
     ) -> Result<PathBuf, Failure> {
-        let (shared, place, meta) = (Arc::clone(&self.shared), destination.clone(), meta.clone());
-        self.adopt(move || finish_blocking(&shared, partial, &place, &meta, force)).await?;
+        let (inner, place, meta) = (Arc::clone(&self.inner), destination.clone(), meta.clone());
+        self.run_and_adopt(move || finish_blocking(&inner, partial, &place, &meta, force)).await?;
         Ok(destination.path().to_path_buf())
     }
 
     /// A way in for many small files at once; without `force` nothing is replaced. Those that go elsewhere lie in `outside`, when that
     /// is on the same disk, until they are complete.
-    pub(crate) fn many(&self, outside: Option<&Path>, force: bool) -> Many {
-        Many::new(Arc::clone(&self.shared), outside, force)
+    pub(crate) fn staged_batch(&self, outside: Option<&Path>, force: bool) -> StagedBatch {
+        StagedBatch::new(Arc::clone(&self.inner), outside, force)
     }
 
-    /// Has files known that [`Many`] put in place or found in place.
-    pub(crate) async fn know(&self, arrived: Arrived) -> Result<(), Failure> {
+    /// Has files known that [`StagedBatch`] put in place or found in place.
+    pub(crate) async fn adopt(&self, arrived: Arrivals) -> Result<(), Failure> {
         if arrived.files.is_empty() { Ok(()) } else { self.call(|reply| Command::Adopt(arrived, reply)).await }
     }
 
     /// Runs `work`, which gives files, on a blocking thread, then has the indexer know them.
-    async fn adopt(
+    async fn run_and_adopt(
         &self,
-        work: impl FnOnce() -> Result<Arrived, Failure> + Send + 'static,
+        work: impl FnOnce() -> Result<Arrivals, Failure> + Send + 'static,
     ) -> Result<Vec<FileMeta>, Failure> {
         let arrived = task::spawn_blocking(work).await.map_err(|error| thread_failure(&error))??;
         let metas: Vec<_> = arrived.files.iter().map(|known| known.meta.clone()).collect();
-        self.know(arrived).await?;
+        self.adopt(arrived).await?;
         Ok(metas)
     }
 
@@ -422,19 +422,19 @@ fn stopped() -> Failure {
     Failure::new(FailureCode::Interrupted, "the share is closed", "the peer is shutting down", "start it again")
 }
 
-fn remove_blocking(shared: &Shared, name: &FileName) -> Result<FileMeta, Failure> {
-    let known = shared.index().file(name).map(|known| known.meta.clone());
+fn remove_blocking(inner: &ShareInner, name: &FileName) -> Result<FileMeta, Failure> {
+    let known = inner.index().file(name).map(|known| known.meta.clone());
     let what = format!("cannot remove {name}");
     let meta = match known {
         Some(meta) => meta,
         // It may have come a moment ago.
-        None => match shared.look_at(name) {
-            Hashed::Done(known) => known.meta,
-            Hashed::Unreadable(error) if !shared.index().has_below(name) => {
+        None => match inner.inspect(name) {
+            HashOutcome::Done(known) => known.meta,
+            HashOutcome::Unreadable(error) if !inner.index().has_below(name) => {
                 return Err(io_failure("remove", Path::new(name.as_str()), &error));
             }
-            Hashed::Changed | Hashed::Gone | Hashed::Unreadable(_) => {
-                let (why, hint) = if shared.index().has_below(name) {
+            HashOutcome::Changed | HashOutcome::Gone | HashOutcome::Unreadable(_) => {
+                let (why, hint) = if inner.index().has_below(name) {
                     ("it is a directory", "name the files in it; `list` shows them")
                 } else {
                     ("it is not in the share", "`list` shows what is")
@@ -443,33 +443,33 @@ fn remove_blocking(shared: &Shared, name: &FileName) -> Result<FileMeta, Failure
             }
         },
     };
-    shared.root.remove(name).map_err(|error| io_failure("remove", Path::new(name.as_str()), &error))?;
+    inner.root.remove(name).map_err(|error| io_failure("remove", Path::new(name.as_str()), &error))?;
     Ok(meta)
 }
 
 fn finish_blocking(
-    shared: &Arc<Shared>,
+    inner: &Arc<ShareInner>,
     partial: Partial,
     destination: &Destination,
     meta: &FileMeta,
     force: bool,
-) -> Result<Arrived, Failure> {
+) -> Result<Arrivals, Failure> {
     let failed = |error: io::Error| destination.cannot_complete(&error);
-    let arriving = destination.name().map(|name| Arriving::new(shared, vec![name.clone()]));
-    let (dir, base) = destination.open_dir(&shared.root).map_err(failed)?;
+    let arriving = destination.name().map(|name| ArrivalGuard::new(inner, vec![name.clone()]));
+    let (dir, base) = destination.open_dir(&inner.root).map_err(failed)?;
     let hash = partial.hash();
     // Dropped last: with it goes the partial's outboard, if it was not moved away before.
     let handle = partial.clone();
-    let stamp = partial.place(&dir, &base, meta.mtime_micros, meta.executable, force).map_err(failed)?;
-    let Some(name) = destination.name() else { return Ok(Arrived::default()) };
+    let stat = partial.finalize(&dir, &base, meta.mtime_micros, meta.executable, force).map_err(failed)?;
+    let Some(name) = destination.name() else { return Ok(Arrivals::default()) };
     if handle.outboard().is_some() {
-        let outboard = shared.root.path().join(HIDDEN).join(PARTIAL).join(handle.outboard_name());
-        if let Err(error) = shared.outboards.adopt(&outboard, hash) {
+        let outboard = inner.root.path().join(HIDDEN).join(PARTIAL).join(handle.outboard_name());
+        if let Err(error) = inner.outboards.adopt(&outboard, hash) {
             // The file is complete; what is missing is hashed again before it is served.
             warn!(%error, %name, "the outboard cannot be kept");
         }
     }
-    let known = shared.own(name.clone(), stamp, hash);
-    shared.remember(std::slice::from_ref(&known));
-    Ok(Arrived { files: vec![known], arriving })
+    let known = inner.own(name.clone(), stat, hash);
+    inner.remember(std::slice::from_ref(&known));
+    Ok(Arrivals { files: vec![known], arriving })
 }

@@ -4,7 +4,7 @@ use std::{fs::File, io};
 
 use shared::content::ContentHash;
 
-use super::file_stat::Stamp;
+use super::file_stat::FileStat;
 
 /// A file that can be served: opened, with what proves its groups.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Source {
     pub(crate) outboard: Option<File>,
     /// What the file looks like as long as nobody writes to it; `None` for a file that this process alone writes to, and
     /// only where it is not read.
-    pub(crate) stamp: Option<Stamp>,
+    pub(crate) stat: Option<FileStat>,
 }
 
 impl Source {
@@ -26,8 +26,8 @@ impl Source {
     /// that were read before this is asked are those that were hashed. (A program that maps the file into its memory can
     /// get round that; then the receiver notices.)
     pub(crate) fn is_untouched(&self) -> io::Result<bool> {
-        match &self.stamp {
-            Some(stamp) => Ok(Stamp::from_stat(&rustix::fs::fstat(&self.file)?).is_same_write(stamp)),
+        match &self.stat {
+            Some(stat) => Ok(FileStat::from_stat(&rustix::fs::fstat(&self.file)?).is_same_write(stat)),
             None => Ok(true),
         }
     }

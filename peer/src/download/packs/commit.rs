@@ -31,7 +31,7 @@ pub(crate) async fn commit(share: &Share, batch: &Batch, mut queue: mpsc::Receiv
                 continue;
             }
         };
-        if let Err(failure) = share.know(committed.arrived).await {
+        if let Err(failure) = share.adopt(committed.arrived).await {
             tracing::debug!(%failure, "files came to a share that is closed");
         }
         for ((place, sources), file) in whose.into_iter().zip(committed.files) {

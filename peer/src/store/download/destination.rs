@@ -18,7 +18,7 @@ use shared::{
 use super::resume::format::Goal;
 use crate::{
     bao::tree_hash::hash_file,
-    store::{confined_dir::Root, error::io_failure},
+    store::{confined_dir::ConfinedDir, error::io_failure},
 };
 
 /// Where a download goes: into the share, or anywhere else.
@@ -38,7 +38,7 @@ pub(crate) enum Place {
 
 /// What is at a destination already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Occupancy {
     /// Nothing.
     Vacant,
     /// A file with just this content: there is nothing to do.
@@ -53,7 +53,7 @@ impl Destination {
     ///
     /// # Errors
     /// When the directory that it would lie in is not there, or it would lie hidden in the share.
-    pub(crate) fn resolve(root: &Root, name: &FileName, to: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn resolve(root: &ConfinedDir, name: &FileName, to: Option<&Path>) -> Result<Self, Failure> {
         let Some(to) = to else {
             return Ok(Self { path: name.below(root.path()), place: Place::Share(name.clone()) });
         };
@@ -78,7 +78,7 @@ impl Destination {
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
-    pub(crate) fn of_directory(root: &Root, name: &FileName, to: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn of_directory(root: &ConfinedDir, name: &FileName, to: Option<&Path>) -> Result<Self, Failure> {
         match to {
             None => Self::resolve(root, name, None),
             Some(to) => {
@@ -89,7 +89,7 @@ impl Destination {
     }
 
     /// `base` in the folder `dir`, which may lie in the share.
-    fn in_folder(root: &Root, dir: &Path, base: &OsStr) -> Result<Self, Failure> {
+    fn in_folder(root: &ConfinedDir, dir: &Path, base: &OsStr) -> Result<Self, Failure> {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
         let dir = dir.canonicalize().map_err(|error| io_failure("download to", dir, &error))?;
         let path = dir.join(base);
@@ -126,7 +126,7 @@ impl Destination {
     }
 
     /// Opens the directory in which the file will lie (in the share it is made where it is missing); with the last part.
-    pub(crate) fn open_dir(&self, root: &Root) -> io::Result<(OwnedFd, OsString)> {
+    pub(crate) fn open_dir(&self, root: &ConfinedDir) -> io::Result<(OwnedFd, OsString)> {
         match &self.place {
             Place::Share(name) => Ok((root.create_parent(name)?, name.base_name().into())),
             Place::Outside { dir, base } => Ok((File::open(dir)?.into(), base.clone())),
@@ -155,20 +155,20 @@ impl Destination {
     ///
     /// # Errors
     /// [`FailureCode::Exists`] for a directory, or for another content without `force`.
-    pub(crate) fn standing(
+    pub(crate) fn occupancy(
         &self,
         hash: ContentHash,
         size: u64,
         force: bool,
         stop: &AtomicBool,
-    ) -> Result<Standing, Failure> {
+    ) -> Result<Occupancy, Failure> {
         let failed = |error: io::Error| io_failure("look at", &self.path, &error);
         let exists = |why: &str, hint: &str| {
             let what = format!("cannot download to {}", self.path.display().to_string().escape_debug());
             Err(Failure::new(FailureCode::Exists, what, why, hint))
         };
         let metadata = match self.path.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Vacant),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Occupancy::Vacant),
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 return exists(
                     "a file stands where a directory is needed",
@@ -188,11 +188,11 @@ impl Destination {
         if metadata.is_file() && metadata.len() == size {
             let file = File::open(&self.path).map_err(failed)?;
             if hash_file(&file, size, None, stop).map_err(failed)? == hash {
-                return Ok(Standing::Identical);
+                return Ok(Occupancy::Identical);
             }
         }
         if force {
-            Ok(Standing::Replaceable)
+            Ok(Occupancy::Replaceable)
         } else {
             exists("another file of that name is there", "say --force to replace it, or --to PATH for another place")
         }
@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    fn resolve(root: &Root, to: &Path) -> Result<Destination, Failure> {
+    fn resolve(root: &ConfinedDir, to: &Path) -> Result<Destination, Failure> {
         Destination::resolve(root, &"docs/a.txt".parse().unwrap(), Some(to))
     }
 
@@ -215,7 +215,7 @@ mod tests {
         let base = dir.path().canonicalize().unwrap();
         let share = base.join("share");
         fs::create_dir_all(share.join("sub")).unwrap();
-        let root = Root::open(&share).unwrap();
+        let root = ConfinedDir::open(&share).unwrap();
         let name: FileName = "docs/a.txt".parse().unwrap();
 
         assert_eq!(Destination::resolve(&root, &name, None).unwrap().name(), Some(&name));
@@ -234,18 +234,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let share = dir.path().join("share");
         fs::create_dir_all(share.join("docs")).unwrap();
-        let root = Root::open(&share).unwrap();
+        let root = ConfinedDir::open(&share).unwrap();
         let destination = Destination::resolve(&root, &"docs/a.txt".parse().unwrap(), None).unwrap();
         let hash = ContentHash(*blake3::hash(b"hello").as_bytes());
         let standing =
-            |force| destination.standing(hash, 5, force, &AtomicBool::new(false)).map_err(|failure| failure.code);
+            |force| destination.occupancy(hash, 5, force, &AtomicBool::new(false)).map_err(|failure| failure.code);
 
-        assert_eq!(standing(false), Ok(Standing::Vacant));
+        assert_eq!(standing(false), Ok(Occupancy::Vacant));
         fs::write(share.join("docs/a.txt"), "hello").unwrap();
-        assert_eq!(standing(false), Ok(Standing::Identical));
+        assert_eq!(standing(false), Ok(Occupancy::Identical));
         fs::write(share.join("docs/a.txt"), "hallo").unwrap();
         assert_eq!(standing(false), Err(FailureCode::Exists));
-        assert_eq!(standing(true), Ok(Standing::Replaceable));
+        assert_eq!(standing(true), Ok(Occupancy::Replaceable));
         fs::remove_file(share.join("docs/a.txt")).unwrap();
         fs::create_dir(share.join("docs/a.txt")).unwrap();
         assert_eq!(standing(true), Err(FailureCode::Exists));

@@ -29,13 +29,13 @@ use super::resume::recover::id;
 
 /// A second handle of a file, for large writes.
 #[derive(Debug)]
-pub(crate) struct Direct {
+pub(crate) struct DirectWriter {
     file: File,
     clock: Clock,
     pace: Mutex<Pace>,
 }
 
-impl Direct {
+impl DirectWriter {
     /// For a file of `size` bytes that is called `name` in `dir` and open as `cached`. `None` when it is a small one, or when its file system does not say that it can do
     /// this (`STATX_DIOALIGN`, statx(2), since Linux 6.1) with addresses and offsets that are multiples of `DIRECT_ALIGNMENT`.
     pub(crate) fn open(dir: &OwnedFd, name: &OsStr, cached: &File, size: u64) -> Option<Self> {
@@ -183,7 +183,7 @@ pub(crate) mod tests {
 
     const RUN: usize = DIRECT_MIN_RUN_BYTES;
 
-    impl Direct {
+    impl DirectWriter {
         /// However slow the disk is.
         fn patiently(&self) {
             self.pace().trial_time = Duration::MAX;
@@ -197,7 +197,7 @@ pub(crate) mod tests {
 
     /// Whether it is there, which it must be if the file system of `file` says that it can. If not, that is said past the capture of the
     /// tests' output: nobody is to take this for a test that passed.
-    pub(in crate::store) fn is_there(direct: Option<&Direct>, file: &File) -> bool {
+    pub(in crate::store) fn is_there(direct: Option<&DirectWriter>, file: &File) -> bool {
         let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).unwrap();
         let can = stat.stx_dio_offset_align > 0 && stat.stx_dio_offset_align.max(stat.stx_dio_mem_align) <= 4096;
         assert_eq!(direct.is_some(), can, "as the file system says");
@@ -219,7 +219,7 @@ pub(crate) mod tests {
     struct Opened {
         _folder: tempfile::TempDir,
         cached: File,
-        direct: Direct,
+        direct: DirectWriter,
     }
 
     impl Opened {
@@ -231,7 +231,7 @@ pub(crate) mod tests {
                 OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap()
             });
             cached.set_len(DIRECT_MIN_FILE_BYTES).unwrap();
-            let open = |cached, size| Direct::open(&dir, "file".as_ref(), cached, size);
+            let open = |cached, size| DirectWriter::open(&dir, "file".as_ref(), cached, size);
             assert!(open(&cached, DIRECT_MIN_FILE_BYTES - 1).is_none(), "a small file");
             let direct = open(&cached, DIRECT_MIN_FILE_BYTES);
             if !is_there(direct.as_ref(), &cached) {

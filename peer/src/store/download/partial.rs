@@ -29,16 +29,16 @@ use shared::{
 };
 
 use super::{
-    direct_io::Direct,
+    direct_io::DirectWriter,
     resume::{
         format::{Goal, Header, Log},
-        journal::{Files, Recorder},
-        recover::{Have, boot_id, changed, id, recover, remove_durably},
+        journal::{Files, ResumeJournal},
+        recover::{ResumeFile, boot_id, changed, id, recover, remove_durably},
     },
 };
 use crate::{
     bao::verifier::outboard_bytes,
-    store::{error::is_no_space, file_stat::Stamp, source::Source},
+    store::{error::is_no_space, file_stat::FileStat, source::Source},
 };
 
 /// A file that is being received. Clones are handles of the same file; when the last is dropped before the file was
@@ -62,13 +62,13 @@ impl WeakPartial {
 
 /// Where a partial file lies, and its resume file.
 #[derive(Debug)]
-pub(crate) struct PartialPlace {
+pub(crate) struct PartialLocation {
     /// The directory of the file and its outboard, and the file's name in it.
     pub(crate) dir: OwnedFd,
     pub(crate) name: OsString,
     /// The same of the resume file.
-    pub(crate) have_dir: OwnedFd,
-    pub(crate) have_name: OsString,
+    pub(crate) resume_dir: OwnedFd,
+    pub(crate) resume_name: OsString,
     /// Where the file goes when it is complete.
     pub(crate) goal: Goal,
 }
@@ -82,7 +82,7 @@ struct Inner {
     _lock: File,
     file: File,
     /// For large writes, where they can be made past the page cache.
-    direct: Option<Direct>,
+    direct: Option<DirectWriter>,
     outboard: Option<File>,
     /// Held while the file is written to through the page cache.
     writing: Mutex<()>,
@@ -93,8 +93,8 @@ struct Inner {
     name: OsString,
     verified: Mutex<GroupRanges>,
     /// Of a file that is large enough to be gone on with.
-    recorder: Option<Recorder>,
-    placed: AtomicBool,
+    journal: Option<ResumeJournal>,
+    finalized: AtomicBool,
 }
 
 /// Why there is no partial file.
@@ -135,8 +135,8 @@ impl Partial {
     ///
     /// # Errors
     /// See [`PartialError`].
-    pub(crate) fn open(place: PartialPlace, file: &FileMeta, stop: &AtomicBool) -> Result<Self, PartialError> {
-        let PartialPlace { dir, name, have_dir, have_name, goal } = place;
+    pub(crate) fn open(place: PartialLocation, file: &FileMeta, stop: &AtomicBool) -> Result<Self, PartialError> {
+        let PartialLocation { dir, name, resume_dir, resume_name, goal } = place;
         let (lock, data) = open_locked(&dir, &name)?;
         let outboard = if file.size > GROUP_BYTES { Some(open_rw(&dir, &outboard_name(&name))?) } else { None };
         let mut inner = Inner {
@@ -152,18 +152,18 @@ impl Partial {
             dir,
             name,
             verified: Mutex::default(),
-            recorder: None,
-            placed: AtomicBool::new(false),
+            journal: None,
+            finalized: AtomicBool::new(false),
         };
         // From here on, dropping it takes the file away again, unless something of it is proven.
         let resumed = match &inner.outboard {
             Some(outboard) if file.size > RESUME_MIN_BYTES => {
-                let have = Have::read(&have_dir, &have_name)?;
+                let have = ResumeFile::read(&resume_dir, &resume_name)?;
                 let found = recover(have.as_ref(), file, &inner.file, outboard, stop)?;
                 let proven: GroupRanges = found.durable.iter().chain(found.written.iter()).collect();
                 if proven.is_empty() && have.is_some() {
                     // Before the file is begun anew, so that nothing is ever claimed of what is new in it.
-                    remove_durably(&have_dir, &have_name)?;
+                    remove_durably(&resume_dir, &resume_name)?;
                 }
                 inner.verified = Mutex::new(proven);
                 Some((outboard, found))
@@ -172,7 +172,7 @@ impl Partial {
         };
         let is_new = inner.verified.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty();
         allocate(&inner.file, file.size, is_new)?;
-        inner.direct = Direct::open(&inner.dir, &inner.name, &inner.file, file.size);
+        inner.direct = DirectWriter::open(&inner.dir, &inner.name, &inner.file, file.size);
         match inner.direct.as_ref().map(|direct| direct.reserve(file.size)) {
             Some(Err(error)) if is_no_space(&error) => {
                 return Err(PartialError::NoSpace { needed: file.size, available: available(&inner.file)? });
@@ -189,8 +189,8 @@ impl Partial {
                 data: inner.file.try_clone()?,
                 outboard: outboard.try_clone()?,
                 dir: inner.dir.try_clone()?,
-                have_dir,
-                have_name,
+                resume_dir,
+                resume_name,
             };
             let header = Header {
                 file: file.clone(),
@@ -202,7 +202,7 @@ impl Partial {
             };
             let log = Log::new(&header, found.durable, found.written)
                 .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidFilename))?;
-            inner.recorder = Some(Recorder::begin(files, log, !is_new)?);
+            inner.journal = Some(ResumeJournal::begin(files, log, !is_new)?);
         }
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -225,7 +225,7 @@ impl Partial {
     pub fn open_for_serving(&self) -> io::Result<(Source, GroupRanges)> {
         let Inner { hash, size, file, outboard, .. } = &*self.inner;
         let outboard = outboard.as_ref().map(File::try_clone).transpose()?;
-        let source = Source { hash: *hash, size: *size, file: file.try_clone()?, outboard, stamp: None };
+        let source = Source { hash: *hash, size: *size, file: file.try_clone()?, outboard, stat: None };
         Ok((source, self.verified()))
     }
 
@@ -261,7 +261,7 @@ impl Partial {
     ///
     /// # Errors
     /// What the disk says, or that it failed to keep what was written before.
-    pub(crate) fn keep(
+    pub(crate) fn write_verified(
         &self,
         data: &[u8],
         offset: u64,
@@ -278,10 +278,10 @@ impl Partial {
             pairs.iter().try_for_each(|(at, run)| outboard.write_all_at(run, *at))?;
         }
         self.write_at(data, offset)?;
-        self.mark(&groups)
+        self.mark_verified(&groups)
     }
 
-    /// Large runs of a large file past the page cache, see [`Direct`], the rest through it. There the kernel lets in
+    /// Large runs of a large file past the page cache, see [`DirectWriter`], the rest through it. There the kernel lets in
     /// one writer of a file at a time, and has the others wait at work (8 % of all time on ext4, with two requests under way): here they sleep.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         let Inner { file, direct, writing, .. } = &*self.inner;
@@ -303,19 +303,19 @@ impl Partial {
     }
 
     /// These groups, and the pairs that prove them, were written. Returns how many bytes of them are new.
-    fn mark(&self, groups: &GroupRanges) -> io::Result<u64> {
+    fn mark_verified(&self, groups: &GroupRanges) -> io::Result<u64> {
         let new = {
             let mut verified = self.lock_verified();
             let new = groups.without(&verified).bytes(self.size());
             groups.iter().for_each(|range| verified.insert(range));
             new
         };
-        self.inner.recorder.as_ref().map_or(Ok(()), |recorder| recorder.mark(groups))?;
+        self.inner.journal.as_ref().map_or(Ok(()), |journal| journal.mark(groups))?;
         Ok(new)
     }
 
     /// Nothing of it is wanted any more: it goes with its last handle.
-    pub(crate) fn give_up(&self) {
+    pub(crate) fn abandon(&self) {
         *self.lock_verified() = GroupRanges::default();
     }
 
@@ -331,56 +331,56 @@ impl Partial {
     /// # Errors
     /// `AlreadyExists` when something is there, `InvalidData` when groups are missing, `CrossesDevices` when `dir` is on another
     /// file system than the partial file, or what the disk says.
-    pub(crate) fn place(
+    pub(crate) fn finalize(
         self,
         dir: &OwnedFd,
         base: &OsStr,
         mtime_micros: i64,
         executable: bool,
         overwrite: bool,
-    ) -> io::Result<Stamp> {
+    ) -> io::Result<FileStat> {
         if !self.missing().is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is not complete"));
         }
         // Requests that were overtaken by others may still be at work.
         *self.inner.is_closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         let file = self.file();
-        describe(file, mtime_micros, executable)?;
-        match &self.inner.recorder {
-            Some(recorder) => {
-                recorder.health()?;
-                file.sync_all().inspect_err(|error| recorder.distrust(error))?;
+        set_attributes(file, mtime_micros, executable)?;
+        match &self.inner.journal {
+            Some(journal) => {
+                journal.health()?;
+                file.sync_all().inspect_err(|error| journal.distrust(error))?;
             }
             None => file.sync_all()?,
         }
         rename(&self.inner.dir, &self.inner.name, dir, base, overwrite)?;
-        self.inner.placed.store(true, Ordering::Release);
+        self.inner.finalized.store(true, Ordering::Release);
         rustix::fs::fsync(dir)?;
-        Ok(Stamp::of(&file.metadata()?))
+        Ok(FileStat::of(&file.metadata()?))
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         // The lock is still held, so nobody else's file of this name is hit. Nothing there: nothing to do.
-        let placed = self.placed.load(Ordering::Acquire);
+        let finalized = self.finalized.load(Ordering::Acquire);
         let proven = !self.verified.get_mut().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if proven && !placed && self.size > RESUME_MIN_BYTES {
-            if let (Some(recorder), Some(outboard)) = (&self.recorder, &self.outboard) {
+        if proven && !finalized && self.size > RESUME_MIN_BYTES {
+            if let (Some(journal), Some(outboard)) = (&self.journal, &self.outboard) {
                 // A file whose times cannot be read is hashed when it is gone on with.
                 let changed = |file: &File| rustix::fs::fstat(file).map_or(0, |stat| changed(&stat));
-                recorder.close(changed(&self.file), changed(outboard));
+                journal.close(changed(&self.file), changed(outboard));
             }
             return;
         }
-        if !placed {
+        if !finalized {
             let _gone = rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty());
         }
         if self.outboard.is_some() {
             let _moved = rustix::fs::unlinkat(&self.dir, outboard_name(&self.name), AtFlags::empty());
         }
-        if let Some(recorder) = &self.recorder {
-            recorder.end();
+        if let Some(journal) = &self.journal {
+            journal.end();
         }
     }
 }
@@ -465,7 +465,7 @@ fn available(file: &File) -> io::Result<u64> {
 }
 
 /// Sets modification time and the executable bits (where reading is allowed).
-pub(crate) fn describe(file: &File, mtime_micros: i64, executable: bool) -> io::Result<()> {
+pub(crate) fn set_attributes(file: &File, mtime_micros: i64, executable: bool) -> io::Result<()> {
     if executable {
         let mode = file.metadata()?.permissions().mode();
         file.set_permissions(Permissions::from_mode(mode | (mode & 0o444) >> 2))?;

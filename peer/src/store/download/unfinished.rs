@@ -16,18 +16,18 @@ use shared::{
 use tracing::{info, warn};
 
 use super::{
-    partial::{OUTBOARD, PartialError, PartialPlace, lock, outboard_name},
+    partial::{OUTBOARD, PartialError, PartialLocation, lock, outboard_name},
     resume::{
         format::{Goal, Recovered, parse},
         journal::NEW,
-        recover::{HAVE, Have, boot_id, have_name, is_have},
+        recover::{RESUME_SUFFIX, ResumeFile, boot_id, is_resume_file, resume_name},
     },
 };
 use crate::store::{
-    confined_dir::{HIDDEN, Root},
+    confined_dir::{ConfinedDir, HIDDEN},
     error::io_failure,
+    inner::ShareInner,
     share::PARTIAL,
-    state::Shared,
 };
 
 /// A download that was begun and can be continued.
@@ -62,31 +62,31 @@ struct Entry {
 }
 
 /// Where the partial file of `file` lies on its way to `goal`, the directory of resume files made where it is missing.
-pub(crate) fn place(root: &Root, hash: ContentHash, goal: Goal) -> io::Result<PartialPlace> {
+pub(crate) fn place(root: &ConfinedDir, hash: ContentHash, goal: Goal) -> io::Result<PartialLocation> {
     let (dir, name) = data_place(root, hash, &goal);
     match &goal {
         Goal::Share(_) => {
             let dir = root.hidden_dir(PARTIAL)?;
-            Ok(PartialPlace { have_dir: dir.try_clone()?, dir, have_name: have_name(&name), name, goal })
+            Ok(PartialLocation { resume_dir: dir.try_clone()?, dir, resume_name: resume_name(&name), name, goal })
         }
         Goal::Outside(path) => {
             let data_dir: OwnedFd = File::open(&dir)?.into();
             // In the share, so that it is found again; which of several places it is for is in its name.
             let key = blake3::hash(path).to_hex();
-            let (have_dir, stem) = match root.hidden_dir(PARTIAL) {
-                Ok(have_dir) => (have_dir, OsString::from(format!("{hash}-{}", &key[..16]))),
+            let (resume_dir, stem) = match root.hidden_dir(PARTIAL) {
+                Ok(resume_dir) => (resume_dir, OsString::from(format!("{hash}-{}", &key[..16]))),
                 Err(error) => {
                     warn!(%error, "an unfinished download to elsewhere is not listed: the share cannot be written");
                     (data_dir.try_clone()?, name.clone())
                 }
             };
-            Ok(PartialPlace { dir: data_dir, have_dir, have_name: have_name(&stem), name, goal })
+            Ok(PartialLocation { dir: data_dir, resume_dir, resume_name: resume_name(&stem), name, goal })
         }
     }
 }
 
 /// Directory and name of a partial file.
-fn data_place(root: &Root, hash: ContentHash, goal: &Goal) -> (PathBuf, OsString) {
+fn data_place(root: &ConfinedDir, hash: ContentHash, goal: &Goal) -> (PathBuf, OsString) {
     match goal {
         Goal::Share(_) => (partials(root), hash.to_hex().into()),
         Goal::Outside(_) => {
@@ -97,35 +97,35 @@ fn data_place(root: &Root, hash: ContentHash, goal: &Goal) -> (PathBuf, OsString
     }
 }
 
-fn partials(root: &Root) -> PathBuf {
+fn partials(root: &ConfinedDir) -> PathBuf {
     root.path().join(HIDDEN).join(PARTIAL)
 }
 
 /// Names in the directory of partial files. There are none when it is not there.
-fn names(root: &Root) -> Vec<OsString> {
+fn names(root: &ConfinedDir) -> Vec<OsString> {
     fs::read_dir(partials(root))
         .map_or_else(|_| Vec::new(), |dir| dir.flatten().map(|entry| entry.file_name()).collect())
 }
 
-fn read(root: &Root, have: OsString) -> Option<Entry> {
+fn read(root: &ConfinedDir, have: OsString) -> Option<Entry> {
     let dir = File::open(partials(root)).ok()?;
-    let recovered = parse(&Have::read(dir, &have).ok()??.content).ok()?;
+    let recovered = parse(&ResumeFile::read(dir, &have).ok()??.content).ok()?;
     let (dir, name) = data_place(root, recovered.header.file.hash, &recovered.header.goal);
     Some(Entry { recovered, have, dir, name })
 }
 
 /// All that can be continued, by name; those that run are left out.
-pub(crate) fn list(shared: &Shared) -> Vec<Unfinished> {
-    let entries = entries(&shared.root).filter(|entry| !shared.is_receiving(&entry.recovered));
-    let mut found: Vec<Unfinished> = entries.map(|entry| entry.describe(&shared.root)).collect();
+pub(crate) fn list(inner: &ShareInner) -> Vec<Unfinished> {
+    let entries = entries(&inner.root).filter(|entry| !inner.is_receiving(&entry.recovered));
+    let mut found: Vec<Unfinished> = entries.map(|entry| entry.describe(&inner.root)).collect();
     found.sort_by(|a, b| {
         (&a.file.name, &a.file.hash, &a.destination).cmp(&(&b.file.name, &b.file.hash, &b.destination))
     });
     found
 }
 
-fn entries(root: &Root) -> impl Iterator<Item = Entry> {
-    let haves = names(root).into_iter().filter(|name| is_have(name));
+fn entries(root: &ConfinedDir) -> impl Iterator<Item = Entry> {
+    let haves = names(root).into_iter().filter(|name| is_resume_file(name));
     haves.filter_map(|have| read(root, have)).filter(Entry::is_there).take(MAX_UNFINISHED)
 }
 
@@ -136,7 +136,7 @@ impl Entry {
         self.dir.join(&self.name).symlink_metadata().is_ok_and(|metadata| metadata.is_file())
     }
 
-    fn describe(&self, root: &Root) -> Unfinished {
+    fn describe(&self, root: &ConfinedDir) -> Unfinished {
         let header = &self.recovered.header;
         let (have, _) = self.recovered.claims(&boot_id());
         Unfinished {
@@ -150,7 +150,7 @@ impl Entry {
     ///
     /// # Errors
     /// `WouldBlock` when it is being received.
-    fn discard(&self, root: &Root) -> io::Result<u64> {
+    fn discard(&self, root: &ConfinedDir) -> io::Result<u64> {
         let dir: OwnedFd = File::open(&self.dir)?.into();
         let _lock = lock(&dir, &self.name)?.ok_or(io::ErrorKind::WouldBlock)?;
         let have = partials(root).join(&self.have);
@@ -172,8 +172,8 @@ impl Entry {
 ///
 /// # Errors
 /// `NoSuchFile` when there is none, `LimitReached` when one runs, or what the disk says.
-pub(crate) fn discard(shared: &Shared, name: &str, version: Option<&HashPrefix>) -> Result<Vec<Discarded>, Failure> {
-    let root = &shared.root;
+pub(crate) fn discard(inner: &ShareInner, name: &str, version: Option<&HashPrefix>) -> Result<Vec<Discarded>, Failure> {
+    let root = &inner.root;
     let wanted = |entry: &Entry| {
         let file = &entry.recovered.header.file;
         match version {
@@ -208,22 +208,22 @@ pub(crate) fn discard(shared: &Shared, name: &str, version: Option<&HashPrefix>)
 }
 
 /// At the start: removes what nobody can go on with, and what is in the share by now.
-pub(crate) fn sweep(shared: &Shared) {
-    let dir = partials(&shared.root);
-    let mut names = names(&shared.root);
+pub(crate) fn sweep(inner: &ShareInner) {
+    let dir = partials(&inner.root);
+    let mut names = names(&inner.root);
     // Pairs last: they go when what they belong to has gone.
     names.sort_by_key(|name| name.to_string_lossy().ends_with(OUTBOARD));
     for name in &names {
         let text = name.to_string_lossy();
-        let is_obsolete = if text.contains(&format!("{HAVE}{NEW}")) {
+        let is_obsolete = if text.contains(&format!("{RESUME_SUFFIX}{NEW}")) {
             true
-        } else if is_have(name) {
-            sweep_have(shared, name)
+        } else if is_resume_file(name) {
+            sweep_have(inner, name)
         } else if let Some(data) = text.strip_suffix(OUTBOARD) {
             !dir.join(data).exists()
         } else {
             // Too small to be gone on with, or its resume file is lost.
-            !dir.join(have_name(name)).exists() && is_free(&dir, name)
+            !dir.join(resume_name(name)).exists() && is_free(&dir, name)
         };
         if is_obsolete && let Err(error) = fs::remove_file(dir.join(name)) {
             warn!(%error, name = %text, "a left-over download cannot be deleted");
@@ -232,11 +232,11 @@ pub(crate) fn sweep(shared: &Shared) {
 }
 
 /// Whether the resume file `have` is of no use any more. What is in the share by now is removed with it.
-fn sweep_have(shared: &Shared, have: &OsStr) -> bool {
-    let dir = partials(&shared.root);
-    let Some(entry) = read(&shared.root, have.to_owned()) else {
+fn sweep_have(inner: &ShareInner, have: &OsStr) -> bool {
+    let dir = partials(&inner.root);
+    let Some(entry) = read(&inner.root, have.to_owned()) else {
         let text = have.to_string_lossy();
-        let data = dir.join(text.strip_suffix(HAVE).unwrap_or(&text));
+        let data = dir.join(text.strip_suffix(RESUME_SUFFIX).unwrap_or(&text));
         if data.exists() {
             warn!(path = %data.display(), "it is not known any more what download this is of; the next of the same content \
                 goes on with it");
@@ -249,9 +249,9 @@ fn sweep_have(shared: &Shared, have: &OsStr) -> bool {
         return entry.dir.is_dir();
     }
     let arrived =
-        matches!(header.goal, Goal::Share(_)) && shared.index().with_content(&header.file.hash).next().is_some();
+        matches!(header.goal, Goal::Share(_)) && inner.index().with_content(&header.file.hash).next().is_some();
     if arrived {
-        match entry.discard(&shared.root) {
+        match entry.discard(&inner.root) {
             Ok(_) => info!(name = %header.file.name, "an unfinished download is in the share by now"),
             Err(error) => warn!(%error, name = %header.file.name, "a left-over download cannot be deleted"),
         }

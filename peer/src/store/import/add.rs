@@ -30,22 +30,22 @@ use super::{
 use crate::{
     bao::tree_hash::hash_file,
     store::{
-        confined_dir::{HIDDEN, Root},
-        download::partial::describe,
+        confined_dir::{ConfinedDir, HIDDEN},
+        download::partial::set_attributes,
         error::io_failure,
-        file_stat::Stamp,
-        index::Known,
+        file_stat::FileStat,
+        index::IndexEntry,
+        inner::{ArrivalGuard, Arrivals, HashOutcome, ShareInner},
         scan::scan,
-        state::{Arrived, Arriving, Hashed, Shared},
     },
 };
 
 /// Copies the file or directory tree `source` into the share. See [`crate::store::Share::add_copy`].
-pub(crate) fn copy(shared: &Arc<Shared>, source: &Path) -> Result<Arrived, Failure> {
+pub(crate) fn copy(inner: &Arc<ShareInner>, source: &Path) -> Result<Arrivals, Failure> {
     let failed = |error: io::Error| io_failure("add", source, &error);
     let found = source.canonicalize().map_err(failed)?;
-    if let Ok(inside) = found.strip_prefix(shared.root.path()) {
-        return Ok(Arrived { files: know(shared, &found, inside)?, arriving: None });
+    if let Ok(inside) = found.strip_prefix(inner.root.path()) {
+        return Ok(Arrivals { files: know(inner, &found, inside)?, arriving: None });
     }
     // The name is the one that the user gave, even if that is a link; `.` and `..` have none of their own.
     let base = source.file_name().or(found.file_name()).unwrap_or_default();
@@ -53,39 +53,39 @@ pub(crate) fn copy(shared: &Arc<Shared>, source: &Path) -> Result<Arrived, Failu
     let metadata = found.metadata().map_err(failed)?;
     let mut directories = Vec::new();
     let (from, files) = if metadata.is_dir() {
-        let from = Root::open(&found).map_err(failed)?;
+        let from = ConfinedDir::open(&found).map_err(failed)?;
         let files;
-        (files, directories) = files_below(shared, &from, &base)?;
+        (files, directories) = files_below(inner, &from, &base)?;
         (from, files)
     } else if metadata.is_file() {
-        let from = Root::open(found.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
+        let from = ConfinedDir::open(found.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
         (from, vec![(PathBuf::from(found.file_name().unwrap_or_default()), base.clone())])
     } else {
         let hint = "give a file or a folder";
         let what = format!("cannot add {}", source.display().to_string().escape_debug());
         return Err(Failure::new(FailureCode::Io, what, "it is neither a file nor a directory", hint));
     };
-    let copied = Copied::of(shared, &base, files.iter().map(|(_, name)| name), &directories);
-    let staged = stage(shared, &from, &files)?;
-    put_in_place(shared, staged, directories, || copied.describe(shared, &from))
+    let copied = Copied::of(inner, &base, files.iter().map(|(_, name)| name), &directories);
+    let staged = stage(inner, &from, &files)?;
+    put_in_place(inner, staged, directories, || copied.describe(inner, &from))
 }
 
 /// Makes the small text file that the original makes for a name that is nowhere.
-pub(crate) fn note(shared: &Arc<Shared>, name: &FileName) -> Result<Arrived, Failure> {
+pub(crate) fn note(inner: &Arc<ShareInner>, name: &FileName) -> Result<Arrivals, Failure> {
     let failed = |error: io::Error| io_failure("add", Path::new(name.as_str()), &error);
-    let stage = Stage::in_share(&shared.root, "add").map_err(failed)?;
+    let stage = Stage::in_share(&inner.root, "add").map_err(failed)?;
     let mut file = stage.create(0).map_err(failed)?;
     let text = format!("Arquivo {name}\n");
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
     let hash = ContentHash(*blake3::hash(text.as_bytes()).as_bytes());
-    let arriving = Some(Arriving::new(shared, vec![name.clone()]));
-    let parent = shared.root.create_parent(name).map_err(failed)?;
+    let arriving = Some(ArrivalGuard::new(inner, vec![name.clone()]));
+    let parent = inner.root.create_parent(name).map_err(failed)?;
     stage.place(0, &parent, name.base_name().as_ref(), false).map_err(failed)?;
     rustix::fs::fsync(&parent).map_err(|error| failed(error.into()))?;
-    let stamp = file.metadata().map(|metadata| Stamp::of(&metadata)).map_err(failed)?;
-    let known = shared.own(name.clone(), stamp, hash);
-    shared.remember(std::slice::from_ref(&known));
-    Ok(Arrived { files: vec![known], arriving })
+    let stat = file.metadata().map(|metadata| FileStat::of(&metadata)).map_err(failed)?;
+    let known = inner.own(name.clone(), stat, hash);
+    inner.remember(std::slice::from_ref(&known));
+    Ok(Arrivals { files: vec![known], arriving })
 }
 
 fn cannot_share(path: &Path, error: &shared::file_name::InvalidFileName) -> Failure {
@@ -94,19 +94,19 @@ fn cannot_share(path: &Path, error: &shared::file_name::InvalidFileName) -> Fail
 }
 
 /// The source lies in the share: its files only have to be known.
-fn know(shared: &Shared, found: &Path, inside: &Path) -> Result<Vec<Known>, Failure> {
+fn know(inner: &ShareInner, found: &Path, inside: &Path) -> Result<Vec<IndexEntry>, Failure> {
     let names: Vec<FileName> = if found.is_dir() {
         let below = |name: &FileName| Path::new(name.as_str()).starts_with(inside);
-        let scan = scan(&shared.root, None).map_err(|error| io_failure("add", found, &error))?;
+        let scan = scan(&inner.root, None).map_err(|error| io_failure("add", found, &error))?;
         scan.files.into_keys().filter(below).collect()
     } else {
         vec![FileName::from_relative_path(inside).map_err(|error| cannot_share(found, &error))?]
     };
-    let look = |name: &FileName| match shared.look_at(name) {
-        Hashed::Done(known) => Ok(known),
-        Hashed::Gone => Err(io_failure("add", found, &io::ErrorKind::NotFound.into())),
-        Hashed::Unreadable(error) => Err(io_failure("add", found, &error)),
-        Hashed::Changed => Err(io_failure("add", found, &changed())),
+    let look = |name: &FileName| match inner.inspect(name) {
+        HashOutcome::Done(known) => Ok(known),
+        HashOutcome::Gone => Err(io_failure("add", found, &io::ErrorKind::NotFound.into())),
+        HashOutcome::Unreadable(error) => Err(io_failure("add", found, &error)),
+        HashOutcome::Changed => Err(io_failure("add", found, &changed())),
     };
     names.iter().map(look).collect()
 }
@@ -116,10 +116,10 @@ type Files = Vec<(PathBuf, FileName)>;
 
 /// The files of a tree, and the names of the directories with nothing in them. Hidden files are left out; a name that cannot be shared
 /// fails it all.
-fn files_below(shared: &Shared, from: &Root, base: &FileName) -> Result<(Files, Vec<FileName>), Failure> {
-    let share = rustix::fs::fstat(shared.root.dir()).map_err(|error| io_failure("add", from.path(), &error.into()))?;
+fn files_below(inner: &ShareInner, from: &ConfinedDir, base: &FileName) -> Result<(Files, Vec<FileName>), Failure> {
+    let share = rustix::fs::fstat(inner.root.dir()).map_err(|error| io_failure("add", from.path(), &error.into()))?;
     let found =
-        scan(from, Some(Stamp::from_stat(&share).id())).map_err(|error| io_failure("add", from.path(), &error))?;
+        scan(from, Some(FileStat::from_stat(&share).id())).map_err(|error| io_failure("add", from.path(), &error))?;
     if let Some(skipped) = found.skipped.first() {
         let what = format!("cannot add {}", from.path().join(&skipped.path).display().to_string().escape_debug());
         let hint = "remove or rename it, or add the other files one by one";
@@ -133,7 +133,7 @@ fn files_below(shared: &Shared, from: &Root, base: &FileName) -> Result<(Files, 
     if found.nothing {
         return Ok((Vec::new(), vec![base.clone()]));
     }
-    let (directories, files): (Vec<_>, Vec<_>) = found.files.into_iter().partition(|(_, stamp)| stamp.directory);
+    let (directories, files): (Vec<_>, Vec<_>) = found.files.into_iter().partition(|(_, stat)| stat.directory);
     let files = files.into_iter().map(|(name, _)| named(name)).collect::<Result<Vec<_>, _>>()?;
     let directories = directories.into_iter().map(|(name, _)| Ok(named(name)?.1)).collect::<Result<Vec<_>, _>>()?;
     if files.is_empty() && directories.is_empty() {
@@ -155,9 +155,13 @@ struct Staged {
 }
 
 /// Copies and hashes all files, by several threads, and makes them durable.
-fn stage(shared: &Shared, from: &Root, files: &[(PathBuf, FileName)]) -> Result<(Stage, Vec<Staged>), Failure> {
-    let hidden = shared.root.path().join(HIDDEN);
-    let stage = Stage::in_share(&shared.root, "add").map_err(|error| io_failure("write to", &hidden, &error))?;
+fn stage(
+    inner: &ShareInner,
+    from: &ConfinedDir,
+    files: &[(PathBuf, FileName)],
+) -> Result<(Stage, Vec<Staged>), Failure> {
+    let hidden = inner.root.path().join(HIDDEN);
+    let stage = Stage::in_share(&inner.root, "add").map_err(|error| io_failure("write to", &hidden, &error))?;
     let sync_each = files.len() < SYNC_ALL_FROM;
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(files.len()));
@@ -165,7 +169,7 @@ fn stage(shared: &Shared, from: &Root, files: &[(PathBuf, FileName)]) -> Result<
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some((path, name)) = files.get(number) else { return Ok(()) };
-            let staged = stage_one(shared, &stage, from, path, name, number, sync_each).map_err(|error| {
+            let staged = stage_one(inner, &stage, from, path, name, number, sync_each).map_err(|error| {
                 next.store(files.len(), Ordering::Relaxed);
                 io_failure("add", &from.path().join(path), &error)
             })?;
@@ -187,30 +191,30 @@ fn stage(shared: &Shared, from: &Root, files: &[(PathBuf, FileName)]) -> Result<
 }
 
 fn stage_one(
-    shared: &Shared,
+    inner: &ShareInner,
     stage: &Stage,
-    from: &Root,
+    from: &ConfinedDir,
     path: &Path,
     name: &FileName,
     number: usize,
     sync: bool,
 ) -> io::Result<Staged> {
     let source = from.open_file(path)?;
-    let before = Stamp::of(&source.metadata()?);
+    let before = FileStat::of(&source.metadata()?);
     let copy = stage.create(number as u64)?;
     // Shares the blocks where the file system can; else the kernel copies.
     if rustix::fs::ioctl_ficlone(&copy, &source).is_err() {
         io::copy(&mut &source, &mut &copy)?;
     }
     let file_bytes = copy.metadata()?.len();
-    if Stamp::of(&source.metadata()?) != before || file_bytes != before.size {
+    if FileStat::of(&source.metadata()?) != before || file_bytes != before.size {
         return Err(changed());
     }
-    let outboard = if file_bytes > GROUP_BYTES { Some(shared.outboards.create()?) } else { None };
+    let outboard = if file_bytes > GROUP_BYTES { Some(inner.outboards.create()?) } else { None };
     let outboard_file = outboard.as_ref().map(|outboard| outboard.as_file());
-    let hash = hash_file(&copy, file_bytes, outboard_file, &shared.stopping)?;
-    shared.hashed_bytes.fetch_add(file_bytes, Ordering::Relaxed);
-    describe(&copy, before.mtime_micros(), before.executable)?;
+    let hash = hash_file(&copy, file_bytes, outboard_file, &inner.stopping)?;
+    inner.hashed_bytes.fetch_add(file_bytes, Ordering::Relaxed);
+    set_attributes(&copy, before.mtime_micros(), before.executable)?;
     if sync {
         copy.sync_all()?;
     }
@@ -224,14 +228,14 @@ fn changed() -> io::Error {
 /// Renames the copies to where they belong, and makes the directories with nothing in them; `describe` gives all directories their times
 /// and modes.
 fn put_in_place(
-    shared: &Arc<Shared>,
+    inner: &Arc<ShareInner>,
     (stage, staged): (Stage, Vec<Staged>),
     directories: Vec<FileName>,
     describe: impl FnOnce(),
-) -> Result<Arrived, Failure> {
+) -> Result<Arrivals, Failure> {
     // A directory in the way is found before the first file is in.
     for Staged { name, .. } in &staged {
-        let path = name.below(shared.root.path());
+        let path = name.below(inner.root.path());
         if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
             let what = format!("cannot add {name}");
             let hint = "remove that or rename what you add";
@@ -239,49 +243,49 @@ fn put_in_place(
         }
     }
     for name in &directories {
-        if name.below(shared.root.path()).symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
+        if name.below(inner.root.path()).symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
             let what = format!("cannot add {name}");
             let hint = "remove that or rename what you add";
             return Err(Failure::new(FailureCode::Exists, what, "a file of that name is in the share", hint));
         }
     }
     let names = staged.iter().map(|Staged { name, .. }| name).chain(&directories).cloned().collect();
-    let arriving = Some(Arriving::new(shared, names));
+    let arriving = Some(ArrivalGuard::new(inner, names));
     let mut added = Vec::with_capacity(staged.len());
     let mut parents = HashSet::new();
     for Staged { number, name, file_bytes, hash, outboard } in staged {
         let failed = |error: io::Error| io_failure("add", Path::new(name.as_str()), &error);
-        let parent = shared.root.create_parent(&name).map_err(failed)?;
+        let parent = inner.root.create_parent(&name).map_err(failed)?;
         if let Some(outboard) = outboard {
-            shared.outboards.keep(outboard, hash).map_err(failed)?;
+            inner.outboards.keep(outboard, hash).map_err(failed)?;
         }
         stage.place(number as u64, &parent, name.base_name().as_ref(), true).map_err(failed)?;
         let stat = rustix::fs::statat(&parent, name.base_name(), AtFlags::SYMLINK_NOFOLLOW);
-        let stamp = Stamp::from_stat(&stat.map_err(|error| failed(error.into()))?);
+        let stat = FileStat::from_stat(&stat.map_err(|error| failed(error.into()))?);
         parents.insert(Path::new(name.as_str()).parent().map(Path::to_path_buf).unwrap_or_default());
-        if stamp.size == file_bytes {
-            added.push(shared.own(name, stamp, hash));
+        if stat.size == file_bytes {
+            added.push(inner.own(name, stat, hash));
         } else {
             return Err(failed(changed()));
         }
     }
     for name in &directories {
         let failed = |error: io::Error| io_failure("add", Path::new(name.as_str()), &error);
-        let parent = shared.root.create_parent(name).map_err(failed)?;
+        let parent = inner.root.create_parent(name).map_err(failed)?;
         make_in(&parent, Path::new(name.base_name())).map_err(failed)?;
         parents.insert(Path::new(name.as_str()).parent().map(Path::to_path_buf).unwrap_or_default());
     }
     // After the last that comes into one of them, and before their times are looked at.
     describe();
     for name in &directories {
-        if let Hashed::Done(known) = shared.look_at(name) {
+        if let HashOutcome::Done(known) = inner.inspect(name) {
             added.push(known);
         }
     }
     for parent in parents {
-        let dir = shared.root.open_dir(&parent);
+        let dir = inner.root.open_dir(&parent);
         dir.and_then(|dir| Ok(rustix::fs::fsync(&dir)?)).map_err(|error| io_failure("add to", &parent, &error))?;
     }
-    shared.remember(&added);
-    Ok(Arrived { files: added, arriving })
+    inner.remember(&added);
+    Ok(Arrivals { files: added, arriving })
 }

@@ -6,7 +6,7 @@
 //!        stage …                   ┘
 //! ```
 //!
-//! All calls are blocking. What `Standing`, [`Destination`] and `Partial::place` do for one large file holds for each small one.
+//! All calls are blocking. What `Occupancy`, [`Destination`] and `Partial::place` do for one large file holds for each small one.
 
 use std::{
     collections::BTreeMap,
@@ -33,23 +33,23 @@ use crate::{
     bao::tree_hash::hash_file,
     store::{
         download::{
-            destination::{Destination, Place, Standing},
-            partial::describe,
+            destination::{Destination, Occupancy, Place},
+            partial::set_attributes,
         },
         error::io_failure,
-        file_stat::Stamp,
-        index::Known,
-        state::{Arrived, Arriving, Hashed, Shared},
+        file_stat::FileStat,
+        index::IndexEntry,
+        inner::{ArrivalGuard, Arrivals, HashOutcome, ShareInner},
     },
 };
 
 /// A way in for many small files. Clones are handles of the same; what was staged and not committed goes with the last.
 #[derive(Debug, Clone)]
-pub(crate) struct Many(Arc<Inner>);
+pub(crate) struct StagedBatch(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
+    inner: Arc<ShareInner>,
     outside: Option<PathBuf>,
     force: bool,
     numbers: AtomicU64,
@@ -65,9 +65,9 @@ struct Stages {
 
 /// What was found at a destination.
 #[derive(Debug)]
-pub(crate) enum Looked {
+pub(crate) enum Inspected {
     /// The file is there with just this content; what the index is to know of it.
-    Identical(Destination, Option<Known>),
+    Identical(Destination, Option<IndexEntry>),
     /// It is to be fetched.
     Wanted(Destination),
 }
@@ -94,13 +94,13 @@ pub(crate) struct Committed {
     /// For each file in the order of the group, where it lies or why not.
     pub(crate) files: Vec<Result<PathBuf, Failure>>,
     /// For [`crate::store::Share::know`].
-    pub(crate) arrived: Arrived,
+    pub(crate) arrived: Arrivals,
 }
 
-impl Many {
-    pub(crate) fn new(shared: Arc<Shared>, outside: Option<&Path>, force: bool) -> Self {
+impl StagedBatch {
+    pub(crate) fn new(inner: Arc<ShareInner>, outside: Option<&Path>, force: bool) -> Self {
         let outside = outside.map(Path::to_path_buf);
-        let inner = Inner { shared, outside, force, numbers: AtomicU64::new(0), stages: Mutex::default() };
+        let inner = Inner { inner, outside, force, numbers: AtomicU64::new(0), stages: Mutex::default() };
         Self(Arc::new(inner))
     }
 
@@ -108,42 +108,42 @@ impl Many {
     ///
     /// # Errors
     /// As `Share::destination` and `Share::standing`; and when nothing can be written where it goes.
-    pub(crate) fn look(&self, meta: &FileMeta, to: Option<&Path>) -> Result<Looked, Failure> {
-        let shared = &self.0.shared;
-        let destination = Destination::resolve(&shared.root, &meta.name, to)?;
-        match destination.standing(meta.hash, meta.size, self.0.force, &shared.stopping)? {
-            Standing::Identical => {
+    pub(crate) fn inspect(&self, meta: &FileMeta, to: Option<&Path>) -> Result<Inspected, Failure> {
+        let inner = &self.0.inner;
+        let destination = Destination::resolve(&inner.root, &meta.name, to)?;
+        match destination.occupancy(meta.hash, meta.size, self.0.force, &inner.stopping)? {
+            Occupancy::Identical => {
                 // It may have come a moment ago; whoever asked shall find it in the index.
-                let known = destination.name().and_then(|name| match shared.look_at(name) {
-                    Hashed::Done(known) => Some(known),
-                    Hashed::Changed | Hashed::Gone | Hashed::Unreadable(_) => None,
+                let known = destination.name().and_then(|name| match inner.inspect(name) {
+                    HashOutcome::Done(known) => Some(known),
+                    HashOutcome::Changed | HashOutcome::Gone | HashOutcome::Unreadable(_) => None,
                 });
-                Ok(Looked::Identical(destination, known))
+                Ok(Inspected::Identical(destination, known))
             }
-            Standing::Vacant | Standing::Replaceable => {
+            Occupancy::Vacant | Occupancy::Replaceable => {
                 // Before a byte of it is asked for.
                 self.stage_for(&destination).map_err(|error| io_failure("write to", destination.path(), &error))?;
-                Ok(Looked::Wanted(destination))
+                Ok(Inspected::Wanted(destination))
             }
         }
     }
 
     /// Files that were found in place, for [`crate::store::Share::know`].
-    pub(crate) fn found(known: Vec<Known>) -> Arrived {
-        Arrived { files: known, arriving: None }
+    pub(crate) fn found(known: Vec<IndexEntry>) -> Arrivals {
+        Arrivals { files: known, arriving: None }
     }
 
     /// Fails when there is obviously too little room for `bytes` in `files` files on one of the disks they go to.
     ///
     /// # Errors
     /// `NoSpace`.
-    pub(crate) fn room_for(&self, files: u64, bytes: u64) -> Result<(), Failure> {
+    pub(crate) fn check_space(&self, files: u64, bytes: u64) -> Result<(), Failure> {
         let stages = self.stages();
         // With all on one disk it is known how much must fit there.
         let mut all = stages.share.iter().chain(stages.outside.values());
         let (Some(stage), None) = (all.next(), all.next()) else { return Ok(()) };
         let stat = rustix::fs::fstatvfs(stage.dir())
-            .map_err(|error| io_failure("look at the disk of", self.0.shared.root.path(), &error.into()))?;
+            .map_err(|error| io_failure("look at the disk of", self.0.inner.root.path(), &error.into()))?;
         // Half a block a file is lost on average.
         let needed = bytes.saturating_add(files.saturating_mul(stat.f_frsize / 2));
         let available = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -169,7 +169,8 @@ impl Many {
             let number = self.0.numbers.fetch_add(1, Ordering::Relaxed);
             let staged = Staged { destination: destination.clone(), meta: meta.clone(), stage, number };
             let mut file = staged.stage.create(number)?;
-            let written = file.write_all(content).and_then(|()| describe(&file, meta.mtime_micros, meta.executable));
+            let written =
+                file.write_all(content).and_then(|()| set_attributes(&file, meta.mtime_micros, meta.executable));
             if let Err(error) = written {
                 staged.stage.discard(number);
                 return Err(error);
@@ -184,14 +185,14 @@ impl Many {
 
     /// The receiver is to serve it by groups too.
     fn keep_outboard(&self, file: &File, meta: &FileMeta) {
-        let shared = &self.0.shared;
+        let inner = &self.0.inner;
         let kept = || -> io::Result<()> {
-            if shared.outboards.has(meta.hash, meta.size) {
+            if inner.outboards.has(meta.hash, meta.size) {
                 return Ok(());
             }
-            let outboard = shared.outboards.create()?;
-            hash_file(file, meta.size, Some(outboard.as_file()), &shared.stopping)?;
-            shared.outboards.keep(outboard, meta.hash)
+            let outboard = inner.outboards.create()?;
+            hash_file(file, meta.size, Some(outboard.as_file()), &inner.stopping)?;
+            inner.outboards.keep(outboard, meta.hash)
         };
         if let Err(error) = kept() {
             // The file is complete; what is missing is hashed again before it is served.
@@ -205,10 +206,10 @@ impl Many {
     /// # Errors
     /// When the disk could not make the group durable; then none of it is in place.
     pub(crate) fn commit(&self, group: Vec<Staged>) -> Result<Committed, Failure> {
-        sync_files(&group).map_err(|error| io_failure("write to", self.0.shared.root.path(), &error))?;
-        let shared = &self.0.shared;
+        sync_files(&group).map_err(|error| io_failure("write to", self.0.inner.root.path(), &error))?;
+        let inner = &self.0.inner;
         let names = group.iter().filter_map(|staged| staged.destination.name().cloned()).collect();
-        let arriving = Some(Arriving::new(shared, names));
+        let arriving = Some(ArrivalGuard::new(inner, names));
         let mut order: Vec<usize> = (0..group.len()).collect();
         order.sort_by(|one, other| group[*one].destination.path().cmp(group[*other].destination.path()));
         let mut files: Vec<Option<Result<PathBuf, Failure>>> = group.iter().map(|_| None).collect();
@@ -217,11 +218,11 @@ impl Many {
         for at in order {
             let staged = &group[at];
             let placed = directories
-                .open(&staged.destination, shared)
+                .open(&staged.destination, inner)
                 .and_then(|dir| self.place(staged, dir))
-                .map(|stamp| {
+                .map(|stat| {
                     if let Some(name) = staged.destination.name() {
-                        known.push(shared.own(name.clone(), stamp, staged.meta.hash));
+                        known.push(inner.own(name.clone(), stat, staged.meta.hash));
                     }
                 })
                 .or_else(|error| self.in_the_way(staged, &error, &mut known));
@@ -230,22 +231,22 @@ impl Many {
             }
             files[at] = Some(placed.map(|()| staged.destination.path().to_path_buf()));
         }
-        directories.sync().map_err(|error| io_failure("write to", shared.root.path(), &error))?;
-        shared.remember(&known);
+        directories.sync().map_err(|error| io_failure("write to", inner.root.path(), &error))?;
+        inner.remember(&known);
         let files = files.into_iter().map(|file| file.expect("every file of the group was looked at")).collect();
-        Ok(Committed { files, arrived: Arrived { files: known, arriving } })
+        Ok(Committed { files, arrived: Arrivals { files: known, arriving } })
     }
 
-    fn place(&self, staged: &Staged, dir: &OwnedFd) -> io::Result<Stamp> {
+    fn place(&self, staged: &Staged, dir: &OwnedFd) -> io::Result<FileStat> {
         let base = staged.destination.base();
         staged.stage.place(staged.number, dir, &base, self.0.force)?;
-        Ok(Stamp::from_stat(&rustix::fs::statat(dir, &base, AtFlags::SYMLINK_NOFOLLOW)?))
+        Ok(FileStat::from_stat(&rustix::fs::statat(dir, &base, AtFlags::SYMLINK_NOFOLLOW)?))
     }
 
     /// Something came to the destination since it was looked at. If it is the same file, all is well.
-    fn in_the_way(&self, staged: &Staged, error: &io::Error, known: &mut Vec<Known>) -> Result<(), Failure> {
+    fn in_the_way(&self, staged: &Staged, error: &io::Error, known: &mut Vec<IndexEntry>) -> Result<(), Failure> {
         if error.kind() == io::ErrorKind::AlreadyExists
-            && let Ok(Looked::Identical(_, found)) = self.look_again(staged)
+            && let Ok(Inspected::Identical(_, found)) = self.look_again(staged)
         {
             known.extend(found);
             staged.stage.discard(staged.number);
@@ -254,8 +255,8 @@ impl Many {
         Err(staged.destination.cannot_complete(error))
     }
 
-    fn look_again(&self, staged: &Staged) -> Result<Looked, Failure> {
-        self.look(&staged.meta, Some(staged.destination.path()))
+    fn look_again(&self, staged: &Staged) -> Result<Inspected, Failure> {
+        self.inspect(&staged.meta, Some(staged.destination.path()))
     }
 
     fn stages(&self) -> MutexGuard<'_, Stages> {
@@ -269,7 +270,7 @@ impl Many {
             if let Some(stage) = &stages.share {
                 return Ok(Arc::clone(stage));
             }
-            let stage = Arc::new(Stage::in_share(&self.0.shared.root, "download")?);
+            let stage = Arc::new(Stage::in_share(&self.0.inner.root, "download")?);
             stages.share = Some(Arc::clone(&stage));
             return Ok(stage);
         };
@@ -285,7 +286,7 @@ impl Many {
 }
 
 fn device_of(path: &Path) -> io::Result<u64> {
-    Ok(Stamp::of(&path.metadata()?).id().0)
+    Ok(FileStat::of(&path.metadata()?).id().0)
 }
 
 /// Makes the contents of all files durable.
@@ -314,10 +315,10 @@ pub(crate) struct Directories {
 
 impl Directories {
     /// The directory of a destination, made where it is missing in the share.
-    pub(crate) fn open(&mut self, destination: &Destination, shared: &Shared) -> io::Result<&OwnedFd> {
+    pub(crate) fn open(&mut self, destination: &Destination, inner: &ShareInner) -> io::Result<&OwnedFd> {
         let parent = destination.path().parent().unwrap_or(Path::new("/"));
         if self.current.as_ref().is_none_or(|(path, _)| path != parent) {
-            let (dir, _) = destination.open_dir(&shared.root)?;
+            let (dir, _) = destination.open_dir(&inner.root)?;
             self.touch(dir.try_clone()?)?;
             self.current = Some((parent.to_path_buf(), dir));
         }
@@ -330,7 +331,7 @@ impl Directories {
             return Ok(());
         }
         for dir in self.touched.drain(..).chain([dir]) {
-            let device = Stamp::from_stat(&rustix::fs::fstat(&dir)?).id().0;
+            let device = FileStat::from_stat(&rustix::fs::fstat(&dir)?).id().0;
             self.disks.entry(device).or_insert(dir);
         }
         Ok(())
@@ -369,10 +370,10 @@ mod tests {
         FileMeta { name: name.parse().unwrap(), size, hash, mtime_micros: 1_000_000_000_123_456, executable: true }
     }
 
-    fn stage(many: &Many, meta: &FileMeta, to: Option<&Path>, content: &[u8]) -> Staged {
-        match many.look(meta, to).unwrap() {
-            Looked::Wanted(destination) => many.stage(&destination, meta, content).unwrap(),
-            Looked::Identical(..) => panic!("{} is there already", meta.name),
+    fn stage(batch: &StagedBatch, meta: &FileMeta, to: Option<&Path>, content: &[u8]) -> Staged {
+        match batch.inspect(meta, to).unwrap() {
+            Inspected::Wanted(destination) => batch.stage(&destination, meta, content).unwrap(),
+            Inspected::Identical(..) => panic!("{} is there already", meta.name),
         }
     }
 
@@ -380,14 +381,14 @@ mod tests {
     async fn a_group_is_in_place_shared_and_not_hashed_again() {
         let dir = tempfile::tempdir().unwrap();
         let (share, mut changes) = share(dir.path()).await;
-        let many = share.many(None, false);
+        let batch = share.staged_batch(None, false);
         let contents: Vec<Vec<u8>> = (0..40_usize).map(|number| vec![7; number * 1_000]).collect();
         let metas: Vec<FileMeta> =
             contents.iter().enumerate().map(|(n, content)| file(&format!("d{}/f{n}", n % 20), content)).collect();
-        let group = metas.iter().zip(&contents).map(|(meta, content)| stage(&many, meta, None, content)).collect();
+        let group = metas.iter().zip(&contents).map(|(meta, content)| stage(&batch, meta, None, content)).collect();
         assert_eq!(share.list(), [], "nothing shows before it is durable");
-        let committed = many.commit(group).unwrap();
-        share.know(committed.arrived).await.unwrap();
+        let committed = batch.commit(group).unwrap();
+        share.adopt(committed.arrived).await.unwrap();
         for ((meta, content), path) in metas.iter().zip(&contents).zip(committed.files) {
             let path = path.unwrap();
             assert_eq!(path, meta.name.below(share.path()));
@@ -400,7 +401,7 @@ mod tests {
         assert_eq!((share.stats().files, share.stats().hashed_bytes), (40, 0));
         let told = changes.recv().await.unwrap();
         assert_eq!(told.upserts.len(), 40, "in one piece");
-        drop(many);
+        drop(batch);
         assert_eq!(fs::read_dir(share.path().join(".brasa/incoming")).unwrap().count(), 0);
     }
 
@@ -409,16 +410,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (share, _changes) = share(dir.path()).await;
         let metas = [file("other", b"theirs"), file("same", b"theirs"), file("free", b"theirs")];
-        let many = share.many(None, false);
-        let group = metas.iter().map(|meta| stage(&many, meta, None, b"theirs")).collect();
+        let batch = share.staged_batch(None, false);
+        let group = metas.iter().map(|meta| stage(&batch, meta, None, b"theirs")).collect();
         fs::write(share.path().join("other"), "mine").unwrap();
         fs::write(share.path().join("same"), "theirs").unwrap();
-        let committed = many.commit(group).unwrap();
+        let committed = batch.commit(group).unwrap();
         let codes: Vec<_> =
             committed.files.iter().map(|file| file.as_ref().map(|_| ()).map_err(|failure| failure.code)).collect();
         assert_eq!(codes, [Err(FailureCode::Exists), Ok(()), Ok(())]);
         assert_eq!(fs::read(share.path().join("other")).unwrap(), b"mine");
-        let forced = share.many(None, true);
+        let forced = share.staged_batch(None, true);
         let group = vec![stage(&forced, &metas[0], None, b"theirs")];
         forced.commit(group).unwrap().files[0].as_ref().unwrap();
         assert_eq!(fs::read(share.path().join("other")).unwrap(), b"theirs");
@@ -431,14 +432,14 @@ mod tests {
         let outside = dir.path().join("outside");
         fs::create_dir_all(outside.join(".brasa-incoming-killed")).unwrap();
         fs::write(outside.join(".brasa-incoming-killed/0"), "half").unwrap();
-        let many = share.many(Some(&outside), false);
+        let batch = share.staged_batch(Some(&outside), false);
         let meta = file("docs/a", b"content");
-        let staged = stage(&many, &meta, Some(&outside.join("b")), b"content");
+        let staged = stage(&batch, &meta, Some(&outside.join("b")), b"content");
         assert!(!outside.join(".brasa-incoming-killed").exists());
         assert!(!outside.join("b").exists());
-        let committed = many.commit(vec![staged]).unwrap();
+        let committed = batch.commit(vec![staged]).unwrap();
         assert!(committed.arrived.files.is_empty());
-        drop(many);
+        drop(batch);
         let names: Vec<_> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["b"]);
     }
@@ -447,10 +448,10 @@ mod tests {
     async fn what_is_given_up_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (share, _changes) = share(dir.path()).await;
-        let many = share.many(None, false);
-        let staged = stage(&many, &file("a/b", b"content"), None, b"content");
+        let batch = share.staged_batch(None, false);
+        let staged = stage(&batch, &file("a/b", b"content"), None, b"content");
         assert_eq!(fs::read_dir(share.path().join(".brasa/incoming")).unwrap().count(), 1);
-        drop((many, staged));
+        drop((batch, staged));
         assert_eq!(fs::read_dir(share.path().join(".brasa/incoming")).unwrap().count(), 0);
         assert!(!share.path().join("a").exists());
     }

@@ -28,10 +28,10 @@ use tokio::task;
 use tracing::warn;
 
 use crate::store::{
-    confined_dir::{HIDDEN, Root},
+    confined_dir::{ConfinedDir, HIDDEN},
     download::resume::journal::{NEW, write_new},
     error::thread_failure,
-    file_stat::Stamp,
+    file_stat::FileStat,
     share::Share,
 };
 
@@ -44,15 +44,15 @@ impl Share {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(crate) async fn note_making(
+    pub(crate) async fn begin_dir_journal(
         &self,
         what: String,
         all: BTreeSet<FileName>,
         new: BTreeSet<FileName>,
     ) -> Result<BTreeSet<FileName>, Failure> {
-        let shared = Arc::clone(&self.shared);
+        let inner = Arc::clone(&self.inner);
         let note = move || {
-            note(&shared.root, &what, &all, new.clone()).unwrap_or_else(|error| {
+            note(&inner.root, &what, &all, new.clone()).unwrap_or_else(|error| {
                 warn!(%error, "a download that is killed will not know which directories it made");
                 new
             })
@@ -64,10 +64,10 @@ impl Share {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(crate) async fn forget_making(&self, what: String) -> Result<(), Failure> {
-        let shared = Arc::clone(&self.shared);
+    pub(crate) async fn end_dir_journal(&self, what: String) -> Result<(), Failure> {
+        let inner = Arc::clone(&self.inner);
         let forget = move || {
-            if let Err(error) = forget(&shared.root, &what) {
+            if let Err(error) = forget(&inner.root, &what) {
                 warn!(%error, "a note of directories stays");
             }
         };
@@ -76,7 +76,7 @@ impl Share {
 }
 
 fn note(
-    root: &Root,
+    root: &ConfinedDir,
     what: &str,
     all: &BTreeSet<FileName>,
     mut new: BTreeSet<FileName>,
@@ -90,7 +90,7 @@ fn note(
     Ok(new)
 }
 
-fn forget(root: &Root, what: &str) -> io::Result<()> {
+fn forget(root: &ConfinedDir, what: &str) -> io::Result<()> {
     match rustix::fs::unlinkat(root.hidden_dir(DIRECTORIES)?, file_of(what), AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
         removed => Ok(removed?),
@@ -98,7 +98,7 @@ fn forget(root: &Root, what: &str) -> io::Result<()> {
 }
 
 /// At the start: removes the notes of downloads that nobody repeated within `NOTE_LIFE`, and those that a killed process left half-written.
-pub(crate) fn sweep(root: &Root) {
+pub(crate) fn sweep(root: &ConfinedDir) {
     // There are none where no download made a directory yet.
     let Ok(entries) = fs::read_dir(root.path().join(HIDDEN).join(DIRECTORIES)) else { return };
     for entry in entries.flatten() {
@@ -112,7 +112,7 @@ fn sweep_note(entry: &DirEntry) -> io::Result<()> {
     let is_temporary = entry.file_name().to_string_lossy().contains(NEW);
     let now = i64::try_from(unix_micros()).unwrap_or(i64::MAX);
     // Below zero when the clock was put back: as if it were new.
-    let age_micros = now.saturating_sub(Stamp::of(&entry.metadata()?).mtime_micros());
+    let age_micros = now.saturating_sub(FileStat::of(&entry.metadata()?).mtime_micros());
     if is_temporary || Duration::from_micros(u64::try_from(age_micros).unwrap_or(0)) > NOTE_LIFE {
         fs::remove_file(entry.path())?;
     }
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn what_was_being_made_is_known_until_the_download_is_over() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Root::open(dir.path()).unwrap();
+        let root = ConfinedDir::open(dir.path()).unwrap();
         let all = names(&["a", "a/b", "a/c"]);
         let note = |what: &str, new: &[&str]| note(&root, what, &all, names(new)).unwrap();
         assert_eq!(note("a", &["a/b"]), names(&["a/b"]));
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn a_damaged_note_says_nothing_and_is_written_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Root::open(dir.path()).unwrap();
+        let root = ConfinedDir::open(dir.path()).unwrap();
         let all = names(&["a"]);
         let file = dir.path().join(".brasa").join(DIRECTORIES).join(file_of("a"));
         note(&root, "a", &all, all.clone()).unwrap();
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn identical_downloads_at_once_note_side_by_side() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Root::open(dir.path()).unwrap();
+        let root = ConfinedDir::open(dir.path()).unwrap();
         // Long enough that writing it takes a moment.
         let all: BTreeSet<FileName> = (0..1_000).map(|n| format!("folder/{n:04}").parse().unwrap()).collect();
         std::thread::scope(|scope| {
@@ -209,11 +209,11 @@ mod tests {
     #[tokio::test]
     async fn the_start_sweeps_notes_that_nobody_came_back_for() {
         let dir = tempfile::tempdir().unwrap();
-        let shared = dir.path().join("shared");
-        fs::create_dir(&shared).unwrap();
-        let root = Root::open(&shared).unwrap();
+        let inner = dir.path().join("shared");
+        fs::create_dir(&inner).unwrap();
+        let root = ConfinedDir::open(&inner).unwrap();
         let all = names(&["a"]);
-        let notes = shared.join(".brasa").join(DIRECTORIES);
+        let notes = inner.join(".brasa").join(DIRECTORIES);
         let age = |file: &str, age: Duration| {
             let then = std::time::UNIX_EPOCH + Duration::from_micros(unix_micros()) - age;
             File::options().write(true).open(notes.join(file)).unwrap().set_modified(then).unwrap();
@@ -230,7 +230,7 @@ mod tests {
 
         let (events, _changes) = tokio::sync::mpsc::channel(16);
         let options = crate::store::ShareOptions::default();
-        let share = Share::open(&shared, &dir.path().join("state"), options, events).await.unwrap();
+        let share = Share::open(&inner, &dir.path().join("state"), options, events).await.unwrap();
         let left: BTreeSet<_> =
             fs::read_dir(&notes).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         assert_eq!(left, BTreeSet::from([file_of("recent"), file_of("old and repeated")]));

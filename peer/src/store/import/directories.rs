@@ -27,12 +27,12 @@ use tracing::{debug, warn};
 
 use super::batch::Directories;
 use crate::store::{
-    confined_dir::Root,
+    confined_dir::ConfinedDir,
     download::{destination::Destination, partial},
     error::{io_failure, thread_failure},
-    file_stat::Stamp,
+    file_stat::FileStat,
+    inner::{ArrivalGuard, Arrivals, HashOutcome, ShareInner},
     share::Share,
-    state::{Arrived, Arriving, Hashed, Shared},
 };
 
 /// The permission bits that are told to others.
@@ -43,7 +43,7 @@ const KEPT_MODE: u32 = 0o7700;
 
 /// A directory that files were put into, and what it is to be.
 #[derive(Debug, Clone)]
-pub(crate) struct Described {
+pub(crate) struct DirMetadata {
     /// Its name.
     pub(crate) name: FileName,
     /// Where it lies, if not in the share under its name.
@@ -60,14 +60,14 @@ impl Share {
     ///
     /// # Errors
     /// When no thread can be started or the disk fails to make them durable.
-    pub(crate) async fn make_directories(
+    pub(crate) async fn create_directories(
         &self,
         wanted: Vec<(FileMeta, Option<PathBuf>)>,
     ) -> Result<Vec<Result<PathBuf, Failure>>, Failure> {
-        let shared = Arc::clone(&self.shared);
-        let made = task::spawn_blocking(move || make(&shared, &wanted));
+        let inner = Arc::clone(&self.inner);
+        let made = task::spawn_blocking(move || make(&inner, &wanted));
         let (places, arrived) = made.await.map_err(|error| thread_failure(&error))??;
-        self.know(arrived).await?;
+        self.adopt(arrived).await?;
         Ok(places)
     }
 
@@ -79,8 +79,8 @@ impl Share {
         &self,
         names: Vec<Option<FileName>>,
     ) -> Result<Vec<Option<DirectoryMeta>>, Failure> {
-        let shared = Arc::clone(&self.shared);
-        let look = move || names.iter().map(|name| look(&shared, name.as_ref()?)).collect();
+        let inner = Arc::clone(&self.inner);
+        let look = move || names.iter().map(|name| look(&inner, name.as_ref()?)).collect();
         task::spawn_blocking(look).await.map_err(|error| thread_failure(&error))
     }
 
@@ -89,7 +89,7 @@ impl Share {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(crate) async fn describe_directories(&self, wanted: Vec<Described>) -> Result<(), Failure> {
+    pub(crate) async fn apply_dir_metadata(&self, wanted: Vec<DirMetadata>) -> Result<(), Failure> {
         self.each_directory(wanted, describe_one).await
     }
 
@@ -98,20 +98,20 @@ impl Share {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(crate) async fn narrow_directories(&self, mut wanted: Vec<Described>) -> Result<(), Failure> {
+    pub(crate) async fn restrict_dir_modes(&self, mut wanted: Vec<DirMetadata>) -> Result<(), Failure> {
         wanted.retain(|directory| directory.is_new);
         self.each_directory(wanted, narrow_one).await
     }
 
     async fn each_directory(
         &self,
-        wanted: Vec<Described>,
-        act: fn(&Shared, &Described) -> io::Result<()>,
+        wanted: Vec<DirMetadata>,
+        act: fn(&ShareInner, &DirMetadata) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        let shared = Arc::clone(&self.shared);
+        let inner = Arc::clone(&self.inner);
         let act_on_all = move || {
             for directory in &wanted {
-                if let Err(error) = act(&shared, directory) {
+                if let Err(error) = act(&inner, directory) {
                     warn!(%error, name = %directory.name, "a directory does not get its time or mode");
                 }
             }
@@ -121,36 +121,36 @@ impl Share {
 }
 
 /// Where each directory lies or why not, and what the index is to know of them.
-type Made = (Vec<Result<PathBuf, Failure>>, Arrived);
+type Made = (Vec<Result<PathBuf, Failure>>, Arrivals);
 
-fn make(shared: &Arc<Shared>, wanted: &[(FileMeta, Option<PathBuf>)]) -> Result<Made, Failure> {
+fn make(inner: &Arc<ShareInner>, wanted: &[(FileMeta, Option<PathBuf>)]) -> Result<Made, Failure> {
     let wanted: Vec<Result<(Destination, &FileMeta), Failure>> = wanted
         .iter()
-        .map(|(meta, to)| Ok((Destination::of_directory(&shared.root, &meta.name, to.as_deref())?, meta)))
+        .map(|(meta, to)| Ok((Destination::of_directory(&inner.root, &meta.name, to.as_deref())?, meta)))
         .collect();
     let names = wanted.iter().flatten().filter_map(|(destination, _)| destination.name().cloned()).collect();
-    let arriving = Some(Arriving::new(shared, names));
+    let arriving = Some(ArrivalGuard::new(inner, names));
     let mut parents = Directories::default();
     let mut files = Vec::new();
     let mut places = Vec::with_capacity(wanted.len());
     for destination in wanted {
         let made = destination.and_then(|(destination, meta)| {
-            make_one(shared, &mut parents, &destination, meta)?;
+            make_one(inner, &mut parents, &destination, meta)?;
             Ok(destination)
         });
         if let Ok(Some(name)) = made.as_ref().map(Destination::name)
-            && let Hashed::Done(known) = shared.look_at(name)
+            && let HashOutcome::Done(known) = inner.inspect(name)
         {
             files.push(known);
         }
         places.push(made.map(|destination| destination.path().to_path_buf()));
     }
-    parents.sync().map_err(|error| io_failure("write to", shared.root.path(), &error))?;
-    Ok((places, Arrived { files, arriving }))
+    parents.sync().map_err(|error| io_failure("write to", inner.root.path(), &error))?;
+    Ok((places, Arrivals { files, arriving }))
 }
 
 fn make_one(
-    shared: &Shared,
+    inner: &ShareInner,
     parents: &mut Directories,
     destination: &Destination,
     meta: &FileMeta,
@@ -158,8 +158,8 @@ fn make_one(
     let in_the_way =
         |error: &io::Error| matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory);
     let base = destination.base();
-    let set_time = |made: File| partial::describe(&made, meta.mtime_micros, false);
-    let made = parents.open(destination, shared).and_then(|dir| make_at_time(dir, Path::new(&base), set_time));
+    let set_time = |made: File| partial::set_attributes(&made, meta.mtime_micros, false);
+    let made = parents.open(destination, inner).and_then(|dir| make_at_time(dir, Path::new(&base), set_time));
     made.map_err(|error| {
         if in_the_way(&error) {
             let what = format!("cannot make the directory {}", destination.path().display().to_string().escape_debug());
@@ -206,46 +206,46 @@ fn open_in(dir: impl AsFd, base: &Path) -> io::Result<File> {
     Ok(rustix::fs::openat(&dir, base, flags, Mode::empty())?.into())
 }
 
-fn look(shared: &Shared, name: &FileName) -> Option<DirectoryMeta> {
+fn look(inner: &ShareInner, name: &FileName) -> Option<DirectoryMeta> {
     let is_shared = {
-        let index = shared.index();
+        let index = inner.index();
         index.has_below(name) || index.file(name).is_some_and(|known| known.meta.is_directory())
     };
     if !is_shared {
         return None;
     }
-    read(&shared.root, &name.below(Path::new("")))
+    read(&inner.root, &name.below(Path::new("")))
         .inspect_err(|error| debug!(%error, %name, "a directory cannot be looked at"))
         .ok()
 }
 
-fn read(root: &Root, relative: &Path) -> io::Result<DirectoryMeta> {
+fn read(root: &ConfinedDir, relative: &Path) -> io::Result<DirectoryMeta> {
     let metadata = File::from(root.open_dir(relative)?).metadata()?;
     let mode = u16::try_from(metadata.mode() & TOLD_MODE).unwrap_or_default();
-    Ok(DirectoryMeta { mtime_micros: Stamp::of(&metadata).mtime_micros(), mode })
+    Ok(DirectoryMeta { mtime_micros: FileStat::of(&metadata).mtime_micros(), mode })
 }
 
-fn describe_one(shared: &Shared, directory: &Described) -> io::Result<()> {
-    let Described { name, to, is_new, meta } = directory;
-    describe(&open_directory(shared, name, to.as_deref())?, meta, *is_new)
+fn describe_one(inner: &ShareInner, directory: &DirMetadata) -> io::Result<()> {
+    let DirMetadata { name, to, is_new, meta } = directory;
+    describe(&open_directory(inner, name, to.as_deref())?, meta, *is_new)
 }
 
-fn narrow_one(shared: &Shared, directory: &Described) -> io::Result<()> {
-    let Described { name, to, meta, .. } = directory;
-    let path = to.clone().unwrap_or_else(|| name.below(shared.root.path()));
+fn narrow_one(inner: &ShareInner, directory: &DirMetadata) -> io::Result<()> {
+    let DirMetadata { name, to, meta, .. } = directory;
+    let path = to.clone().unwrap_or_else(|| name.below(inner.root.path()));
     if path.symlink_metadata().is_err() {
         // Nothing has come into it yet; opening it would make those above it.
         return Ok(());
     }
-    let dir = open_directory(shared, name, to.as_deref())?;
+    let dir = open_directory(inner, name, to.as_deref())?;
     narrow(&dir, dir.metadata()?.mode(), meta)
 }
 
 /// Opens the directory `name` of the share, or that at `to`. Those above it in the share are made.
-fn open_directory(shared: &Shared, name: &FileName, to: Option<&Path>) -> io::Result<File> {
+fn open_directory(inner: &ShareInner, name: &FileName, to: Option<&Path>) -> io::Result<File> {
     let destination =
-        Destination::of_directory(&shared.root, name, to).map_err(|failure| io::Error::other(failure.to_string()))?;
-    let (parent, base) = destination.open_dir(&shared.root)?;
+        Destination::of_directory(&inner.root, name, to).map_err(|failure| io::Error::other(failure.to_string()))?;
+    let (parent, base) = destination.open_dir(&inner.root)?;
     open_in(&parent, Path::new(&base))
 }
 
@@ -256,10 +256,10 @@ fn describe(dir: &File, meta: &DirectoryMeta, is_new: bool) -> io::Result<()> {
         narrow(dir, now.mode(), meta)?;
     }
     // Set to what it is, it would look changed to who watches it.
-    if Stamp::of(&now).mtime_micros() == meta.mtime_micros {
+    if FileStat::of(&now).mtime_micros() == meta.mtime_micros {
         return Ok(());
     }
-    partial::describe(dir, meta.mtime_micros, false)
+    partial::set_attributes(dir, meta.mtime_micros, false)
 }
 
 /// Sets the mode, which is `now`, as far as it takes rights of others away: what the umask leaves is never widened.
@@ -276,7 +276,7 @@ impl Copied {
     /// The directories that `names` lie in, and `empty`, which are some themselves; all of them copies of what lies in `from`, which
     /// itself is called `base`. Called before any of it is there.
     pub(crate) fn of<'a>(
-        shared: &Shared,
+        inner: &ShareInner,
         base: &FileName,
         names: impl Iterator<Item = &'a FileName>,
         empty: &'a [FileName],
@@ -286,7 +286,7 @@ impl Copied {
         let copied = all.into_iter().filter_map(|directory| {
             let name: FileName = directory.parse().ok()?;
             let below = Path::new(directory).strip_prefix(base.as_str()).ok()?.to_path_buf();
-            let is_new = name.below(shared.root.path()).symlink_metadata().is_err();
+            let is_new = name.below(inner.root.path()).symlink_metadata().is_err();
             Some((name, below, is_new))
         });
         Self(copied.collect())
@@ -294,10 +294,10 @@ impl Copied {
 
     /// Gives them the times and modes of what they are copies of; called when all is in place. One that is not this user's is no
     /// hindrance.
-    pub(crate) fn describe(&self, shared: &Shared, from: &Root) {
+    pub(crate) fn describe(&self, inner: &ShareInner, from: &ConfinedDir) {
         for (name, below, is_new) in &self.0 {
             let described =
-                || -> io::Result<()> { describe(&open_directory(shared, name, None)?, &read(from, below)?, *is_new) };
+                || -> io::Result<()> { describe(&open_directory(inner, name, None)?, &read(from, below)?, *is_new) };
             if let Err(error) = described() {
                 warn!(%error, %name, "a directory does not get its time");
             }

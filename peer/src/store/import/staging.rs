@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use tracing::warn;
 
 use crate::store::{
-    confined_dir::{HIDDEN, Root},
+    confined_dir::{ConfinedDir, HIDDEN},
     download::partial::rename,
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// A stage in the share, its name beginning with `purpose`.
-    pub(crate) fn in_share(root: &Root, purpose: &str) -> io::Result<Self> {
+    pub(crate) fn in_share(root: &ConfinedDir, purpose: &str) -> io::Result<Self> {
         root.hidden_dir(INCOMING)?;
         Self::new(&root.path().join(HIDDEN).join(INCOMING), &format!("{purpose}-"))
     }

@@ -16,11 +16,11 @@ fn dir(path: &Path) -> OwnedFd {
 
 fn create(path: &Path, size: u64) -> Result<Partial, PartialError> {
     let name: FileName = "f".parse().unwrap();
-    let place = PartialPlace {
+    let place = PartialLocation {
         dir: dir(path),
         name: "partial".into(),
-        have_dir: dir(path),
-        have_name: "partial.have".into(),
+        resume_dir: dir(path),
+        resume_name: "partial.have".into(),
         goal: Goal::Share(name.clone()),
     };
     let file = FileMeta { name, size, hash: ContentHash([1; 32]), mtime_micros: 0, executable: false };
@@ -30,7 +30,7 @@ fn create(path: &Path, size: u64) -> Result<Partial, PartialError> {
 fn complete(path: &Path, content: &[u8]) -> Partial {
     let partial = create(path, content.len() as u64).unwrap();
     partial.file().write_all_at(content, 0).unwrap();
-    partial.mark(&GroupRanges::all(content.len() as u64)).unwrap();
+    partial.mark_verified(&GroupRanges::all(content.len() as u64)).unwrap();
     partial
 }
 
@@ -38,9 +38,9 @@ fn complete(path: &Path, content: &[u8]) -> Partial {
 fn a_complete_file_is_placed_as_described() {
     let folder = tempfile::tempdir().unwrap();
     let partial = complete(folder.path(), b"hello");
-    let stamp = partial.place(&dir(folder.path()), OsStr::new("final"), 1_500_000_000_123_456, true, false).unwrap();
+    let stat = partial.finalize(&dir(folder.path()), OsStr::new("final"), 1_500_000_000_123_456, true, false).unwrap();
     assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"hello");
-    assert_eq!((stamp.mtime_micros(), stamp.executable, stamp.size), (1_500_000_000_123_456, true, 5));
+    assert_eq!((stat.mtime_micros(), stat.executable, stat.size), (1_500_000_000_123_456, true, 5));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
 }
 
@@ -48,8 +48,8 @@ fn a_complete_file_is_placed_as_described() {
 fn an_incomplete_file_is_never_placed_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let partial = create(folder.path(), 3 * GROUP_BYTES).unwrap();
-    partial.mark(&GroupRanges::requested(&[(0, 2)], 3 * GROUP_BYTES).unwrap()).unwrap();
-    let error = partial.place(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap_err();
+    partial.mark_verified(&GroupRanges::requested(&[(0, 2)], 3 * GROUP_BYTES).unwrap()).unwrap();
+    let error = partial.finalize(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -59,10 +59,10 @@ fn nothing_is_replaced_unless_asked() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("final"), "mine").unwrap();
     let partial = complete(folder.path(), b"theirs");
-    let error = partial.place(&dir(folder.path()), OsStr::new("final"), 0, false, false).unwrap_err();
+    let error = partial.finalize(&dir(folder.path()), OsStr::new("final"), 0, false, false).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"mine");
-    complete(folder.path(), b"theirs").place(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap();
+    complete(folder.path(), b"theirs").finalize(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap();
     assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"theirs");
 }
 
@@ -79,8 +79,9 @@ fn one_content_is_received_once_at_a_time() {
 fn times_that_cannot_be_are_no_error() {
     let folder = tempfile::tempdir().unwrap();
     for mtime in [i64::MIN, -1, 0, i64::MAX] {
-        let placed = complete(folder.path(), b"x").place(&dir(folder.path()), OsStr::new("f"), mtime, false, true);
-        placed.unwrap_or_else(|error| panic!("{mtime}: {error}"));
+        let finalized =
+            complete(folder.path(), b"x").finalize(&dir(folder.path()), OsStr::new("f"), mtime, false, true);
+        finalized.unwrap_or_else(|error| panic!("{mtime}: {error}"));
     }
 }
 
@@ -134,10 +135,10 @@ fn who_is_overtaken_leaves_the_file_alone() {
     let partial = create(folder.path(), content.len() as u64).unwrap();
     let pairs = [(0, vec![1; 128])];
     let two = &content[..2 * GROUP_BYTES as usize];
-    assert_eq!(partial.keep(two, 0, 0..2, &pairs).unwrap(), 2 * GROUP_BYTES);
-    assert_eq!(partial.keep(two, 0, 0..2, &[(0, vec![2; 128])]).unwrap(), 0, "another brought it");
+    assert_eq!(partial.write_verified(two, 0, 0..2, &pairs).unwrap(), 2 * GROUP_BYTES);
+    assert_eq!(partial.write_verified(two, 0, 0..2, &[(0, vec![2; 128])]).unwrap(), 0, "another brought it");
     assert_eq!(
-        partial.keep(&content[GROUP_BYTES as usize..], GROUP_BYTES, 1..3, &[]).unwrap(),
+        partial.write_verified(&content[GROUP_BYTES as usize..], GROUP_BYTES, 1..3, &[]).unwrap(),
         GROUP_BYTES,
         "half of it"
     );
@@ -149,15 +150,15 @@ fn who_is_overtaken_leaves_the_file_alone() {
     let at_work = partial.inner.is_closed.read().unwrap();
     let placing = {
         let (partial, dir) = (partial.clone(), dir(folder.path()));
-        std::thread::spawn(move || partial.place(&dir, OsStr::new("final"), 5_000_000, false, false))
+        std::thread::spawn(move || partial.finalize(&dir, OsStr::new("final"), 5_000_000, false, false))
     };
     // It waits for whoever is at work; nothing tells that it does, so this can miss a fault but never sees one where there is none.
     std::thread::yield_now();
     assert!(!folder.path().join("final").exists());
     drop(at_work);
-    let stamp = placing.join().unwrap().unwrap();
-    assert_eq!(stamp.mtime_micros(), 5_000_000);
-    assert_eq!(overtaken.keep(two, 0, 0..2, &pairs).unwrap(), 0);
-    assert_eq!(Stamp::of(&folder.path().join("final").metadata().unwrap()), stamp, "nobody touched it since");
+    let stat = placing.join().unwrap().unwrap();
+    assert_eq!(stat.mtime_micros(), 5_000_000);
+    assert_eq!(overtaken.write_verified(two, 0, 0..2, &pairs).unwrap(), 0);
+    assert_eq!(FileStat::of(&folder.path().join("final").metadata().unwrap()), stat, "nobody touched it since");
     assert!(fs::read(folder.path().join("final")).unwrap() == content);
 }

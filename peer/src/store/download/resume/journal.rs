@@ -34,20 +34,20 @@ pub(crate) struct Files {
     pub(crate) outboard: File,
     pub(crate) dir: OwnedFd,
     /// Where the resume file lies.
-    pub(crate) have_dir: OwnedFd,
-    pub(crate) have_name: OsString,
+    pub(crate) resume_dir: OwnedFd,
+    pub(crate) resume_name: OsString,
 }
 
 /// The keeper of one resume file. Ends, with its thread, when it is told how.
 #[derive(Debug)]
-pub(crate) struct Recorder {
-    kept: Arc<Kept>,
+pub(crate) struct ResumeJournal {
+    kept: Arc<JournalInner>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct JournalInner {
     files: Files,
-    state: Mutex<State>,
+    state: Mutex<JournalState>,
     /// For the syncer: there is something to do.
     work: Condvar,
     /// For those who write: the disk has caught up.
@@ -55,7 +55,7 @@ struct Kept {
 }
 
 #[derive(Debug)]
-struct State {
+struct JournalState {
     log: Log,
     have: Arc<File>,
     /// Length of the resume file.
@@ -80,13 +80,13 @@ enum Phase {
     Over,
 }
 
-impl Recorder {
+impl ResumeJournal {
     /// Begins the resume file of a download with what the log has, in place of an older one. Durably, if there is anything in
     /// it that an older one may have had.
     pub(crate) fn begin(files: Files, log: Log, resumed: bool) -> io::Result<Self> {
         let content = log.compact();
         let have = replace(&files, &content, resumed)?;
-        let state = State {
+        let state = JournalState {
             log,
             have: Arc::new(have),
             len: content.len() as u64,
@@ -96,7 +96,8 @@ impl Recorder {
             complained: false,
             buffer: Vec::new(),
         };
-        let kept = Arc::new(Kept { files, state: Mutex::new(state), work: Condvar::new(), room: Condvar::new() });
+        let kept =
+            Arc::new(JournalInner { files, state: Mutex::new(state), work: Condvar::new(), room: Condvar::new() });
         let syncer = Arc::clone(&kept);
         thread::Builder::new().name("syncer".to_owned()).spawn(move || syncer.sync())?;
         Ok(Self { kept })
@@ -148,12 +149,12 @@ impl Recorder {
     pub(crate) fn end(&self) {
         self.kept.lock().phase = Phase::Over;
         self.kept.work.notify_one();
-        let Files { have_dir, have_name, .. } = &self.kept.files;
-        let _gone = rustix::fs::unlinkat(have_dir, have_name, AtFlags::empty());
+        let Files { resume_dir, resume_name, .. } = &self.kept.files;
+        let _gone = rustix::fs::unlinkat(resume_dir, resume_name, AtFlags::empty());
     }
 }
 
-impl State {
+impl JournalState {
     /// Appends records. When that fails they are lost, and what they claim is fetched again; the download goes on.
     fn append(&mut self, bytes: &[u8]) {
         if let Some(appended) = &mut self.appended {
@@ -181,8 +182,8 @@ impl State {
     }
 }
 
-impl Kept {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl JournalInner {
+    fn lock(&self) -> MutexGuard<'_, JournalState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -219,9 +220,10 @@ impl Kept {
     }
 
     /// Waits until there is enough to sync, or what there is has waited long enough, or the end.
-    fn wait_for_work(&self) -> MutexGuard<'_, State> {
-        let idle = |state: &mut State| state.phase == Phase::Running && state.log.unsynced_bytes() == 0;
-        let few = |state: &mut State| state.phase == Phase::Running && state.log.unsynced_bytes() < CHECKPOINT_BYTES;
+    fn wait_for_work(&self) -> MutexGuard<'_, JournalState> {
+        let idle = |state: &mut JournalState| state.phase == Phase::Running && state.log.unsynced_bytes() == 0;
+        let few =
+            |state: &mut JournalState| state.phase == Phase::Running && state.log.unsynced_bytes() < CHECKPOINT_BYTES;
         let state = self.work.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         let waited = self.work.wait_timeout_while(state, CHECKPOINT_INTERVAL, few);
         waited.unwrap_or_else(PoisonError::into_inner).0
@@ -229,19 +231,19 @@ impl Kept {
 
     /// Pairs and groups; the first time their names as well.
     fn sync_files(&self, first: bool) -> io::Result<()> {
-        let Files { data, outboard, dir, have_dir, .. } = &self.files;
+        let Files { data, outboard, dir, resume_dir, .. } = &self.files;
         data.sync_data()?;
         outboard.sync_data()?;
         if first {
             rustix::fs::fsync(dir)?;
-            rustix::fs::fsync(have_dir)?;
+            rustix::fs::fsync(resume_dir)?;
         }
         Ok(())
     }
 
     /// Notes that the disk failed, and takes back what is not durable: after a failure the kernel may have dropped it, and the
     /// next sync would not tell.
-    fn distrust(&self, mut state: MutexGuard<'_, State>, error: &io::Error) {
+    fn distrust(&self, mut state: MutexGuard<'_, JournalState>, error: &io::Error) {
         warn!(%error, "the disk failed while a download was written to it");
         state.failure = Some(error.kind());
         state.log.distrust();
@@ -265,7 +267,7 @@ impl Kept {
         let content = state.log.compact();
         state.appended = Some(Vec::new());
         drop(state);
-        let written = write_new(&self.files.have_dir, &self.files.have_name, &content, true);
+        let written = write_new(&self.files.resume_dir, &self.files.resume_name, &content, true);
         let mut state = self.lock();
         let appended = state.appended.take().unwrap_or_default();
         let replaced = written.and_then(|(have, name)| {
@@ -276,7 +278,7 @@ impl Kept {
                 Phase::Closing | Phase::Over => Err(io::ErrorKind::Interrupted.into()),
             };
             if renamed.is_err() {
-                let _removed = rustix::fs::unlinkat(&self.files.have_dir, &name, AtFlags::empty());
+                let _removed = rustix::fs::unlinkat(&self.files.resume_dir, &name, AtFlags::empty());
             }
             renamed.map(|()| have)
         });
@@ -286,7 +288,7 @@ impl Kept {
                 state.len = (content.len() + appended.len()) as u64;
                 drop(state);
                 // Before the next checkpoint, which is not in the old file.
-                if let Err(error) = rustix::fs::fsync(&self.files.have_dir) {
+                if let Err(error) = rustix::fs::fsync(&self.files.resume_dir) {
                     debug!(%error, "a directory cannot be synced");
                 }
             }
@@ -297,10 +299,10 @@ impl Kept {
 
 /// Puts a resume file in place of an older one; on the disk, if `durably`.
 fn replace(files: &Files, content: &[u8], durably: bool) -> io::Result<File> {
-    let (have, name) = write_new(&files.have_dir, &files.have_name, content, durably)?;
+    let (have, name) = write_new(&files.resume_dir, &files.resume_name, content, durably)?;
     rename_new(files, &name)?;
     if durably {
-        rustix::fs::fsync(&files.have_dir)?;
+        rustix::fs::fsync(&files.resume_dir)?;
     }
     Ok(have)
 }
@@ -321,6 +323,6 @@ pub(crate) fn write_new(dir: &OwnedFd, name: &OsStr, content: &[u8], durably: bo
 }
 
 fn rename_new(files: &Files, name: &OsStr) -> io::Result<()> {
-    let Files { have_dir, have_name, .. } = files;
-    Ok(rustix::fs::renameat(have_dir, name, have_dir, have_name)?)
+    let Files { resume_dir, resume_name, .. } = files;
+    Ok(rustix::fs::renameat(resume_dir, name, resume_dir, resume_name)?)
 }

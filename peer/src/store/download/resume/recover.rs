@@ -22,11 +22,11 @@ use tracing::info;
 use super::format::{BootId, FileId, Recovered, parse};
 use crate::{
     bao::{check::check, verifier::outboard_bytes},
-    store::file_stat::Stamp,
+    store::file_stat::FileStat,
 };
 
 /// What the name of a resume file ends with.
-pub(crate) const HAVE: &str = ".have";
+pub(crate) const RESUME_SUFFIX: &str = ".have";
 
 /// Groups that are there, and how sure it is.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ pub(crate) struct Found {
 
 /// A resume file as it was found.
 #[derive(Debug)]
-pub(crate) struct Have {
+pub(crate) struct ResumeFile {
     pub(crate) content: Vec<u8>,
     /// When it changed last, nanoseconds since 1970.
     changed: i64,
@@ -57,16 +57,16 @@ pub(crate) fn boot_id() -> BootId {
 
 /// When a file changed last, nanoseconds since 1970.
 pub(crate) fn changed(stat: &Stat) -> i64 {
-    let (seconds, nanos) = Stamp::from_stat(stat).ctime;
+    let (seconds, nanos) = FileStat::from_stat(stat).ctime;
     seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(nanos))
 }
 
 /// Device and inode.
 pub(crate) fn id(stat: &Stat) -> FileId {
-    Stamp::from_stat(stat).id()
+    FileStat::from_stat(stat).id()
 }
 
-impl Have {
+impl ResumeFile {
     /// Reads the resume file `name`, as far as one is long; `None` when there is none.
     pub(crate) fn read(dir: impl AsFd, name: &OsStr) -> io::Result<Option<Self>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -108,7 +108,7 @@ impl Have {
 
 /// What is there of `file`. What its resume file cannot be trusted with is hashed, unless `stop` is set.
 pub(crate) fn recover(
-    have: Option<&Have>,
+    have: Option<&ResumeFile>,
     file: &FileMeta,
     data: &File,
     outboard: &File,
@@ -141,14 +141,14 @@ pub(crate) fn recover(
 }
 
 /// Whether a name in the directory of partial files is that of a resume file, or of one that was being written.
-pub(crate) fn is_have(name: &OsStr) -> bool {
-    name.as_encoded_bytes().ends_with(HAVE.as_bytes())
+pub(crate) fn is_resume_file(name: &OsStr) -> bool {
+    name.as_encoded_bytes().ends_with(RESUME_SUFFIX.as_bytes())
 }
 
 /// What the resume file of the partial file `name` is called.
-pub(crate) fn have_name(name: &OsStr) -> OsString {
+pub(crate) fn resume_name(name: &OsStr) -> OsString {
     let mut name = name.to_owned();
-    name.push(HAVE);
+    name.push(RESUME_SUFFIX);
     name
 }
 
@@ -208,7 +208,7 @@ mod tests {
         let header = Header { file: file.clone(), goal, boot, nonce: [0; 16], data: data_id, outboard: outboard_id };
         let log = Log::new(&header, set(&[(0, 64)]), set(&[(64, 128)])).unwrap();
         fs::write(folder.path().join("data.have"), log.compact()).unwrap();
-        let have = Have::read(File::open(folder.path()).unwrap(), OsStr::new("data.have")).unwrap();
+        let have = ResumeFile::read(File::open(folder.path()).unwrap(), OsStr::new("data.have")).unwrap();
         recover(have.as_ref(), &file, &data, &outboard, &stop).unwrap()
     }
 

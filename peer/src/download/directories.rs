@@ -150,7 +150,7 @@ impl Describing {
         let described = self.take();
         self.share.apply_dir_metadata(described).await?;
         match self.note.take() {
-            Some(note) => self.share.end_dir_journal(note).await,
+            Some(note) => Ok(self.share.end_dir_journal(note).await?),
             None => Ok(()),
         }
     }
@@ -252,7 +252,7 @@ impl Peer {
         let wanted = jobs.iter().map(|(_, job)| (job.file.clone(), job.to.clone())).collect();
         let made = self.share.create_directories(wanted).await?;
         let done = jobs.into_iter().zip(made).map(|((place, Job { file, .. }), made)| {
-            let made = made.map(|path| {
+            let made = made.map_err(Failure::from).map(|path| {
                 run.files_done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 run.tell(&file);
                 Downloaded { path, seconds: clock.now().since_origin().as_secs_f64(), sources: Vec::new(), file }

@@ -2,20 +2,13 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use shared::{
-    contact::Contact,
-    content::FileMeta,
-    error::{Failure, FailureCode},
-    id::PeerId,
-    limits,
-    time::Clock,
-};
+use shared::{contact::Contact, content::FileMeta, error::Failure, id::PeerId, limits, time::Clock};
 
 use super::{Job, Run, engine::Engine};
 use crate::{
     api::Downloaded,
     runtime::peer::Peer,
-    store::{Destination, Partial, download::destination::Occupancy},
+    store::{Destination, Partial, download::destination::Occupancy, error::FinalizeError},
     transfer::{Brought, fetch, serve},
 };
 
@@ -75,10 +68,7 @@ impl Peer {
         let finished = run.meter.syncing(self.share.finish(partial.clone(), destination, file, run.force)).await;
         match finished {
             // Copied there by somebody in the meantime.
-            Err(failure)
-                if failure.code == FailureCode::Exists
-                    && matches!(self.is_there(destination, file, run).await, Ok(true)) =>
-            {
+            Err(FinalizeError::Exists(_)) if matches!(self.is_there(destination, file, run).await, Ok(true)) => {
                 partial.abandon();
             }
             finished => drop(finished?),

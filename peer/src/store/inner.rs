@@ -1,4 +1,4 @@
-//! What the handle of the share, the indexer and blocking threads have in common.
+//! State that the handles of a share, its indexer and their blocking threads use together.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,55 +8,79 @@ use std::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-use shared::{content::ContentHash, error::Failure, file_name::FileName, limits::GROUP_BYTES, time::unix_micros};
+use shared::{
+    content::ContentHash,
+    file_name::FileName,
+    limits::{GROUP_BYTES, RACY_WINDOW, RESCAN, SCAN_DEBOUNCE},
+    time::unix_micros,
+};
 
 use super::{
-    confined_dir::{ConfinedDir, HIDDEN},
+    confined_dir::ConfinedDir,
     download::{
         partial::{Partial, WeakPartial},
-        resume::format::Recovered,
+        resume::format::Goal,
     },
-    error::io_failure,
+    error::{FileError, OpenShareError},
     file_stat::FileStat,
     hash_cache::HashCache,
-    import::staging::{self, INCOMING},
     index::{Index, IndexEntry},
     outboards::Outboards,
-    share::ShareOptions,
 };
 use crate::bao::tree_hash::hash_file;
 
-/// The share behind its handles.
+/// Timing of the scans of a share.
+#[derive(Debug, Clone, Copy)]
+pub struct ShareOptions {
+    /// Interval of the full scans that find what file-system notifications miss. Default [`RESCAN`].
+    pub rescan: Duration,
+    /// Quiet time between a notification and the scan that follows it. Default [`SCAN_DEBOUNCE`].
+    pub debounce: Duration,
+    /// Age at which a change is old enough for the hash to be final. Default [`RACY_WINDOW`]. Zero trusts every hash at
+    /// once, which only tests may do.
+    pub racy_window: Duration,
+}
+
+impl Default for ShareOptions {
+    fn default() -> Self {
+        Self { rescan: RESCAN, debounce: SCAN_DEBOUNCE, racy_window: RACY_WINDOW }
+    }
+}
+
+/// State of a share.
 #[derive(Debug)]
 pub(crate) struct ShareInner {
     pub(crate) root: ConfinedDir,
     pub(crate) cache: HashCache,
     pub(crate) outboards: Outboards,
     pub(crate) options: ShareOptions,
-    /// Written by the indexer alone.
+    /// Index; only the indexer writes to it.
     pub(crate) index: RwLock<Index>,
+    /// Bytes that this process hashed.
     pub(crate) hashed_bytes: AtomicU64,
+    /// Number of entries that the last scan could not share.
     pub(crate) skipped: AtomicU64,
-    /// Hashing is to end early.
+    /// Set when hashing must end early.
     pub(crate) stopping: AtomicBool,
-    /// Files that are being put in place, and how often.
+    /// Files that are being moved into the share, each with the number of its guards.
     arriving: Mutex<HashMap<FileName, usize>>,
     /// Contents that are being received.
     receiving: Mutex<HashMap<ContentHash, WeakPartial>>,
 }
 
-/// Files that became known otherwise than by a look.
+/// Files that enter the index without a scan.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals {
     pub(crate) files: Vec<IndexEntry>,
-    /// Dropped when the indexer knows the files.
-    pub(crate) arriving: Option<ArrivalGuard>,
+    /// Dropped when the index has the files.
+    pub(crate) guard: Option<ArrivalGuard>,
 }
 
-/// While it lives, looks say nothing about these files: one that sees them before their hash is in the cache would have
-/// them hashed once more.
+/// Excludes files from scans while it exists. A scan that sees them before the cache has their hashes would have them
+/// hashed again.
 #[derive(Debug)]
 pub(crate) struct ArrivalGuard {
     inner: Arc<ShareInner>,
@@ -78,9 +102,9 @@ impl Drop for ArrivalGuard {
     fn drop(&mut self) {
         let mut arriving = self.inner.arriving.lock().unwrap_or_else(PoisonError::into_inner);
         for name in &self.names {
-            if let Some(times) = arriving.get_mut(name) {
-                *times -= 1;
-                if *times == 0 {
+            if let Some(guards) = arriving.get_mut(name) {
+                *guards -= 1;
+                if *guards == 0 {
                     arriving.remove(name);
                 }
             }
@@ -88,33 +112,29 @@ impl Drop for ArrivalGuard {
     }
 }
 
-/// How hashing a file ended.
+/// Result of hashing a file.
 #[derive(Debug)]
 pub(crate) enum HashOutcome {
-    /// With a hash.
+    /// The file has this hash.
     Done(IndexEntry),
-    /// It is not the file that was to be hashed, or was written to meanwhile.
+    /// The file has another stat than expected or changed while it was hashed.
     Changed,
-    /// It is not there any more.
+    /// The file does not exist any more.
     Gone,
-    /// It cannot be read.
+    /// The file cannot be read.
     Unreadable(io::Error),
 }
 
 impl ShareInner {
-    /// Opens the folder, the cache and the outboards.
-    pub(crate) fn open(dir: &Path, state_dir: &Path, options: ShareOptions) -> Result<Self, Failure> {
-        fs::create_dir_all(dir).map_err(|error| {
-            let mut failure = io_failure("share", dir, &error);
-            "choose a folder with --dir".clone_into(&mut failure.hint);
-            failure
-        })?;
-        let root = ConfinedDir::open(dir).map_err(|error| io_failure("share", dir, &error))?;
-        let state = |error: io::Error| io_failure("keep hashes in", state_dir, &error);
+    /// Opens the directory, the hash cache and the outboards. Creates what is missing.
+    pub(crate) fn open(dir: &Path, state_dir: &Path, options: ShareOptions) -> Result<Self, OpenShareError> {
+        fs::create_dir_all(dir)
+            .map_err(|error| OpenShareError::CreateDirectory(FileError::new("share", dir, error)))?;
+        let root = ConfinedDir::open(dir).map_err(|error| FileError::new("share", dir, error))?;
+        let state = |error: io::Error| FileError::new("keep hashes in", state_dir, error);
         fs::create_dir_all(state_dir).map_err(state)?;
         let cache = HashCache::open(&state_dir.join("hashes.redb")).map_err(state)?;
         let outboards = Outboards::open(state_dir.join("outboards")).map_err(state)?;
-        staging::remove_leftovers(&root.path().join(HIDDEN).join(INCOMING), "");
         Ok(ShareInner {
             root,
             cache,
@@ -133,33 +153,38 @@ impl ShareInner {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The content is being received from now on, until the partial file is dropped.
+    /// Registers the content as being received until the partial file is dropped.
     pub(crate) fn begin_receiving(&self, partial: &Partial) {
         let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
         receiving.retain(|_, partial| partial.upgrade().is_some());
         receiving.insert(partial.hash(), partial.downgrade());
     }
 
-    /// The content, if it is being received.
+    /// Returns the partial file of a content that is being received.
     pub(crate) fn receiving(&self, hash: &ContentHash) -> Option<Partial> {
         self.receiving.lock().unwrap_or_else(PoisonError::into_inner).get(hash)?.upgrade()
     }
 
-    /// Whether this very download runs.
-    pub(crate) fn is_receiving(&self, download: &Recovered) -> bool {
-        self.receiving(&download.header.file.hash).is_some_and(|partial| *partial.goal() == download.header.goal)
+    /// Returns whether the download of `hash` to `goal` is running.
+    pub(crate) fn is_receiving(&self, hash: &ContentHash, goal: &Goal) -> bool {
+        self.receiving(hash).is_some_and(|partial| partial.goal() == goal)
     }
 
-    /// Files that are being put in place, and the directories above them: these are made first, and have nothing in them then.
+    /// Returns the files that are being moved into the share and the directories above them, which are created first
+    /// and empty at first.
     pub(crate) fn arriving_names(&self) -> HashSet<FileName> {
         let arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
-        // Parts of a name are a name.
         let above = arriving.keys().flat_map(FileName::directories).filter_map(|above| above.parse().ok());
         above.chain(arriving.keys().cloned()).collect()
     }
 
-    /// Hashes the file `name` if it (still) has the stamp `expected`; its outboard is kept.
+    /// Hashes the file `name` if it has the stat `expected` before and after, and stores its outboard.
     pub(crate) fn hash(&self, name: &FileName, expected: &FileStat) -> HashOutcome {
+        self.hash_with(name, expected, || ())
+    }
+
+    /// As [`hash`](Self::hash); calls `on_hashed` between the hashing and the second comparison of the stat.
+    fn hash_with(&self, name: &FileName, expected: &FileStat, on_hashed: impl FnOnce()) -> HashOutcome {
         let hashed = || -> io::Result<Option<IndexEntry>> {
             let file = self.root.open_file(&name.below(Path::new("")))?;
             if FileStat::of(&file.metadata()?) != *expected {
@@ -170,17 +195,18 @@ impl ShareInner {
             let outboard_file = outboard.as_ref().map(|outboard| outboard.as_file());
             let hash = hash_file(&file, expected.size, outboard_file, &self.stopping)?;
             self.hashed_bytes.fetch_add(expected.size, Ordering::Relaxed);
+            on_hashed();
             if FileStat::of(&file.metadata()?) != *expected {
                 return Ok(None);
             }
             if let Some(outboard) = outboard {
-                self.outboards.keep(outboard, hash)?;
+                self.outboards.persist(outboard, hash)?;
             }
             let racy = expected.is_racy(hashed_at, self.options.racy_window);
             Ok(Some(IndexEntry::new(name.clone(), *expected, hash, racy.then_some(hashed_at))))
         };
         match hashed() {
-            Ok(Some(known)) => HashOutcome::Done(known),
+            Ok(Some(entry)) => HashOutcome::Done(entry),
             Ok(None) => HashOutcome::Changed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => HashOutcome::Gone,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => HashOutcome::Changed,
@@ -188,7 +214,7 @@ impl ShareInner {
         }
     }
 
-    /// The files' hashes from the cache, if what is needed to serve it is there too.
+    /// Splits files into those with a cached hash and an outboard to serve them, and those to be hashed.
     pub(crate) fn cached(&self, files: Vec<(FileName, FileStat)>) -> (Vec<IndexEntry>, Vec<(FileName, FileStat)>) {
         let (directories, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, stat)| stat.directory);
         let mut known: Vec<_> = directories.into_iter().map(|(name, stat)| IndexEntry::directory(name, stat)).collect();
@@ -203,40 +229,37 @@ impl ShareInner {
         (known, unknown)
     }
 
-    /// Looks at one file now, from the cache or by hashing it; or at a directory, which is known if there is nothing in it.
+    /// Returns the entry of one file, from the cache or by hashing it, or of an empty directory.
     pub(crate) fn inspect(&self, name: &FileName) -> HashOutcome {
-        let stat = match self.root.open_file(&name.below(Path::new(""))).and_then(|file| file.metadata()) {
+        let relative = name.below(Path::new(""));
+        let stat = match self.root.open_file(&relative).and_then(|file| file.metadata()) {
             Ok(metadata) => FileStat::of(&metadata),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return HashOutcome::Gone,
             Err(error) => {
-                return match self.root.empty_dir(&name.below(Path::new(""))) {
+                return match self.root.empty_dir(&relative) {
                     Ok(Some(stat)) => HashOutcome::Done(IndexEntry::directory(name.clone(), stat)),
                     Ok(None) | Err(_) => HashOutcome::Unreadable(error),
                 };
             }
         };
         let (mut known, _) = self.cached(vec![(name.clone(), stat)]);
-        match known.pop() {
-            Some(known) => HashOutcome::Done(known),
-            None => self.note(self.hash(name, &stat)),
+        if let Some(entry) = known.pop() {
+            return HashOutcome::Done(entry);
         }
-    }
-
-    /// Notes a final hash in the cache.
-    fn note(&self, hashed: HashOutcome) -> HashOutcome {
-        if let HashOutcome::Done(known) = &hashed {
-            self.remember(std::slice::from_ref(known));
+        let hashed = self.hash(name, &stat);
+        if let HashOutcome::Done(entry) = &hashed {
+            self.remember(std::slice::from_ref(entry));
         }
         hashed
     }
 
-    /// Notes final hashes in the cache.
+    /// Writes final hashes to the cache.
     pub(crate) fn remember(&self, files: &[IndexEntry]) {
-        let is_final = files.iter().filter(|known| known.unconfirmed_since.is_none() && !known.meta.is_directory());
-        self.cache.insert(&is_final.map(|known| (known.stat, known.meta.hash)).collect::<Vec<_>>());
+        let is_final = files.iter().filter(|entry| entry.unconfirmed_since.is_none() && !entry.meta.is_directory());
+        self.cache.insert(&is_final.map(|entry| (entry.stat, entry.meta.hash)).collect::<Vec<_>>());
     }
 
-    /// A file that this process put in place, with a hash that it verified itself.
+    /// Returns the entry of a file that this process moved into the share and whose hash it verified.
     pub(crate) fn own(&self, name: FileName, stat: FileStat, hash: ContentHash) -> IndexEntry {
         let now = unix_micros();
         let racy = stat.is_racy_after_own_write(now, self.options.racy_window);
@@ -246,8 +269,6 @@ impl ShareInner {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
 
     fn open(dir: &Path) -> Arc<ShareInner> {
@@ -259,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_another_by_now_gets_no_hash() {
+    fn hash_with_outdated_stat_returns_changed() {
         let dir = tempfile::tempdir().unwrap();
         let inner = open(dir.path());
         let name: FileName = "a".parse().unwrap();
@@ -273,36 +294,30 @@ mod tests {
     }
 
     #[test]
-    fn a_file_written_to_while_it_is_hashed_gets_no_hash() {
+    fn hash_of_a_file_that_changes_meanwhile_returns_changed() {
         let dir = tempfile::tempdir().unwrap();
         let inner = open(dir.path());
         let name: FileName = "log".parse().unwrap();
         let file = fs::File::create(name.below(inner.root.path())).unwrap();
         file.set_len(32 << 20).unwrap();
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut len = 32 << 20;
-                while !stop.load(Ordering::Relaxed) {
-                    len += 1;
-                    file.set_len(len).unwrap();
-                }
-            });
-            let hashed = inner.hash(&name, &stat(&inner, &name));
-            stop.store(true, Ordering::Relaxed);
-            assert!(matches!(hashed, HashOutcome::Changed), "{hashed:?}");
-        });
+        let before = stat(&inner, &name);
+        let hashed = inner.hash_with(&name, &before, || file.set_len((32 << 20) + 1).unwrap());
+        assert!(matches!(hashed, HashOutcome::Changed), "{hashed:?}");
     }
 
     #[test]
-    fn looks_are_told_of_what_is_on_its_way_until_the_last_has_arrived() {
+    fn arriving_names_include_a_file_until_its_last_guard_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let inner = open(dir.path());
         let name: FileName = "dir/a".parse().unwrap();
         let first = ArrivalGuard::new(&inner, vec![name.clone()]);
         let second = ArrivalGuard::new(&inner, vec![name.clone()]);
         drop(first);
-        assert_eq!(inner.arriving_names(), [name, "dir".parse().unwrap()].into(), "made for it, it is empty at first");
+        assert_eq!(
+            inner.arriving_names(),
+            [name, "dir".parse().unwrap()].into(),
+            "the new directory is empty at first"
+        );
         drop(second);
         assert!(inner.arriving_names().is_empty());
     }

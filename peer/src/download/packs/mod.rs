@@ -27,7 +27,7 @@ use shared::{
     limits,
     time::Clock,
 };
-use tokio::{sync::mpsc, task};
+use tokio::sync::mpsc;
 
 use super::{Job, Run};
 use crate::{
@@ -210,7 +210,7 @@ fn look_at_all(
     let (mut wanted, mut found) = (Vec::new(), Vec::new());
     for (place, Job { file, owners, to, .. }) in jobs {
         match batch.many.inspect(&file, to.as_deref()) {
-            Err(failure) => batch.fail(place, failure),
+            Err(error) => batch.fail(place, error.into()),
             Ok(Inspected::Identical(destination, known)) => {
                 found.extend(known);
                 batch.came(place);
@@ -249,7 +249,7 @@ fn copy_from_share(
     }
     let mut content = vec![0; usize::try_from(size).ok()?];
     match read_checked(&source, &file.hash, &mut content) {
-        Ok(()) => Some(batch.many.stage(destination, file, &content)),
+        Ok(()) => Some(batch.many.stage(destination, file, &content).map_err(Failure::from)),
         Err(why) => {
             tracing::debug!(%why, file = %file.name, "the own copy cannot be used");
             None
@@ -258,5 +258,5 @@ fn copy_from_share(
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    task::spawn_blocking(work).await.map_err(|error| crate::store::error::thread_failure(&error))
+    Ok(crate::store::error::run_blocking(work).await?)
 }

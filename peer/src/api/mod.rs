@@ -2,6 +2,8 @@
 //!
 //! The commands know a peer only through [`PeerApi`], so that they are tested without a network.
 
+mod failures;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;

@@ -1,15 +1,11 @@
 //! Partial files from their creation to their destination.
 
-use std::{
-    fs,
-    os::unix::fs::FileExt,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use shared::{
     file_name::FileName,
     limits::{DIRECT_MIN_FILE_BYTES, DIRECT_MIN_RUN_BYTES},
+    time::Clock,
 };
 
 use super::*;
@@ -163,10 +159,10 @@ fn write_verified_of_known_groups_does_not_touch_the_file() {
         std::thread::spawn(move || partial.finalize(&dir, OsStr::new("final"), 5_000_000, false, false))
     };
     // The lock admits no further reader once a writer waits for it.
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let clock = Clock::start();
     while is_closed.try_read().is_ok() {
         assert!(!finalizing.is_finished(), "finalize waits for the writer");
-        assert!(Instant::now() < deadline, "finalize closes the file");
+        assert!(clock.now().since_origin() < Duration::from_secs(60), "finalize closes the file");
         std::thread::yield_now();
     }
     assert!(!folder.path().join("final").exists(), "finalize waits for the writer");

@@ -17,7 +17,7 @@ use peer::{
 };
 use shared::{
     content::FileMeta,
-    error::FailureCode,
+    error::{Failure, FailureCode},
     group_ranges::GroupRanges,
     limits::{GROUP_BYTES, RESUME_MIN_BYTES},
 };
@@ -225,7 +225,7 @@ async fn unfinished_downloads_are_listed_and_discarded() {
     let partial = download.begin().await;
     receive(&download.owner, &partial, &set(&[(0, 100)])).await;
     assert_eq!(share.unfinished().await.unwrap(), [], "a running download is not unfinished");
-    assert_eq!(share.discard("file", None).await.unwrap_err().code, FailureCode::LimitReached);
+    assert_eq!(Failure::from(share.discard("file", None).await.unwrap_err()).code, FailureCode::LimitReached);
     drop(partial);
     download.to = Some(download.receiver.outside("copy"));
     download.interrupted_after(&set(&[(0, 50)])).await;
@@ -238,14 +238,14 @@ async fn unfinished_downloads_are_listed_and_discarded() {
     assert_eq!(here, expected);
 
     let other = "ffff".parse().unwrap();
-    assert_eq!(share.discard("file", Some(&other)).await.unwrap_err().code, FailureCode::NoSuchFile);
+    assert_eq!(Failure::from(share.discard("file", Some(&other)).await.unwrap_err()).code, FailureCode::NoSuchFile);
     let discarded = share.discard("file", None).await.unwrap();
     assert_eq!(discarded.len(), 2);
     let freed: Vec<_> = discarded.iter().map(|one| one.freed_bytes >= 50 * GROUP_BYTES).collect();
     assert_eq!(freed, [true, true], "{discarded:?}");
     assert_eq!(download.left(), Vec::<String>::new());
     assert!(!files_in(&download.receiver.outside("")).iter().any(|file| file.contains("partial")));
-    assert_eq!(share.discard("file", None).await.unwrap_err().code, FailureCode::NoSuchFile);
+    assert_eq!(Failure::from(share.discard("file", None).await.unwrap_err()).code, FailureCode::NoSuchFile);
 }
 
 #[tokio::test]
@@ -290,7 +290,8 @@ async fn download_stopped_by_a_full_disk_continues_when_there_is_space() {
     }
     drop(partial);
     // The start of a download needs some space.
-    let refused = download.receiver.share.begin(&download.destination(), &download.meta).await.unwrap_err();
+    let refused =
+        Failure::from(download.receiver.share.begin(&download.destination(), &download.meta).await.unwrap_err());
     assert_eq!(refused.code, FailureCode::NoSpace, "{refused}");
     drop(filler);
     fs::remove_file(download.receiver.path(".filler")).unwrap();

@@ -8,8 +8,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use peer::store::{Share, ShareOptions, diff};
-use shared::{content::ContentHash, error::FailureCode};
+use peer::store::{Share, ShareOptions};
+use shared::{
+    content::ContentHash,
+    error::{Failure, FailureCode},
+};
 use store_common::{DEADLINE, Fixture, SmallDisk, change_visibly, name, noise, options};
 use tokio::sync::mpsc;
 
@@ -27,10 +30,10 @@ async fn restarted_share_hashes_nothing_again() {
     .await;
     first.share.settled().await.unwrap();
     assert_eq!(first.share.stats().hashed_bytes, 3_000_001);
-    let before = first.share.snapshot();
+    let before = first.share.list();
     let second = first.restarted().await;
     // The hash cache has everything, so nothing waits to be hashed.
-    assert!(diff(&before, &second.share.snapshot()).is_empty());
+    assert_eq!(second.share.list(), before);
     second.share.settled().await.unwrap();
     assert_eq!(second.share.stats().hashed_bytes, 0);
     assert!(second.share.open_for_serving(&hash_of(&large)).is_ok(), "the file can be served");
@@ -232,7 +235,7 @@ async fn tree_is_added_completely_or_not_at_all() {
 
     fs::write(tree.join("bad\\name"), "x").unwrap();
     fs::rename(&tree, share.outside("other")).unwrap();
-    let refused = share.share.add_copy(&share.outside("other")).await.unwrap_err();
+    let refused = Failure::from(share.share.add_copy(&share.outside("other")).await.unwrap_err());
     assert_eq!(refused.code, FailureCode::InvalidName);
     share.share.rescan_now().await.unwrap();
     assert_eq!(share.names().len(), 40);
@@ -242,7 +245,7 @@ async fn tree_is_added_completely_or_not_at_all() {
 #[tokio::test]
 async fn invalid_additions_are_refused_with_a_code() {
     let share = Fixture::new().await;
-    let code = async |path: &std::path::Path| share.share.add_copy(path).await.unwrap_err().code;
+    let code = async |path: &std::path::Path| Failure::from(share.share.add_copy(path).await.unwrap_err()).code;
     assert_eq!(code(&share.outside("nothing")).await, FailureCode::NoSuchFile);
     fs::write(share.outside(".hidden"), "x").unwrap();
     assert_eq!(code(&share.outside(".hidden")).await, FailureCode::InvalidName);
@@ -268,7 +271,7 @@ async fn folder_around_the_share_is_added_without_the_share() {
     // The name of a temporary folder may begin with a dot, which is refused.
     match added {
         Ok(added) => assert!(added.iter().all(|meta| !meta.name.as_str().ends_with("/own")), "{added:?}"),
-        Err(failure) => assert_eq!(failure.code, FailureCode::InvalidName),
+        Err(error) => assert_eq!(Failure::from(error).code, FailureCode::InvalidName),
     }
 }
 
@@ -280,14 +283,14 @@ async fn note_is_created_once_and_removed() {
     let text = fs::read(share.path("arquivo_teste.txt")).unwrap();
     assert!(!text.is_empty());
     assert_eq!((made.hash, made.size), (hash_of(&text), text.len() as u64));
-    assert_eq!(share.share.add_note(&note).await.unwrap_err().code, FailureCode::Exists);
+    assert_eq!(Failure::from(share.share.add_note(&note).await.unwrap_err()).code, FailureCode::Exists);
 
     assert_eq!(share.share.remove(&note).await.unwrap(), made);
     assert!(!share.path("arquivo_teste.txt").exists());
     assert!(share.share.get(&note).is_none());
     share.wait_for_report("the note", |reported| reported.contains_key(&note)).await;
     share.wait_for_report("the removal", |reported| reported.is_empty()).await;
-    assert_eq!(share.share.remove(&note).await.unwrap_err().code, FailureCode::NoSuchFile);
+    assert_eq!(Failure::from(share.share.remove(&note).await.unwrap_err()).code, FailureCode::NoSuchFile);
 }
 
 #[tokio::test]
@@ -321,7 +324,7 @@ async fn empty_directory_is_reported_until_it_has_a_file() {
     fs::create_dir(share.path("kept")).unwrap();
     fs::write(share.path("kept/.hidden"), "x").unwrap();
     assert_eq!(
-        share.share.remove(&name("kept")).await.unwrap_err().code,
+        Failure::from(share.share.remove(&name("kept")).await.unwrap_err()).code,
         FailureCode::Io,
         "the directory has a hidden file"
     );
@@ -350,7 +353,10 @@ async fn empty_directories_are_added_with_their_tree() {
 
     fs::remove_dir(share.path("alone")).unwrap();
     fs::write(share.path("alone"), "a file").unwrap();
-    assert_eq!(share.share.add_copy(&share.outside("alone")).await.unwrap_err().code, FailureCode::Exists);
+    assert_eq!(
+        Failure::from(share.share.add_copy(&share.outside("alone")).await.unwrap_err()).code,
+        FailureCode::Exists
+    );
     assert_eq!(fs::read(share.path("alone")).unwrap(), b"a file");
 }
 
@@ -362,7 +368,7 @@ async fn removing_a_directory_with_files_by_name_is_refused() {
     })
     .await;
     share.share.settled().await.unwrap();
-    let refused = share.share.remove(&name("docs")).await.unwrap_err();
+    let refused = Failure::from(share.share.remove(&name("docs")).await.unwrap_err());
     assert_eq!(refused.code, FailureCode::NoSuchFile);
     assert!(refused.why.contains("directory"), "{refused}");
     assert!(share.path("docs/a").exists());
@@ -376,7 +382,7 @@ async fn read_only_folder_is_shared_and_refuses_additions() {
     let dir = tempfile::tempdir().unwrap();
     let folder = disk.path().to_path_buf();
     let share = Fixture::open(dir, folder).await;
-    let refused = share.share.add_note(&name("a")).await.unwrap_err();
+    let refused = Failure::from(share.share.add_note(&name("a")).await.unwrap_err());
     assert_eq!(refused.code, FailureCode::Io);
     assert!(refused.hint.contains("read-only"), "{refused}");
 }
@@ -386,7 +392,7 @@ async fn copy_to_a_full_disk_fails_and_keeps_nothing() {
     let Some(disk) = SmallDisk::mount("size=1m") else { return };
     let share = Fixture::open(tempfile::tempdir().unwrap(), disk.path().to_path_buf()).await;
     fs::write(share.outside("big"), noise(2_000_000, 5)).unwrap();
-    let refused = share.share.add_copy(&share.outside("big")).await.unwrap_err();
+    let refused = Failure::from(share.share.add_copy(&share.outside("big")).await.unwrap_err());
     assert_eq!(refused.code, FailureCode::NoSpace);
     share.share.rescan_now().await.unwrap();
     assert!(share.names().is_empty());

@@ -16,13 +16,13 @@ use std::{
 };
 
 use peer::{
-    store::{Partial, download::destination::Standing},
+    store::{Partial, download::destination::Occupancy},
     transfer::{Brought, FetchError, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
 };
 use proptest::prelude::*;
 use shared::{
     content::{ContentHash, FileMeta},
-    error::FailureCode,
+    error::{Failure, FailureCode},
     group_ranges::GroupRanges,
     limits::{DIRECT_MIN_FILE_BYTES, GROUP_BYTES},
 };
@@ -331,22 +331,22 @@ async fn download_replaces_a_file_only_when_forced() {
     let whole = encoded(&owner, &meta, &GroupRanges::all(meta.size)).await;
     let receiver = Fixture::with(|folder| fs::write(folder.join("file"), "mine").unwrap()).await;
     let destination = receiver.share.destination(&meta.name, None).unwrap();
-    let standing = async |force| receiver.share.standing(&destination, meta.hash, meta.size, force).await;
-    assert_eq!(standing(false).await.unwrap_err().code, FailureCode::Exists);
+    let standing = async |force| receiver.share.occupancy(&destination, meta.hash, meta.size, force).await;
+    assert_eq!(Failure::from(standing(false).await.unwrap_err()).code, FailureCode::Exists);
 
     // The file may also appear after that check.
     let partial = begin(&receiver, &meta).await;
     fetch_all(&whole, &partial).await.unwrap();
-    let refused = receiver.share.finish(partial, &destination, &meta, false).await.unwrap_err();
+    let refused = Failure::from(receiver.share.finish(partial, &destination, &meta, false).await.unwrap_err());
     assert_eq!(refused.code, FailureCode::Exists);
     assert_eq!(fs::read(receiver.path("file")).unwrap(), b"mine");
 
-    assert_eq!(standing(true).await.unwrap(), Standing::Replaceable);
+    assert_eq!(standing(true).await.unwrap(), Occupancy::Replaceable);
     let partial = begin(&receiver, &meta).await;
     fetch_all(&whole, &partial).await.unwrap();
     receiver.share.finish(partial, &destination, &meta, true).await.unwrap();
     assert!(fs::read(receiver.path("file")).unwrap() == content);
-    assert_eq!(standing(false).await.unwrap(), Standing::Identical);
+    assert_eq!(standing(false).await.unwrap(), Occupancy::Identical);
 }
 
 #[tokio::test]
@@ -372,7 +372,7 @@ async fn second_download_of_a_content_is_refused_while_the_first_runs() {
     let receiver = Fixture::new().await;
     let first = begin(&receiver, &meta).await;
     let other = receiver.share.destination(&name("other"), None).unwrap();
-    let refused = receiver.share.begin(&other, &meta).await.unwrap_err();
+    let refused = Failure::from(receiver.share.begin(&other, &meta).await.unwrap_err());
     assert_eq!(refused.code, FailureCode::LimitReached);
     drop(first);
     receiver.share.begin(&other, &meta).await.unwrap();
@@ -385,7 +385,7 @@ async fn download_larger_than_the_disk_is_refused_at_its_beginning() {
     let destination = receiver.share.destination(&name("big"), None).unwrap();
     let file =
         FileMeta { name: name("big"), size: 5_000_000, hash: ContentHash([1; 32]), mtime_micros: 0, executable: false };
-    let refused = receiver.share.begin(&destination, &file).await.unwrap_err();
+    let refused = Failure::from(receiver.share.begin(&destination, &file).await.unwrap_err());
     assert_eq!(refused.code, FailureCode::NoSpace);
     assert!(refused.why.contains("5000000"), "{refused}");
     fs::write(receiver.path("room"), noise(900_000, 11)).expect("the refused download takes no space");

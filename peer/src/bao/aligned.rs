@@ -1,18 +1,18 @@
-//! Memory that a disk can fetch from by itself.
+//! Buffers for direct I/O.
 
 use shared::limits::DIRECT_ALIGNMENT;
 
-/// Bytes whose first lies at a multiple of `DIRECT_ALIGNMENT`, as writing past the page cache wants it (open(2), `O_DIRECT`).
+/// Buffer that begins at a multiple of `DIRECT_ALIGNMENT`, as direct I/O requires (open(2), `O_DIRECT`).
 #[derive(Debug, Default)]
 pub(crate) struct AlignedBuffer {
-    /// Never grows, so it stays where it is.
+    /// Never grows, so the address of its bytes never changes.
     bytes: Vec<u8>,
     start: usize,
     len: usize,
 }
 
 impl AlignedBuffer {
-    /// `len` zeros.
+    /// Creates a buffer of `len` zeros.
     pub(crate) fn new(len: usize) -> Self {
         let bytes = vec![0; len + DIRECT_ALIGNMENT];
         let start = bytes.as_ptr().addr().next_multiple_of(DIRECT_ALIGNMENT) - bytes.as_ptr().addr();
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_begins_where_it_should_and_moves_without_moving() {
+    fn buffer_stays_aligned_when_it_is_moved() {
         for len in [0, 1, 4095, 4096, 1 << 20] {
             let mut buffer = AlignedBuffer::new(len);
             buffer.bytes_mut().fill(7);

@@ -1,4 +1,4 @@
-//! Which groups of a file are right, by what its outboard says.
+//! Check of a file on disk against its outboard.
 
 use std::{
     fs::File,
@@ -12,11 +12,12 @@ use super::{
     verifier::{PAIR_BYTES, Step, Verifier, outboard_bytes},
 };
 
-/// Pairs read at a time, bytes.
+/// Size of a read from an outboard, bytes.
 pub(crate) const OUTBOARD_RUN_BYTES: usize = 64 << 10;
 
-/// Hashes `ranges` of a file and returns those groups that are right and that the outboard, as it is, proves. What cannot be
-/// read is not right. Ends early, with what it has, when `stop` is set.
+/// Hashes the groups `ranges` of a file and returns those that match the hash according to the outboard, which may
+/// itself be damaged. Groups that cannot be read do not match. Returns early with the groups so far when `stop` is
+/// set.
 pub(crate) fn check(
     hash: ContentHash,
     size: u64,
@@ -29,7 +30,7 @@ pub(crate) fn check(
     let mut data = RunReader::new(data, DISK_RUN_BYTES);
     let mut pairs = RunReader::new(outboard, OUTBOARD_RUN_BYTES);
     let pairs_end = outboard_bytes(size);
-    let mut right = GroupRanges::default();
+    let mut verified = GroupRanges::default();
     while let Some(step) = verifier.next() {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -39,12 +40,12 @@ pub(crate) fn check(
             Step::Pair { index } => (&mut pairs, index * PAIR_BYTES as u64, PAIR_BYTES, pairs_end),
         };
         let read = reader.read(offset, len, run_end);
-        // What is below a wrong pair is skipped; the rest goes on.
+        // The verifier skips the subtree of a wrong pair.
         let accepted = read.is_ok_and(|at| verifier.accept(&reader.run()[at..at + len]).is_ok());
         if let (true, Step::Group { offset, .. }) = (accepted, step) {
             let group = offset / shared::limits::GROUP_BYTES;
-            right.insert(group..group + 1);
+            verified.insert(group..group + 1);
         }
     }
-    right
+    verified
 }

@@ -2,10 +2,10 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | `verifier` | the encoding: which proof or group comes next, and whether it is right (pure) |
-//! | `tree_hash` | hashing a file into its tree |
-//! | `check` | which groups of a file on disk are right |
-//! | `read_ahead`, `aligned` | long reads, buffers for direct I/O |
+//! | `verifier` | the encoding: order and check of proofs and groups (pure) |
+//! | `tree_hash` | hash and outboard of a file |
+//! | `check` | check of a file on disk against its outboard |
+//! | `read_ahead`, `aligned` | reads in large runs, buffers for direct I/O |
 
 pub(crate) mod aligned;
 pub(crate) mod check;

@@ -1,4 +1,4 @@
-//! Positional reading in large runs, so that no group costs a system call.
+//! Positional reads in large runs, which save a system call for each group.
 
 use std::{
     fs::File,
@@ -7,7 +7,7 @@ use std::{
 
 use rustix::{buffer::spare_capacity, io::Errno};
 
-/// Reads a file in runs and hands out small parts of them.
+/// Reads a file in large runs and returns small parts of them.
 #[derive(Debug)]
 pub(crate) struct RunReader<'a> {
     file: &'a File,
@@ -17,16 +17,16 @@ pub(crate) struct RunReader<'a> {
 }
 
 impl<'a> RunReader<'a> {
-    /// A reader that reads `run_bytes` at a time.
+    /// Creates a reader that reads `run_bytes` at a time.
     pub(crate) fn new(file: &'a File, run_bytes: usize) -> Self {
         Self { file, run_bytes, run: Vec::new(), run_offset: 0 }
     }
 
-    /// Sees to it that the `len` bytes at `offset` are in the [`run`](Self::run), and says where in it. When they have to be
-    /// read, so is what follows them, up to `run_end`.
+    /// Ensures that the `len` bytes at `offset` are in the [`run`](Self::run), and returns their position in it. A read
+    /// continues beyond them up to `run_end`.
     ///
     /// # Errors
-    /// `UnexpectedEof` when the file ends before.
+    /// `UnexpectedEof` if the file is too short.
     pub(crate) fn read(&mut self, offset: u64, len: usize, run_end: u64) -> io::Result<usize> {
         let buffered = offset.checked_sub(self.run_offset).and_then(|skip| usize::try_from(skip).ok());
         if let Some(at) = buffered
@@ -41,14 +41,14 @@ impl<'a> RunReader<'a> {
         Ok(0)
     }
 
-    /// What was read last.
+    /// Returns the bytes of the last read.
     pub(crate) fn run(&self) -> &[u8] {
         &self.run
     }
 }
 
-/// Reads up to `wanted` bytes, `needed` at least; into memory that is not written before, which `std` cannot yet. (The
-/// outboard of a file that is being received may end early.)
+/// Reads up to `wanted` bytes, at least `needed`, since the outboard of a partial file may be short. Reads into
+/// uninitialised memory, which stable `std` does not support.
 fn read_at_least(file: &File, offset: u64, needed: usize, wanted: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
     bytes.clear();
     bytes.reserve_exact(wanted);
@@ -64,18 +64,18 @@ fn read_at_least(file: &File, offset: u64, needed: usize, wanted: usize, bytes: 
     Ok(())
 }
 
-/// Fills all places, in order, from one run of a file.
+/// Fills all `buffers` in order from one run of a file.
 ///
 /// # Errors
-/// `UnexpectedEof` when the file ends before.
-pub(crate) fn read_exact_vectored_at(file: &File, mut places: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+/// `UnexpectedEof` if the file is too short.
+pub(crate) fn read_exact_vectored_at(file: &File, mut buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
     let mut next = offset;
-    while !places.is_empty() {
-        match rustix::io::preadv(file, places, next) {
+    while !buffers.is_empty() {
+        match rustix::io::preadv(file, buffers, next) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => {
                 next += read as u64;
-                IoSliceMut::advance_slices(&mut places, read);
+                IoSliceMut::advance_slices(&mut buffers, read);
             }
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),

@@ -1,43 +1,43 @@
-//! The verified-streaming format, without any I/O: which bytes come next, and whether they are right.
+//! Verified streaming: order and check of the bytes of an encoding. PURE.
 //!
-//! A file's BLAKE3 tree (BLAKE3 paper, section 2.1) is cut off at groups of 16 KiB. Above them stand pairs of
-//! 32-byte chaining values; the encoding of a set of groups is the pairs and groups needed to prove them, in
-//! pre-order. An *outboard* is all pairs of a file in pre-order, without the groups. Both are what the crate `bao-tree`
-//! reads and writes with a block size of 2^4 chunks, which the tests check. Brasa walks the tree itself,
-//! because reading, hashing and writing here go by large blocks and not by groups and pairs.
+//! The leaves of a file's BLAKE3 tree (BLAKE3 paper, section 2.1) are groups of 16 KiB, its inner nodes pairs of
+//! 32-byte chaining values. The encoding of a set of groups consists of these groups and the pairs that prove them,
+//! in pre-order. An *outboard* consists of all pairs of a file in pre-order, without the groups. Both formats are
+//! those of the crate `bao-tree` with a block size of 2^4 chunks, which the tests check. Brasa has its own tree walk
+//! to read, hash and write in large blocks instead of single groups and pairs.
 
 use blake3::hazmat::{self, ChainingValue, HasherExt, Mode};
 use shared::{content::ContentHash, group_ranges::GroupRanges, limits::GROUP_BYTES};
 
-/// Bytes of a pair of chaining values.
+/// Size of a pair of chaining values, bytes.
 pub(crate) const PAIR_BYTES: usize = 64;
 
-/// What comes next in an encoding.
+/// Next item of an encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A pair of chaining values.
     Pair {
-        /// Its number in the outboard.
+        /// Number of the pair in the outboard.
         index: u64,
     },
-    /// The bytes of a group.
+    /// Content of a group.
     Group {
-        /// Where in the file.
+        /// Offset in the file, bytes.
         offset: u64,
-        /// How many; only the last group of a file has less than 16 KiB.
+        /// Length, bytes. Only the last group of a file has less than 16 KiB.
         len: usize,
     },
 }
 
-/// The bytes of the last [`Step`] are not the file's.
+/// Error: the bytes of the last [`Step`] do not match the hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("wrong bytes at offset {offset}")]
 pub(crate) struct Mismatch {
-    /// Where in the file the part begins that is not proven.
+    /// Offset of the first unproven byte of the file.
     pub(crate) offset: u64,
 }
 
-/// A subtree: `len` bytes from `start`, its pairs from number `index` of the outboard.
+/// Subtree of `len` bytes at `start`, whose first pair has number `index` in the outboard.
 #[derive(Debug, Clone, Copy)]
 struct Subtree {
     start: u64,
@@ -47,25 +47,26 @@ struct Subtree {
 
 /// Walks the tree in pre-order and checks each pair and group against the hash.
 ///
-/// Use: [`next`](Self::next) says what is wanted, [`accept`](Self::accept) takes it; in turns.
+/// The caller alternates [`next`](Self::next), which returns the next step, and [`accept`](Self::accept), which
+/// checks its bytes.
 #[derive(Debug)]
 pub(crate) struct Verifier {
     size: u64,
     ranges: GroupRanges,
-    /// Subtrees still to come, nearest last, each with the value it must have.
+    /// Subtrees not visited yet with their expected values, the next one last.
     expected: Vec<(Subtree, ChainingValue)>,
     current: Option<(Subtree, ChainingValue)>,
 }
 
 impl Verifier {
-    /// A check of `ranges` of the file of `size` bytes with this hash.
+    /// Creates a verifier for the groups `ranges` of the file of `size` bytes with this hash.
     pub(crate) fn new(hash: ContentHash, size: u64, ranges: GroupRanges) -> Self {
         let root = Subtree { start: 0, len: size, index: 0 };
         let expected = if ranges.is_empty() { Vec::new() } else { vec![(root, hash.0)] };
         Self { size, ranges, expected, current: None }
     }
 
-    /// What comes next; `None` when everything was accepted.
+    /// Returns the next step, or `None` at the end.
     pub(crate) fn next(&mut self) -> Option<Step> {
         let (subtree, value) = self.expected.pop()?;
         self.current = Some((subtree, value));
@@ -77,10 +78,10 @@ impl Verifier {
         })
     }
 
-    /// Takes the bytes of the last step.
+    /// Checks the bytes of the last step.
     ///
     /// # Errors
-    /// When they are not the file's.
+    /// If they do not match. The verifier then skips the subtree.
     pub(crate) fn accept(&mut self, bytes: &[u8]) -> Result<(), Mismatch> {
         let (subtree, value) = self.current.take().expect("`accept` follows `next`");
         let is_root = subtree.len == self.size;
@@ -104,13 +105,13 @@ impl Verifier {
         Ok(())
     }
 
-    /// Takes the group of the last step without its bytes: somebody else checks them.
-    pub(crate) fn trust(&mut self) {
+    /// Completes the last step without a check of its group, which the caller leaves to another thread or peer.
+    pub(crate) fn defer_group(&mut self) {
         let taken = self.current.take();
-        debug_assert!(taken.is_some_and(|(subtree, _)| subtree.len <= GROUP_BYTES), "pairs are never taken on trust");
+        debug_assert!(taken.is_some_and(|(subtree, _)| subtree.len <= GROUP_BYTES), "only groups are deferred");
     }
 
-    /// The run of wanted groups around the byte at `offset` ends at this byte.
+    /// Returns the end of the run of wanted groups around `offset`, bytes.
     pub(crate) fn run_end(&self, offset: u64) -> u64 {
         self.ranges.run_end(offset / GROUP_BYTES).saturating_mul(GROUP_BYTES).min(self.size)
     }
@@ -136,7 +137,7 @@ fn split_pair(bytes: &[u8]) -> Option<(ChainingValue, ChainingValue)> {
     Some((left.try_into().ok()?, right.try_into().ok()?))
 }
 
-/// The value of a group that begins at `offset` of its file.
+/// Returns the chaining value of a group at `offset` of its file.
 pub(crate) fn group_value(offset: u64, bytes: &[u8], is_root: bool) -> ChainingValue {
     if is_root {
         return *blake3::hash(bytes).as_bytes();
@@ -144,7 +145,7 @@ pub(crate) fn group_value(offset: u64, bytes: &[u8], is_root: bool) -> ChainingV
     blake3::Hasher::new().set_input_offset(offset).update(bytes).finalize_non_root()
 }
 
-/// The value of a pair.
+/// Returns the chaining value of a pair.
 pub(crate) fn pair_value(left: &ChainingValue, right: &ChainingValue, is_root: bool) -> ChainingValue {
     if is_root {
         *hazmat::merge_subtrees_root(left, right, Mode::Hash).as_bytes()
@@ -153,12 +154,12 @@ pub(crate) fn pair_value(left: &ChainingValue, right: &ChainingValue, is_root: b
     }
 }
 
-/// Whether `pair`, the first of an outboard, belongs to the file of this hash.
+/// Returns whether `pair`, the first one of an outboard, matches the hash of the file.
 pub(crate) fn is_root_pair(pair: &[u8], hash: ContentHash) -> bool {
     split_pair(pair).is_some_and(|(left, right)| pair_value(&left, &right, true) == hash.0)
 }
 
-/// Bytes of the outboard of a file of `size` bytes: 64 for each group but one.
+/// Returns the size of the outboard of a file of `size` bytes: one pair less than the file has groups.
 pub(crate) fn outboard_bytes(size: u64) -> u64 {
     (shared::group_ranges::group_count(size) - 1) * PAIR_BYTES as u64
 }
@@ -187,7 +188,7 @@ pub(crate) mod tests {
         bytes
     }
 
-    /// What `bao-tree` sends for these groups.
+    /// Encodes these groups with `bao-tree`.
     fn encoded_by_bao_tree(data: &[u8], ranges: &GroupRanges) -> Vec<u8> {
         let outboard = PreOrderMemOutboard::create(data, BlockSize::from_chunk_log(GROUP_CHUNK_LOG));
         let chunk = |group: u64| ChunkNum(group << GROUP_CHUNK_LOG);
@@ -200,7 +201,7 @@ pub(crate) mod tests {
         encoded
     }
 
-    /// The groups that `encoded` proves, or where it is wrong.
+    /// Returns the groups that `encoded` proves, or the mismatch; `None` if it is too short.
     pub(crate) fn decode(
         hash: ContentHash,
         size: usize,
@@ -221,12 +222,12 @@ pub(crate) mod tests {
                 groups.push((offset, bytes.to_vec()));
             }
         }
-        assert!(encoded.is_empty(), "the format has nothing after the last group");
+        assert!(encoded.is_empty(), "no bytes follow the last group");
         Ok(groups)
     }
 
     #[test]
-    fn it_reads_what_bao_tree_writes() {
+    fn encoding_of_bao_tree_is_accepted() {
         for size in awkward_sizes() {
             let data = noise(size, size as u64);
             let hash = ContentHash(*blake3::hash(&data).as_bytes());
@@ -242,7 +243,7 @@ pub(crate) mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn any_groups_in_any_file_are_proven(
+        fn any_groups_of_any_file_are_accepted(
             size in 0usize..40 * G,
             cuts in prop::collection::btree_set(0u64..40, 1..8),
             seed: u64,
@@ -262,21 +263,26 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn one_wrong_bit_is_found_in_its_group(size in 1usize..20 * G, at: prop::sample::Index, bit in 0u8..8, seed: u64) {
+        fn flipped_bit_is_reported_at_its_group(
+            size in 1usize..20 * G,
+            at: prop::sample::Index,
+            bit in 0u8..8,
+            seed: u64,
+        ) {
             let data = noise(size, seed);
             let hash = ContentHash(*blake3::hash(&data).as_bytes());
             let ranges = GroupRanges::all(size as u64);
             let mut encoded = encoded_by_bao_tree(&data, &ranges);
             let at = at.index(encoded.len());
             encoded[at] ^= 1 << bit;
-            let mismatch = decode(hash, size, &ranges, &encoded).unwrap_err().expect("it is not shorter");
-            // Everything before the reported offset was right, and it is not reported later than its group.
+            let mismatch = decode(hash, size, &ranges, &encoded).unwrap_err().expect("the length is right");
+            // The mismatch is not reported after the flipped bit.
             prop_assert!(mismatch.offset as usize <= at);
             prop_assert!((mismatch.offset as usize) < size);
         }
 
         #[test]
-        fn a_wrong_size_is_found(size in 0usize..20 * G, claimed in 0usize..20 * G, seed: u64) {
+        fn wrong_size_is_rejected(size in 0usize..20 * G, claimed in 0usize..20 * G, seed: u64) {
             prop_assume!(size != claimed);
             let data = noise(size, seed);
             let hash = ContentHash(*blake3::hash(&data).as_bytes());

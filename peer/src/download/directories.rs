@@ -27,7 +27,7 @@ use crate::{
     core_handle::Stopped,
     discovery::stopping,
     runtime::peer::Peer,
-    store::{Described, Share},
+    store::{DirMetadata, Share},
 };
 
 /// The directories that a download is of: the one that was named and those in it. None of a download of files.
@@ -71,7 +71,7 @@ impl DirectoriesOf {
             move || all.into_iter().filter(|name| name.below(&base).symlink_metadata().is_err()).collect()
         };
         let missing = task::spawn_blocking(look).await.map_err(|_| stopping(Stopped))?;
-        let new = share.note_making(note.clone(), all.clone(), missing).await?;
+        let new = share.begin_dir_journal(note.clone(), all.clone(), missing).await?;
         let place = |name: FileName| Place { is_new: new.contains(&name), to: to.map(|to| name.below(to)), name };
         Ok(Self { places: all.into_iter().map(place).collect(), note: (!new.is_empty()).then_some(note) })
     }
@@ -148,9 +148,9 @@ impl Describing {
     /// When this peer stops.
     pub(crate) async fn all_came(mut self) -> Result<(), Failure> {
         let described = self.take();
-        self.share.describe_directories(described).await?;
+        self.share.apply_dir_metadata(described).await?;
         match self.note.take() {
-            Some(note) => self.share.forget_making(note).await,
+            Some(note) => Ok(self.share.end_dir_journal(note).await?),
             None => Ok(()),
         }
     }
@@ -189,12 +189,12 @@ impl Describing {
         }
     }
 
-    fn take(&mut self) -> Vec<Described> {
+    fn take(&mut self) -> Vec<DirMetadata> {
         let known = std::mem::take(&mut *self.known());
         let places = std::mem::take(&mut self.places).into_iter();
         let described = |Place { name, to, is_new }: Place| {
             let meta = *known.get(&name)?;
-            Some(Described { name, to, is_new, meta })
+            Some(DirMetadata { name, to, is_new, meta })
         };
         places.filter_map(described).collect()
     }
@@ -212,11 +212,11 @@ impl Drop for Describing {
 }
 
 /// Gives directories their modes; then the note is not needed any more.
-async fn narrow(share: Share, described: Vec<Described>, note: Option<String>) {
+async fn narrow(share: Share, described: Vec<DirMetadata>, note: Option<String>) {
     let narrowed = async {
-        share.narrow_directories(described).await?;
+        share.restrict_dir_modes(described).await?;
         match note {
-            Some(note) => share.forget_making(note).await,
+            Some(note) => share.end_dir_journal(note).await,
             None => Ok(()),
         }
     };
@@ -250,9 +250,9 @@ impl Peer {
         }
         let clock = Clock::start();
         let wanted = jobs.iter().map(|(_, job)| (job.file.clone(), job.to.clone())).collect();
-        let made = self.share.make_directories(wanted).await?;
+        let made = self.share.create_directories(wanted).await?;
         let done = jobs.into_iter().zip(made).map(|((place, Job { file, .. }), made)| {
-            let made = made.map(|path| {
+            let made = made.map_err(Failure::from).map(|path| {
                 run.files_done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 run.tell(&file);
                 Downloaded { path, seconds: clock.now().since_origin().as_secs_f64(), sources: Vec::new(), file }

@@ -2,20 +2,13 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use shared::{
-    contact::Contact,
-    content::FileMeta,
-    error::{Failure, FailureCode},
-    id::PeerId,
-    limits,
-    time::Clock,
-};
+use shared::{contact::Contact, content::FileMeta, error::Failure, id::PeerId, limits, time::Clock};
 
 use super::{Job, Run, engine::Engine};
 use crate::{
     api::Downloaded,
     runtime::peer::Peer,
-    store::{Destination, Partial, download::destination::Standing},
+    store::{Destination, Partial, download::destination::Occupancy, error::FinalizeError},
     transfer::{Brought, fetch, serve},
 };
 
@@ -25,7 +18,7 @@ impl Peer {
     /// # Errors
     /// When something else is, and may not be replaced.
     async fn is_there(&self, destination: &Destination, file: &FileMeta, run: &Run) -> Result<bool, Failure> {
-        Ok(self.share.standing(destination, file.hash, file.size, run.force).await? == Standing::Identical)
+        Ok(self.share.occupancy(destination, file.hash, file.size, run.force).await? == Occupancy::Identical)
     }
 
     /// Fetches a file that was not there a moment ago, and tells from whom it came. Another download of it, this peer's or another
@@ -43,7 +36,7 @@ impl Peer {
         let partial = self.share.begin(destination, file).await?;
         // Nobody else can be at it from here on, nor has it for long: who had was just done, or gave up.
         if self.is_there(destination, file, run).await? {
-            partial.give_up();
+            partial.abandon();
             run.bytes_done.fetch_add(file.size, Ordering::Relaxed);
             return Ok(Vec::new());
         }
@@ -75,11 +68,8 @@ impl Peer {
         let finished = run.meter.syncing(self.share.finish(partial.clone(), destination, file, run.force)).await;
         match finished {
             // Copied there by somebody in the meantime.
-            Err(failure)
-                if failure.code == FailureCode::Exists
-                    && matches!(self.is_there(destination, file, run).await, Ok(true)) =>
-            {
-                partial.give_up();
+            Err(FinalizeError::Exists(_)) if matches!(self.is_there(destination, file, run).await, Ok(true)) => {
+                partial.abandon();
             }
             finished => drop(finished?),
         }

@@ -93,7 +93,7 @@ impl PeerApi for Peer {
         name: &'a str,
         version: Option<&'a HashPrefix>,
     ) -> BoxFuture<'a, Result<Vec<Discarded>, Failure>> {
-        Box::pin(self.share.discard(name, version))
+        Box::pin(async move { Ok(self.share.discard(name, version).await?) })
     }
 
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>> {
@@ -193,7 +193,7 @@ impl Peer {
     /// Waits until what is in the share is hashed, or long enough.
     async fn settle(&self) -> Result<(), Failure> {
         match timeout(SETTLE_WAIT, self.share.settled()).await {
-            Ok(settled) => settled,
+            Ok(settled) => Ok(settled?),
             Err(_) => {
                 tracing::warn!("files are still being hashed; the list is not complete");
                 Ok(())

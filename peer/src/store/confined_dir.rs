@@ -1,8 +1,8 @@
-//! Opening files below a folder, and nowhere else.
+//! Access to files below one directory only.
 //!
-//! Every part of a path is opened from the directory before it and without following symbolic links, so nothing
-//! that is swapped between a check and its use can lead out of the folder. A link is followed by hand: what it stands for is
-//! looked up, must lie below the folder again and outside of hidden directories, and is then opened the same way.
+//! Each part of a path is opened relative to the part before it and without following symbolic links, so replacing a
+//! directory by a link between a check and its use cannot lead out of the directory. Links are resolved explicitly:
+//! the target must lie below the directory and outside of hidden directories, and is then opened in the same way.
 
 use std::{
     ffi::OsStr,
@@ -15,32 +15,32 @@ use std::{
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use shared::file_name::FileName;
 
-use super::file_stat::Stamp;
+use super::file_stat::FileStat;
 
-/// The hidden directory in a share in which files lie until they are complete.
+/// Hidden directory of a share, for files that are not complete yet and for journals.
 pub(crate) const HIDDEN: &str = ".brasa";
 
-/// A folder.
+/// Open directory that bounds all accesses.
 #[derive(Debug)]
-pub(crate) struct Root {
+pub(crate) struct ConfinedDir {
     dir: OwnedFd,
     path: PathBuf,
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-// Without NONBLOCK, opening a named pipe that was swapped in would wait for its writer.
+// Without NONBLOCK, the open of a named pipe blocks until it has a writer.
 const FILE: OFlags =
     OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-impl Root {
-    /// The folder at `path`, which may itself be a link.
+impl ConfinedDir {
+    /// Opens the directory at `path`, which may itself be a link.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let path = path.canonicalize()?;
         let dir = rustix::fs::openat(rustix::fs::CWD, &path, DIRECTORY, Mode::empty())?;
         Ok(Self { dir, path })
     }
 
-    /// Its absolute path, free of links.
+    /// Returns the absolute path without links.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -49,17 +49,17 @@ impl Root {
         self.dir.as_fd()
     }
 
-    /// Opens the regular file at `relative` for reading; never waits for a pipe or a device.
+    /// Opens the regular file at `relative` for reading. Never blocks on a pipe or device.
     ///
     /// # Errors
-    /// `PermissionDenied` when it leads out of the folder, `InvalidInput` when it is no regular file.
+    /// `PermissionDenied` if the path leads out of the directory, `InvalidInput` if it is not a regular file.
     pub(crate) fn open_file(&self, relative: &Path) -> io::Result<File> {
         let fd = match self.open_regular(relative) {
             Err(error) if is_link_error(&error) => self.open_regular(&self.follow(relative)?)?,
             opened => opened?,
         };
         let file = File::from(fd);
-        // Once more on what was opened: the check before it only spares devices from being opened.
+        // The check before the open only keeps devices from being opened. This one is authoritative.
         if file.metadata()?.is_file() { Ok(file) } else { Err(not_regular()) }
     }
 
@@ -71,20 +71,20 @@ impl Root {
         }
     }
 
-    /// The stamp of the directory at `relative` if there is nothing in it, not even hidden.
-    pub(crate) fn empty_dir(&self, relative: &Path) -> io::Result<Option<Stamp>> {
+    /// Returns the stat of the directory at `relative` if it is empty, hidden entries included.
+    pub(crate) fn empty_dir(&self, relative: &Path) -> io::Result<Option<FileStat>> {
         let dir = self.open_dir(relative)?;
-        // Before its entries are read: one that comes later shows as a change.
-        let stamp = Stamp::from_stat(&rustix::fs::fstat(&dir)?);
+        // Read before the entries, so that a later entry changes the stat.
+        let stat = FileStat::from_stat(&rustix::fs::fstat(&dir)?);
         for entry in Dir::read_from(&dir)? {
             if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
                 return Ok(None);
             }
         }
-        Ok(Some(stamp))
+        Ok(Some(stat))
     }
 
-    /// What the link at (or above) `relative` stands for, as a path below the folder that was free of links.
+    /// Resolves the links in `relative` to a path below the directory.
     pub(crate) fn follow(&self, relative: &Path) -> io::Result<PathBuf> {
         let target = self.path.join(relative).canonicalize()?;
         let inside = target.strip_prefix(&self.path).map_err(|_| escapes())?;
@@ -92,14 +92,14 @@ impl Root {
         if inside.components().any(hidden) { Err(escapes()) } else { Ok(inside.to_path_buf()) }
     }
 
-    /// The directory that `name` lies in, which is made where it is missing. Links are not followed.
+    /// Opens the parent directory of `name`. Creates missing directories and follows no links.
     pub(crate) fn create_parent(&self, name: &FileName) -> io::Result<OwnedFd> {
         let mut parts: Vec<&str> = name.parts().collect();
         parts.pop();
         self.create_dirs(&parts, 0o777)
     }
 
-    /// The hidden directory `part`, which is made where it is missing.
+    /// Opens the hidden directory `part`. Creates it if it is missing.
     pub(crate) fn hidden_dir(&self, part: &str) -> io::Result<OwnedFd> {
         self.create_dirs(&[HIDDEN, part], 0o700)
     }
@@ -121,7 +121,7 @@ impl Root {
         Ok(dir)
     }
 
-    /// Removes the file (or the link, or the directory if there is nothing in it) `name`, then the directories above it as far as they are empty.
+    /// Removes the file, link or empty directory `name`, then the directories above it that are empty.
     pub(crate) fn remove(&self, name: &FileName) -> io::Result<()> {
         let relative = name.below(Path::new(""));
         let (parent, base) = self.open_parent(&relative)?;
@@ -141,7 +141,7 @@ impl Root {
         Ok(())
     }
 
-    /// The directory in which `relative` lies, and its last part. Links on the way are followed inside the folder.
+    /// Returns the parent directory of `relative` and its last part. Follows links inside the directory.
     fn open_parent(&self, relative: &Path) -> io::Result<(OwnedFd, PathBuf)> {
         let base = relative.file_name().ok_or_else(escapes)?;
         let parent = self.open_dir(relative.parent().unwrap_or(Path::new("")))?;
@@ -176,7 +176,7 @@ fn normal(part: Component<'_>) -> io::Result<&OsStr> {
     }
 }
 
-/// What opening a link without following it gives, with `O_DIRECTORY` and without.
+/// Returns whether the error is that of opening a link with `O_NOFOLLOW`, with or without `O_DIRECTORY`.
 fn is_link_error(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| {
         code == rustix::io::Errno::LOOP.raw_os_error() || code == rustix::io::Errno::NOTDIR.raw_os_error()
@@ -193,11 +193,19 @@ fn not_regular() -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Read, os::unix::fs::symlink};
+    use std::{
+        fs,
+        io::Read,
+        os::unix::fs::symlink,
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    use shared::time::Clock;
 
     use super::*;
 
-    fn share() -> (tempfile::TempDir, Root) {
+    fn share() -> (tempfile::TempDir, ConfinedDir) {
         let dir = tempfile::tempdir().unwrap();
         let share = dir.path().join("share");
         fs::create_dir_all(share.join("docs/deep")).unwrap();
@@ -205,18 +213,18 @@ mod tests {
         fs::create_dir(share.join(".hidden")).unwrap();
         fs::write(share.join(".hidden/key"), "hidden").unwrap();
         fs::write(dir.path().join("secret"), "outside").unwrap();
-        let root = Root::open(&share).unwrap();
+        let root = ConfinedDir::open(&share).unwrap();
         (dir, root)
     }
 
-    fn read(root: &Root, relative: &str) -> io::Result<String> {
+    fn read(root: &ConfinedDir, relative: &str) -> io::Result<String> {
         let mut text = String::new();
         root.open_file(Path::new(relative))?.read_to_string(&mut text)?;
         Ok(text)
     }
 
     #[test]
-    fn links_inside_the_share_are_followed() {
+    fn open_file_follows_links_inside_the_share() {
         let (_dir, root) = share();
         symlink("docs/a.txt", root.path().join("b.txt")).unwrap();
         symlink("docs", root.path().join("d")).unwrap();
@@ -227,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_outside_or_hidden_can_be_opened() {
+    fn open_file_rejects_links_to_outside_or_hidden_files() {
         let (dir, root) = share();
         symlink("../secret", root.path().join("relative")).unwrap();
         symlink(dir.path().join("secret"), root.path().join("absolute")).unwrap();
@@ -240,11 +248,11 @@ mod tests {
         {
             assert!(read(&root, name).is_err(), "{name}");
         }
-        assert!(root.create_parent(&"up/x".parse().unwrap()).is_err(), "nor can anything be written there");
+        assert!(root.create_parent(&"up/x".parse().unwrap()).is_err(), "no directory is created outside");
     }
 
     #[test]
-    fn pipes_and_devices_are_refused_without_waiting() {
+    fn open_file_of_a_pipe_fails_without_blocking() {
         let (_dir, root) = share();
         rustix::fs::mknodat(root.dir(), "pipe", FileType::Fifo, Mode::RWXU, 0).unwrap();
         assert_eq!(root.open_file(Path::new("pipe")).unwrap_err().kind(), io::ErrorKind::InvalidInput);
@@ -252,42 +260,47 @@ mod tests {
     }
 
     #[test]
-    fn a_link_swapped_in_never_leads_out() {
+    fn open_file_during_a_swap_with_a_link_never_leads_out() {
         let (dir, root) = share();
         let swapped = root.path().join("docs");
         let aside = root.path().join("docs2");
         let outside = dir.path().join("outside");
         fs::create_dir(&outside).unwrap();
         fs::write(outside.join("a.txt"), "outside").unwrap();
-        let done = std::sync::atomic::AtomicBool::new(false);
+        let (opened, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let clock = Clock::start();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for _ in 0..2_000 {
+                // Goes on until the reader has had a fair number of successful opens.
+                for round in 0.. {
+                    let is_enough = round >= 2_000 && opened.load(Ordering::Relaxed) >= 100;
+                    if is_enough || clock.now().since_origin() >= Duration::from_secs(60) {
+                        break;
+                    }
                     fs::rename(&swapped, &aside).unwrap();
                     symlink(&outside, &swapped).unwrap();
                     fs::remove_file(&swapped).unwrap();
                     fs::rename(&aside, &swapped).unwrap();
                 }
-                done.store(true, std::sync::atomic::Ordering::Relaxed);
+                done.store(true, Ordering::Relaxed);
             });
-            let mut opened = 0;
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            while !done.load(Ordering::Relaxed) {
                 if let Ok(text) = read(&root, "docs/a.txt") {
                     assert_eq!(text, "inside");
-                    opened += 1;
+                    opened.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            assert!(opened > 0);
         });
+        assert!(opened.into_inner() >= 100, "the reader opened the file too rarely within 60 s");
     }
 
     #[test]
-    fn removing_takes_empty_directories_along() {
+    fn remove_deletes_empty_parent_directories() {
         let (_dir, root) = share();
         fs::write(root.path().join("docs/deep/z"), "z").unwrap();
         root.remove(&"docs/deep/z".parse().unwrap()).unwrap();
         assert!(!root.path().join("docs/deep").exists());
-        assert!(root.path().join("docs").exists(), "it has another file");
+        assert!(root.path().join("docs").exists(), "the directory has another file");
         root.remove(&"docs/a.txt".parse().unwrap()).unwrap();
         assert!(!root.path().join("docs").exists());
         assert!(root.path().exists());

@@ -1,4 +1,4 @@
-//! What tells, without reading it, that a file changed.
+//! Metadata of a file that reveals a change without reading the content.
 
 use std::{fs::Metadata, os::unix::fs::MetadataExt, time::Duration};
 
@@ -7,24 +7,27 @@ use rustix::fs::FileType;
 /// Seconds and nanoseconds since 1970.
 pub(crate) type FileTime = (i64, u32);
 
-/// Identity, size and times of a file: as long as they stay, its bytes do (but see [`Stamp::is_racy`]).
+/// Device and inode.
+pub(crate) type FileId = (u64, u64);
+
+/// Identity, size and times of a file. While they stay the same, so does the content (but see [`FileStat::is_racy`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct FileStat {
     pub(crate) device: u64,
     pub(crate) inode: u64,
     /// Bytes.
     pub(crate) size: u64,
-    /// Last write, which programs can set back.
+    /// Time of the last write. Programs can set it to any value.
     pub(crate) mtime: FileTime,
-    /// Last change of anything, which they cannot.
+    /// Time of the last change of content or metadata. Only the kernel sets it.
     pub(crate) ctime: FileTime,
-    /// Whether its owner may execute it. (A change of it changes `ctime`.)
+    /// Whether the user who owns the file may execute it. A change of it changes `ctime`.
     pub(crate) executable: bool,
-    /// Whether it is a directory; it counts as one of no bytes that nobody executes.
+    /// Whether it is a directory, which counts as not executable and 0 bytes long.
     pub(crate) directory: bool,
 }
 
-impl Stamp {
+impl FileStat {
     pub(crate) fn of(metadata: &Metadata) -> Self {
         let directory = metadata.is_dir();
         Self {
@@ -51,36 +54,39 @@ impl Stamp {
         }
     }
 
-    /// Device and inode.
-    pub(crate) fn id(&self) -> (u64, u64) {
+    /// Returns device and inode.
+    pub(crate) fn id(&self) -> FileId {
         (self.device, self.inode)
     }
 
-    /// Whether nobody wrote to the file between this stamp and `other`. (It may have been renamed or linked.)
+    /// Returns whether no program wrote to the file between the two stats. A rename or a new hard link does not count.
     pub(crate) fn is_same_write(&self, other: &Self) -> bool {
         (self.id(), self.size, self.mtime) == (other.id(), other.size, other.mtime)
     }
 
-    /// Last modification in microseconds since 1970.
+    /// Returns the modification time, microseconds since 1970.
     pub(crate) fn mtime_micros(&self) -> i64 {
         self.mtime.0.saturating_mul(1_000_000).saturating_add(i64::from(self.mtime.1 / 1000))
     }
 
-    /// Whether the file changed so shortly before `hashed_at` (microseconds since 1970; when hashing began) that it could
-    /// have changed once more, unseen, within one tick of the file system's clock. ("Racy Git", in git's technical
-    /// documentation, describes the problem.)
+    /// Returns whether the last change is so close to `hashed_at` that a further change may have left the times as
+    /// they are.
+    ///
+    /// `hashed_at` is the time at which hashing began, microseconds since 1970. A file system stores times with the
+    /// resolution of its clock tick, so two changes within one tick look the same ("Racy Git" in git's technical
+    /// documentation).
     pub(crate) fn is_racy(&self, hashed_at: u64, window: Duration) -> bool {
         is_near(self.mtime, hashed_at, window) || is_near(self.ctime, hashed_at, window)
     }
 
-    /// The same for a file that this process wrote, hashed and put in place itself: the change time is its own
-    /// doing, and any writer after it sets the modification time.
+    /// As [`is_racy`](Self::is_racy), for a file that this process wrote, hashed and renamed: the rename set the change
+    /// time, and any later writer sets the modification time.
     pub(crate) fn is_racy_after_own_write(&self, hashed_at: u64, window: Duration) -> bool {
         is_near(self.mtime, hashed_at, window)
     }
 }
 
-/// The kernel's integers have other types on every platform; sizes and nanoseconds are never negative.
+/// Converts a field of `stat`, whose integer types differ between platforms. Sizes and nanoseconds are never negative.
 fn number<F, T: TryFrom<F> + Default>(field: F) -> T {
     T::try_from(field).unwrap_or_default()
 }
@@ -97,26 +103,26 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(2);
 
-    fn stamp(mtime: FileTime, ctime: FileTime) -> Stamp {
-        Stamp { device: 1, inode: 2, size: 3, mtime, ctime, executable: false, directory: false }
+    fn stat(mtime: FileTime, ctime: FileTime) -> FileStat {
+        FileStat { device: 1, inode: 2, size: 3, mtime, ctime, executable: false, directory: false }
     }
 
     #[test]
-    fn what_changed_just_now_is_racy() {
+    fn is_racy_with_recent_change_returns_true() {
         let now = 1_000_000_000;
-        assert!(!stamp((997, 0), (998, 0)).is_racy(now, WINDOW));
-        assert!(stamp((998, 1000), (900, 0)).is_racy(now, WINDOW));
-        assert!(stamp((900, 0), (999, 0)).is_racy(now, WINDOW), "a modification time set back hides nothing");
-        assert!(!stamp((900, 0), (999, 0)).is_racy_after_own_write(now, WINDOW));
-        assert!(stamp((1001, 0), (900, 0)).is_racy(now, WINDOW), "clocks of servers run ahead");
-        assert!(!stamp((4_000_000_000, 0), (900, 0)).is_racy(now, WINDOW), "a far future does not mean for ever");
-        assert!(!stamp((1000, 0), (1000, 0)).is_racy(now, Duration::ZERO));
+        assert!(!stat((997, 0), (998, 0)).is_racy(now, WINDOW));
+        assert!(stat((998, 1000), (900, 0)).is_racy(now, WINDOW));
+        assert!(stat((900, 0), (999, 0)).is_racy(now, WINDOW), "a modification time that was set back");
+        assert!(!stat((900, 0), (999, 0)).is_racy_after_own_write(now, WINDOW));
+        assert!(stat((1001, 0), (900, 0)).is_racy(now, WINDOW), "a clock of a file server that runs ahead");
+        assert!(!stat((4_000_000_000, 0), (900, 0)).is_racy(now, WINDOW), "a modification time in the far future");
+        assert!(!stat((1000, 0), (1000, 0)).is_racy(now, Duration::ZERO));
     }
 
     #[test]
-    fn times_before_1970_and_absurd_ones_do_not_overflow() {
-        assert_eq!(stamp((-1, 999_999_000), (0, 0)).mtime_micros(), -1);
-        assert_eq!(stamp((i64::MAX, 0), (0, 0)).mtime_micros(), i64::MAX);
-        assert!(!stamp((i64::MIN, 0), (i64::MAX, 0)).is_racy(u64::MAX, WINDOW));
+    fn mtime_micros_with_extreme_times_does_not_overflow() {
+        assert_eq!(stat((-1, 999_999_000), (0, 0)).mtime_micros(), -1);
+        assert_eq!(stat((i64::MAX, 0), (0, 0)).mtime_micros(), i64::MAX);
+        assert!(!stat((i64::MIN, 0), (i64::MAX, 0)).is_racy(u64::MAX, WINDOW));
     }
 }

@@ -1,15 +1,15 @@
-//! The task that owns the index of the share: it decides when to look, has files hashed, and tells what changed.
+//! Task that owns the index of the share: schedules scans, has files hashed and reports changes.
 //!
 //! A file is in one of these states:
 //!
-//! | state | in | leaves it by |
+//! | state | stored in | transitions |
 //! |---|---|---|
-//! | unknown | - | a look that finds it: *known* (cache), or *hashing* |
-//! | hashing | `hashing` | a hash: *known* or *unconfirmed*; a change while hashed: *unknown*, looked at when it is quiet |
-//! | unconfirmed | index, `unconfirmed_since` | a second hash after the racy time: *known* |
-//! | known | index | a look that finds another stamp: *hashing*; none: *unknown* |
+//! | unknown | - | found by a scan: *known* (hash cache) or *hashing* |
+//! | hashing | `hashing` | hashed: *known* or *unconfirmed*; changed: *unknown*, scanned after `WRITER_QUIET` |
+//! | unconfirmed | index, `unconfirmed_since` | hashed again after the racy window: *known* |
+//! | known | index | found with another stat: *hashing*; not found: *unknown* |
 //!
-//! While *hashing* a file may be in the index with what it was before.
+//! A file that is *hashing* may be in the index with its earlier content.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -34,111 +34,118 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    changes::Changes,
-    file_stat::Stamp,
-    index::Known,
+    file_stat::FileStat,
+    index::{Changes, IndexEntry},
+    inner::{Arrivals, HashOutcome, ShareInner},
     scan::{Scan, Skipped, scan},
-    state::{Arrived, Hashed, Shared},
     watch::{report_unwatched, watch},
 };
 
-/// What the handle asks for. Replies are sent when the changes are in `events`.
+/// Request of a handle. Replies follow when the changes are in `events`.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Look at the share; reply when everything found is known.
+    /// Scans the share. Replies when all files found are hashed.
     Rescan(Option<oneshot::Sender<()>>),
-    /// Reply when nothing is being hashed.
+    /// Replies when no file is being hashed.
     Settled(oneshot::Sender<()>),
-    /// These files were put in place.
-    Adopt(Arrived, oneshot::Sender<()>),
-    /// These files were removed.
+    /// Adds files that were moved into the share.
+    Adopt(Arrivals, oneshot::Sender<()>),
+    /// Removes files that were deleted.
     Forget(Vec<FileName>, oneshot::Sender<()>),
-    /// This content was not what it should be.
-    Suspect(ContentHash),
+    /// Removes a content that does not match its hash, and hashes its files again.
+    Invalidate(ContentHash),
 }
 
-/// Files hashed by one blocking thread before it reports: as many as keep the reports few, as few as keep them timely.
+/// Number of files that a thread hashes before it reports. Balances the cost and the delay of reports.
 const BATCH_FILES: usize = 64;
-/// Bytes likewise.
+/// Total size of these files from which a thread reports, bytes.
 const BATCH_BYTES: u64 = 16 << 20;
-/// A burst of notices is waited for no longer than this many debounce times.
+/// Longest wait for the end of a burst of notifications, in debounce times.
 const MAX_DEBOUNCES: u32 = 10;
-/// The share is looked at for no more than one part in this many of the time, however many notices come.
-const LOOK_SHARE: u32 = 4;
+/// Rest after a scan that notifications do not shorten, in durations of that scan.
+const SCAN_SHARE: u32 = 4;
 
-/// See the module.
+/// State of the task.
 #[derive(Debug)]
 pub(crate) struct Indexer {
-    shared: Arc<Shared>,
+    inner: Arc<ShareInner>,
     events: mpsc::Sender<Changes>,
-    /// Blocking work under way.
+    /// Blocking work in progress.
     tasks: JoinSet<Done>,
+    /// Number of threads that are hashing.
     hashers: usize,
-    /// Files being hashed, or waiting for it, with the stamp they are to have.
-    hashing: HashMap<FileName, Stamp>,
-    queue: VecDeque<(FileName, Stamp)>,
-    /// When the look under way began.
-    looking_since: Option<Instant>,
-    /// Files that came or went while the look was under way.
+    /// Files that are being hashed or in `queue`, with their expected stats.
+    hashing: HashMap<FileName, FileStat>,
+    queue: VecDeque<(FileName, FileStat)>,
+    /// Start of the scan in progress.
+    scanning_since: Option<Instant>,
+    /// Files that changed during the scan in progress.
     touched: HashSet<FileName>,
-    /// When to look next, notices or not.
+    /// Time of the next scan without notifications.
     due: Instant,
-    /// When to look because of notices: put off by each further one.
-    noticed: Option<Noticed>,
-    /// Before this, notices do not make it look.
-    rested: Instant,
-    /// Who waits for the next look, for the one under way, for hashing to end, and for `unsent` to be sent.
-    for_next_look: Vec<oneshot::Sender<()>>,
-    for_this_look: Vec<oneshot::Sender<()>>,
+    /// Current burst of notifications.
+    burst: Option<Burst>,
+    /// Time until which notifications trigger no scan.
+    rest_until: Instant,
+    /// Replies due after the next scan.
+    for_next_scan: Vec<oneshot::Sender<()>>,
+    /// Replies due after the scan in progress.
+    for_this_scan: Vec<oneshot::Sender<()>>,
+    /// Replies due when no file is being hashed.
     for_idle: Vec<oneshot::Sender<()>>,
+    /// Replies due when `unsent` is empty.
     for_sent: Vec<oneshot::Sender<()>>,
-    first_look: Option<oneshot::Sender<()>>,
-    /// Changes that `events` had no room for yet: files as they are now, or gone.
+    /// Reply due after the first scan.
+    first_scan: Option<oneshot::Sender<()>>,
+    /// Changes that do not fit into `events` yet: the metadata, or `None` for a removed file.
     unsent: BTreeMap<FileName, Option<FileMeta>>,
+    /// Skipped entries that were logged.
     reported: HashSet<Skipped>,
-    /// Whether the cache has unsynced rows, and whether it may have rows of files that are gone.
+    /// Whether the hash cache has unsynced rows.
     unsynced: bool,
+    /// Whether the hash cache may have rows of deleted files.
     uncollected: bool,
     watcher: Option<RecommendedWatcher>,
 }
 
-/// A burst of notices.
+/// Burst of notifications.
 #[derive(Debug, Clone, Copy)]
-struct Noticed {
-    /// When it will have been quiet.
+struct Burst {
+    /// Time of the scan without a further notification.
     quiet: Instant,
-    /// To when it may put off the look.
+    /// Latest time of the scan.
     latest: Instant,
 }
 
+/// Result of blocking work.
 #[derive(Debug)]
 enum Done {
     Watching(notify::Result<RecommendedWatcher>),
-    Looked(io::Result<Scan>),
-    Hashed(Vec<(FileName, Stamp, Hashed)>),
+    Scanned(io::Result<Scan>),
+    Hashed(Vec<(FileName, FileStat, HashOutcome)>),
     Synced,
 }
 
 impl Indexer {
-    pub(crate) fn new(shared: Arc<Shared>, events: mpsc::Sender<Changes>, first_look: oneshot::Sender<()>) -> Self {
+    pub(crate) fn new(inner: Arc<ShareInner>, events: mpsc::Sender<Changes>, first_scan: oneshot::Sender<()>) -> Self {
         let now = Instant::now();
         Self {
-            shared,
+            inner,
             events,
             tasks: JoinSet::new(),
             hashers: 0,
             hashing: HashMap::new(),
             queue: VecDeque::new(),
-            looking_since: None,
+            scanning_since: None,
             touched: HashSet::new(),
             due: now,
-            noticed: None,
-            rested: now,
-            for_next_look: Vec::new(),
-            for_this_look: Vec::new(),
+            burst: None,
+            rest_until: now,
+            for_next_scan: Vec::new(),
+            for_this_scan: Vec::new(),
             for_idle: Vec::new(),
             for_sent: Vec::new(),
-            first_look: Some(first_look),
+            first_scan: Some(first_scan),
             unsent: BTreeMap::new(),
             reported: HashSet::new(),
             unsynced: false,
@@ -147,60 +154,60 @@ impl Indexer {
         }
     }
 
-    /// Runs until all handles are gone.
+    /// Runs until all handles of the share are dropped.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let (notices, mut noticed) = mpsc::channel(1);
-        let shared = Arc::clone(&self.shared);
-        // The watcher comes before the first look: what changes between the two is noticed. Watching a deep tree takes a
-        // while, so it is not waited for; the look after it covers what changed meanwhile.
-        self.tasks.spawn_blocking(move || Done::Watching(watch(shared.root.path(), notices)));
+        let (sender, mut notifications) = mpsc::channel(1);
+        let inner = Arc::clone(&self.inner);
+        // Setting up watches on a deep tree takes long, so the first scan does not wait for it. Another scan follows
+        // when the watcher is ready.
+        self.tasks.spawn_blocking(move || Done::Watching(watch(inner.root.path(), sender)));
         let events = self.events.clone();
         loop {
-            self.work();
+            self.start_work();
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => self.command(command),
+                    Some(command) => self.on_command(command),
                     None => break,
                 },
-                Some(()) = noticed.recv() => self.notice(),
-                () = tokio::time::sleep_until(self.next_look()), if self.looking_since.is_none() => self.look(),
+                Some(()) = notifications.recv() => self.on_notification(),
+                () = tokio::time::sleep_until(self.next_scan()), if self.scanning_since.is_none() => self.start_scan(),
                 Some(done) = self.tasks.join_next() => match done {
-                    Ok(done) => self.done(done).await,
+                    Ok(done) => self.on_done(done).await,
                     Err(error) => {
-                        error!(%error, "a thread of the store failed; the share is not kept up to date any more");
+                        error!(%error, "a worker thread of the store failed; the share is closed");
                         break;
                     }
                 },
-                room = events.reserve(), if !self.unsent.is_empty() => match room {
-                    Ok(room) => room.send(self.next_changes()),
-                    // Nobody wants to know.
+                permit = events.reserve(), if !self.unsent.is_empty() => match permit {
+                    Ok(permit) => permit.send(self.next_changes()),
+                    // The receiver is gone.
                     Err(_) => self.unsent.clear(),
                 },
             }
         }
-        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.inner.stopping.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
-        let shared = Arc::clone(&self.shared);
-        let _stopped = task::spawn_blocking(move || shared.cache.flush(None)).await;
+        let inner = Arc::clone(&self.inner);
+        let _stopped = task::spawn_blocking(move || inner.cache.flush(None)).await;
     }
 
-    fn command(&mut self, command: Command) {
+    fn on_command(&mut self, command: Command) {
         match command {
             Command::Rescan(reply) => {
                 self.due = Instant::now();
-                self.for_next_look.extend(reply);
+                self.for_next_scan.extend(reply);
             }
             Command::Settled(reply) => self.for_idle.push(reply),
-            Command::Adopt(Arrived { files, arriving }, reply) => {
-                for known in &files {
-                    self.touch(&known.meta.name);
-                    if known.unconfirmed_since.is_some() {
-                        self.look_within(self.racy_time());
+            Command::Adopt(Arrivals { files, guard }, reply) => {
+                for entry in &files {
+                    self.touch(&entry.meta.name);
+                    if entry.unconfirmed_since.is_some() {
+                        self.scan_within(self.racy_wait());
                     }
                 }
                 self.unsynced = true;
                 self.apply(files, Vec::new());
-                drop(arriving);
+                drop(guard);
                 self.for_sent.push(reply);
             }
             Command::Forget(names, reply) => {
@@ -210,108 +217,108 @@ impl Indexer {
                 self.apply(Vec::new(), names);
                 self.for_sent.push(reply);
             }
-            Command::Suspect(hash) => self.suspect(hash),
+            Command::Invalidate(hash) => self.invalidate(hash),
         }
     }
 
-    /// What is under way does not know of this change.
+    /// Excludes a file that has just changed from the scan and the hashing in progress.
     fn touch(&mut self, name: &FileName) {
         self.hashing.remove(name);
-        if self.looking_since.is_some() {
+        if self.scanning_since.is_some() {
             self.touched.insert(name.clone());
         }
     }
 
-    fn suspect(&mut self, hash: ContentHash) {
+    fn invalidate(&mut self, hash: ContentHash) {
         let files: Vec<_> = {
-            let index = self.shared.index();
-            index.with_content(&hash).map(|known| (known.meta.name.clone(), known.stamp)).collect()
+            let index = self.inner.index();
+            index.with_content(&hash).map(|entry| (entry.meta.name.clone(), entry.stat)).collect()
         };
         if files.is_empty() {
             return;
         }
-        self.shared.outboards.remove(hash);
+        self.inner.outboards.remove(hash);
         self.apply(Vec::new(), files.iter().map(|(name, _)| name.clone()).collect());
         self.enqueue(files);
     }
 
-    fn notice(&mut self) {
+    fn on_notification(&mut self) {
         let now = Instant::now();
-        let debounce = self.shared.options.debounce;
-        let latest = self.noticed.map_or(now + debounce * MAX_DEBOUNCES, |noticed| noticed.latest);
-        self.noticed = Some(Noticed { quiet: (now + debounce).min(latest), latest });
+        let debounce = self.inner.options.debounce;
+        let latest = self.burst.map_or(now + debounce * MAX_DEBOUNCES, |burst| burst.latest);
+        self.burst = Some(Burst { quiet: (now + debounce).min(latest), latest });
     }
 
-    fn next_look(&self) -> Instant {
-        self.noticed.map_or(self.due, |noticed| self.due.min(noticed.quiet.max(self.rested)))
+    fn next_scan(&self) -> Instant {
+        self.burst.map_or(self.due, |burst| self.due.min(burst.quiet.max(self.rest_until)))
     }
 
-    fn look_within(&mut self, wait: Duration) {
+    fn scan_within(&mut self, wait: Duration) {
         self.due = self.due.min(Instant::now() + wait);
     }
 
-    fn racy_time(&self) -> Duration {
-        // A little more, so that the look is not just too early.
-        self.shared.options.racy_window + self.shared.options.debounce
+    fn racy_wait(&self) -> Duration {
+        // The debounce time is a margin.
+        self.inner.options.racy_window + self.inner.options.debounce
     }
 
-    fn look(&mut self) {
+    fn start_scan(&mut self) {
         let now = Instant::now();
-        self.looking_since = Some(now);
-        self.noticed = None;
-        self.due = now + self.shared.options.rescan;
-        self.for_this_look.append(&mut self.for_next_look);
-        let shared = Arc::clone(&self.shared);
-        self.tasks.spawn_blocking(move || Done::Looked(scan(&shared.root, None)));
+        self.scanning_since = Some(now);
+        self.burst = None;
+        self.due = now + self.inner.options.rescan;
+        self.for_this_scan.append(&mut self.for_next_scan);
+        let inner = Arc::clone(&self.inner);
+        self.tasks.spawn_blocking(move || Done::Scanned(scan(&inner.root, None)));
     }
 
-    async fn done(&mut self, done: Done) {
+    async fn on_done(&mut self, done: Done) {
         match done {
             Done::Watching(Ok(watcher)) => {
                 self.watcher = Some(watcher);
-                self.look_within(Duration::ZERO);
+                self.scan_within(Duration::ZERO);
             }
-            Done::Watching(Err(error)) => report_unwatched(self.shared.root.path(), &error),
-            Done::Looked(looked) => self.looked(looked).await,
-            Done::Hashed(files) => self.hashed(files),
+            Done::Watching(Err(error)) => report_unwatched(self.inner.root.path(), &error),
+            Done::Scanned(scanned) => self.scanned(scanned).await,
+            Done::Hashed(files) => self.on_hashed(files),
             Done::Synced => {}
         }
     }
 
-    async fn looked(&mut self, looked: io::Result<Scan>) {
-        let since = self.looking_since.take().unwrap_or_else(Instant::now);
+    async fn scanned(&mut self, scanned: io::Result<Scan>) {
+        let since = self.scanning_since.take().unwrap_or_else(Instant::now);
         let touched = std::mem::take(&mut self.touched);
-        self.rested = Instant::now() + since.elapsed() * LOOK_SHARE;
-        match looked {
-            Ok(found) => self.found(found, touched).await,
-            // The folder may be on a disk that is away for a moment: its files stay known, serving them fails by itself.
-            Err(error) => warn!(%error, folder = %self.shared.root.path().display(), "the share cannot be read"),
+        self.rest_until = Instant::now() + since.elapsed() * SCAN_SHARE;
+        match scanned {
+            Ok(found) => self.apply_scan(found, touched).await,
+            // The disk may be temporarily unavailable, so the index stays. Serving its files fails meanwhile.
+            Err(error) => warn!(%error, share = %self.inner.root.path().display(), "cannot scan the share"),
         }
-        self.for_idle.append(&mut self.for_this_look);
-        if let Some(first_look) = self.first_look.take() {
-            let _gave_up = first_look.send(());
+        self.for_idle.append(&mut self.for_this_scan);
+        if let Some(first_scan) = self.first_scan.take() {
+            let _receiver_is_gone = first_scan.send(());
         }
     }
 
-    async fn found(&mut self, found: Scan, mut touched: HashSet<FileName>) {
-        self.shared.skipped.store(found.skipped.len() as u64, Ordering::Relaxed);
+    async fn apply_scan(&mut self, found: Scan, mut touched: HashSet<FileName>) {
+        self.inner.skipped.store(found.skipped.len() as u64, Ordering::Relaxed);
         found.skipped.iter().filter(|skipped| !self.reported.contains(*skipped)).for_each(report);
         self.reported = found.skipped.into_iter().collect();
 
-        touched.extend(self.shared.arriving_names());
-        // A large share takes a while to compare. Nobody else changes the index meanwhile: this task is waiting here.
-        let shared = Arc::clone(&self.shared);
+        touched.extend(self.inner.arriving_names());
+        // Comparing a large share takes long. The index does not change meanwhile, because this task waits.
+        let inner = Arc::clone(&self.inner);
         let hashing = std::mem::take(&mut self.hashing);
         let planned = task::spawn_blocking(move || {
-            let window = shared.options.racy_window;
-            let plan = shared.index().plan(&found.files, &touched, &hashing, unix_micros(), window);
-            let (known, unknown) = shared.cached(plan.unknown);
+            let window = inner.options.racy_window;
+            let plan = inner.index().plan(&found.files, &touched, &hashing, unix_micros(), window);
+            let (known, unknown) = inner.cached(plan.unknown);
             (known, plan.gone, unknown, plan.unconfirmed, plan.waiting, hashing)
         })
         .await;
         let (known, gone, unknown, unconfirmed, waiting, hashing) = match planned {
             Ok(planned) => planned,
-            Err(error) => return error!(%error, "the share could not be compared"),
+            Err(error) => return error!(%error, "cannot compare a scan with the index"),
         };
         self.hashing = hashing;
         for name in &gone {
@@ -320,88 +327,88 @@ impl Indexer {
         self.uncollected |= !gone.is_empty();
         self.apply(known, gone);
         let now = unix_micros();
-        let (busy, quiet): (Vec<_>, Vec<_>) = unknown.into_iter().partition(|(_, stamp)| is_being_written(stamp, now));
+        let (busy, quiet): (Vec<_>, Vec<_>) = unknown.into_iter().partition(|(_, stat)| is_being_written(stat, now));
         if !busy.is_empty() {
-            self.look_within(WRITER_QUIET);
+            self.scan_within(WRITER_QUIET);
         }
         if waiting {
-            self.look_within(self.racy_time());
+            self.scan_within(self.racy_wait());
         }
         self.enqueue(quiet);
         self.enqueue(unconfirmed);
     }
 
-    fn enqueue(&mut self, files: Vec<(FileName, Stamp)>) {
-        for (name, stamp) in files {
-            self.hashing.insert(name.clone(), stamp);
-            self.queue.push_back((name, stamp));
+    fn enqueue(&mut self, files: Vec<(FileName, FileStat)>) {
+        for (name, stat) in files {
+            self.hashing.insert(name.clone(), stat);
+            self.queue.push_back((name, stat));
         }
     }
 
-    /// Starts what can be started, and answers who waited for what is done.
-    fn work(&mut self) {
+    /// Starts hashers for queued files and sends the replies that are due.
+    fn start_work(&mut self) {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         while self.hashers < cores && !self.queue.is_empty() {
             let (mut batch, mut bytes) = (Vec::new(), 0);
             while batch.len() < BATCH_FILES && bytes < BATCH_BYTES {
-                let Some((name, stamp)) = self.queue.pop_front() else { break };
-                if self.hashing.get(&name) == Some(&stamp) {
-                    bytes += stamp.size;
-                    batch.push((name, stamp));
+                let Some((name, stat)) = self.queue.pop_front() else { break };
+                if self.hashing.get(&name) == Some(&stat) {
+                    bytes += stat.size;
+                    batch.push((name, stat));
                 }
             }
             if batch.is_empty() {
                 continue;
             }
             self.hashers += 1;
-            let shared = Arc::clone(&self.shared);
-            self.tasks.spawn_blocking(move || Done::Hashed(hash_batch(&shared, batch)));
+            let inner = Arc::clone(&self.inner);
+            self.tasks.spawn_blocking(move || Done::Hashed(hash_batch(&inner, batch)));
         }
-        if self.hashers == 0 && self.looking_since.is_none() && self.first_look.is_none() {
-            self.idle();
+        if self.hashers == 0 && self.scanning_since.is_none() && self.first_scan.is_none() {
+            self.on_idle();
         }
         if self.unsent.is_empty() {
             for reply in self.for_sent.drain(..) {
-                let _gave_up = reply.send(());
+                let _receiver_is_gone = reply.send(());
             }
         }
     }
 
-    fn idle(&mut self) {
+    fn on_idle(&mut self) {
         self.for_sent.append(&mut self.for_idle);
         if self.unsynced || self.uncollected {
             let collect = std::mem::take(&mut self.uncollected);
             self.unsynced = false;
-            let shared = Arc::clone(&self.shared);
+            let inner = Arc::clone(&self.inner);
             self.tasks.spawn_blocking(move || {
-                sync(&shared, collect);
+                sync(&inner, collect);
                 Done::Synced
             });
         }
     }
 
-    fn hashed(&mut self, files: Vec<(FileName, Stamp, Hashed)>) {
+    fn on_hashed(&mut self, files: Vec<(FileName, FileStat, HashOutcome)>) {
         self.hashers -= 1;
         self.unsynced = true;
         let (mut upserts, mut removals) = (Vec::new(), Vec::new());
-        for (name, stamp, hashed) in files {
-            if self.hashing.get(&name) != Some(&stamp) {
+        for (name, stat, hashed) in files {
+            if self.hashing.get(&name) != Some(&stat) {
                 continue;
             }
             self.hashing.remove(&name);
             match hashed {
-                Hashed::Done(known) => {
-                    if known.unconfirmed_since.is_some() {
-                        self.look_within(self.racy_time());
+                HashOutcome::Done(entry) => {
+                    if entry.unconfirmed_since.is_some() {
+                        self.scan_within(self.racy_wait());
                     }
-                    upserts.push(known);
+                    upserts.push(entry);
                 }
-                Hashed::Changed => self.look_within(WRITER_QUIET),
-                Hashed::Gone => {
+                HashOutcome::Changed => self.scan_within(WRITER_QUIET),
+                HashOutcome::Gone => {
                     removals.push(name);
-                    self.look_within(self.shared.options.debounce);
+                    self.scan_within(self.inner.options.debounce);
                 }
-                Hashed::Unreadable(error) => {
+                HashOutcome::Unreadable(error) => {
                     let skipped = Skipped { path: name.as_str().into(), reason: error.to_string() };
                     if self.reported.insert(skipped.clone()) {
                         report(&skipped);
@@ -413,9 +420,9 @@ impl Indexer {
         self.apply(upserts, removals);
     }
 
-    fn apply(&mut self, upserts: Vec<Known>, removals: Vec<FileName>) {
+    fn apply(&mut self, upserts: Vec<IndexEntry>, removals: Vec<FileName>) {
         let changes = {
-            let mut index = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
+            let mut index = self.inner.index.write().unwrap_or_else(PoisonError::into_inner);
             index.apply(upserts, removals)
         };
         self.unsent.extend(changes.removals.into_iter().map(|name| (name, None)));
@@ -437,43 +444,43 @@ impl Indexer {
 
 impl Drop for Indexer {
     fn drop(&mut self) {
-        // A runtime that shuts down waits for blocking threads: they must not go on with a large file.
-        self.shared.stopping.store(true, Ordering::Relaxed);
+        // A runtime that shuts down waits for blocking threads, which may be hashing a large file.
+        self.inner.stopping.store(true, Ordering::Relaxed);
     }
 }
 
-/// A large file that was written to a moment ago is being copied: it is not worth hashing yet.
-fn is_being_written(stamp: &Stamp, now: u64) -> bool {
-    stamp.size > HASH_PART_BYTES && stamp.is_racy_after_own_write(now, WRITER_QUIET)
+/// Returns whether a large file was written to so recently that it is probably still being copied.
+fn is_being_written(stat: &FileStat, now: u64) -> bool {
+    stat.size > HASH_PART_BYTES && stat.is_racy_after_own_write(now, WRITER_QUIET)
 }
 
-fn hash_batch(shared: &Shared, batch: Vec<(FileName, Stamp)>) -> Vec<(FileName, Stamp, Hashed)> {
+fn hash_batch(inner: &ShareInner, batch: Vec<(FileName, FileStat)>) -> Vec<(FileName, FileStat, HashOutcome)> {
     let mut done = Vec::with_capacity(batch.len());
     let mut hashes = Vec::new();
-    for (name, stamp) in batch {
-        let hashed = shared.hash(&name, &stamp);
-        if let Hashed::Done(known) = &hashed {
-            hashes.push(known.clone());
+    for (name, stat) in batch {
+        let hashed = inner.hash(&name, &stat);
+        if let HashOutcome::Done(entry) = &hashed {
+            hashes.push(entry.clone());
         }
-        done.push((name, stamp, hashed));
+        done.push((name, stat, hashed));
     }
-    shared.remember(&hashes);
+    inner.remember(&hashes);
     done
 }
 
 fn report(skipped: &Skipped) {
     let path = skipped.path.display().to_string();
-    warn!(path = %path.escape_debug(), reason = %skipped.reason, "not shared");
+    warn!(path = %path.escape_debug(), reason = %skipped.reason, "entry is not shared");
 }
 
-/// Makes the cache durable, and drops what belongs to no file.
-fn sync(shared: &Shared, collect: bool) {
-    let live = collect.then(|| shared.index().files().map(|known| known.stamp.id()).collect());
-    shared.cache.flush(live.as_ref());
+/// Syncs the hash cache. With `collect`, removes rows and outboards that belong to no file.
+fn sync(inner: &ShareInner, collect: bool) {
+    let live = collect.then(|| inner.index().files().map(|entry| entry.stat.id()).collect());
+    inner.cache.flush(live.as_ref());
     if collect {
-        let contents = shared.index().contents();
-        if let Err(error) = shared.outboards.collect(&contents, OUTBOARD_GRACE) {
-            warn!(%error, "outboards that nothing refers to could not be deleted");
+        let contents = inner.index().contents();
+        if let Err(error) = inner.outboards.collect(&contents, OUTBOARD_GRACE) {
+            warn!(%error, "cannot delete unused outboards");
         }
     }
 }

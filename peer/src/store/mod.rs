@@ -1,44 +1,48 @@
-//! The share on disk: which files there are, what is in them, and how new ones come in.
+//! The share on disk: its files, their hashes, and the files that enter it.
+//!
+//! A module imports only from modules below it in this table.
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`Share`] | the handle that the rest of the peer uses |
-//! | [`download`] | files that are being received: partial files, their journal, where they go |
-//! | `import` | how files come into the share: copies, batches of small files, directories |
-//! | `index`, [`changes`] | the files of the share, and what a scan means for them (pure) |
-//! | `indexer`, `scan`, `watch` | the task that owns the index, one pass over the share, notices of the file system |
-//! | [`source`] | a file of the share, opened to be served |
-//! | `confined_dir`, `file_stat` | opening files below one directory only; what tells that a file changed |
-//! | `hash_cache`, `outboards` | what a restart need not hash again |
-//! | `state` | what the handle and the threads behind it have in common |
-//! | [`error`] | errors of the file system as users see them |
+//! | [`Share`] | handle that the rest of the peer uses |
+//! | `indexer`, `watch` | task that owns the index; file-system notifications |
+//! | `import` | copies, batches of small files, directories |
+//! | `inner` | state that handles, indexer and blocking threads use together |
+//! | [`download`] | files that are being received: partial files, resume journal, destinations |
+//! | [`source`] | file of the share, opened for sending |
+//! | `scan`, `index` | one pass over the directory, and its comparison with the files known so far |
+//! | `hash_cache`, `outboards` | hashes and proofs that outlive the process |
+//! | `confined_dir`, `file_stat`, `file_ops` | files below one directory only; detection of changes; system calls |
+//! | [`error`] | one error enum for each operation |
 
-pub mod changes;
 pub(crate) mod confined_dir;
 pub mod download;
 pub mod error;
+mod file_ops;
 pub(crate) mod file_stat;
 mod hash_cache;
 mod import;
 mod index;
 mod indexer;
+mod inner;
 mod outboards;
 mod scan;
 mod share;
 pub mod source;
-mod state;
 mod watch;
 
-pub use changes::{Changes, diff};
 pub use download::{
     destination::Destination,
     partial::Partial,
     unfinished::{Discarded, Unfinished},
 };
+pub use error::OpenError;
 pub(crate) use import::{
-    batch::{Looked, Many, Staged},
-    directories::Described,
+    batch::{Inspected, Staged, StagedBatch},
+    directories::DirMetadata,
 };
-pub(crate) use index::Known;
-pub use share::{OpenError, Share, ShareOptions, ShareStats};
+pub use index::Changes;
+pub(crate) use index::IndexEntry;
+pub use inner::ShareOptions;
+pub use share::{Share, ShareStats};
 pub use source::Source;

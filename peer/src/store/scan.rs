@@ -1,4 +1,4 @@
-//! One look at a folder: the files in it that can be shared, and the directories with nothing in them.
+//! Scan of a directory tree: the files that can be shared and the empty directories.
 
 use std::{
     collections::BTreeMap,
@@ -14,55 +14,54 @@ use shared::{
     limits::{MAX_FILES_PER_PEER, MAX_SHARE_DEPTH},
 };
 
-use super::{confined_dir::Root, file_stat::Stamp};
+use super::{
+    confined_dir::ConfinedDir,
+    file_stat::{FileId, FileStat},
+};
 
-/// What a look found.
+/// Result of a scan.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
-    /// Regular files, and directories below the folder that have nothing in them at all, not even what is hidden or cannot be
-    /// shared; with what tells that they change.
-    pub(crate) files: BTreeMap<FileName, Stamp>,
-    /// What is there and cannot be shared. (Hidden files are left out without a word.)
+    /// Regular files and empty directories. A directory with hidden or unshareable entries is not empty.
+    pub(crate) files: BTreeMap<FileName, FileStat>,
+    /// Entries that cannot be shared. Hidden entries are not listed.
     pub(crate) skipped: Vec<Skipped>,
-    /// Whether there is nothing in the folder itself.
-    pub(crate) nothing: bool,
+    /// Whether the scanned directory itself is empty.
+    pub(crate) is_empty: bool,
 }
 
-/// Something that cannot be shared.
+/// Entry that cannot be shared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Skipped {
-    /// Below the folder.
+    /// Path below the scanned directory.
     pub(crate) path: PathBuf,
-    /// Why.
+    /// Reason for the user.
     pub(crate) reason: String,
 }
 
-/// Device and inode.
-pub(crate) type FileId = (u64, u64);
-
-/// Looks at everything below `root`, except below the directory `except`.
+/// Scans everything below `root`, except the directory `except`.
 ///
 /// # Errors
-/// When the folder itself cannot be read. What is wrong further down is in [`Scan::skipped`].
-pub(crate) fn scan(root: &Root, except: Option<FileId>) -> io::Result<Scan> {
+/// If `root` cannot be read. Errors below it are in [`Scan::skipped`].
+pub(crate) fn scan(root: &ConfinedDir, except: Option<FileId>) -> io::Result<Scan> {
     let mut walk = Walk { root, except, found: Scan::default(), above: Vec::new() };
     walk.directory(Path::new(""), root.dir())?;
     Ok(walk.found)
 }
 
 struct Walk<'a> {
-    root: &'a Root,
+    root: &'a ConfinedDir,
     except: Option<FileId>,
     found: Scan,
-    /// The directories that the walk is in, outermost first: links make cycles.
+    /// Directories on the current path, outermost first, to detect cycles of links.
     above: Vec<FileId>,
 }
 
 impl Walk<'_> {
     fn directory(&mut self, relative: &Path, dir: impl AsFd) -> io::Result<()> {
-        // Before its entries are read: one that comes later shows as a change.
-        let stamp = Stamp::from_stat(&rustix::fs::fstat(&dir)?);
-        let id = stamp.id();
+        // Read before the entries, so that a later entry changes the stat.
+        let stat = FileStat::from_stat(&rustix::fs::fstat(&dir)?);
+        let id = stat.id();
         if self.except == Some(id) {
             return Ok(());
         }
@@ -75,14 +74,14 @@ impl Walk<'_> {
             return Ok(());
         }
         self.above.push(id);
-        let mut nothing = true;
+        let mut is_empty = true;
         for entry in Dir::read_from(&dir)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") {
                 continue;
             }
-            nothing = false;
+            is_empty = false;
             if name.starts_with(b".") {
                 continue;
             }
@@ -91,7 +90,7 @@ impl Walk<'_> {
                 break;
             }
             let path = relative.join(OsStr::from_bytes(name));
-            // Gone since the directory was read, or not ours to read: either way it is not shared now.
+            // An entry that is gone by now is not worth a report.
             if let Err(error) = self.entry(&path, &dir)
                 && error.kind() != io::ErrorKind::NotFound
             {
@@ -99,11 +98,11 @@ impl Walk<'_> {
             }
         }
         self.above.pop();
-        if nothing {
+        if is_empty {
             match FileName::from_relative_path(relative) {
-                Ok(name) => drop(self.found.files.insert(name, stamp)),
-                // Only the folder itself has no name: those of all others were looked at before they were opened.
-                Err(_) => self.found.nothing = true,
+                Ok(name) => drop(self.found.files.insert(name, stat)),
+                // Only the scanned directory has no name. All other names were checked before.
+                Err(_) => self.found.is_empty = true,
             }
         }
         Ok(())
@@ -121,7 +120,7 @@ impl Walk<'_> {
         let stat = rustix::fs::statat(&dir, base, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                self.found.files.insert(name, Stamp::from_stat(&stat));
+                self.found.files.insert(name, FileStat::from_stat(&stat));
             }
             FileType::Directory => self.directory(path, self.root.open_dir(path)?)?,
             FileType::Symlink => self.link(path, name)?,
@@ -138,17 +137,17 @@ impl Walk<'_> {
             }
             target => target?,
         };
-        // The file is stamped by what is opened, so a link that is swapped now shows as a change.
+        // The stat is that of the opened file, so a link that is replaced meanwhile shows as a change.
         if self.root.path().join(&target).is_dir() {
             return self.directory(path, self.root.open_dir(&target)?);
         }
         let metadata = self.root.open_file(&target)?.metadata()?;
-        self.found.files.insert(name, Stamp::of(&metadata));
+        self.found.files.insert(name, FileStat::of(&metadata));
         Ok(())
     }
 
     fn skip(&mut self, path: &Path, reason: &str) {
-        // As many as files: a folder full of unshareable names must not fill the memory either.
+        // The same bound as for files limits the memory.
         if self.found.skipped.len() < MAX_FILES_PER_PEER {
             self.found.skipped.push(Skipped { path: path.to_path_buf(), reason: reason.to_owned() });
         }
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn it_finds_files_and_names_what_it_leaves_out() {
+    fn scan_returns_files_and_lists_unshareable_entries() {
         let dir = tempfile::tempdir().unwrap();
         let share = dir.path().join("share");
         fs::create_dir_all(share.join("docs/.git")).unwrap();
@@ -187,7 +186,7 @@ mod tests {
         symlink("..", share.join("docs/cycle")).unwrap();
         symlink("../outside", share.join("escape")).unwrap();
         symlink("nothing", share.join("dangling")).unwrap();
-        let root = Root::open(&share).unwrap();
+        let root = ConfinedDir::open(&share).unwrap();
         rustix::fs::mknodat(root.dir(), "pipe", FileType::Fifo, Mode::RWXU, 0).unwrap();
         let found = scan(&root, None).unwrap();
         assert_eq!(names(&found), ["a", "docs-link/b€.txt", "docs/b€.txt", "link"]);
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_with_nothing_in_them_are_found() {
+    fn scan_returns_empty_directories() {
         let dir = tempfile::tempdir().unwrap();
         let share = dir.path().join("share");
         for made in ["empty", "deep/er/empty", "full", ".brasa/incoming", "hides/.git", "bad\nname", "unshareable"] {
@@ -209,21 +208,21 @@ mod tests {
         for file in ["full/a", "unshareable/bad\nname"] {
             fs::write(share.join(file), "x").unwrap();
         }
-        let found = scan(&Root::open(&share).unwrap(), None).unwrap();
+        let found = scan(&ConfinedDir::open(&share).unwrap(), None).unwrap();
         assert_eq!(names(&found), ["deep/er/empty", "empty", "full/a"]);
         let empty = found.files["empty"];
         assert!(empty.directory && empty.size == 0 && !empty.executable, "{empty:?}");
-        assert!(!found.nothing && scan(&Root::open(&share.join("empty")).unwrap(), None).unwrap().nothing);
+        assert!(!found.is_empty && scan(&ConfinedDir::open(&share.join("empty")).unwrap(), None).unwrap().is_empty);
     }
 
     #[test]
-    fn a_directory_can_be_excepted() {
+    fn scan_omits_the_excepted_directory() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("compartilhados/peer1")).unwrap();
         fs::write(dir.path().join("compartilhados/peer1/own"), "x").unwrap();
         fs::write(dir.path().join("other"), "x").unwrap();
-        let own = Stamp::of(&fs::metadata(dir.path().join("compartilhados/peer1")).unwrap()).id();
-        let found = scan(&Root::open(dir.path()).unwrap(), Some(own)).unwrap();
+        let own = FileStat::of(&fs::metadata(dir.path().join("compartilhados/peer1")).unwrap()).id();
+        let found = scan(&ConfinedDir::open(dir.path()).unwrap(), Some(own)).unwrap();
         assert_eq!(names(&found), ["other"]);
     }
 
@@ -231,7 +230,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
-        fn it_finds_every_file_of_any_tree(
+        fn scan_returns_every_file_of_any_tree(
             paths in prop::collection::btree_set(prop::collection::vec("[a-c€]{1,2}", 1..5), 0..20),
         ) {
             let dir = tempfile::tempdir().unwrap();
@@ -239,17 +238,17 @@ mod tests {
             for parts in paths {
                 let path: PathBuf = parts.iter().collect();
                 let full = dir.path().join(&path);
-                // A file may stand where another path has a directory, and the other way round.
+                // A path may need a directory where another one has a file.
                 if fs::create_dir_all(full.parent().unwrap()).is_ok() && !full.exists() {
                     fs::write(&full, parts.join("/")).unwrap();
                     made.insert(parts.join("/"));
                 }
             }
-            let found = scan(&Root::open(dir.path()).unwrap(), None).unwrap();
+            let found = scan(&ConfinedDir::open(dir.path()).unwrap(), None).unwrap();
             prop_assert_eq!(names(&found), made.iter().map(String::as_str).collect::<Vec<_>>());
             prop_assert_eq!(found.skipped, []);
-            for (name, stamp) in found.files {
-                prop_assert_eq!(stamp.size, name.as_str().len() as u64);
+            for (name, stat) in found.files {
+                prop_assert_eq!(stat.size, name.as_str().len() as u64);
             }
         }
     }

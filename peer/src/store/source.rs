@@ -1,33 +1,34 @@
-//! A shared file, opened to be served.
+//! File of the share, opened for sending.
 
 use std::{fs::File, io};
 
 use shared::content::ContentHash;
 
-use super::file_stat::Stamp;
+use super::file_stat::FileStat;
 
-/// A file that can be served: opened, with what proves its groups.
+/// Open file with the outboard that proves its groups.
 #[derive(Debug)]
 pub struct Source {
-    /// Hash of its bytes.
+    /// Hash of the content.
     pub hash: ContentHash,
-    /// Bytes.
+    /// Size of the content, bytes.
     pub size: u64,
     pub(crate) file: File,
-    /// `None` when the file has one group, which needs none.
+    /// Outboard; `None` for a file of one group.
     pub(crate) outboard: Option<File>,
-    /// What the file looks like as long as nobody writes to it; `None` for a file that this process alone writes to, and
-    /// only where it is not read.
-    pub(crate) stamp: Option<Stamp>,
+    /// Stat of the file when it was hashed. `None` for a partial file, to which only this process writes, and only in
+    /// groups that are not served yet.
+    pub(crate) stat: Option<FileStat>,
 }
 
 impl Source {
-    /// Whether the file was not written to since it was hashed. The kernel sets the times before it changes a byte, so bytes
-    /// that were read before this is asked are those that were hashed. (A program that maps the file into its memory can
-    /// get round that; then the receiver notices.)
+    /// Returns whether no program wrote to the file since it was hashed.
+    ///
+    /// The kernel updates the times before it changes a byte, so bytes that were read before this call are those that
+    /// were hashed. A write through a memory mapping is not detected here; the receiver rejects such bytes.
     pub(crate) fn is_untouched(&self) -> io::Result<bool> {
-        match &self.stamp {
-            Some(stamp) => Ok(Stamp::from_stat(&rustix::fs::fstat(&self.file)?).is_same_write(stamp)),
+        match &self.stat {
+            Some(stat) => Ok(FileStat::from_stat(&rustix::fs::fstat(&self.file)?).is_same_write(stat)),
             None => Ok(true),
         }
     }

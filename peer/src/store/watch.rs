@@ -1,4 +1,4 @@
-//! Notices of the file system that something in the share changed.
+//! File-system notifications about changes in the share.
 
 use std::path::{Path, PathBuf};
 
@@ -9,33 +9,33 @@ use notify::{
 use tokio::sync::mpsc;
 use tracing::warn;
 
-/// Watches `folder`; a notice goes to `notices` (of room 1: more while one waits say nothing new) for every
-/// change below it that can matter. Watching ends with the watcher.
+/// Watches the tree `dir` until the returned watcher is dropped. Sends to `notices`, a channel of capacity 1, for every
+/// change that can affect the share.
 ///
 /// # Errors
-/// When the system cannot watch (no more watches, no such service on this file system). The periodic rescan is left.
-pub(crate) fn watch(folder: &Path, notices: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
-    let root = folder.to_path_buf();
+/// If the watch limit is reached or the file system has no notifications. Only the periodic rescan finds changes then.
+pub(crate) fn watch(dir: &Path, notices: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let root = dir.to_path_buf();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| match event {
         Ok(event) if !matters(&event, &root) => {}
-        // An error of the watcher may mean that notices were lost, so it is one too.
+        // After an error of the watcher, notifications may be lost.
         Ok(_) | Err(_) => {
-            let _already_waiting = notices.try_send(());
+            let _already_pending = notices.try_send(());
         }
     })?;
-    watcher.watch(folder, RecursiveMode::Recursive)?;
+    watcher.watch(dir, RecursiveMode::Recursive)?;
     Ok(watcher)
 }
 
-/// Says, once, that only the periodic rescan is left.
-pub(crate) fn report_unwatched(folder: &Path, error: &notify::Error) {
-    warn!(%error, folder = %folder.display(), "the share cannot be watched; changes show with the next rescan");
+/// Logs that only the periodic rescan finds changes.
+pub(crate) fn report_unwatched(dir: &Path, error: &notify::Error) {
+    warn!(%error, share = %dir.display(), "cannot watch the share; the periodic rescan finds changes");
 }
 
 fn matters(event: &Event, root: &Path) -> bool {
     let kind = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        // Hashing and serving open and read files too.
+        // Hashing and serving also cause access events.
         EventKind::Access(_) => false,
         _ => true,
     };
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reading_and_hidden_files_do_not_matter() {
+    fn matters_ignores_reads_and_hidden_files() {
         let root = Path::new("/.state/share");
         let event = |kind, path: &str| Event::new(kind).add_path(root.join(path));
         let create = EventKind::Create(CreateKind::File);
@@ -61,7 +61,7 @@ mod tests {
         assert!(matters(&event(EventKind::Access(AccessKind::Close(AccessMode::Write)), "a"), root));
         assert!(!matters(&event(EventKind::Access(AccessKind::Open(AccessMode::Any)), "a"), root));
         assert!(!matters(&event(EventKind::Modify(ModifyKind::Any), ".brasa/partial/x"), root));
-        // A rename out of the hidden directory is what completes a download.
+        // A download ends with a rename out of the hidden directory.
         assert!(matters(&event(create, ".brasa/partial/x").add_path(root.join("x")), root));
         assert!(matters(&Event::new(EventKind::Other).set_flag(Flag::Rescan), root));
     }

@@ -456,7 +456,8 @@ impl<P: FnMut(Brought)> Writer<P> {
     fn write(&mut self, write: Write) -> io::Result<AlignedBuffer> {
         let Write { data, len, offset, groups, pairs } = write;
         let bytes = len as u64;
-        let new_bytes = self.meter.writing(|| self.partial.keep(&data.bytes()[..len], offset, groups, &pairs))?;
+        let new_bytes =
+            self.meter.writing(|| self.partial.write_verified(&data.bytes()[..len], offset, groups, &pairs))?;
         (self.progress)(Brought { bytes, new_bytes });
         Ok(data)
     }

@@ -36,7 +36,7 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The file (or its outboard) is not what it was when it was hashed. Reset the stream so that the receiver
-    /// tries another owner, and have the share look at it again ([`crate::store::Share::suspect`]).
+    /// tries another owner, and have the share look at it again ([`crate::store::Share::invalidate`]).
     #[error("the file changed (at offset {offset})")]
     Changed {
         /// Where it was noticed.
@@ -138,7 +138,7 @@ fn encode(
         match (step, &mut pairs) {
             (Step::Group { offset, len }, _) => {
                 reached = offset;
-                verifier.trust();
+                verifier.defer_group();
                 batch.group(offset, len);
             }
             (Step::Pair { index }, Some(pairs)) => {

@@ -48,7 +48,7 @@ impl Looks {
             let Ok(source) = share.open_for_serving(&looking.hash) else { return };
             if is_right(&source, &sent, &stop) == Some(false) {
                 tracing::warn!(hash = ?looking.hash, "a shared file is not what it was; it is hashed again");
-                share.suspect(&looking.hash);
+                share.invalidate(&looking.hash);
             }
         });
     }

@@ -186,7 +186,7 @@ impl Uploads {
                 // A disk that fails says nothing of the content, and a receiver that does not read still less: any member can
                 // be one.
                 if matches!(error, ServeError::Changed { .. }) {
-                    self.share.suspect(&request.hash);
+                    self.share.invalidate(&request.hash);
                 }
             }
         }

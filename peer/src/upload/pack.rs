@@ -72,7 +72,7 @@ impl Uploads {
         };
         let changed = move |hash: &_| {
             tracing::warn!(?hash, "a shared file is not what it was");
-            suspected.suspect(hash);
+            suspected.invalidate(hash);
         };
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);

@@ -1,6 +1,6 @@
 //! Makes files durable in groups: while one group is being committed, the next one gathers.
 
-use shared::limits;
+use shared::{error::Failure, limits};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{Batch, Ready, blocking};
@@ -21,7 +21,7 @@ pub(crate) async fn commit(share: &Share, batch: &Batch, mut queue: mpsc::Receiv
             .meter
             .syncing(blocking(move || many.commit(staged)))
             .await
-            .and_then(|committed| committed)
+            .and_then(|committed| committed.map_err(Failure::from))
         {
             Ok(committed) => committed,
             Err(failure) => {
@@ -31,13 +31,13 @@ pub(crate) async fn commit(share: &Share, batch: &Batch, mut queue: mpsc::Receiv
                 continue;
             }
         };
-        if let Err(failure) = share.know(committed.arrived).await {
+        if let Err(failure) = share.adopt(committed.arrived).await {
             tracing::debug!(%failure, "files came to a share that is closed");
         }
         for ((place, sources), file) in whose.into_iter().zip(committed.files) {
             match file {
                 Ok(path) => batch.complete(place, &path, sources),
-                Err(failure) => batch.fail(place, failure),
+                Err(error) => batch.fail(place, error.into()),
             }
         }
     }

@@ -18,7 +18,7 @@ use std::{
 
 use shared::{
     contact::Contact,
-    error::{Failure, FailureCode},
+    error::Failure,
     id::PeerId,
     limits,
     net::{
@@ -37,6 +37,7 @@ use super::{Batch, Content, Ready};
 use crate::{
     diagnostics::meter::{Phase, SourceMeter},
     download::{request::wait_for_turn, undelivered},
+    store::error::is_no_space,
     transfer::{
         PackError, PackEvent, fetch_pack,
         metered::Metered,
@@ -275,8 +276,8 @@ fn stage(
                 }
             }
             // The others would have no room either.
-            Err(failure) if failure.code == FailureCode::NoSpace => return Err(failure),
-            Err(failure) => batch.fail(place, failure),
+            Err(error) if is_no_space(&error.error) => return Err(error.into()),
+            Err(error) => batch.fail(place, error.into()),
         }
     }
     Ok(())

@@ -27,7 +27,7 @@ use shared::{
     limits,
     time::Clock,
 };
-use tokio::{sync::mpsc, task};
+use tokio::sync::mpsc;
 
 use super::{Job, Run};
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
     core_handle::Stopped,
     discovery::stopping,
     runtime::peer::Peer,
-    store::{Destination, Looked, Many, Share, Staged},
+    store::{Destination, Inspected, Share, Staged, StagedBatch},
     transfer::read_checked,
 };
 use engine::Packer;
@@ -72,7 +72,7 @@ struct Batch {
     clock: Clock,
     files: Vec<FileMeta>,
     outcomes: Mutex<Vec<Option<Result<Downloaded, Failure>>>>,
-    many: Many,
+    many: StagedBatch,
 }
 
 impl Batch {
@@ -113,7 +113,7 @@ impl Peer {
         outside: Option<&Path>,
         run: Arc<Run>,
     ) -> Vec<Result<Downloaded, Failure>> {
-        let many = self.share.many(outside, run.force);
+        let many = self.share.staged_batch(outside, run.force);
         let batch = Arc::new(Batch {
             me: self.id.clone(),
             run,
@@ -128,7 +128,7 @@ impl Peer {
             let files = contents.iter().map(|content| content.targets.len() as u64).sum();
             let bytes = contents.iter().map(|content| content.size * content.targets.len() as u64).sum();
             let many = batch.many.clone();
-            blocking(move || many.room_for(files, bytes)).await??;
+            blocking(move || many.check_space(files, bytes)).await??;
             let packer = Packer {
                 bulk: self.bulk.clone(),
                 pace: self.downloads.pace.clone(),
@@ -193,7 +193,7 @@ impl Peer {
                 }
             }
         }
-        self.share.know(Many::found(found)).await?;
+        self.share.adopt(StagedBatch::found(found)).await?;
         Ok(contents)
     }
 }
@@ -206,17 +206,17 @@ fn look_at_all(
     share: &Share,
     batch: &Batch,
     ready: &mpsc::Sender<Ready>,
-) -> (Vec<Wanted>, Vec<crate::store::Known>) {
+) -> (Vec<Wanted>, Vec<crate::store::IndexEntry>) {
     let (mut wanted, mut found) = (Vec::new(), Vec::new());
     for (place, Job { file, owners, to, .. }) in jobs {
-        match batch.many.look(&file, to.as_deref()) {
-            Err(failure) => batch.fail(place, failure),
-            Ok(Looked::Identical(destination, known)) => {
+        match batch.many.inspect(&file, to.as_deref()) {
+            Err(error) => batch.fail(place, error.into()),
+            Ok(Inspected::Identical(destination, known)) => {
                 found.extend(known);
                 batch.came(place);
                 batch.complete(place, destination.path(), Vec::new());
             }
-            Ok(Looked::Wanted(destination)) => match copy_from_share(share, batch, &destination, &file) {
+            Ok(Inspected::Wanted(destination)) => match copy_from_share(share, batch, &destination, &file) {
                 Some(Ok(staged)) => {
                     batch.came(place);
                     let sources = vec![(batch.me.clone(), file.size)];
@@ -249,7 +249,7 @@ fn copy_from_share(
     }
     let mut content = vec![0; usize::try_from(size).ok()?];
     match read_checked(&source, &file.hash, &mut content) {
-        Ok(()) => Some(batch.many.stage(destination, file, &content)),
+        Ok(()) => Some(batch.many.stage(destination, file, &content).map_err(Failure::from)),
         Err(why) => {
             tracing::debug!(%why, file = %file.name, "the own copy cannot be used");
             None
@@ -258,5 +258,5 @@ fn copy_from_share(
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    task::spawn_blocking(work).await.map_err(|error| crate::store::error::thread_failure(&error))
+    Ok(crate::store::error::run_blocking(work).await?)
 }

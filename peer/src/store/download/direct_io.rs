@@ -1,8 +1,8 @@
-//! Writing past the page cache (`O_DIRECT`, open(2)).
+//! Writes that bypass the page cache (`O_DIRECT`, open(2)).
 //!
-//! A large file that comes in fast is not read again soon, or not by who wrote it; yet the page cache takes a page for each 4 KiB of it, copies it
-//! there, and puts out of memory what others use. Without the page cache the disk fetches the bytes from where they were hashed.
-//! That is worth it only while the disk keeps up: a slow one does better with many writes to put in order.
+//! A large file that is received is rarely read again soon. The page cache copies each of its 4 KiB pages and evicts
+//! pages that other programs use; direct I/O writes from the buffer in which the bytes were hashed. It pays off only
+//! on a fast disk: a slow one benefits from the many queued writes that the page cache gives it to reorder.
 
 use std::{
     ffi::OsStr,
@@ -25,19 +25,21 @@ use shared::{
     time::{Clock, Timestamp},
 };
 
-use super::resume::recover::id;
+use crate::store::file_stat::FileStat;
 
-/// A second handle of a file, for large writes.
+/// Second handle of a file, for large writes.
 #[derive(Debug)]
-pub(crate) struct Direct {
+pub(crate) struct DirectWriter {
     file: File,
     clock: Clock,
-    pace: Mutex<Pace>,
+    trial: Mutex<SpeedTrial>,
 }
 
-impl Direct {
-    /// For a file of `size` bytes that is called `name` in `dir` and open as `cached`. `None` when it is a small one, or when its file system does not say that it can do
-    /// this (`STATX_DIOALIGN`, statx(2), since Linux 6.1) with addresses and offsets that are multiples of `DIRECT_ALIGNMENT`.
+impl DirectWriter {
+    /// Opens the file of `size` bytes that is `name` in `dir` and open as `cached`.
+    ///
+    /// Returns `None` for a small file, and if the file system does not report support for direct I/O
+    /// (`STATX_DIOALIGN`, statx(2), since Linux 6.1) at multiples of `DIRECT_ALIGNMENT`.
     pub(crate) fn open(dir: &OwnedFd, name: &OsStr, cached: &File, size: u64) -> Option<Self> {
         if size < DIRECT_MIN_FILE_BYTES {
             return None;
@@ -50,41 +52,42 @@ impl Direct {
         }
         let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(dir, name, flags, Mode::empty()).ok()?);
-        let [theirs, ours] = [cached, &file].map(|file| rustix::fs::fstat(file).ok().map(|stat| id(&stat)));
-        (ours.is_some() && ours == theirs).then(|| Self { file, clock: Clock::start(), pace: Mutex::default() })
+        let ids = [cached, &file].map(|file| rustix::fs::fstat(file).ok().map(|stat| FileStat::from_stat(&stat).id()));
+        (ids[1].is_some() && ids[0] == ids[1]).then(|| Self { file, clock: Clock::start(), trial: Mutex::default() })
     }
 
-    /// Reserves the file's room, so that it lies in few pieces: each large write would else be given a piece of its own (XFS).
+    /// Reserves disk space for the file. Without it, XFS allocates a separate extent for each large write.
     ///
     /// # Errors
-    /// `StorageFull`, or that the file system cannot do it.
+    /// `StorageFull`, or an error if the file system has no reservations.
     pub(crate) fn reserve(&self, size: u64) -> io::Result<()> {
         Ok(rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, size)?)
     }
 
-    /// Writes the beginning of `data` and returns how many bytes; the rest is left to the page cache: all of it if
-    /// it is not much, does not begin at a multiple of `DIRECT_ALIGNMENT` in memory and in the file, or as long as the disk seems too slow for this.
+    /// Writes the beginning of `data` and returns the number of bytes written. The caller writes the rest through the
+    /// page cache: all of it if the run is short, not aligned to `DIRECT_ALIGNMENT` in memory and in the file, or the
+    /// disk is slow.
     ///
     /// # Errors
-    /// What the disk says.
+    /// The error of the disk.
     pub(crate) fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
         let len = data.len() - data.len() % DIRECT_ALIGNMENT;
         let begins =
             data.as_ptr().addr().is_multiple_of(DIRECT_ALIGNMENT) && offset.is_multiple_of(DIRECT_ALIGNMENT as u64);
-        if len < DIRECT_MIN_RUN_BYTES || !begins || !self.pace().begin(len as u64, self.clock.now()) {
+        if len < DIRECT_MIN_RUN_BYTES || !begins || !self.trial().begin(len as u64, self.clock.now()) {
             return Ok(0);
         }
         let (written, result) = self.write_blocks(&data[..len], offset);
-        self.pace().end(written as u64, self.clock.now());
+        self.trial().end(written as u64, self.clock.now());
         match result {
-            // It said it could. Whatever is wrong, the page cache takes everything from here on.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => self.pace().give_up(),
+            // The file system does not support what it reported. Use the page cache from now on.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => self.trial().disable(),
             result => result?,
         }
         Ok(written)
     }
 
-    /// How much was written before the end, a write that ended between two blocks, or an error.
+    /// Returns the number of bytes written before the end of `data`, a write that ended within a block, or an error.
     fn write_blocks(&self, data: &[u8], offset: u64) -> (usize, io::Result<()>) {
         let mut written = 0;
         while written < data.len() && written.is_multiple_of(DIRECT_ALIGNMENT) {
@@ -98,28 +101,29 @@ impl Direct {
         (written, Ok(()))
     }
 
-    fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    fn trial(&self) -> MutexGuard<'_, SpeedTrial> {
+        self.trial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether a disk is fast enough to be waited for at each write. One that takes longer than `DIRECT_TRIAL_TIME` for
-/// `DIRECT_TRIAL_BYTES`, however many write at once, gets the next `DIRECT_REST_BYTES` through the page cache; then it is tried again.
+/// Measures whether the disk is fast enough for direct writes. If `DIRECT_TRIAL_BYTES` take longer than
+/// `DIRECT_TRIAL_TIME`, whatever the number of concurrent writers, the next `DIRECT_REST_BYTES` go through the page
+/// cache before the next trial.
 #[derive(Debug)]
-struct Pace {
+struct SpeedTrial {
     trial_time: Duration,
-    /// Writes that are under way.
+    /// Number of writes in progress.
     writers: usize,
-    /// Until when `took` is counted, while anybody writes.
+    /// Time up to which `took` is counted.
     counted: Timestamp,
     bytes: u64,
-    /// Time in which anybody wrote.
+    /// Time with at least one write in progress.
     took: Duration,
-    /// Bytes until the next trial.
+    /// Bytes left for the page cache until the next trial.
     rest: u64,
 }
 
-impl Default for Pace {
+impl Default for SpeedTrial {
     fn default() -> Self {
         Self {
             trial_time: DIRECT_TRIAL_TIME,
@@ -132,8 +136,8 @@ impl Default for Pace {
     }
 }
 
-impl Pace {
-    /// Somebody wants to write so many bytes: whether past the page cache. Then [`end`](Self::end) must follow.
+impl SpeedTrial {
+    /// Returns whether a write of `bytes` may bypass the page cache. If so, [`end`](Self::end) must follow.
     fn begin(&mut self, bytes: u64, now: Timestamp) -> bool {
         if self.rest > 0 {
             self.rest = self.rest.saturating_sub(bytes);
@@ -156,8 +160,8 @@ impl Pace {
         }
     }
 
-    /// For good.
-    fn give_up(&mut self) {
+    /// Ends all trials.
+    fn disable(&mut self) {
         self.rest = u64::MAX;
     }
 
@@ -183,29 +187,29 @@ pub(crate) mod tests {
 
     const RUN: usize = DIRECT_MIN_RUN_BYTES;
 
-    impl Direct {
-        /// However slow the disk is.
-        fn patiently(&self) {
-            self.pace().trial_time = Duration::MAX;
+    impl DirectWriter {
+        /// Accepts a disk of any speed.
+        fn accept_any_speed(&self) {
+            self.trial().trial_time = Duration::MAX;
         }
 
-        /// Bytes that were written this way, up to the end of a trial.
+        /// Returns the bytes written directly since the begin of the trial.
         pub(in crate::store) fn written(&self) -> u64 {
-            self.pace().bytes
+            self.trial().bytes
         }
     }
 
-    /// Whether it is there, which it must be if the file system of `file` says that it can. If not, that is said past the capture of the
-    /// tests' output: nobody is to take this for a test that passed.
-    pub(in crate::store) fn is_there(direct: Option<&Direct>, file: &File) -> bool {
+    /// Returns whether direct I/O is available, as the file system of `file` reports. If not, prints past the capture
+    /// of the tests' output that the test is skipped.
+    pub(in crate::store) fn is_available(direct: Option<&DirectWriter>, file: &File) -> bool {
         let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).unwrap();
         let can = stat.stx_dio_offset_align > 0 && stat.stx_dio_offset_align.max(stat.stx_dio_mem_align) <= 4096;
-        assert_eq!(direct.is_some(), can, "as the file system says");
+        assert_eq!(direct.is_some(), can, "as the file system reports");
         if let Some(direct) = direct {
-            direct.patiently();
+            direct.accept_any_speed();
         } else {
-            let why = "the file system of temporary files has a page cache that cannot be passed by";
-            let _ = writeln!(io::stderr(), "\nSKIPPED a test of writing past the page cache: {why}");
+            let why = "the file system of temporary files has no direct I/O";
+            let _ = writeln!(io::stderr(), "\nSKIPPED a test of direct I/O: {why}");
         }
         can
     }
@@ -219,7 +223,7 @@ pub(crate) mod tests {
     struct Opened {
         _folder: tempfile::TempDir,
         cached: File,
-        direct: Direct,
+        direct: DirectWriter,
     }
 
     impl Opened {
@@ -231,13 +235,13 @@ pub(crate) mod tests {
                 OpenOptions::new().read(true).write(true).create_new(true).open(path).unwrap()
             });
             cached.set_len(DIRECT_MIN_FILE_BYTES).unwrap();
-            let open = |cached, size| Direct::open(&dir, "file".as_ref(), cached, size);
+            let open = |cached, size| DirectWriter::open(&dir, "file".as_ref(), cached, size);
             assert!(open(&cached, DIRECT_MIN_FILE_BYTES - 1).is_none(), "a small file");
             let direct = open(&cached, DIRECT_MIN_FILE_BYTES);
-            if !is_there(direct.as_ref(), &cached) {
+            if !is_available(direct.as_ref(), &cached) {
                 return None;
             }
-            assert!(open(&another, DIRECT_MIN_FILE_BYTES).is_none(), "its name is another file's");
+            assert!(open(&another, DIRECT_MIN_FILE_BYTES).is_none(), "the name belongs to another file");
             direct.map(|direct| Self { _folder: folder, cached, direct })
         }
 
@@ -251,7 +255,8 @@ pub(crate) mod tests {
             bytes
         }
 
-        /// Whether the page cache has the byte at `offset` (preadv2(2), `RWF_NOWAIT`); `None` where the file system cannot tell.
+        /// Returns whether the page cache has the byte at `offset` (preadv2(2), `RWF_NOWAIT`); `None` if the file
+        /// system does not tell.
         fn is_cached(&self, offset: u64) -> Option<bool> {
             let mut byte = [0];
             let mut place = [IoSliceMut::new(&mut byte)];
@@ -265,24 +270,24 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn large_runs_go_past_the_page_cache_and_are_there() {
+    fn write_at_of_a_large_run_bypasses_the_page_cache() {
         let Some(opened) = Opened::new() else { return };
         let data = noise(2 * RUN + 100);
         let len = data.bytes().len();
-        // Looking has the kernel read, so now and then what is not there is there a moment later.
+        // The query itself triggers read-ahead, so a byte may be in the page cache a moment later.
         let cached = (0..3).filter(|attempt| {
             let offset = (16 << 10) + attempt * 8 * RUN as u64;
-            assert_eq!(opened.write(data.bytes(), offset), 2 * RUN, "no more than whole blocks");
+            assert_eq!(opened.write(data.bytes(), offset), 2 * RUN, "whole blocks only");
             let cached = opened.is_cached(offset + RUN as u64);
             opened.cached.write_all_at(&data.bytes()[2 * RUN..], offset + 2 * RUN as u64).unwrap();
-            assert!(opened.read(offset, len) == data.bytes(), "what went both ways is one file");
+            assert!(opened.read(offset, len) == data.bytes(), "both writes are in the file");
             cached == Some(true)
         });
-        assert!(cached.count() < 3, "past the page cache");
+        assert!(cached.count() < 3, "the page cache is bypassed");
     }
 
     #[test]
-    fn what_was_read_before_is_not_seen_any_more() {
+    fn write_at_invalidates_cached_pages() {
         let Some(opened) = Opened::new() else { return };
         assert!(opened.read(0, RUN).iter().all(|byte| *byte == 0));
         let data = noise(RUN);
@@ -291,7 +296,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn room_is_reserved_without_touching_what_is_there() {
+    fn reserve_keeps_the_content() {
         let Some(opened) = Opened::new() else { return };
         let data = noise(RUN);
         assert_eq!(opened.write(data.bytes(), 0), RUN);
@@ -307,61 +312,61 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_left_to_the_page_cache() {
+    fn write_at_of_unsuitable_runs_writes_nothing() {
         let Some(opened) = Opened::new() else { return };
         let data = noise(RUN + 1);
-        assert_eq!(opened.write(&data.bytes()[..RUN - DIRECT_ALIGNMENT], 0), 0, "little");
-        assert_eq!(opened.write(&data.bytes()[..RUN], 512), 0, "a place between two blocks");
-        assert_eq!(opened.write(&data.bytes()[1..], 0), 0, "memory that no disk can fetch from");
+        assert_eq!(opened.write(&data.bytes()[..RUN - DIRECT_ALIGNMENT], 0), 0, "a short run");
+        assert_eq!(opened.write(&data.bytes()[..RUN], 512), 0, "an unaligned offset");
+        assert_eq!(opened.write(&data.bytes()[1..], 0), 0, "unaligned memory");
         assert_eq!(opened.write(&data.bytes()[..RUN], 0), RUN);
-        opened.direct.pace().give_up();
+        opened.direct.trial().disable();
         assert_eq!(opened.write(&data.bytes()[..RUN], 0), 0, "a slow disk");
     }
 
     #[test]
-    fn a_refusal_is_no_error_and_an_error_stays_one() {
+    fn write_at_with_einval_falls_back_and_other_errors_are_returned() {
         let Some(mut opened) = Opened::new() else { return };
         let data = noise(RUN);
         opened.direct.file = OpenOptions::new().read(true).open("/dev/null").unwrap();
         assert!(opened.direct.write_at(data.bytes(), 0).is_err(), "not open for writing");
-        assert_eq!(opened.direct.pace().rest, 0);
-        // Refuses what is not a number with the error that says that a disk cannot do it.
+        assert_eq!(opened.direct.trial().rest, 0);
+        // Rejects text that is not a number with `EINVAL`, as a file system without direct I/O does.
         opened.direct.file = OpenOptions::new().write(true).open("/proc/self/oom_score_adj").unwrap();
         assert_eq!(opened.write(data.bytes(), 0), 0);
-        let pace = opened.direct.pace();
-        assert_eq!((pace.rest, pace.writers), (u64::MAX, 0));
+        let trial = opened.direct.trial();
+        assert_eq!((trial.rest, trial.writers), (u64::MAX, 0));
     }
 
-    /// A disk that takes a time for each write, however many there are at once.
+    /// Disk that takes a fixed time for each write, however many are concurrent.
     struct Disk {
-        pace: Pace,
+        trial: SpeedTrial,
         now: Timestamp,
     }
 
     const UNIT: u64 = DIRECT_TRIAL_BYTES / 64;
-    /// Good enough for a fifth of the rate that is wanted more.
+    /// Time of a write at 1.25 times the required rate.
     const GOOD: Duration = DIRECT_TRIAL_TIME.checked_div(80).unwrap();
 
     impl Disk {
         fn new() -> Self {
-            Self { pace: Pace::default(), now: Timestamp::ZERO }
+            Self { trial: SpeedTrial::default(), now: Timestamp::ZERO }
         }
 
-        /// So many at once, which end one after the other in this time; how many of them passed by the page cache.
+        /// Starts `at_once` writes that end one after the other, `each` apart. Returns the number of direct ones.
         fn write(&mut self, at_once: u32, each: Duration) -> u32 {
-            let begun = (0..at_once).filter(|_| self.pace.begin(UNIT, self.now)).count();
+            let begun = (0..at_once).filter(|_| self.trial.begin(UNIT, self.now)).count();
             for _ in 0..begun {
                 self.now += each;
-                self.pace.end(UNIT, self.now);
+                self.trial.end(UNIT, self.now);
             }
-            // Between two writes nobody waits for the disk.
+            // Idle time between writes does not count.
             self.now += DIRECT_TRIAL_TIME;
             u32::try_from(begun).unwrap()
         }
     }
 
     #[test]
-    fn a_fast_disk_is_used_for_ever_however_many_write() {
+    fn fast_disk_passes_every_trial() {
         for at_once in [1, 2, 16] {
             let mut disk = Disk::new();
             for _ in 0..1000 {
@@ -371,7 +376,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn one_stumble_is_forgiven() {
+    fn single_slow_write_does_not_fail_the_trial() {
         let mut disk = Disk::new();
         disk.write(1, DIRECT_TRIAL_TIME * 3 / 4);
         for _ in 0..4 {
@@ -380,15 +385,12 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_slow_disk_gets_its_rest_and_another_trial() {
+    fn slow_disk_is_tried_again_after_the_rest() {
         let mut disk = Disk::new();
         for _ in 0..3 {
             let tried = (0..100).take_while(|_| disk.write(2, GOOD * 2) == 2).count();
-            assert!(
-                (10..32).contains(&tried),
-                "given up before the trial's bytes are written, and not at once: {tried}"
-            );
-            // Two more when it was given up.
+            assert!((10..32).contains(&tried), "the trial fails early, but not at once: {tried}");
+            // Two more writes were rejected when the trial failed.
             let rested = 2 + (0..10_000).take_while(|_| disk.write(1, GOOD * 2) == 0).count() as u64;
             assert_eq!(rested * UNIT, DIRECT_REST_BYTES);
         }

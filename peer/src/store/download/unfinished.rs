@@ -1,4 +1,4 @@
-//! Downloads that were begun and not finished: which there are, and giving them up.
+//! Unfinished downloads: listing, discarding and sweeping them.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -10,174 +10,108 @@ use std::{
 
 use shared::{
     content::{ContentHash, FileMeta, HashPrefix},
-    error::{Failure, FailureCode},
     limits::MAX_UNFINISHED,
 };
 use tracing::{info, warn};
 
 use super::{
-    partial::{OUTBOARD, PartialError, PartialPlace, lock, outboard_name},
+    files::{
+        OUTBOARD_SUFFIX, PARTIAL_DIR, PartialLocation, RESUME_SUFFIX, is_resume_file, lock, outboard_name, resume_name,
+    },
     resume::{
-        format::{Goal, Recovered, parse},
-        journal::NEW,
-        recover::{HAVE, Have, boot_id, have_name, is_have},
+        format::{Goal, ResumeContent, parse},
+        recover::{ResumeFile, boot_id},
     },
 };
 use crate::store::{
-    confined_dir::{HIDDEN, Root},
-    error::io_failure,
-    share::PARTIAL,
-    state::Shared,
+    confined_dir::{ConfinedDir, HIDDEN},
+    error::{DiscardError, FileError},
+    file_ops::TEMPORARY,
 };
 
-/// A download that was begun and can be continued.
+/// Download that was interrupted and can be resumed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unfinished {
-    /// The file, as its owners described it.
+    /// File as its owners announce it.
     pub file: FileMeta,
-    /// Bytes of it that are there.
+    /// Bytes that are verified already.
     pub have_bytes: u64,
-    /// Where it goes when it is complete; absolute.
+    /// Absolute path of the complete file.
     pub destination: PathBuf,
 }
 
-/// A download that was given up.
+/// Unfinished download that was discarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discarded {
-    /// The file.
+    /// File as its owners announce it.
     pub file: FileMeta,
-    /// Where it was to go.
+    /// Absolute path that the complete file would have had.
     pub destination: PathBuf,
-    /// Room on the disk that is free now, bytes.
+    /// Disk space that is free again, bytes.
     pub freed_bytes: u64,
 }
 
-/// A resume file and what it is about.
+/// Resume file and the partial file that it describes.
 struct Entry {
-    recovered: Recovered,
-    have: OsString,
-    /// Directory and name of the partial file.
+    content: ResumeContent,
+    /// Name of the resume file.
+    resume_name: OsString,
+    /// Directory of the partial file.
     dir: PathBuf,
+    /// Name of the partial file.
     name: OsString,
 }
 
-/// Where the partial file of `file` lies on its way to `goal`, the directory of resume files made where it is missing.
-pub(crate) fn place(root: &Root, hash: ContentHash, goal: Goal) -> io::Result<PartialPlace> {
-    let (dir, name) = data_place(root, hash, &goal);
+/// Returns the location of the partial file of `hash` on its way to `goal`. Creates the directory of resume files.
+pub(crate) fn location(root: &ConfinedDir, hash: ContentHash, goal: Goal) -> io::Result<PartialLocation> {
+    let (dir, name) = data_location(root, hash, &goal);
     match &goal {
         Goal::Share(_) => {
-            let dir = root.hidden_dir(PARTIAL)?;
-            Ok(PartialPlace { have_dir: dir.try_clone()?, dir, have_name: have_name(&name), name, goal })
+            let dir = root.hidden_dir(PARTIAL_DIR)?;
+            Ok(PartialLocation { resume_dir: dir.try_clone()?, dir, resume_name: resume_name(&name), name, goal })
         }
         Goal::Outside(path) => {
             let data_dir: OwnedFd = File::open(&dir)?.into();
-            // In the share, so that it is found again; which of several places it is for is in its name.
+            // The resume file lies in the share, where it is found again. Its name identifies the destination.
             let key = blake3::hash(path).to_hex();
-            let (have_dir, stem) = match root.hidden_dir(PARTIAL) {
-                Ok(have_dir) => (have_dir, OsString::from(format!("{hash}-{}", &key[..16]))),
+            let (resume_dir, stem) = match root.hidden_dir(PARTIAL_DIR) {
+                Ok(resume_dir) => (resume_dir, OsString::from(format!("{hash}-{}", &key[..16]))),
                 Err(error) => {
-                    warn!(%error, "an unfinished download to elsewhere is not listed: the share cannot be written");
+                    warn!(%error, "cannot write to the share; the download is not listed if it is interrupted");
                     (data_dir.try_clone()?, name.clone())
                 }
             };
-            Ok(PartialPlace { dir: data_dir, have_dir, have_name: have_name(&stem), name, goal })
+            Ok(PartialLocation { dir: data_dir, resume_dir, resume_name: resume_name(&stem), name, goal })
         }
     }
 }
 
-/// Directory and name of a partial file.
-fn data_place(root: &Root, hash: ContentHash, goal: &Goal) -> (PathBuf, OsString) {
-    match goal {
-        Goal::Share(_) => (partials(root), hash.to_hex().into()),
-        Goal::Outside(_) => {
-            let path = goal.path(root.path());
-            let dir = path.parent().unwrap_or(Path::new("/")).to_path_buf();
-            (dir, format!(".{hash}.brasa-partial").into())
-        }
-    }
-}
-
-fn partials(root: &Root) -> PathBuf {
-    root.path().join(HIDDEN).join(PARTIAL)
-}
-
-/// Names in the directory of partial files. There are none when it is not there.
-fn names(root: &Root) -> Vec<OsString> {
-    fs::read_dir(partials(root))
-        .map_or_else(|_| Vec::new(), |dir| dir.flatten().map(|entry| entry.file_name()).collect())
-}
-
-fn read(root: &Root, have: OsString) -> Option<Entry> {
-    let dir = File::open(partials(root)).ok()?;
-    let recovered = parse(&Have::read(dir, &have).ok()??.content).ok()?;
-    let (dir, name) = data_place(root, recovered.header.file.hash, &recovered.header.goal);
-    Some(Entry { recovered, have, dir, name })
-}
-
-/// All that can be continued, by name; those that run are left out.
-pub(crate) fn list(shared: &Shared) -> Vec<Unfinished> {
-    let entries = entries(&shared.root).filter(|entry| !shared.is_receiving(&entry.recovered));
-    let mut found: Vec<Unfinished> = entries.map(|entry| entry.describe(&shared.root)).collect();
+/// Returns all downloads that can be resumed, in order of their names, without those for which `is_running` holds.
+pub(crate) fn list(root: &ConfinedDir, is_running: impl Fn(&ContentHash, &Goal) -> bool) -> Vec<Unfinished> {
+    let entries = entries(root).filter(|entry| {
+        let header = &entry.content.header;
+        !is_running(&header.file.hash, &header.goal)
+    });
+    let mut found: Vec<Unfinished> = entries.map(|entry| entry.describe(root)).collect();
     found.sort_by(|a, b| {
         (&a.file.name, &a.file.hash, &a.destination).cmp(&(&b.file.name, &b.file.hash, &b.destination))
     });
     found
 }
 
-fn entries(root: &Root) -> impl Iterator<Item = Entry> {
-    let haves = names(root).into_iter().filter(|name| is_have(name));
-    haves.filter_map(|have| read(root, have)).filter(Entry::is_there).take(MAX_UNFINISHED)
-}
-
-impl Entry {
-    /// Whether the partial file that it speaks of is there.
-    fn is_there(&self) -> bool {
-        // One that was restored from a copy is another file, which is hashed when it is gone on with.
-        self.dir.join(&self.name).symlink_metadata().is_ok_and(|metadata| metadata.is_file())
-    }
-
-    fn describe(&self, root: &Root) -> Unfinished {
-        let header = &self.recovered.header;
-        let (have, _) = self.recovered.claims(&boot_id());
-        Unfinished {
-            file: header.file.clone(),
-            have_bytes: have.bytes(header.file.size),
-            destination: header.goal.path(root.path()),
-        }
-    }
-
-    /// Deletes all that there is of it; how many bytes of the disk that frees.
-    ///
-    /// # Errors
-    /// `WouldBlock` when it is being received.
-    fn discard(&self, root: &Root) -> io::Result<u64> {
-        let dir: OwnedFd = File::open(&self.dir)?.into();
-        let _lock = lock(&dir, &self.name)?.ok_or(io::ErrorKind::WouldBlock)?;
-        let have = partials(root).join(&self.have);
-        let mut freed_bytes = 0;
-        // The file that claims comes first: a crash in between must leave nothing that looks like more than it is.
-        for path in [&have, &self.dir.join(&self.name), &self.dir.join(outboard_name(&self.name))] {
-            let room = path.symlink_metadata().map_or(0, |metadata| metadata.blocks() * 512);
-            match fs::remove_file(path) {
-                Ok(()) => freed_bytes += room,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(freed_bytes)
-    }
-}
-
-/// Gives up the unfinished downloads of the file `name`, or of one version of it.
+/// Discards the unfinished downloads of the file `name`, or of one version of it.
 ///
 /// # Errors
-/// `NoSuchFile` when there is none, `LimitReached` when one runs, or what the disk says.
-pub(crate) fn discard(shared: &Shared, name: &str, version: Option<&HashPrefix>) -> Result<Vec<Discarded>, Failure> {
-    let root = &shared.root;
+/// If there is none, or one of them is running.
+pub(crate) fn discard(
+    root: &ConfinedDir,
+    name: &str,
+    version: Option<&HashPrefix>,
+) -> Result<Vec<Discarded>, DiscardError> {
     let wanted = |entry: &Entry| {
-        let file = &entry.recovered.header.file;
+        let file = &entry.content.header.file;
         match version {
-            // A file whose own name ends so counts as well.
+            // `@` may also be part of the file's own name.
             Some(version) => {
                 (file.name.as_str() == name && version.matches(&file.hash))
                     || file.name.as_str() == format!("{name}@{version}")
@@ -188,77 +122,139 @@ pub(crate) fn discard(shared: &Shared, name: &str, version: Option<&HashPrefix>)
     let mut discarded = Vec::new();
     for entry in entries(root).filter(wanted) {
         let Unfinished { file, destination, .. } = entry.describe(root);
-        let freed_bytes = entry.discard(root).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => Failure::new(
-                FailureCode::LimitReached,
-                format!("cannot discard {name}"),
-                PartialError::Busy,
-                "stop that download first",
-            ),
-            _ => io_failure("discard", Path::new(name), &error),
-        })?;
+        let freed_bytes = entry
+            .discard(root)
+            .map_err(|error| FileError::new("discard", Path::new(name), error))?
+            .ok_or_else(|| DiscardError::Running(name.to_owned()))?;
         discarded.push(Discarded { file, destination, freed_bytes });
     }
     if discarded.is_empty() {
         let version = version.map_or_else(String::new, |version| format!("@{version}"));
-        let what = format!("no unfinished download of {:?}", format!("{name}{version}"));
-        return Err(Failure::new(FailureCode::NoSuchFile, what, "nothing of it is kept", "`status` shows what is"));
+        return Err(DiscardError::NotFound(format!("{name}{version}")));
     }
     Ok(discarded)
 }
 
-/// At the start: removes what nobody can go on with, and what is in the share by now.
-pub(crate) fn sweep(shared: &Shared) {
-    let dir = partials(&shared.root);
-    let mut names = names(&shared.root);
-    // Pairs last: they go when what they belong to has gone.
-    names.sort_by_key(|name| name.to_string_lossy().ends_with(OUTBOARD));
+/// Deletes files that no download can resume from, and unfinished downloads whose content `is_shared` by now. Called
+/// at the start of the peer.
+pub(crate) fn sweep(root: &ConfinedDir, is_shared: impl Fn(&ContentHash) -> bool) {
+    let dir = partial_dir(root);
+    let mut names = names(root);
+    // Outboards last: each goes after its partial file.
+    names.sort_by_key(|name| name.to_string_lossy().ends_with(OUTBOARD_SUFFIX));
     for name in &names {
         let text = name.to_string_lossy();
-        let is_obsolete = if text.contains(&format!("{HAVE}{NEW}")) {
+        let is_obsolete = if text.contains(&format!("{RESUME_SUFFIX}{TEMPORARY}")) {
             true
-        } else if is_have(name) {
-            sweep_have(shared, name)
-        } else if let Some(data) = text.strip_suffix(OUTBOARD) {
+        } else if is_resume_file(name) {
+            sweep_resume_file(root, name, &is_shared)
+        } else if let Some(data) = text.strip_suffix(OUTBOARD_SUFFIX) {
             !dir.join(data).exists()
         } else {
-            // Too small to be gone on with, or its resume file is lost.
-            !dir.join(have_name(name)).exists() && is_free(&dir, name)
+            // The file is too small to be resumed, or its resume file is lost.
+            !dir.join(resume_name(name)).exists() && is_unlocked(&dir, name)
         };
         if is_obsolete && let Err(error) = fs::remove_file(dir.join(name)) {
-            warn!(%error, name = %text, "a left-over download cannot be deleted");
+            warn!(%error, file = %text, "cannot delete an obsolete download");
         }
     }
 }
 
-/// Whether the resume file `have` is of no use any more. What is in the share by now is removed with it.
-fn sweep_have(shared: &Shared, have: &OsStr) -> bool {
-    let dir = partials(&shared.root);
-    let Some(entry) = read(&shared.root, have.to_owned()) else {
-        let text = have.to_string_lossy();
-        let data = dir.join(text.strip_suffix(HAVE).unwrap_or(&text));
+/// Returns whether the resume file is obsolete. Discards its download if the content is in the share.
+fn sweep_resume_file(root: &ConfinedDir, resume_name: &OsStr, is_shared: impl Fn(&ContentHash) -> bool) -> bool {
+    let dir = partial_dir(root);
+    let Some(entry) = read(root, resume_name.to_owned()) else {
+        let text = resume_name.to_string_lossy();
+        let data = dir.join(text.strip_suffix(RESUME_SUFFIX).unwrap_or(&text));
         if data.exists() {
-            warn!(path = %data.display(), "it is not known any more what download this is of; the next of the same content \
-                goes on with it");
+            warn!(path = %data.display(), "damaged resume file; the next download of this content resumes it");
         }
         return !data.exists();
     };
-    let header = &entry.recovered.header;
-    if !entry.is_there() {
-        // A disk that is not mounted may come back, with the file.
+    let header = &entry.content.header;
+    if !entry.exists() {
+        // Without its directory, the file may be on a disk that is not mounted.
         return entry.dir.is_dir();
     }
-    let arrived =
-        matches!(header.goal, Goal::Share(_)) && shared.index().with_content(&header.file.hash).next().is_some();
-    if arrived {
-        match entry.discard(&shared.root) {
-            Ok(_) => info!(name = %header.file.name, "an unfinished download is in the share by now"),
-            Err(error) => warn!(%error, name = %header.file.name, "a left-over download cannot be deleted"),
+    if matches!(header.goal, Goal::Share(_)) && is_shared(&header.file.hash) {
+        match entry.discard(root) {
+            Ok(Some(_)) => info!(file = %header.file.name, "discarded an unfinished download that is in the share"),
+            Ok(None) => info!(file = %header.file.name, "another process runs a download that is in the share"),
+            Err(error) => warn!(%error, file = %header.file.name, "cannot delete an obsolete download"),
         }
     }
     false
 }
 
-fn is_free(dir: &Path, name: &OsStr) -> bool {
+/// Returns directory and name of a partial file.
+fn data_location(root: &ConfinedDir, hash: ContentHash, goal: &Goal) -> (PathBuf, OsString) {
+    match goal {
+        Goal::Share(_) => (partial_dir(root), hash.to_hex().into()),
+        Goal::Outside(_) => {
+            let path = goal.path(root.path());
+            let dir = path.parent().unwrap_or(Path::new("/")).to_path_buf();
+            (dir, format!(".{hash}.brasa-partial").into())
+        }
+    }
+}
+
+fn partial_dir(root: &ConfinedDir) -> PathBuf {
+    root.path().join(HIDDEN).join(PARTIAL_DIR)
+}
+
+/// Returns the names in the directory of partial files, none if it does not exist.
+fn names(root: &ConfinedDir) -> Vec<OsString> {
+    fs::read_dir(partial_dir(root))
+        .map_or_else(|_| Vec::new(), |dir| dir.flatten().map(|entry| entry.file_name()).collect())
+}
+
+fn read(root: &ConfinedDir, resume_name: OsString) -> Option<Entry> {
+    let dir = File::open(partial_dir(root)).ok()?;
+    let content = parse(&ResumeFile::read(dir, &resume_name).ok()??.content).ok()?;
+    let (dir, name) = data_location(root, content.header.file.hash, &content.header.goal);
+    Some(Entry { content, resume_name, dir, name })
+}
+
+fn entries(root: &ConfinedDir) -> impl Iterator<Item = Entry> {
+    let resume_files = names(root).into_iter().filter(|name| is_resume_file(name));
+    resume_files.filter_map(|name| read(root, name)).filter(Entry::exists).take(MAX_UNFINISHED)
+}
+
+fn is_unlocked(dir: &Path, name: &OsStr) -> bool {
     File::open(dir).is_ok_and(|dir| lock(&dir.into(), name).is_ok_and(|lock| lock.is_some()))
+}
+
+impl Entry {
+    /// Returns whether the partial file exists. It need not be the same inode: a copy is hashed when it is resumed.
+    fn exists(&self) -> bool {
+        self.dir.join(&self.name).symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+    }
+
+    fn describe(&self, root: &ConfinedDir) -> Unfinished {
+        let header = &self.content.header;
+        let (verified, _) = self.content.claims(&boot_id());
+        Unfinished {
+            file: header.file.clone(),
+            have_bytes: verified.bytes(header.file.size),
+            destination: header.goal.path(root.path()),
+        }
+    }
+
+    /// Deletes all files of the download and returns the freed disk space, bytes; `None` if the download is running.
+    fn discard(&self, root: &ConfinedDir) -> io::Result<Option<u64>> {
+        let dir: OwnedFd = File::open(&self.dir)?.into();
+        let Some(_lock) = lock(&dir, &self.name)? else { return Ok(None) };
+        let resume_file = partial_dir(root).join(&self.resume_name);
+        let mut freed_bytes = 0;
+        // The resume file first: a crash in between must not leave claims about deleted groups.
+        for path in [&resume_file, &self.dir.join(&self.name), &self.dir.join(outboard_name(&self.name))] {
+            let bytes = path.symlink_metadata().map_or(0, |metadata| metadata.blocks() * 512);
+            match fs::remove_file(path) {
+                Ok(()) => freed_bytes += bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(freed_bytes))
+    }
 }

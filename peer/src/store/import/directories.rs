@@ -1,11 +1,11 @@
-//! Directories: those with nothing in them come in without that anybody has to send anything, and all get time and mode.
+//! Directories: creation, times and modes.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{File, Permissions},
     io,
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::fs::{MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
@@ -16,178 +16,103 @@ use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags},
     io::Errno,
 };
-use shared::{
-    content::FileMeta,
-    error::{Failure, FailureCode},
-    file_name::FileName,
-    rpc::peer::DirectoryMeta,
-};
-use tokio::task;
+use shared::{content::FileMeta, file_name::FileName, rpc::peer::DirectoryMeta};
 use tracing::{debug, warn};
 
-use super::batch::Directories;
+use super::staging::SYNC_ALL_FROM;
 use crate::store::{
-    confined_dir::Root,
-    download::{destination::Destination, partial},
-    error::{io_failure, thread_failure},
-    file_stat::Stamp,
-    share::Share,
-    state::{Arrived, Arriving, Hashed, Shared},
+    confined_dir::ConfinedDir,
+    download::destination::Destination,
+    error::{CreateDirectoryError, FileError, FinalizeError},
+    file_ops::set_attributes,
+    file_stat::FileStat,
+    inner::{ArrivalGuard, Arrivals, HashOutcome, ShareInner},
 };
 
-/// The permission bits that are told to others.
-const TOLD_MODE: u32 = 0o777;
-/// What nobody's announcement takes from a directory: its user's own rights (without them what is in it could not be written,
-/// shared or removed), and the bits that are not told.
+/// Permission bits that are announced to other peers.
+const ANNOUNCED_MODE: u32 = 0o777;
+/// Mode bits that an announcement never removes: the rights of the directory's user, without which its files could
+/// not be written, shared or removed, and the bits that are not announced.
 const KEPT_MODE: u32 = 0o7700;
 
-/// A directory that files were put into, and what it is to be.
+/// Directory of a download with the metadata to be applied to it.
 #[derive(Debug, Clone)]
-pub(crate) struct Described {
-    /// Its name.
+pub(crate) struct DirMetadata {
+    /// Name in the share or, for another destination, in the download.
     pub(crate) name: FileName,
-    /// Where it lies, if not in the share under its name.
+    /// Path outside of the share.
     pub(crate) to: Option<PathBuf>,
-    /// It was not there before: then it gets the mode too.
+    /// Whether the download created the directory. Only then it gets the mode.
     pub(crate) is_new: bool,
-    /// As its owner describes it.
+    /// Metadata that an owner announces.
     pub(crate) meta: DirectoryMeta,
 }
 
-impl Share {
-    /// Makes directories with nothing in them, each in the share or, when it says where, there; durably. One that is there already
-    /// stays as it is, whatever is in it. Returns where each lies or why not.
-    ///
-    /// # Errors
-    /// When no thread can be started or the disk fails to make them durable.
-    pub(crate) async fn make_directories(
-        &self,
-        wanted: Vec<(FileMeta, Option<PathBuf>)>,
-    ) -> Result<Vec<Result<PathBuf, Failure>>, Failure> {
-        let shared = Arc::clone(&self.shared);
-        let made = task::spawn_blocking(move || make(&shared, &wanted));
-        let (places, arrived) = made.await.map_err(|error| thread_failure(&error))??;
-        self.know(arrived).await?;
-        Ok(places)
-    }
+/// Path of each created directory, and the entries for the index.
+type Created = (Vec<Result<PathBuf, CreateDirectoryError>>, Arrivals);
 
-    /// What can be told of directories of the share, in the order of `names`; nothing of one in which nothing is shared.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub(crate) async fn directories(
-        &self,
-        names: Vec<Option<FileName>>,
-    ) -> Result<Vec<Option<DirectoryMeta>>, Failure> {
-        let shared = Arc::clone(&self.shared);
-        let look = move || names.iter().map(|name| look(&shared, name.as_ref()?)).collect();
-        task::spawn_blocking(look).await.map_err(|error| thread_failure(&error))
-    }
-
-    /// Gives directories their times and modes, once all that comes into them is there. One that has gone, or is not this user's, is
-    /// no hindrance.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub(crate) async fn describe_directories(&self, wanted: Vec<Described>) -> Result<(), Failure> {
-        self.each_directory(wanted, describe_one).await
-    }
-
-    /// Gives those of them that are new and there their modes only: for a download that ends before all is there. When it is repeated
-    /// they are not new any more.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub(crate) async fn narrow_directories(&self, mut wanted: Vec<Described>) -> Result<(), Failure> {
-        wanted.retain(|directory| directory.is_new);
-        self.each_directory(wanted, narrow_one).await
-    }
-
-    async fn each_directory(
-        &self,
-        wanted: Vec<Described>,
-        act: fn(&Shared, &Described) -> io::Result<()>,
-    ) -> Result<(), Failure> {
-        let shared = Arc::clone(&self.shared);
-        let act_on_all = move || {
-            for directory in &wanted {
-                if let Err(error) = act(&shared, directory) {
-                    warn!(%error, name = %directory.name, "a directory does not get its time or mode");
-                }
-            }
-        };
-        task::spawn_blocking(act_on_all).await.map_err(|error| thread_failure(&error))
-    }
-}
-
-/// Where each directory lies or why not, and what the index is to know of them.
-type Made = (Vec<Result<PathBuf, Failure>>, Arrived);
-
-fn make(shared: &Arc<Shared>, wanted: &[(FileMeta, Option<PathBuf>)]) -> Result<Made, Failure> {
-    let wanted: Vec<Result<(Destination, &FileMeta), Failure>> = wanted
+/// Creates empty directories. See [`crate::store::Share::create_directories`].
+pub(crate) fn create(inner: &Arc<ShareInner>, wanted: &[(FileMeta, Option<PathBuf>)]) -> Result<Created, FileError> {
+    let wanted: Vec<Result<(Destination, &FileMeta), CreateDirectoryError>> = wanted
         .iter()
-        .map(|(meta, to)| Ok((Destination::of_directory(&shared.root, &meta.name, to.as_deref())?, meta)))
+        .map(|(meta, to)| Ok((Destination::of_directory(&inner.root, &meta.name, to.as_deref())?, meta)))
         .collect();
     let names = wanted.iter().flatten().filter_map(|(destination, _)| destination.name().cloned()).collect();
-    let arriving = Some(Arriving::new(shared, names));
-    let mut parents = Directories::default();
+    let guard = Some(ArrivalGuard::new(inner, names));
+    let mut parents = OpenDirectories::default();
     let mut files = Vec::new();
-    let mut places = Vec::with_capacity(wanted.len());
+    let mut paths = Vec::with_capacity(wanted.len());
     for destination in wanted {
-        let made = destination.and_then(|(destination, meta)| {
-            make_one(shared, &mut parents, &destination, meta)?;
+        let created = destination.and_then(|(destination, meta)| {
+            create_one(&inner.root, &mut parents, &destination, meta)?;
             Ok(destination)
         });
-        if let Ok(Some(name)) = made.as_ref().map(Destination::name)
-            && let Hashed::Done(known) = shared.look_at(name)
+        if let Ok(Some(name)) = created.as_ref().map(Destination::name)
+            && let HashOutcome::Done(entry) = inner.inspect(name)
         {
-            files.push(known);
+            files.push(entry);
         }
-        places.push(made.map(|destination| destination.path().to_path_buf()));
+        paths.push(created.map(|destination| destination.path().to_path_buf()));
     }
-    parents.sync().map_err(|error| io_failure("write to", shared.root.path(), &error))?;
-    Ok((places, Arrived { files, arriving }))
+    parents.sync().map_err(|error| FileError::new("write to", inner.root.path(), error))?;
+    Ok((paths, Arrivals { files, guard }))
 }
 
-fn make_one(
-    shared: &Shared,
-    parents: &mut Directories,
+fn create_one(
+    root: &ConfinedDir,
+    parents: &mut OpenDirectories,
     destination: &Destination,
     meta: &FileMeta,
-) -> Result<(), Failure> {
-    let in_the_way =
-        |error: &io::Error| matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory);
+) -> Result<(), CreateDirectoryError> {
     let base = destination.base();
-    let set_time = |made: File| partial::describe(&made, meta.mtime_micros, false);
-    let made = parents.open(destination, shared).and_then(|dir| make_at_time(dir, Path::new(&base), set_time));
-    made.map_err(|error| {
-        if in_the_way(&error) {
-            let what = format!("cannot make the directory {}", destination.path().display().to_string().escape_debug());
-            let hint = "remove it or choose another place with --to";
-            return Failure::new(FailureCode::Exists, what, "something else of that name is there", hint);
+    let set_time = |created: File| set_attributes(&created, meta.mtime_micros, false);
+    let created = parents.open(destination, root).and_then(|dir| create_with_time(dir, Path::new(&base), set_time));
+    created.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            CreateDirectoryError::Exists(destination.path().to_path_buf())
         }
-        destination.cannot_complete(&error)
+        _ => FinalizeError::new(destination.path(), error).into(),
     })
 }
 
-/// Makes the directory `base` in `dir`, and has `set_time` set its time if it was not there.
+/// Creates the directory `base` in `dir` and calls `set_time` on a new one. Failure to set the time is logged only.
 ///
 /// # Errors
-/// As [`make_in`]. That it does not get its time is none: it is there, which is what was asked for.
-fn make_at_time(dir: impl AsFd, base: &Path, set_time: impl FnOnce(File) -> io::Result<()>) -> io::Result<()> {
-    if make_in(&dir, base)?
+/// As [`create_in`].
+fn create_with_time(dir: impl AsFd, base: &Path, set_time: impl FnOnce(File) -> io::Result<()>) -> io::Result<()> {
+    if create_in(&dir, base)?
         && let Err(error) = open_in(&dir, base).and_then(set_time)
     {
-        warn!(%error, name = %base.display(), "a directory does not get its time");
+        warn!(%error, directory = %base.display(), "cannot set the time of a directory");
     }
     Ok(())
 }
 
-/// Makes the directory `base` in `dir`; whether it was not there.
+/// Creates the directory `base` in `dir`. Returns whether it is new.
 ///
 /// # Errors
-/// `AlreadyExists` when something else is there.
-pub(crate) fn make_in(dir: impl AsFd, base: &Path) -> io::Result<bool> {
+/// `AlreadyExists` if `base` is something other than a directory.
+pub(crate) fn create_in(dir: impl AsFd, base: &Path) -> io::Result<bool> {
     match rustix::fs::mkdirat(&dir, base, Mode::from_raw_mode(0o777)) {
         Err(Errno::EXIST) => {
             let stat = rustix::fs::statat(&dir, base, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -197,7 +122,7 @@ pub(crate) fn make_in(dir: impl AsFd, base: &Path) -> io::Result<bool> {
                 Err(Errno::EXIST.into())
             }
         }
-        made => Ok(made.map(|()| true)?),
+        created => Ok(created.map(|()| true)?),
     }
 }
 
@@ -206,102 +131,168 @@ fn open_in(dir: impl AsFd, base: &Path) -> io::Result<File> {
     Ok(rustix::fs::openat(&dir, base, flags, Mode::empty())?.into())
 }
 
-fn look(shared: &Shared, name: &FileName) -> Option<DirectoryMeta> {
+/// Returns the metadata of a directory of the share, or `None` if it contains nothing shared.
+pub(crate) fn shared_meta(inner: &ShareInner, name: &FileName) -> Option<DirectoryMeta> {
     let is_shared = {
-        let index = shared.index();
-        index.has_below(name) || index.file(name).is_some_and(|known| known.meta.is_directory())
+        let index = inner.index();
+        index.has_below(name) || index.file(name).is_some_and(|entry| entry.meta.is_directory())
     };
     if !is_shared {
         return None;
     }
-    read(&shared.root, &name.below(Path::new("")))
-        .inspect_err(|error| debug!(%error, %name, "a directory cannot be looked at"))
+    read_meta(&inner.root, &name.below(Path::new("")))
+        .inspect_err(|error| debug!(%error, directory = %name, "cannot read the metadata of a directory"))
         .ok()
 }
 
-fn read(root: &Root, relative: &Path) -> io::Result<DirectoryMeta> {
+fn read_meta(root: &ConfinedDir, relative: &Path) -> io::Result<DirectoryMeta> {
     let metadata = File::from(root.open_dir(relative)?).metadata()?;
-    let mode = u16::try_from(metadata.mode() & TOLD_MODE).unwrap_or_default();
-    Ok(DirectoryMeta { mtime_micros: Stamp::of(&metadata).mtime_micros(), mode })
+    let mode = u16::try_from(metadata.mode() & ANNOUNCED_MODE).unwrap_or_default();
+    Ok(DirectoryMeta { mtime_micros: FileStat::of(&metadata).mtime_micros(), mode })
 }
 
-fn describe_one(shared: &Shared, directory: &Described) -> io::Result<()> {
-    let Described { name, to, is_new, meta } = directory;
-    describe(&open_directory(shared, name, to.as_deref())?, meta, *is_new)
+/// Sets time and, on new directories, mode. A directory that is gone or belongs to another user is logged and skipped.
+pub(crate) fn apply_all(root: &ConfinedDir, wanted: &[DirMetadata]) {
+    for_each(wanted, |DirMetadata { name, to, is_new, meta }| {
+        apply(&open_directory(root, name, to.as_deref())?, meta, *is_new)
+    });
 }
 
-fn narrow_one(shared: &Shared, directory: &Described) -> io::Result<()> {
-    let Described { name, to, meta, .. } = directory;
-    let path = to.clone().unwrap_or_else(|| name.below(shared.root.path()));
-    if path.symlink_metadata().is_err() {
-        // Nothing has come into it yet; opening it would make those above it.
-        return Ok(());
+/// Sets the modes of the new directories among `wanted` that exist.
+pub(crate) fn restrict_all(root: &ConfinedDir, wanted: &[DirMetadata]) {
+    for_each(wanted, |DirMetadata { name, to, is_new, meta }| {
+        let path = to.clone().unwrap_or_else(|| name.below(root.path()));
+        // Opening a missing directory would create the directories above it.
+        if !is_new || path.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        let dir = open_directory(root, name, to.as_deref())?;
+        restrict(&dir, dir.metadata()?.mode(), meta)
+    });
+}
+
+fn for_each(wanted: &[DirMetadata], act: impl Fn(&DirMetadata) -> io::Result<()>) {
+    for directory in wanted {
+        if let Err(error) = act(directory) {
+            warn!(%error, directory = %directory.name, "cannot set the time or mode of a directory");
+        }
     }
-    let dir = open_directory(shared, name, to.as_deref())?;
-    narrow(&dir, dir.metadata()?.mode(), meta)
 }
 
-/// Opens the directory `name` of the share, or that at `to`. Those above it in the share are made.
-fn open_directory(shared: &Shared, name: &FileName, to: Option<&Path>) -> io::Result<File> {
-    let destination =
-        Destination::of_directory(&shared.root, name, to).map_err(|failure| io::Error::other(failure.to_string()))?;
-    let (parent, base) = destination.open_dir(&shared.root)?;
+/// Opens the directory `name` of the share, or that at `to`. Creates the directories above it in the share.
+fn open_directory(root: &ConfinedDir, name: &FileName, to: Option<&Path>) -> io::Result<File> {
+    let destination = Destination::of_directory(root, name, to).map_err(io::Error::other)?;
+    let (parent, base) = destination.open_dir(root)?;
     open_in(&parent, Path::new(&base))
 }
 
 /// Sets the time; with `is_new` the mode too.
-fn describe(dir: &File, meta: &DirectoryMeta, is_new: bool) -> io::Result<()> {
-    let now = dir.metadata()?;
+fn apply(dir: &File, meta: &DirectoryMeta, is_new: bool) -> io::Result<()> {
+    let current = dir.metadata()?;
     if is_new {
-        narrow(dir, now.mode(), meta)?;
+        restrict(dir, current.mode(), meta)?;
     }
-    // Set to what it is, it would look changed to who watches it.
-    if Stamp::of(&now).mtime_micros() == meta.mtime_micros {
+    // Setting the same time would trigger a file-system notification.
+    if FileStat::of(&current).mtime_micros() == meta.mtime_micros {
         return Ok(());
     }
-    partial::describe(dir, meta.mtime_micros, false)
+    set_attributes(dir, meta.mtime_micros, false)
 }
 
-/// Sets the mode, which is `now`, as far as it takes rights of others away: what the umask leaves is never widened.
-fn narrow(dir: &File, now: u32, meta: &DirectoryMeta) -> io::Result<()> {
-    let mode = now & (u32::from(meta.mode) | KEPT_MODE) & 0o7777;
-    if mode == now & 0o7777 { Ok(()) } else { dir.set_permissions(Permissions::from_mode(mode)) }
+/// Removes the rights from the `current` mode that `meta` does not grant. Never adds rights that the umask removed.
+fn restrict(dir: &File, current: u32, meta: &DirectoryMeta) -> io::Result<()> {
+    let mode = current & (u32::from(meta.mode) | KEPT_MODE) & 0o7777;
+    if mode == current & 0o7777 { Ok(()) } else { dir.set_permissions(Permissions::from_mode(mode)) }
 }
 
-/// The directories of a tree that is copied into the share, to describe the copies when all is in them.
+/// Directories of a tree that is being copied into the share, to set their metadata when all files are in them.
 #[derive(Debug)]
-pub(crate) struct Copied(Vec<(FileName, PathBuf, bool)>);
+pub(crate) struct TreeMetadata(Vec<TreeDirectory>);
 
-impl Copied {
-    /// The directories that `names` lie in, and `empty`, which are some themselves; all of them copies of what lies in `from`, which
-    /// itself is called `base`. Called before any of it is there.
+#[derive(Debug)]
+struct TreeDirectory {
+    name: FileName,
+    /// Path below the source.
+    below: PathBuf,
+    is_new: bool,
+}
+
+impl TreeMetadata {
+    /// Collects the directories of `names` and the `empty` directories, in the copy `base` of a tree. Must be called
+    /// before any of them is created.
     pub(crate) fn of<'a>(
-        shared: &Shared,
+        inner: &ShareInner,
         base: &FileName,
         names: impl Iterator<Item = &'a FileName>,
         empty: &'a [FileName],
     ) -> Self {
         let above = names.chain(empty).flat_map(FileName::directories);
         let all: BTreeSet<&str> = above.chain(empty.iter().map(FileName::as_str)).collect();
-        let copied = all.into_iter().filter_map(|directory| {
+        let directories = all.into_iter().filter_map(|directory| {
             let name: FileName = directory.parse().ok()?;
             let below = Path::new(directory).strip_prefix(base.as_str()).ok()?.to_path_buf();
-            let is_new = name.below(shared.root.path()).symlink_metadata().is_err();
-            Some((name, below, is_new))
+            let is_new = name.below(inner.root.path()).symlink_metadata().is_err();
+            Some(TreeDirectory { name, below, is_new })
         });
-        Self(copied.collect())
+        Self(directories.collect())
     }
 
-    /// Gives them the times and modes of what they are copies of; called when all is in place. One that is not this user's is no
-    /// hindrance.
-    pub(crate) fn describe(&self, shared: &Shared, from: &Root) {
-        for (name, below, is_new) in &self.0 {
-            let described =
-                || -> io::Result<()> { describe(&open_directory(shared, name, None)?, &read(from, below)?, *is_new) };
-            if let Err(error) = described() {
-                warn!(%error, %name, "a directory does not get its time");
+    /// Copies times and modes from the source tree `from`. Must be called after the last change in the directories.
+    /// Failure is logged only, since a directory may belong to another user.
+    pub(crate) fn apply(&self, inner: &ShareInner, from: &ConfinedDir) {
+        for TreeDirectory { name, below, is_new } in &self.0 {
+            let applied = open_directory(&inner.root, name, None)
+                .and_then(|directory| apply(&directory, &read_meta(from, below)?, *is_new));
+            if let Err(error) = applied {
+                warn!(%error, directory = %name, "cannot set the time of a directory");
             }
         }
+    }
+}
+
+/// Directories that files are moved into. Keeps the last one open, and syncs all of them at the end.
+#[derive(Debug, Default)]
+pub(crate) struct OpenDirectories {
+    current: Option<(PathBuf, OwnedFd)>,
+    /// Directories to be synced, up to [`SYNC_ALL_FROM`].
+    touched: Vec<OwnedFd>,
+    /// One directory of each disk to be synced, if there are more.
+    disks: BTreeMap<u64, OwnedFd>,
+}
+
+impl OpenDirectories {
+    /// Returns the directory of a destination. Creates missing directories in the share.
+    pub(crate) fn open(&mut self, destination: &Destination, root: &ConfinedDir) -> io::Result<&OwnedFd> {
+        let parent = destination.path().parent().unwrap_or(Path::new("/"));
+        if self.current.as_ref().is_none_or(|(path, _)| path != parent) {
+            let (dir, _) = destination.open_dir(root)?;
+            self.touch(dir.try_clone()?)?;
+            self.current = Some((parent.to_path_buf(), dir));
+        }
+        self.current.as_ref().map(|(_, dir)| dir).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn touch(&mut self, dir: OwnedFd) -> io::Result<()> {
+        if self.touched.len() < SYNC_ALL_FROM && self.disks.is_empty() {
+            self.touched.push(dir);
+            return Ok(());
+        }
+        for dir in self.touched.drain(..).chain([dir]) {
+            let device = FileStat::from_stat(&rustix::fs::fstat(&dir)?).device;
+            self.disks.entry(device).or_insert(dir);
+        }
+        Ok(())
+    }
+
+    /// Makes the entries of all directories durable.
+    pub(crate) fn sync(self) -> io::Result<()> {
+        for dir in &self.touched {
+            rustix::fs::fsync(dir)?;
+        }
+        for disk in self.disks.values() {
+            rustix::fs::syncfs(disk.as_fd())?;
+        }
+        Ok(())
     }
 }
 
@@ -316,40 +307,40 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_directory_whose_time_cannot_be_set_has_come_all_the_same() {
+    fn create_with_time_ignores_an_error_of_the_time() {
         let dir = tempfile::tempdir().unwrap();
         let above = File::open(dir.path()).unwrap();
-        let tried = Cell::new(0);
-        let make = |base: &str| {
-            make_at_time(&above, Path::new(base), |_| {
-                tried.set(tried.get() + 1);
+        let calls = Cell::new(0);
+        let create = |base: &str| {
+            create_with_time(&above, Path::new(base), |_| {
+                calls.set(calls.get() + 1);
                 Err(io::ErrorKind::PermissionDenied.into())
             })
         };
-        make("d").unwrap();
-        assert!(dir.path().join("d").is_dir() && tried.get() == 1);
-        make("d").unwrap();
-        assert_eq!(tried.get(), 1, "one that is there already keeps its time");
+        create("d").unwrap();
+        assert!(dir.path().join("d").is_dir() && calls.get() == 1);
+        create("d").unwrap();
+        assert_eq!(calls.get(), 1, "an existing directory keeps its time");
         fs::write(dir.path().join("f"), "mine").unwrap();
-        assert_eq!(make("f").unwrap_err().kind(), io::ErrorKind::AlreadyExists, "no directory is there");
+        assert_eq!(create("f").unwrap_err().kind(), io::ErrorKind::AlreadyExists, "a file exists");
     }
 
     #[test]
-    fn a_mode_takes_rights_from_others_and_never_gives_any() {
+    fn apply_removes_rights_and_never_adds_any() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d");
         fs::create_dir(&path).unwrap();
-        let described = |before: u32, announced: u16, is_new: bool| {
+        let applied = |before: u32, announced: u16, is_new: bool| {
             fs::set_permissions(&path, Permissions::from_mode(before)).unwrap();
             let meta = DirectoryMeta { mtime_micros: -1_000_000, mode: announced };
-            describe(&File::open(&path).unwrap(), &meta, is_new).unwrap();
+            apply(&File::open(&path).unwrap(), &meta, is_new).unwrap();
             let before_1970 = std::time::SystemTime::UNIX_EPOCH - Duration::from_secs(1);
             assert_eq!(path.metadata().unwrap().modified().unwrap(), before_1970);
             mode(&path)
         };
-        assert_eq!(described(0o755, 0o777, true), 0o755, "what the umask took stays away");
-        assert_eq!(described(0o755, 0o750, true), 0o750);
-        assert_eq!(described(0o2775, 0o000, true), 0o2700, "the user can go on working in it");
-        assert_eq!(described(0o755, 0o700, false), 0o755, "it was there before");
+        assert_eq!(applied(0o755, 0o777, true), 0o755, "the umask is respected");
+        assert_eq!(applied(0o755, 0o750, true), 0o750);
+        assert_eq!(applied(0o2775, 0o000, true), 0o2700, "the user keeps all rights");
+        assert_eq!(applied(0o755, 0o700, false), 0o755, "an existing directory keeps its mode");
     }
 }

@@ -1,14 +1,15 @@
-//! Partial files, from their beginning to their place.
+//! Partial files from their creation to their destination.
 
-use std::{fs, os::unix::fs::FileExt, path::Path};
+use std::{fs, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use shared::{
     file_name::FileName,
     limits::{DIRECT_MIN_FILE_BYTES, DIRECT_MIN_RUN_BYTES},
+    time::Clock,
 };
 
 use super::*;
-use crate::store::download::direct_io::tests::{is_there, noise};
+use crate::store::download::direct_io::tests::{is_available, noise};
 
 fn dir(path: &Path) -> OwnedFd {
     File::open(path).unwrap().into()
@@ -16,58 +17,58 @@ fn dir(path: &Path) -> OwnedFd {
 
 fn create(path: &Path, size: u64) -> Result<Partial, PartialError> {
     let name: FileName = "f".parse().unwrap();
-    let place = PartialPlace {
+    let location = PartialLocation {
         dir: dir(path),
         name: "partial".into(),
-        have_dir: dir(path),
-        have_name: "partial.have".into(),
+        resume_dir: dir(path),
+        resume_name: "partial.have".into(),
         goal: Goal::Share(name.clone()),
     };
     let file = FileMeta { name, size, hash: ContentHash([1; 32]), mtime_micros: 0, executable: false };
-    Partial::open(place, &file, &AtomicBool::new(false))
+    Partial::open(location, &file, &AtomicBool::new(false))
 }
 
 fn complete(path: &Path, content: &[u8]) -> Partial {
     let partial = create(path, content.len() as u64).unwrap();
     partial.file().write_all_at(content, 0).unwrap();
-    partial.mark(&GroupRanges::all(content.len() as u64)).unwrap();
+    partial.mark_verified(&GroupRanges::all(content.len() as u64)).unwrap();
     partial
 }
 
 #[test]
-fn a_complete_file_is_placed_as_described() {
+fn finalize_moves_a_complete_file_with_its_attributes() {
     let folder = tempfile::tempdir().unwrap();
     let partial = complete(folder.path(), b"hello");
-    let stamp = partial.place(&dir(folder.path()), OsStr::new("final"), 1_500_000_000_123_456, true, false).unwrap();
+    let stat = partial.finalize(&dir(folder.path()), OsStr::new("final"), 1_500_000_000_123_456, true, false).unwrap();
     assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"hello");
-    assert_eq!((stamp.mtime_micros(), stamp.executable, stamp.size), (1_500_000_000_123_456, true, 5));
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!((stat.mtime_micros(), stat.executable, stat.size), (1_500_000_000_123_456, true, 5));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no other file remains");
 }
 
 #[test]
-fn an_incomplete_file_is_never_placed_and_leaves_nothing() {
+fn finalize_of_an_incomplete_file_fails_and_deletes_it() {
     let folder = tempfile::tempdir().unwrap();
     let partial = create(folder.path(), 3 * GROUP_BYTES).unwrap();
-    partial.mark(&GroupRanges::requested(&[(0, 2)], 3 * GROUP_BYTES).unwrap()).unwrap();
-    let error = partial.place(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap_err();
+    partial.mark_verified(&GroupRanges::requested(&[(0, 2)], 3 * GROUP_BYTES).unwrap()).unwrap();
+    let error = partial.finalize(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]
-fn nothing_is_replaced_unless_asked() {
+fn finalize_without_overwrite_replaces_nothing() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("final"), "mine").unwrap();
     let partial = complete(folder.path(), b"theirs");
-    let error = partial.place(&dir(folder.path()), OsStr::new("final"), 0, false, false).unwrap_err();
+    let error = partial.finalize(&dir(folder.path()), OsStr::new("final"), 0, false, false).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"mine");
-    complete(folder.path(), b"theirs").place(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap();
+    complete(folder.path(), b"theirs").finalize(&dir(folder.path()), OsStr::new("final"), 0, false, true).unwrap();
     assert_eq!(fs::read(folder.path().join("final")).unwrap(), b"theirs");
 }
 
 #[test]
-fn one_content_is_received_once_at_a_time() {
+fn open_while_the_content_is_being_received_is_busy() {
     let folder = tempfile::tempdir().unwrap();
     let first = create(folder.path(), 10).unwrap();
     assert!(matches!(create(folder.path(), 10), Err(PartialError::Busy)));
@@ -76,16 +77,17 @@ fn one_content_is_received_once_at_a_time() {
 }
 
 #[test]
-fn times_that_cannot_be_are_no_error() {
+fn finalize_with_an_unrepresentable_time_succeeds() {
     let folder = tempfile::tempdir().unwrap();
     for mtime in [i64::MIN, -1, 0, i64::MAX] {
-        let placed = complete(folder.path(), b"x").place(&dir(folder.path()), OsStr::new("f"), mtime, false, true);
-        placed.unwrap_or_else(|error| panic!("{mtime}: {error}"));
+        let finalized =
+            complete(folder.path(), b"x").finalize(&dir(folder.path()), OsStr::new("f"), mtime, false, true);
+        finalized.unwrap_or_else(|error| panic!("{mtime}: {error}"));
     }
 }
 
 #[test]
-fn a_lying_size_is_refused_at_once() {
+fn open_with_an_impossible_size_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     for size in [u64::MAX, 1 << 62, i64::MAX as u64] {
         match create(folder.path(), size) {
@@ -93,17 +95,17 @@ fn a_lying_size_is_refused_at_once() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "and leaves nothing");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no file remains");
 }
 
 #[test]
-fn large_runs_of_a_large_file_go_past_the_page_cache_and_can_be_read() {
+fn large_runs_bypass_the_page_cache_and_are_readable() {
     let folder = tempfile::tempdir().unwrap();
     let run = DIRECT_MIN_RUN_BYTES as u64;
-    // Its end is no whole block.
+    // The file does not end at a block boundary.
     let size = DIRECT_MIN_FILE_BYTES + run + 17;
     let partial = create(folder.path(), size).unwrap();
-    if !is_there(partial.inner.direct.as_ref(), partial.file()) {
+    if !is_available(partial.inner.direct.as_ref(), partial.file()) {
         return;
     }
     let data = noise(DIRECT_MIN_RUN_BYTES + 17);
@@ -112,7 +114,7 @@ fn large_runs_of_a_large_file_go_past_the_page_cache_and_can_be_read() {
     partial.write_at(&data.bytes()[..DIRECT_MIN_RUN_BYTES], 0).unwrap();
     partial.write_at(&data.bytes()[..GROUP_BYTES as usize], 4 * run).unwrap();
     let direct = partial.inner.direct.as_ref().unwrap();
-    assert_eq!(direct.written(), 2 * run, "the two runs; neither the group nor what stands over at the end");
+    assert_eq!(direct.written(), 2 * run, "both runs, but neither the group nor the bytes after the last whole block");
     let (source, _) = partial.open_for_serving().unwrap();
     let read = |offset, len: usize| {
         let mut bytes = vec![0; len];
@@ -127,37 +129,47 @@ fn large_runs_of_a_large_file_go_past_the_page_cache_and_can_be_read() {
 }
 
 #[test]
-fn who_is_overtaken_leaves_the_file_alone() {
+fn write_verified_of_known_groups_does_not_touch_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let content = noise(3 * GROUP_BYTES as usize);
     let content = content.bytes();
     let partial = create(folder.path(), content.len() as u64).unwrap();
     let pairs = [(0, vec![1; 128])];
     let two = &content[..2 * GROUP_BYTES as usize];
-    assert_eq!(partial.keep(two, 0, 0..2, &pairs).unwrap(), 2 * GROUP_BYTES);
-    assert_eq!(partial.keep(two, 0, 0..2, &[(0, vec![2; 128])]).unwrap(), 0, "another brought it");
+    assert_eq!(partial.write_verified(two, 0, 0..2, &pairs).unwrap(), 2 * GROUP_BYTES);
     assert_eq!(
-        partial.keep(&content[GROUP_BYTES as usize..], GROUP_BYTES, 1..3, &[]).unwrap(),
+        partial.write_verified(two, 0, 0..2, &[(0, vec![2; 128])]).unwrap(),
+        0,
+        "both groups are verified already"
+    );
+    assert_eq!(
+        partial.write_verified(&content[GROUP_BYTES as usize..], GROUP_BYTES, 1..3, &[]).unwrap(),
         GROUP_BYTES,
-        "half of it"
+        "one of two groups is new"
     );
     let mut outboard = vec![0; 128];
     partial.outboard().unwrap().read_exact_at(&mut outboard, 0).unwrap();
-    assert_eq!(outboard, pairs[0].1, "what proves it is not written again either");
+    assert_eq!(outboard, pairs[0].1, "the pairs are not written again either");
 
     let overtaken = partial.clone();
-    let at_work = partial.inner.is_closed.read().unwrap();
-    let placing = {
+    let is_closed = &partial.inner.is_closed;
+    let writer = is_closed.read().unwrap();
+    let finalizing = {
         let (partial, dir) = (partial.clone(), dir(folder.path()));
-        std::thread::spawn(move || partial.place(&dir, OsStr::new("final"), 5_000_000, false, false))
+        std::thread::spawn(move || partial.finalize(&dir, OsStr::new("final"), 5_000_000, false, false))
     };
-    // It waits for whoever is at work; nothing tells that it does, so this can miss a fault but never sees one where there is none.
-    std::thread::yield_now();
-    assert!(!folder.path().join("final").exists());
-    drop(at_work);
-    let stamp = placing.join().unwrap().unwrap();
-    assert_eq!(stamp.mtime_micros(), 5_000_000);
-    assert_eq!(overtaken.keep(two, 0, 0..2, &pairs).unwrap(), 0);
-    assert_eq!(Stamp::of(&folder.path().join("final").metadata().unwrap()), stamp, "nobody touched it since");
+    // The lock admits no further reader once a writer waits for it.
+    let clock = Clock::start();
+    while is_closed.try_read().is_ok() {
+        assert!(!finalizing.is_finished(), "finalize waits for the writer");
+        assert!(clock.now().since_origin() < Duration::from_secs(60), "finalize closes the file");
+        std::thread::yield_now();
+    }
+    assert!(!folder.path().join("final").exists(), "finalize waits for the writer");
+    drop(writer);
+    let stat = finalizing.join().unwrap().unwrap();
+    assert_eq!(stat.mtime_micros(), 5_000_000);
+    assert_eq!(overtaken.write_verified(two, 0, 0..2, &pairs).unwrap(), 0);
+    assert_eq!(FileStat::of(&folder.path().join("final").metadata().unwrap()), stat, "the file is unchanged since");
     assert!(fs::read(folder.path().join("final")).unwrap() == content);
 }

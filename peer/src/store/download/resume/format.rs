@@ -1,12 +1,14 @@
-//! The resume file of a download: what is proven of it, whatever ended the process. PURE; the format is described in
-//! `docs/transfer.md`.
+//! Format of the resume file, which records the verified groups of a download across restarts and crashes. PURE.
+//! Described in `docs/transfer.md`.
 //!
 //! ```text
-//! header: magic, version, length, body (postcard), BLAKE3 of all that ─ then records of 40 bytes, in any number:
-//!         kind, 7 x 0 │ first group │ group behind the last │ 16 bytes of BLAKE3, keyed with the header's hash
+//! header:  magic, version, body length, body (postcard), BLAKE3 of all of these
+//! records: 40 bytes each: kind, 7 zeros │ first group │ end of the groups │ 16 bytes of BLAKE3, keyed with the
+//!          header's hash
 //! ```
 //!
-//! Each record is a claim that is true by itself: what a crash tears, loses or mixes up can only take claims away.
+//! Each record is valid independently of the others, so a crash that tears, loses or reorders records only removes
+//! claims.
 
 use std::{
     ffi::OsStr,
@@ -23,53 +25,53 @@ use shared::{
     limits::{MAX_RESUME_FILE_BYTES, MAX_RESUME_HEADER_BYTES, RESUME_COMPACT_BYTES},
 };
 
-/// Bytes of a record.
+use crate::store::file_stat::FileId;
+
+/// Size of a record, bytes.
 pub(crate) const RECORD_BYTES: usize = 40;
 
 const MAGIC: [u8; 8] = *b"brasa\0hv";
 const VERSION: u32 = 1;
-/// Magic, version and length of the body.
+/// Size of magic, version and body length, bytes.
 const PREFIX_BYTES: usize = 16;
+/// Size of a record's checksum, bytes.
 const CHECK_BYTES: usize = 16;
 
 const WRITTEN: u8 = 1;
 const DURABLE: u8 = 2;
 const CLOSED: u8 = 3;
 
-/// What tells one run of the machine from another; what was written in an earlier one may not have reached the disk.
+/// Identifier of a boot of the machine. Writes of an earlier boot may not have reached the disk.
 pub type BootId = [u8; 16];
 
-/// Device and inode.
-pub type FileId = (u64, u64);
-
-/// What a resume file is about.
+/// Header of a resume file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
-    /// The file that is being received.
+    /// File that is being received.
     pub file: FileMeta,
-    /// Where it goes.
+    /// Destination of the file.
     pub goal: Goal,
-    /// The run of the machine in which the records are written.
+    /// Boot of the machine in which the records are written.
     pub boot: BootId,
-    /// Random: no record of another resume file is ever taken for one of this.
+    /// Random number that keeps records of other resume files from being valid in this one.
     pub nonce: [u8; 16],
-    /// The partial file that it speaks of.
+    /// Partial file.
     pub data: FileId,
-    /// That one's outboard.
+    /// Outboard of the partial file.
     pub outboard: FileId,
 }
 
-/// Where a download goes.
+/// Destination of a download.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Goal {
-    /// Into the share, under this name.
+    /// Name in the share.
     Share(FileName),
-    /// To this path, absolute; its bytes, for it need not be a text.
+    /// Bytes of an absolute path, which need not be UTF-8.
     Outside(Vec<u8>),
 }
 
 impl Goal {
-    /// The path, for a share that lies at `share`.
+    /// Returns the path, with `share` as the directory of the share.
     pub fn path(&self, share: &Path) -> PathBuf {
         match self {
             Self::Share(name) => name.below(share),
@@ -78,7 +80,7 @@ impl Goal {
     }
 }
 
-/// The body of the header; what stands here in this order is the format.
+/// Body of the header. The order of the fields is part of the format.
 #[derive(Serialize, Deserialize)]
 struct Body {
     hash: ContentHash,
@@ -93,54 +95,54 @@ struct Body {
     outboard: FileId,
 }
 
-/// One claim.
+/// Claim about groups of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// These groups and what proves them were handed to the operating system: there as long as the machine runs.
+    /// Groups and their pairs that the operating system has: safe unless the machine crashes.
     Written(Range<u64>),
-    /// They are on the disk.
+    /// Groups and their pairs that are on the disk.
     Durable(Range<u64>),
-    /// The receiver stopped in good order, and the files changed at these times (nanoseconds since 1970) for the last time.
+    /// The receiver stopped regularly. Times of the last change of the files, nanoseconds since 1970.
     Closed {
-        /// Of the partial file.
+        /// Time of the partial file.
         data: i64,
-        /// Of its outboard.
+        /// Time of its outboard.
         outboard: i64,
     },
 }
 
-/// What a resume file says.
+/// Content of a resume file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recovered {
-    /// What it is about.
+pub struct ResumeContent {
+    /// Header.
     pub header: Header,
     /// Groups that are on the disk.
     pub durable: GroupRanges,
-    /// Groups that were written, most of them durable by now; sure only in the run of the machine that the header names.
+    /// Groups that were written. Certain only in the boot that the header names.
     pub written: GroupRanges,
-    /// When the files changed last, if the receiver lived to say so: see [`Record::Closed`].
+    /// Times of the last change of the files if the receiver stopped regularly, see [`Record::Closed`].
     pub closed: Option<(i64, i64)>,
 }
 
-/// Why bytes are no resume file.
+/// Reason why bytes are not a resume file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ResumeError {
-    /// It does not begin like one.
-    #[error("it is no resume file")]
+    /// The magic number is missing.
+    #[error("not a resume file")]
     Foreign,
-    /// Another version of the program wrote it.
-    #[error("it is of version {0}")]
+    /// Another version of the program wrote the file.
+    #[error("resume file of version {0}")]
     Version(u32),
-    /// Its header is not whole.
-    #[error("its header is damaged")]
+    /// The header is damaged.
+    #[error("damaged header")]
     Damaged,
 }
 
-/// Reads a resume file, however damaged: what cannot be trusted is left out. At most [`MAX_RESUME_FILE_BYTES`] are looked at.
+/// Parses a resume file. Skips damaged records and everything beyond [`MAX_RESUME_FILE_BYTES`].
 ///
 /// # Errors
-/// When it cannot be told what it is about; then nothing is proven.
-pub fn parse(bytes: &[u8]) -> Result<Recovered, ResumeError> {
+/// If the header is not valid. Then no group is verified.
+pub fn parse(bytes: &[u8]) -> Result<ResumeContent, ResumeError> {
     let bytes = &bytes[..bytes.len().min(MAX_RESUME_FILE_BYTES)];
     let (prefix, _) = bytes.split_first_chunk::<PREFIX_BYTES>().ok_or(ResumeError::Foreign)?;
     if prefix[..8] != MAGIC {
@@ -174,11 +176,11 @@ pub fn parse(bytes: &[u8]) -> Result<Recovered, ResumeError> {
             Some(Record::Written(_) | Record::Durable(_)) | None => {}
         }
     }
-    Ok(Recovered { header, durable: durable.into_iter().collect(), written: written.into_iter().collect(), closed })
+    Ok(ResumeContent { header, durable: durable.into_iter().collect(), written: written.into_iter().collect(), closed })
 }
 
-impl Recovered {
-    /// Groups that are certainly there in the run `boot` of the machine, and further ones that may be: to be hashed.
+impl ResumeContent {
+    /// Returns the groups that are certain in the boot `boot`, and further groups that must be hashed.
     pub fn claims(&self, boot: &BootId) -> (GroupRanges, GroupRanges) {
         if self.header.boot == *boot {
             let all = self.durable.iter().chain(self.written.iter()).collect();
@@ -196,7 +198,7 @@ impl Header {
         rest.is_empty().then_some(Self { file, goal, boot, nonce, data, outboard })
     }
 
-    /// The header's bytes, and the key of the records after it; `None` when a path in it is too long.
+    /// Returns the encoded header and the key of the records. Returns `None` if a path in it is too long.
     fn encode(&self) -> Option<(Vec<u8>, [u8; blake3::OUT_LEN])> {
         let Self { file, goal, boot, nonce, data, outboard } = self.clone();
         let FileMeta { name, size, hash, mtime_micros, executable } = file;
@@ -212,7 +214,7 @@ impl Header {
     }
 }
 
-/// The first 16 bytes of a record's keyed hash.
+/// Returns the checksum of a record: the first 16 bytes of its keyed hash.
 fn check(content: &[u8], key: &[u8; blake3::OUT_LEN]) -> [u8; CHECK_BYTES] {
     let hash = blake3::keyed_hash(key, content);
     let (check, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
@@ -250,12 +252,12 @@ fn decode(bytes: &[u8], key: &[u8; blake3::OUT_LEN]) -> Option<Record> {
     }
 }
 
-/// What is proven of a download that runs, and what its resume file has to say of it.
+/// Verified groups of a running download and the records about them.
 ///
-/// Groups go from *written* to *syncing* to *durable*. What the methods return is to be appended to the file; nothing
-/// in it becomes untrue when it is not, or only later.
+/// Groups go from *written* to *syncing* to *durable*. The caller appends the returned records to the file. A record
+/// that is lost or late makes no other record wrong.
 #[derive(Debug)]
-pub(crate) struct Log {
+pub(crate) struct ResumeLog {
     size: u64,
     head: Vec<u8>,
     key: [u8; blake3::OUT_LEN],
@@ -265,8 +267,8 @@ pub(crate) struct Log {
     unsynced_bytes: u64,
 }
 
-impl Log {
-    /// The log of a download of which these groups are there already; `None` when the header cannot be written down.
+impl ResumeLog {
+    /// Creates the log of a download that has these groups already. Returns `None` if the header cannot be encoded.
     pub(crate) fn new(header: &Header, durable: GroupRanges, written: GroupRanges) -> Option<Self> {
         let (head, key) = header.encode()?;
         let size = header.file.size;
@@ -274,7 +276,7 @@ impl Log {
         Some(Self { size, head, key, written, syncing: GroupRanges::default(), durable, unsynced_bytes })
     }
 
-    /// These groups, and what proves them, were written. Their records go to `out`.
+    /// Records groups whose data and pairs are written. Appends the records to `out`.
     pub(crate) fn mark(&mut self, groups: &GroupRanges, out: &mut Vec<u8>) {
         for range in groups.iter() {
             out.extend(encode(&Record::Written(range.clone()), &self.key));
@@ -283,19 +285,19 @@ impl Log {
         self.unsynced_bytes += groups.bytes(self.size);
     }
 
-    /// Bytes that are not known to be on the disk.
+    /// Returns the number of bytes that may not be on the disk yet.
     pub(crate) fn unsynced_bytes(&self) -> u64 {
         self.unsynced_bytes
     }
 
-    /// All that is written so far is about to be synced.
+    /// Marks all written groups as being synced.
     pub(crate) fn begin_checkpoint(&mut self) {
         for range in std::mem::take(&mut self.written).iter() {
             self.syncing.insert(range);
         }
     }
 
-    /// It was.
+    /// Marks the groups being synced as durable. Returns their records.
     pub(crate) fn end_checkpoint(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         for range in std::mem::take(&mut self.syncing).iter() {
@@ -306,30 +308,30 @@ impl Log {
         out
     }
 
-    /// The disk failed: nothing counts but what it had before.
-    pub(crate) fn distrust(&mut self) {
+    /// Drops all groups that are not durable, after the disk failed to sync.
+    pub(crate) fn discard_unsynced(&mut self) {
         (self.written, self.syncing) = Default::default();
         self.unsynced_bytes = 0;
     }
 
-    /// The last record of a download that stops in good order.
+    /// Returns the last record of a download that stops regularly.
     pub(crate) fn close(&self, data: i64, outboard: i64) -> [u8; RECORD_BYTES] {
         encode(&Record::Closed { data, outboard }, &self.key)
     }
 
-    /// The whole file, as short as it can be.
+    /// Returns the whole file without redundant records.
     pub(crate) fn compact(&self) -> Vec<u8> {
         let mut out = self.head.clone();
         let durable = self.durable.iter().map(Record::Durable);
         let written = self.written.iter().chain(self.syncing.iter()).map(Record::Written);
-        let room = (MAX_RESUME_FILE_BYTES - out.len()) / RECORD_BYTES;
-        for record in durable.chain(written).take(room) {
+        let max_records = (MAX_RESUME_FILE_BYTES - out.len()) / RECORD_BYTES;
+        for record in durable.chain(written).take(max_records) {
             out.extend(encode(&record, &self.key));
         }
         out
     }
 
-    /// Whether a file that has grown to this length should be written anew.
+    /// Returns whether a file of `len` bytes is worth compacting.
     pub(crate) fn wants_compaction(&self, len: u64) -> bool {
         let records = self.durable.count() + self.written.count() + self.syncing.count();
         let needed = self.head.len() + records * RECORD_BYTES;

@@ -1,8 +1,8 @@
-//! Keeps the resume file of a running download: appends what is written, and syncs in the background.
+//! Journal of a running download: appends records to the resume file and syncs in the background.
 //!
 //! ```text
-//! threads that write: data, pairs ─ mark ─ append "written"          (page cache: survives the process)
-//! syncer:             fdatasync data, pairs ─ append "durable" ─ fdatasync (survives the machine)
+//! writers: write data and pairs ─ mark ─ append "written"         (page cache: survives the process)
+//! syncer:  fdatasync data and pairs ─ append "durable" ─ fdatasync (survives the machine)
 //! ```
 
 use std::{
@@ -14,101 +14,104 @@ use std::{
     thread,
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::AtFlags;
 use shared::{
     group_ranges::GroupRanges,
     limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, MAX_RESUME_FILE_BYTES, MAX_UNSYNCED_BYTES},
 };
 use tracing::{debug, warn};
 
-use super::format::Log;
+use super::format::ResumeLog;
+use crate::store::file_ops::create_beside;
 
-/// What the name of a resume file goes on with while it is being written.
-pub(crate) const NEW: &str = ".new-";
-
-/// The files of a download.
+/// Files of a download.
 #[derive(Debug)]
-pub(crate) struct Files {
-    /// The partial file, its outboard, and the directory of both.
+pub(crate) struct JournalFiles {
+    /// Partial file.
     pub(crate) data: File,
+    /// Outboard of the partial file.
     pub(crate) outboard: File,
+    /// Directory of the partial file and its outboard.
     pub(crate) dir: OwnedFd,
-    /// Where the resume file lies.
-    pub(crate) have_dir: OwnedFd,
-    pub(crate) have_name: OsString,
+    /// Directory of the resume file.
+    pub(crate) resume_dir: OwnedFd,
+    /// Name of the resume file.
+    pub(crate) resume_name: OsString,
 }
 
-/// The keeper of one resume file. Ends, with its thread, when it is told how.
+/// Journal with its syncer thread, which runs until [`close`](Self::close) or [`end`](Self::end).
 #[derive(Debug)]
-pub(crate) struct Recorder {
-    kept: Arc<Kept>,
+pub(crate) struct ResumeJournal {
+    inner: Arc<JournalInner>,
 }
 
 #[derive(Debug)]
-struct Kept {
-    files: Files,
-    state: Mutex<State>,
-    /// For the syncer: there is something to do.
+struct JournalInner {
+    files: JournalFiles,
+    state: Mutex<JournalState>,
+    /// Wakes the syncer.
     work: Condvar,
-    /// For those who write: the disk has caught up.
-    room: Condvar,
+    /// Wakes writers that wait for the disk.
+    synced: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
-    log: Log,
-    have: Arc<File>,
-    /// Length of the resume file.
+struct JournalState {
+    log: ResumeLog,
+    /// Resume file.
+    file: Arc<File>,
+    /// Length of the resume file, bytes.
     len: u64,
-    /// What is appended while the file is being written anew.
+    /// Records that are appended during a compaction.
     appended: Option<Vec<u8>>,
     phase: Phase,
-    /// What the disk said when it failed to sync.
+    /// Error of a failed sync.
     failure: Option<io::ErrorKind>,
-    /// Whether it was said that nothing can be appended.
-    complained: bool,
-    /// For records.
+    /// Whether a failed append was logged.
+    has_warned: bool,
+    /// Reused for encoded records.
     buffer: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
-    /// One more checkpoint, then the end.
+    /// Ends after one more checkpoint.
     Closing,
-    /// The end, at once.
+    /// Ends at once.
     Over,
 }
 
-impl Recorder {
-    /// Begins the resume file of a download with what the log has, in place of an older one. Durably, if there is anything in
-    /// it that an older one may have had.
-    pub(crate) fn begin(files: Files, log: Log, resumed: bool) -> io::Result<Self> {
+impl ResumeJournal {
+    /// Creates the resume file with the groups of `log` in place of an older one, and starts the syncer. With
+    /// `resumed`, replaces the older file durably.
+    pub(crate) fn start(files: JournalFiles, log: ResumeLog, resumed: bool) -> io::Result<Self> {
         let content = log.compact();
-        let have = replace(&files, &content, resumed)?;
-        let state = State {
+        let file = replace(&files, &content, resumed)?;
+        let state = JournalState {
             log,
-            have: Arc::new(have),
+            file: Arc::new(file),
             len: content.len() as u64,
             appended: None,
             phase: Phase::Running,
             failure: None,
-            complained: false,
+            has_warned: false,
             buffer: Vec::new(),
         };
-        let kept = Arc::new(Kept { files, state: Mutex::new(state), work: Condvar::new(), room: Condvar::new() });
-        let syncer = Arc::clone(&kept);
+        let inner =
+            Arc::new(JournalInner { files, state: Mutex::new(state), work: Condvar::new(), synced: Condvar::new() });
+        let syncer = Arc::clone(&inner);
         thread::Builder::new().name("syncer".to_owned()).spawn(move || syncer.sync())?;
-        Ok(Self { kept })
+        Ok(Self { inner })
     }
 
-    /// These groups were written. Waits while too much is not on the disk yet.
+    /// Records groups that are written. Blocks while more than `MAX_UNSYNCED_BYTES` are not on the disk.
     ///
     /// # Errors
-    /// When the disk failed to sync: what it had said it had written may not be there.
+    /// If a sync failed: earlier writes may be lost.
     pub(crate) fn mark(&self, groups: &GroupRanges) -> io::Result<()> {
-        let kept = &self.kept;
-        let mut state = kept.lock();
+        let inner = &self.inner;
+        let mut state = inner.lock();
         let before = state.log.unsynced_bytes();
         let mut buffer = std::mem::take(&mut state.buffer);
         buffer.clear();
@@ -116,45 +119,46 @@ impl Recorder {
         state.append(&buffer);
         state.buffer = buffer;
         if before == 0 || state.log.unsynced_bytes() >= CHECKPOINT_BYTES {
-            kept.work.notify_one();
+            inner.work.notify_one();
         }
         while state.log.unsynced_bytes() > MAX_UNSYNCED_BYTES && state.failure.is_none() {
-            state = kept.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = inner.synced.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.health()
     }
 
-    /// Whether the disk synced all that it was asked to.
+    /// Returns the error of a failed sync.
     pub(crate) fn health(&self) -> io::Result<()> {
-        self.kept.lock().health()
+        self.inner.lock().health()
     }
 
-    /// The disk failed: what was not synced before does not count, now and later.
-    pub(crate) fn distrust(&self, error: &io::Error) {
-        self.kept.distrust(self.kept.lock(), error);
+    /// Drops the claims on groups that are not durable, after a sync of the partial file failed with `error`.
+    pub(crate) fn discard_unsynced(&self, error: &io::Error) {
+        self.inner.discard_unsynced(self.inner.lock(), error);
     }
 
-    /// The download stops before its end and may go on later; the files changed at these times for the last time,
-    /// nanoseconds since 1970.
+    /// Ends the journal of an interrupted download after a last checkpoint. `data` and `outboard` are the times of
+    /// the last change of the files, nanoseconds since 1970.
     pub(crate) fn close(&self, data: i64, outboard: i64) {
-        let mut state = self.kept.lock();
+        let mut state = self.inner.lock();
         let record = state.log.close(data, outboard);
         state.append(&record);
         state.phase = Phase::Closing;
-        self.kept.work.notify_one();
+        self.inner.work.notify_one();
     }
 
-    /// There is nothing to go on with: the file is complete, or given up. The resume file is deleted.
+    /// Ends the journal of a download that is complete or abandoned, and deletes the resume file.
     pub(crate) fn end(&self) {
-        self.kept.lock().phase = Phase::Over;
-        self.kept.work.notify_one();
-        let Files { have_dir, have_name, .. } = &self.kept.files;
-        let _gone = rustix::fs::unlinkat(have_dir, have_name, AtFlags::empty());
+        self.inner.lock().phase = Phase::Over;
+        self.inner.work.notify_one();
+        let JournalFiles { resume_dir, resume_name, .. } = &self.inner.files;
+        let _missing = rustix::fs::unlinkat(resume_dir, resume_name, AtFlags::empty());
     }
 }
 
-impl State {
-    /// Appends records. When that fails they are lost, and what they claim is fetched again; the download goes on.
+impl JournalState {
+    /// Appends records. Lost records only cause their groups to be fetched again, so an error does not stop the
+    /// download.
     fn append(&mut self, bytes: &[u8]) {
         if let Some(appended) = &mut self.appended {
             appended.extend(bytes);
@@ -163,13 +167,13 @@ impl State {
         if end > MAX_RESUME_FILE_BYTES as u64 {
             return;
         }
-        match self.have.write_all_at(bytes, self.len) {
+        match self.file.write_all_at(bytes, self.len) {
             Ok(()) => self.len = end,
-            Err(error) if !self.complained => {
-                self.complained = true;
-                warn!(%error, "it cannot be noted how far a download is; if it is interrupted, more is fetched again");
+            Err(error) if !self.has_warned => {
+                self.has_warned = true;
+                warn!(%error, "cannot write the resume journal; an interruption will fetch data again");
             }
-            Err(error) => debug!(%error, "it still cannot be noted how far a download is"),
+            Err(error) => debug!(%error, "cannot write the resume journal"),
         }
     }
 
@@ -181,12 +185,12 @@ impl State {
     }
 }
 
-impl Kept {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl JournalInner {
+    fn lock(&self) -> MutexGuard<'_, JournalState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The syncer's thread.
+    /// Main loop of the syncer thread.
     fn sync(&self) {
         let mut first = true;
         loop {
@@ -200,16 +204,16 @@ impl Kept {
             let synced = self.sync_files(std::mem::take(&mut first));
             state = self.lock();
             if let Err(error) = synced {
-                return self.distrust(state, &error);
+                return self.discard_unsynced(state, &error);
             }
             let records = state.log.end_checkpoint();
             state.append(&records);
-            let have = Arc::clone(&state.have);
+            let file = Arc::clone(&state.file);
             drop(state);
-            self.room.notify_all();
-            if let Err(error) = have.sync_data() {
-                // What it says is true all the same.
-                debug!(%error, "a resume file cannot be synced");
+            self.synced.notify_all();
+            if let Err(error) = file.sync_data() {
+                // The records are valid all the same.
+                debug!(%error, "cannot sync a resume file");
             }
             if phase == Phase::Closing {
                 return;
@@ -218,45 +222,46 @@ impl Kept {
         }
     }
 
-    /// Waits until there is enough to sync, or what there is has waited long enough, or the end.
-    fn wait_for_work(&self) -> MutexGuard<'_, State> {
-        let idle = |state: &mut State| state.phase == Phase::Running && state.log.unsynced_bytes() == 0;
-        let few = |state: &mut State| state.phase == Phase::Running && state.log.unsynced_bytes() < CHECKPOINT_BYTES;
+    /// Waits for `CHECKPOINT_BYTES` of unsynced data, for less of it after `CHECKPOINT_INTERVAL`, or for the end.
+    fn wait_for_work(&self) -> MutexGuard<'_, JournalState> {
+        let idle = |state: &mut JournalState| state.phase == Phase::Running && state.log.unsynced_bytes() == 0;
+        let few =
+            |state: &mut JournalState| state.phase == Phase::Running && state.log.unsynced_bytes() < CHECKPOINT_BYTES;
         let state = self.work.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         let waited = self.work.wait_timeout_while(state, CHECKPOINT_INTERVAL, few);
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Pairs and groups; the first time their names as well.
+    /// Syncs groups and pairs, the first time their directory entries as well.
     fn sync_files(&self, first: bool) -> io::Result<()> {
-        let Files { data, outboard, dir, have_dir, .. } = &self.files;
+        let JournalFiles { data, outboard, dir, resume_dir, .. } = &self.files;
         data.sync_data()?;
         outboard.sync_data()?;
         if first {
             rustix::fs::fsync(dir)?;
-            rustix::fs::fsync(have_dir)?;
+            rustix::fs::fsync(resume_dir)?;
         }
         Ok(())
     }
 
-    /// Notes that the disk failed, and takes back what is not durable: after a failure the kernel may have dropped it, and the
-    /// next sync would not tell.
-    fn distrust(&self, mut state: MutexGuard<'_, State>, error: &io::Error) {
-        warn!(%error, "the disk failed while a download was written to it");
+    /// Stores the error of a sync and drops the claims on groups that are not durable. After a failed sync the kernel
+    /// may have dropped their pages, and the next sync would not report it.
+    fn discard_unsynced(&self, mut state: MutexGuard<'_, JournalState>, error: &io::Error) {
+        warn!(%error, "cannot sync a download");
         state.failure = Some(error.kind());
-        state.log.distrust();
-        // In place: whoever goes on with this download may have replaced the file already. Torn, it claims nothing.
+        state.log.discard_unsynced();
+        // In place, because a resumed download may have replaced the file already. A torn write claims nothing.
         let content = state.log.compact();
-        let rewritten = state.have.set_len(0).and_then(|()| state.have.write_all_at(&content, 0));
-        if let Err(error) = rewritten.and_then(|()| state.have.sync_data()) {
-            warn!(%error, "what is left of a download cannot be noted");
+        let rewritten = state.file.set_len(0).and_then(|()| state.file.write_all_at(&content, 0));
+        if let Err(error) = rewritten.and_then(|()| state.file.sync_data()) {
+            warn!(%error, "cannot rewrite a resume file");
         }
         state.len = content.len() as u64;
         drop(state);
-        self.room.notify_all();
+        self.synced.notify_all();
     }
 
-    /// Writes the resume file anew when it has grown. Whoever writes goes on meanwhile.
+    /// Rewrites a resume file that has grown. Writers continue meanwhile.
     fn compact(&self) {
         let mut state = self.lock();
         if !state.log.wants_compaction(state.len) {
@@ -265,62 +270,47 @@ impl Kept {
         let content = state.log.compact();
         state.appended = Some(Vec::new());
         drop(state);
-        let written = write_new(&self.files.have_dir, &self.files.have_name, &content, true);
+        let written = create_beside(&self.files.resume_dir, &self.files.resume_name, &content, true);
         let mut state = self.lock();
         let appended = state.appended.take().unwrap_or_default();
-        let replaced = written.and_then(|(have, name)| {
-            let complete = have.write_all_at(&appended, content.len() as u64);
-            // From its end on, the download's file may be another's, or none.
+        let replaced = written.and_then(|(file, name)| {
+            let complete = file.write_all_at(&appended, content.len() as u64);
+            // After the end of this journal, the name may be that of another download's file.
             let renamed = match state.phase {
-                Phase::Running => complete.and_then(|()| rename_new(&self.files, &name)),
+                Phase::Running => complete.and_then(|()| rename_to_resume_file(&self.files, &name)),
                 Phase::Closing | Phase::Over => Err(io::ErrorKind::Interrupted.into()),
             };
             if renamed.is_err() {
-                let _removed = rustix::fs::unlinkat(&self.files.have_dir, &name, AtFlags::empty());
+                let _removed = rustix::fs::unlinkat(&self.files.resume_dir, &name, AtFlags::empty());
             }
-            renamed.map(|()| have)
+            renamed.map(|()| file)
         });
         match replaced {
-            Ok(have) => {
-                state.have = Arc::new(have);
+            Ok(file) => {
+                state.file = Arc::new(file);
                 state.len = (content.len() + appended.len()) as u64;
                 drop(state);
-                // Before the next checkpoint, which is not in the old file.
-                if let Err(error) = rustix::fs::fsync(&self.files.have_dir) {
-                    debug!(%error, "a directory cannot be synced");
+                // Before the next checkpoint, which the old file does not have.
+                if let Err(error) = rustix::fs::fsync(&self.files.resume_dir) {
+                    debug!(%error, "cannot sync the directory of the resume file");
                 }
             }
-            Err(error) => debug!(%error, "a resume file was not written anew"),
+            Err(error) => debug!(%error, "cannot compact a resume file"),
         }
     }
 }
 
-/// Puts a resume file in place of an older one; on the disk, if `durably`.
-fn replace(files: &Files, content: &[u8], durably: bool) -> io::Result<File> {
-    let (have, name) = write_new(&files.have_dir, &files.have_name, content, durably)?;
-    rename_new(files, &name)?;
+/// Replaces the resume file; with `durably`, on the disk as well.
+fn replace(files: &JournalFiles, content: &[u8], durably: bool) -> io::Result<File> {
+    let (file, name) = create_beside(&files.resume_dir, &files.resume_name, content, durably)?;
+    rename_to_resume_file(files, &name)?;
     if durably {
-        rustix::fs::fsync(&files.have_dir)?;
+        rustix::fs::fsync(&files.resume_dir)?;
     }
-    Ok(have)
+    Ok(file)
 }
 
-/// A new file that nobody but this user may read, and what it is called until it is renamed to `name`: a name of its own, whoever
-/// else writes the same file.
-pub(crate) fn write_new(dir: &OwnedFd, name: &OsStr, content: &[u8], durably: bool) -> io::Result<(File, OsString)> {
-    let mut beside = name.to_owned();
-    beside.push(format!("{NEW}{:016x}", fastrand::u64(..)));
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(dir, &beside, flags, Mode::from_raw_mode(0o600))?);
-    let written = file.write_all_at(content, 0).and_then(|()| if durably { file.sync_data() } else { Ok(()) });
-    if let Err(error) = written {
-        let _removed = rustix::fs::unlinkat(dir, &beside, AtFlags::empty());
-        return Err(error);
-    }
-    Ok((file, beside))
-}
-
-fn rename_new(files: &Files, name: &OsStr) -> io::Result<()> {
-    let Files { have_dir, have_name, .. } = files;
-    Ok(rustix::fs::renameat(have_dir, name, have_dir, have_name)?)
+fn rename_to_resume_file(files: &JournalFiles, name: &OsStr) -> io::Result<()> {
+    let JournalFiles { resume_dir, resume_name, .. } = files;
+    Ok(rustix::fs::renameat(resume_dir, name, resume_dir, resume_name)?)
 }

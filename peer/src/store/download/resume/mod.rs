@@ -1,4 +1,10 @@
-//! What is proven of a partial file, whatever ends the process: the format, the journal that writes it, and its recovery.
+//! Resumption of downloads: which groups of a partial file are verified, whatever ended the process.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`format`](mod@format) | the resume file and its records (pure) |
+//! | `journal` | writes the resume file of a running download |
+//! | `recover` | verified groups that an earlier process left |
 
 pub mod format;
 pub(crate) mod journal;

@@ -1,7 +1,7 @@
-//! What an earlier process left of a download.
+//! Recovery of the verified groups that an earlier process left of a download.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fs::File,
     io::{self, Read},
     os::fd::AsFd,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, Stat},
+    fs::{Mode, OFlags, Stat},
     io::Errno,
 };
 use shared::{
@@ -19,33 +19,31 @@ use shared::{
 };
 use tracing::info;
 
-use super::format::{BootId, FileId, Recovered, parse};
+use super::format::{BootId, ResumeContent, parse};
 use crate::{
     bao::{check::check, verifier::outboard_bytes},
-    store::file_stat::Stamp,
+    store::file_stat::FileStat,
 };
 
-/// What the name of a resume file ends with.
-pub(crate) const HAVE: &str = ".have";
-
-/// Groups that are there, and how sure it is.
+/// Verified groups of a partial file.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
-    /// On the disk.
+pub(crate) struct Recovered {
+    /// Groups that are on the disk.
     pub(crate) durable: GroupRanges,
-    /// There as long as the machine runs.
+    /// Groups that are safe unless the machine crashes.
     pub(crate) written: GroupRanges,
 }
 
-/// A resume file as it was found.
+/// Resume file as read from the disk.
 #[derive(Debug)]
-pub(crate) struct Have {
+pub(crate) struct ResumeFile {
     pub(crate) content: Vec<u8>,
-    /// When it changed last, nanoseconds since 1970.
+    /// Time of its last change, nanoseconds since 1970.
     changed: i64,
 }
 
-/// The run of the machine. Where the system does not say, every process counts as one: then more is hashed.
+/// Returns the identifier of the current boot. On a system without one, every process counts as a boot, so resumed
+/// downloads hash more.
 pub(crate) fn boot_id() -> BootId {
     static BOOT: LazyLock<BootId> = LazyLock::new(|| {
         let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
@@ -55,46 +53,42 @@ pub(crate) fn boot_id() -> BootId {
     *BOOT
 }
 
-/// When a file changed last, nanoseconds since 1970.
-pub(crate) fn changed(stat: &Stat) -> i64 {
-    let (seconds, nanos) = Stamp::from_stat(stat).ctime;
+/// Returns the time of the last change of a file, nanoseconds since 1970.
+pub(crate) fn changed_at(stat: &Stat) -> i64 {
+    let (seconds, nanos) = FileStat::from_stat(stat).ctime;
     seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(nanos))
 }
 
-/// Device and inode.
-pub(crate) fn id(stat: &Stat) -> FileId {
-    Stamp::from_stat(stat).id()
-}
-
-impl Have {
-    /// Reads the resume file `name`, as far as one is long; `None` when there is none.
+impl ResumeFile {
+    /// Reads the resume file `name`, at most `MAX_RESUME_FILE_BYTES`. Returns `None` if there is none.
     pub(crate) fn read(dir: impl AsFd, name: &OsStr) -> io::Result<Option<Self>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
             Err(Errno::NOENT) => return Ok(None),
             opened => File::from(opened?),
         };
-        let changed = changed(&rustix::fs::fstat(&file)?);
+        let changed = changed_at(&rustix::fs::fstat(&file)?);
         let mut content = Vec::new();
         file.take(MAX_RESUME_FILE_BYTES as u64).read_to_end(&mut content)?;
         Ok(Some(Self { content, changed }))
     }
 
-    /// What it says of the file, if it is about these files and nobody else has written to them since.
-    fn trusted(&self, file: &FileMeta, data: &Stat, outboard: &Stat) -> Option<Recovered> {
+    /// Returns the content if it is about these files and no other program has written to them since.
+    fn trusted(&self, file: &FileMeta, data: &Stat, outboard: &Stat) -> Option<ResumeContent> {
         let recovered = match parse(&self.content) {
             Ok(recovered) => recovered,
             Err(error) => {
-                info!(%error, "a resume file is of no use");
+                info!(%error, "ignoring a resume file");
                 return None;
             }
         };
         let header = &recovered.header;
         let same_file = (header.file.hash, header.file.size) == (file.hash, file.size);
-        let same_places = (header.data, header.outboard) == (id(data), id(outboard));
+        let same_ids =
+            (header.data, header.outboard) == (FileStat::from_stat(data).id(), FileStat::from_stat(outboard).id());
         let whole = i128::from(data.st_size) == i128::from(file.size)
             && i128::from(outboard.st_size) == i128::from(outboard_bytes(file.size));
-        let times = (changed(data), changed(outboard));
+        let times = (changed_at(data), changed_at(outboard));
         let untouched = match recovered.closed {
             Some(closed) => closed == times,
             None => {
@@ -102,23 +96,23 @@ impl Have {
                 times.0.max(times.1) <= self.changed.saturating_add(slack)
             }
         };
-        (same_file && same_places && whole && untouched).then_some(recovered)
+        (same_file && same_ids && whole && untouched).then_some(recovered)
     }
 }
 
-/// What is there of `file`. What its resume file cannot be trusted with is hashed, unless `stop` is set.
+/// Returns the verified groups of `file`. Hashes groups that the resume file does not prove, unless `stop` is set.
 pub(crate) fn recover(
-    have: Option<&Have>,
+    resume_file: Option<&ResumeFile>,
     file: &FileMeta,
     data: &File,
     outboard: &File,
     stop: &AtomicBool,
-) -> io::Result<Found> {
+) -> io::Result<Recovered> {
     let (data_stat, outboard_stat) = (rustix::fs::fstat(data)?, rustix::fs::fstat(outboard)?);
     if data_stat.st_size == 0 || outboard_stat.st_size == 0 {
-        return Ok(Found::default());
+        return Ok(Recovered::default());
     }
-    let recovered = have.and_then(|have| have.trusted(file, &data_stat, &outboard_stat));
+    let recovered = resume_file.and_then(|resume_file| resume_file.trusted(file, &data_stat, &outboard_stat));
     let (durable, sure, doubtful) = match &recovered {
         Some(recovered) => {
             let (sure, doubtful) = recovered.claims(&boot_id());
@@ -128,7 +122,7 @@ pub(crate) fn recover(
     };
     let mut written = sure;
     if !doubtful.is_empty() {
-        info!(name = %file.name, bytes = doubtful.bytes(file.size), "hashing what is left of an earlier download");
+        info!(file = %file.name, bytes = doubtful.bytes(file.size), "hashing the groups of an interrupted download");
         if recovered.is_none() {
             data.set_len(file.size)?;
             outboard.set_len(outboard_bytes(file.size))?;
@@ -137,28 +131,7 @@ pub(crate) fn recover(
             written.insert(range);
         }
     }
-    Ok(Found { durable, written })
-}
-
-/// Whether a name in the directory of partial files is that of a resume file, or of one that was being written.
-pub(crate) fn is_have(name: &OsStr) -> bool {
-    name.as_encoded_bytes().ends_with(HAVE.as_bytes())
-}
-
-/// What the resume file of the partial file `name` is called.
-pub(crate) fn have_name(name: &OsStr) -> OsString {
-    let mut name = name.to_owned();
-    name.push(HAVE);
-    name
-}
-
-/// Removes a file, if it is there, and makes that last.
-pub(crate) fn remove_durably(dir: impl AsFd, name: &OsStr) -> io::Result<()> {
-    match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
-        Ok(()) => Ok(rustix::fs::fsync(dir)?),
-        Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    Ok(Recovered { durable, written })
 }
 
 #[cfg(test)]
@@ -167,7 +140,7 @@ mod tests {
 
     use shared::{content::ContentHash, limits::GROUP_BYTES};
 
-    use super::super::format::{Goal, Header, Log};
+    use super::super::format::{Goal, Header, ResumeLog};
     use super::*;
     use crate::bao::tree_hash::hash_file;
 
@@ -177,9 +150,9 @@ mod tests {
         ranges.iter().map(|&(start, end)| start..end).collect()
     }
 
-    /// What is found of a file of which half is durable and half was only written, and one group of each is wrong; in the
-    /// same run of the machine or a later one.
-    fn found(same_run: bool) -> Found {
+    /// Recovers a file of which one half is durable and the other one written, with one wrong group in each, in the
+    /// same boot or a later one.
+    fn recovered(same_boot: bool) -> Recovered {
         let folder = tempfile::tempdir().unwrap();
         let mut content = vec![0; (GROUPS * GROUP_BYTES) as usize];
         fastrand::Rng::with_seed(1).fill(&mut content);
@@ -200,27 +173,27 @@ mod tests {
             mtime_micros: 0,
             executable: false,
         };
-        let stat = |file: &File| id(&rustix::fs::fstat(file).unwrap());
+        let id = |file: &File| FileStat::from_stat(&rustix::fs::fstat(file).unwrap()).id();
         let mut boot = boot_id();
-        boot[0] ^= u8::from(!same_run);
-        let (data_id, outboard_id) = (stat(&data), stat(&outboard));
+        boot[0] ^= u8::from(!same_boot);
+        let (data_id, outboard_id) = (id(&data), id(&outboard));
         let goal = Goal::Share(file.name.clone());
         let header = Header { file: file.clone(), goal, boot, nonce: [0; 16], data: data_id, outboard: outboard_id };
-        let log = Log::new(&header, set(&[(0, 64)]), set(&[(64, 128)])).unwrap();
+        let log = ResumeLog::new(&header, set(&[(0, 64)]), set(&[(64, 128)])).unwrap();
         fs::write(folder.path().join("data.have"), log.compact()).unwrap();
-        let have = Have::read(File::open(folder.path()).unwrap(), OsStr::new("data.have")).unwrap();
-        recover(have.as_ref(), &file, &data, &outboard, &stop).unwrap()
+        let resume_file = ResumeFile::read(File::open(folder.path()).unwrap(), OsStr::new("data.have")).unwrap();
+        recover(resume_file.as_ref(), &file, &data, &outboard, &stop).unwrap()
     }
 
     #[test]
-    fn after_a_killed_process_nothing_is_hashed() {
-        let found = found(true);
+    fn recover_in_the_same_boot_hashes_nothing() {
+        let found = recovered(true);
         assert_eq!((found.durable, found.written), (set(&[(0, 64)]), set(&[(64, 128)])));
     }
 
     #[test]
-    fn after_a_crash_of_the_machine_what_was_not_synced_is_hashed() {
-        let found = found(false);
+    fn recover_in_a_later_boot_hashes_unsynced_groups() {
+        let found = recovered(false);
         assert_eq!((found.durable, found.written), (set(&[(0, 64)]), set(&[(64, 100), (101, 128)])));
     }
 }

@@ -1,4 +1,4 @@
-//! Whatever happens to a resume file, it claims nothing that is not there.
+//! A damaged resume file never claims a group that is not there.
 
 use proptest::prelude::*;
 use shared::limits::GROUP_BYTES;
@@ -24,9 +24,9 @@ fn set(ranges: &[(u64, u64)]) -> GroupRanges {
     ranges.iter().map(|&(start, end)| start..end).collect()
 }
 
-/// A file with records of all kinds, and where they begin.
+/// Resume file with records of all kinds, and the offset of its first record.
 fn sample() -> (Vec<u8>, usize) {
-    let mut log = Log::new(&header(1), set(&[(0, 3)]), set(&[(5, 6)])).unwrap();
+    let mut log = ResumeLog::new(&header(1), set(&[(0, 3)]), set(&[(5, 6)])).unwrap();
     let mut bytes = log.compact();
     let begin = bytes.len() - 2 * RECORD_BYTES;
     log.mark(&set(&[(8, 12), (14, 15)]), &mut bytes);
@@ -38,7 +38,7 @@ fn sample() -> (Vec<u8>, usize) {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn parse_of_a_written_file_returns_its_groups() {
     let (bytes, _) = sample();
     let read = parse(&bytes).unwrap();
     assert_eq!(read.header, header(1));
@@ -47,12 +47,11 @@ fn what_is_written_is_read() {
     assert_eq!(read.closed, Some((11, -12)));
     let all = set(&[(0, 3), (5, 6), (8, 12), (14, 15), (20, 21)]);
     assert_eq!(read.claims(&BOOT), (all, GroupRanges::default()));
-    assert_eq!(read.claims(&[8; 16]), (read.durable.clone(), set(&[(20, 21)])), "after a crash of the machine");
+    assert_eq!(read.claims(&[8; 16]), (read.durable.clone(), set(&[(20, 21)])), "in a later boot");
 }
 
-/// Files of earlier runs are read: the bytes are the format.
 #[test]
-fn the_format_stays() {
+fn encoding_matches_the_golden_hash() {
     let (bytes, begin) = sample();
     assert_eq!(bytes[..16], *b"brasa\0hv\x01\0\0\0\x62\0\0\0");
     assert_eq!(begin, 16 + 0x62 + 32);
@@ -62,9 +61,9 @@ fn the_format_stays() {
 const GOLDEN: &str = "444f40eb9df5f2b2f273746eb3fc49224a779d9af371a90624e76da6e48fd888";
 
 #[test]
-fn writing_after_the_close_takes_it_back() {
+fn record_after_the_closed_record_cancels_it() {
     let (mut bytes, _) = sample();
-    let mut log = Log::new(&header(1), GroupRanges::default(), GroupRanges::default()).unwrap();
+    let mut log = ResumeLog::new(&header(1), GroupRanges::default(), GroupRanges::default()).unwrap();
     log.begin_checkpoint();
     bytes.extend(log.end_checkpoint());
     assert!(parse(&bytes).unwrap().closed.is_some());
@@ -73,17 +72,17 @@ fn writing_after_the_close_takes_it_back() {
 }
 
 #[test]
-fn what_the_disk_failed_to_keep_is_taken_back() {
-    let mut log = Log::new(&header(1), set(&[(0, 1)]), set(&[(1, 2)])).unwrap();
+fn discard_unsynced_keeps_durable_groups_only() {
+    let mut log = ResumeLog::new(&header(1), set(&[(0, 1)]), set(&[(1, 2)])).unwrap();
     log.begin_checkpoint();
     log.mark(&set(&[(4, 5)]), &mut Vec::new());
-    log.distrust();
+    log.discard_unsynced();
     assert_eq!(parse(&log.compact()).unwrap().claims(&BOOT).0, set(&[(0, 1)]));
     assert_eq!(log.unsynced_bytes(), 0);
 }
 
 #[test]
-fn another_version_and_other_files_are_told_apart() {
+fn parse_of_foreign_bytes_returns_the_reason() {
     let (mut bytes, _) = sample();
     assert_eq!(parse(b""), Err(ResumeError::Foreign));
     assert_eq!(parse(&[0; 4096]), Err(ResumeError::Foreign));
@@ -94,27 +93,27 @@ fn another_version_and_other_files_are_told_apart() {
 }
 
 #[test]
-fn a_log_that_grew_is_written_anew_and_never_too_long() {
-    let mut log = Log::new(&header(1), GroupRanges::default(), GroupRanges::default()).unwrap();
+fn compaction_is_bounded_and_not_repeated() {
+    let mut log = ResumeLog::new(&header(1), GroupRanges::default(), GroupRanges::default()).unwrap();
     assert!(!log.wants_compaction(RESUME_COMPACT_BYTES as u64));
     assert!(log.wants_compaction(RESUME_COMPACT_BYTES as u64 + 1));
     let mut large = header(1);
     large.file.size = u64::MAX;
-    log = Log::new(&large, (0..200_000).map(|n| 2 * n..2 * n + 1).collect(), GroupRanges::default()).unwrap();
+    log = ResumeLog::new(&large, (0..200_000).map(|n| 2 * n..2 * n + 1).collect(), GroupRanges::default()).unwrap();
     let bytes = log.compact();
     assert!(bytes.len() <= MAX_RESUME_FILE_BYTES && bytes.len() + RECORD_BYTES > MAX_RESUME_FILE_BYTES);
-    assert!(!log.wants_compaction(bytes.len() as u64), "or it would be written again and again");
+    assert!(!log.wants_compaction(bytes.len() as u64), "compaction is not repeated");
     assert!(parse(&bytes).unwrap().durable.count() > 100_000);
 }
 
-/// Whether `less` says nothing that `more` does not.
-fn claims_no_more(less: &Recovered, more: &Recovered) -> bool {
+/// Returns whether `less` claims no group that `more` does not claim.
+fn claims_no_more(less: &ResumeContent, more: &ResumeContent) -> bool {
     less.durable.without(&more.durable).is_empty() && less.written.without(&more.written).is_empty()
 }
 
 proptest! {
     #[test]
-    fn any_part_of_it_claims_no_more(cut: prop::sample::Index) {
+    fn prefix_claims_no_more_than_the_whole(cut: prop::sample::Index) {
         let (bytes, begin) = sample();
         let whole = parse(&bytes).unwrap();
         let cut = cut.index(bytes.len());
@@ -125,7 +124,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_costs_one_record_or_all(at: prop::sample::Index, bit in 0u8..8) {
+    fn flipped_bit_adds_no_claim(at: prop::sample::Index, bit in 0u8..8) {
         let (mut bytes, begin) = sample();
         let whole = parse(&bytes).unwrap();
         let at = at.index(bytes.len());
@@ -137,9 +136,9 @@ proptest! {
     }
 
     #[test]
-    fn garbage_claims_nothing(garbage in prop::collection::vec(any::<u8>(), 0..400), kept: prop::sample::Index) {
+    fn garbage_adds_no_claim(garbage in prop::collection::vec(any::<u8>(), 0..400), kept: prop::sample::Index) {
         prop_assert!(parse(&garbage).is_err());
-        // Behind a good beginning, too.
+        // The same after valid records.
         let (bytes, begin) = sample();
         let whole = parse(&bytes).unwrap();
         let kept = begin + kept.index(bytes.len() - begin);
@@ -148,8 +147,8 @@ proptest! {
     }
 
     #[test]
-    fn records_of_another_file_claim_nothing(first in 0u64..GROUPS, len in 1u64..9) {
-        let mut log = Log::new(&header(2), GroupRanges::default(), GroupRanges::default()).unwrap();
+    fn records_of_another_file_are_ignored(first in 0u64..GROUPS, len in 1u64..9) {
+        let mut log = ResumeLog::new(&header(2), GroupRanges::default(), GroupRanges::default()).unwrap();
         let mut foreign = Vec::new();
         log.mark(&set(&[(first, first + len)]), &mut foreign);
         log.begin_checkpoint();
@@ -159,8 +158,8 @@ proptest! {
     }
 
     #[test]
-    fn a_claim_beyond_the_file_is_none(first in 0..GROUPS, end: u64) {
-        let mut bytes = Log::new(&header(1), GroupRanges::default(), GroupRanges::default()).unwrap().compact();
+    fn claim_beyond_the_end_of_the_file_is_ignored(first in 0..GROUPS, end: u64) {
+        let mut bytes = ResumeLog::new(&header(1), GroupRanges::default(), GroupRanges::default()).unwrap().compact();
         let (_, key) = header(1).encode().unwrap();
         for record in [Record::Written(first..end), Record::Durable(first..end)] {
             bytes.extend(encode(&record, &key));
@@ -170,9 +169,9 @@ proptest! {
         prop_assert_eq!(read.durable, read.written);
     }
 
-    /// The order in which a recorder does things, on a disk that keeps, loses and mixes up what was not synced.
+    /// Runs the journal's sequence of writes on a disk that keeps, loses and reorders what is not synced.
     #[test]
-    fn no_crash_makes_it_claim_what_is_not_there(seed: u64) {
+    fn crash_never_leads_to_a_false_claim(seed: u64) {
         let mut world = World::new(seed);
         for _ in 0..4 {
             let life = world.random.usize(0..40);
@@ -184,7 +183,7 @@ proptest! {
     }
 }
 
-/// A file in the cache and on the disk, by units that reach the disk whole.
+/// File in the page cache and on the disk, in units that reach the disk atomically.
 #[derive(Debug, Clone)]
 struct Stored<T> {
     cache: Vec<T>,
@@ -203,7 +202,7 @@ impl<T: Clone + Default> Stored<T> {
         self.cache[at..end].clone_from_slice(units);
     }
 
-    /// Some of what was not synced reaches the disk, in any order.
+    /// Writes a random part of the page cache to the disk.
     fn write_back(&mut self, random: &mut fastrand::Rng, unit: usize) {
         for (cached, on_disk) in self.cache.chunks(unit).zip(self.disk.chunks_mut(unit)) {
             if random.bool() {
@@ -217,27 +216,27 @@ impl<T: Clone + Default> Stored<T> {
     }
 }
 
-/// One download through several lives.
+/// Download that is interrupted and resumed several times.
 struct World {
     random: fastrand::Rng,
     boot: u8,
-    log: Log,
-    /// Which groups are right, and which have what proves them.
+    log: ResumeLog,
+    /// Groups whose data is right, and groups whose pairs are right.
     data: Stored<bool>,
     pairs: Stored<bool>,
     have: Stored<u8>,
-    /// Where the next record goes.
+    /// Offset of the next record.
     len: usize,
-    /// The file that may be found under the name after a crash of the machine, until the directory is synced.
+    /// Previous file, which a crash of the machine may bring back until the directory is synced.
     older: Option<Stored<u8>>,
-    /// Groups that were marked, and those whose checkpoint was synced to its end.
+    /// Groups that were marked, and groups of completed checkpoints.
     marked: GroupRanges,
     synced: GroupRanges,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
-        let log = Log::new(&header(0), GroupRanges::default(), GroupRanges::default()).unwrap();
+        let log = ResumeLog::new(&header(0), GroupRanges::default(), GroupRanges::default()).unwrap();
         let content = log.compact();
         Self {
             random: fastrand::Rng::with_seed(seed),
@@ -273,7 +272,7 @@ impl World {
         self.have.write_back(&mut self.random, 16);
     }
 
-    /// A run of groups is written; a crash may come between its steps.
+    /// Writes a run of groups, up to a random step.
     fn receive(&mut self) {
         let start = self.random.usize(0..GROUPS as usize);
         let end = (start + self.random.usize(1..6)).min(GROUPS as usize);
@@ -296,11 +295,11 @@ impl World {
 
     fn checkpoint(&mut self) {
         let steps = self.random.usize(0..6);
-        // The recorder syncs the directory after a compaction, before anything else.
+        // The journal syncs the directory after a compaction, before anything else.
         self.older = None;
         self.log.begin_checkpoint();
         let promised = self.log.syncing.clone();
-        // What comes meanwhile may or may not be caught by the sync.
+        // The sync may or may not include a write that happens meanwhile.
         if steps > 0 {
             self.data.sync();
             self.pairs.sync();
@@ -320,7 +319,7 @@ impl World {
         let content = self.log.compact();
         let mut new = Stored::new(content.clone());
         new.sync();
-        // Records that come meanwhile go to both.
+        // Records that are written meanwhile go to both files.
         let before = self.len;
         if self.random.bool() {
             self.receive();
@@ -353,24 +352,24 @@ impl World {
         };
         let is_there = |group: u64| self.data.cache[group as usize] && self.pairs.cache[group as usize];
         for group in sure.iter().flatten() {
-            assert!(is_there(group), "group {group} is claimed and not there");
+            assert!(is_there(group), "group {group} is claimed but not there");
         }
         if machine {
             for group in durable.iter().flatten() {
                 assert!(self.data.disk[group as usize] && self.pairs.disk[group as usize]);
             }
-            assert!(self.synced.without(&sure).is_empty(), "what a checkpoint promised is lost");
+            assert!(self.synced.without(&sure).is_empty(), "groups of a completed checkpoint are lost");
         } else {
-            assert!(self.marked.without(&sure).is_empty(), "a killed process lost what it had marked");
+            assert!(self.marked.without(&sure).is_empty(), "a killed process lost groups that it had marked");
         }
-        // The next life begins: what is in doubt is hashed, and the new file replaces the old one durably.
+        // On resumption, doubtful groups are hashed and the new file replaces the old one durably.
         let written: GroupRanges =
             sure.iter().chain(doubtful.iter().flatten().filter(|g| is_there(*g)).map(|g| g..g + 1)).collect();
         let written = written.without(&durable);
         let header = Header { boot, nonce: [self.random.u8(..); 16], ..header(0) };
         self.marked = durable.iter().chain(written.iter()).collect();
         self.synced = durable.clone();
-        self.log = Log::new(&header, durable, written).unwrap();
+        self.log = ResumeLog::new(&header, durable, written).unwrap();
         let content = self.log.compact();
         self.len = content.len();
         self.have = Stored::new(content);

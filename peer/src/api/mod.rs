@@ -2,6 +2,8 @@
 //!
 //! The command line accesses a peer only through [`PeerApi`], so its tests need no network.
 
+mod failures;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;

@@ -36,7 +36,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Finds files and peers.
 #[derive(Clone)]
-pub struct Lookup {
+pub struct Discovery {
     /// Who this peer is.
     pub me: PeerId,
     /// The node.
@@ -51,7 +51,7 @@ pub struct Lookup {
     pub last_seen: Arc<Mutex<Vec<Contact>>>,
 }
 
-impl Lookup {
+impl Discovery {
     /// The tracker, as soon as there is one.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use std::{
 
 use peer::{
     store::{Partial, download::destination::Standing},
-    transfer::{Brought, FetchError, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
+    transfer::{Written, FetchError, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
 };
 use proptest::prelude::*;
 use shared::{
@@ -84,7 +84,7 @@ async fn files_of_boundary_sizes_arrive_and_are_served_without_being_hashed_agai
         let receiving = fetch(there, partial.missing(), &partial, DEADLINE, move |bytes| progress.send(bytes).unwrap());
         let (sent, received) = tokio::join!(sending, receiving);
         assert_eq!((sent.unwrap(), received.unwrap()), (meta.size, meta.size));
-        assert_eq!(verified.iter().map(|brought| brought.bytes).sum::<u64>(), meta.size);
+        assert_eq!(verified.iter().map(|written| written.bytes).sum::<u64>(), meta.size);
         finish(&receiver, partial, &meta).await;
 
         assert!(fs::read(receiver.path("file")).unwrap() == content, "{size}");
@@ -155,8 +155,8 @@ async fn writing_along_with_hashing_keeps_the_groups_before_a_fault() {
             let heard = Arc::new(AtomicU64::new(0));
             let progress = {
                 let heard = heard.clone();
-                move |brought: Brought| {
-                    heard.fetch_add(brought.new_bytes, Ordering::Relaxed);
+                move |written: Written| {
+                    heard.fetch_add(written.new_bytes, Ordering::Relaxed);
                 }
             };
             let result = fetch_from(&mut source, ranges, &partial, DEADLINE, Writing::Along, progress).await;

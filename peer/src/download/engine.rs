@@ -38,10 +38,10 @@ use super::{
     undelivered,
 };
 use crate::{
-    discovery::{Lookup, contacts},
+    discovery::{Discovery, contacts},
     store::Partial,
     swarm::{MemberEvent, Membership},
-    transfer::{Brought, FetchError, throttle::Pace},
+    transfer::{Written, FetchError, throttle::Pace},
 };
 use protocol::swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
 
@@ -55,7 +55,7 @@ pub(crate) struct Engine {
     /// The cap on what comes in.
     pub(crate) pace: Pace,
     /// Where owners are looked for when all that were known are gone.
-    pub(crate) lookup: Lookup,
+    pub(crate) discovery: Discovery,
     /// Bytes that this peer fetched since it started.
     pub(crate) all_bytes: Arc<AtomicU64>,
     /// The version.
@@ -130,7 +130,7 @@ impl Engine {
         let mut running: HashMap<RequestId, Running> = HashMap::new();
         let (found, mut newly_found) = mpsc::channel(1);
         let mut patience = Patience::new(clock.now(), membership.is_some());
-        let mut placed = owners.place_of(&self.lookup.me);
+        let mut placed = owners.place_of(&self.discovery.me);
         // Members came, left or were dropped.
         let mut members_changed = false;
         loop {
@@ -176,7 +176,7 @@ impl Engine {
                 }
             }
             if std::mem::take(&mut members_changed) {
-                let now_placed = owners.place_of(&self.lookup.me);
+                let now_placed = owners.place_of(&self.discovery.me);
                 if std::mem::replace(&mut placed, now_placed) != now_placed {
                     let (place, receivers) = now_placed;
                     swarm.handle(clock.now(), Event::Placed { place, receivers }, &mut actions);
@@ -270,9 +270,9 @@ impl Engine {
 
     /// Asks the tracker who has the version now.
     fn look_for_owners(&self, found: mpsc::Sender<Others>) -> impl Future<Output = ()> + Send + 'static {
-        let (lookup, file) = (self.lookup.clone(), self.file.clone());
+        let (discovery, file) = (self.discovery.clone(), self.file.clone());
         async move {
-            let owners = owners_of(&lookup, &file).await;
+            let owners = owners_of(&discovery, &file).await;
             // The engine is gone when nobody listens.
             let _ = found.send(Others::Owners(owners)).await;
         }
@@ -281,9 +281,9 @@ impl Engine {
     /// Asks the known peers who of them receives the version. They are asked by name: one that receives the same content under a name that
     /// does not begin like this one is missed.
     fn look_for_receivers(&self, found: mpsc::Sender<Others>) -> impl Future<Output = ()> + Send + 'static {
-        let (lookup, file) = (self.lookup.clone(), self.file.clone());
+        let (discovery, file) = (self.discovery.clone(), self.file.clone());
         async move {
-            let received = lookup.receivers(file.name.as_str()).await.into_iter();
+            let received = discovery.receivers(file.name.as_str()).await.into_iter();
             let of_this = received.filter(|(_, received)| received.hash == file.hash);
             // As above.
             let _ = found.send(Others::Receivers(of_this.map(|(contact, _)| contact).collect())).await;
@@ -335,13 +335,13 @@ impl Engine {
         owner: &Owner,
         running: &Running,
         tell: mpsc::Sender<Told>,
-    ) -> impl FnMut(Brought) + Send + 'static {
+    ) -> impl FnMut(Written) + Send + 'static {
         let (run, file, all, from_owner) =
             (self.run.clone(), self.file.clone(), self.all_bytes.clone(), owner.bytes.clone());
         let (stop, end) = (running.stop.clone(), running.end.clone());
         let start = groups.start * limits::GROUP_BYTES;
         let (mut bytes_proven, mut next) = (0, groups.start);
-        move |Brought { bytes, new_bytes }| {
+        move |Written { bytes, new_bytes }| {
             bytes_proven += bytes;
             all.fetch_add(new_bytes, Ordering::Relaxed);
             from_owner.fetch_add(new_bytes, Ordering::Relaxed);
@@ -378,16 +378,16 @@ impl Engine {
 }
 
 /// The owners that the tracker names; nobody when there is no tracker.
-async fn owners_of(lookup: &Lookup, file: &FileMeta) -> Vec<Contact> {
+async fn owners_of(discovery: &Discovery, file: &FileMeta) -> Vec<Contact> {
     let version = file.hash.to_hex().parse().ok();
-    let answer = lookup.who_has(&file.name, version.as_ref(), limits::TRACKER_WAIT_BEFORE_FAN_OUT).await;
+    let answer = discovery.who_has(&file.name, version.as_ref(), limits::TRACKER_WAIT_BEFORE_FAN_OUT).await;
     let versions = answer.unwrap_or_else(|failure| {
         tracing::info!(%failure, "other owners cannot be looked for");
         Vec::new()
     });
     let owners = versions.into_iter().filter(|version| version.file.hash == file.hash);
     let mut owners: Vec<_> = owners.flat_map(|version| contacts(version.owners)).collect();
-    owners.retain(|owner| owner.peer != lookup.me);
+    owners.retain(|owner| owner.peer != discovery.me);
     owners
 }
 

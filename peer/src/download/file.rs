@@ -16,7 +16,7 @@ use crate::{
     api::Downloaded,
     runtime::peer::Peer,
     store::{Destination, Partial, download::destination::Standing},
-    transfer::{Brought, fetch, serve},
+    transfer::{Written, fetch, serve},
 };
 
 impl Peer {
@@ -62,7 +62,7 @@ impl Peer {
                 let engine = Engine {
                     bulk: self.bulk.clone(),
                     pace: self.downloads.pace.clone(),
-                    lookup: self.lookup.clone(),
+                    discovery: self.discovery.clone(),
                     all_bytes: self.downloads.bytes.clone(),
                     file: file.clone(),
                     partial: partial.clone(),
@@ -114,8 +114,8 @@ impl Peer {
         let missing = partial.missing();
         let progress = {
             let (run, file) = (run.clone(), file.clone());
-            move |brought: Brought| {
-                run.bytes_done.fetch_add(brought.new_bytes, Ordering::Relaxed);
+            move |written: Written| {
+                run.bytes_done.fetch_add(written.new_bytes, Ordering::Relaxed);
                 run.tell(&file);
             }
         };

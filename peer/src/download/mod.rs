@@ -1,7 +1,7 @@
 //! Downloads: which versions, from whom, and what to do when an owner fails.
 //!
 //! ```text
-//! wish ─ lookup ─ select ─ for each file ┬ there already ──────────────────────────────────── done
+//! wish ─ discovery ─ select ─ for each file ┬ there already ──────────────────────────────────── done
 //!        (tracker, or the known peers)   └ partial ─ engine ─ all owners at once ─ fsync, rename ─ done
 //! ```
 //!
@@ -227,7 +227,7 @@ impl Peer {
         let chosen = match select(wish, found) {
             Err(failure) if failure.code == FailureCode::NoSuchFile && from.is_none() => {
                 // Its owners may have gone while others were receiving it.
-                let received = self.lookup.received(listed_prefix(pattern)).await;
+                let received = self.discovery.received(listed_prefix(pattern)).await;
                 let mut chosen = select(wish, received).map_err(|_| failure)?;
                 // So far they have parts at most: the engine finds them, and they say what they have.
                 chosen.iter_mut().for_each(|found| found.owners.clear());
@@ -249,7 +249,7 @@ impl Peer {
                 "name a folder with --to",
             ));
         }
-        let endpoints = if known.is_empty() { self.lookup.endpoints().await } else { known };
+        let endpoints = if known.is_empty() { self.discovery.endpoints().await } else { known };
         // Before any of them is made.
         let files = chosen.iter().map(|found| &found.file);
         let directories = DirectoriesOf::download(pattern, files, to.as_deref(), &self.share).await?;
@@ -292,7 +292,7 @@ impl Peer {
     ) -> Result<Option<(Vec<IndexedFile>, BTreeMap<PeerId, Endpoint>)>, Failure> {
         let Ok(name) = request.pattern.parse() else { return Ok(None) };
         let wait = limits::TRACKER_WAIT_BEFORE_FAN_OUT;
-        let versions = match self.lookup.who_has(&name, request.version.as_ref(), wait).await {
+        let versions = match self.discovery.who_has(&name, request.version.as_ref(), wait).await {
             Ok(versions) => versions,
             Err(failure) if failure.code == FailureCode::NoTracker => return Ok(None),
             Err(failure) => return Err(failure),
@@ -311,11 +311,11 @@ impl Peer {
     }
 
     async fn all_that_begin(&self, prefix: &str) -> Vec<IndexedFile> {
-        match self.lookup.list_all(prefix, limits::TRACKER_WAIT_BEFORE_FAN_OUT).await {
+        match self.discovery.list_all(prefix, limits::TRACKER_WAIT_BEFORE_FAN_OUT).await {
             Ok(listing) => listing.files,
             Err(failure) => {
                 tracing::info!(%failure, "asking the known peers instead");
-                self.lookup.ask_around(prefix).await
+                self.discovery.ask_around(prefix).await
             }
         }
     }

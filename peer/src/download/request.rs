@@ -28,7 +28,7 @@ use crate::{
     diagnostics::meter::{Phase, SourceMeter},
     store::Partial,
     transfer::{
-        Brought, FetchError, Writing, fetch_from,
+        Written, FetchError, Writing, fetch_from,
         metered::Metered,
         stream::ChunkSource,
         throttle::{Pace, PacedIn},
@@ -53,7 +53,7 @@ impl Stream {
         request: RequestId,
         groups: Range<u64>,
         tell: &mpsc::Sender<Told>,
-        mut progress: impl FnMut(Brought) + Send + 'static,
+        mut progress: impl FnMut(Written) + Send + 'static,
     ) -> Result<(), OwnerError> {
         let mut stage = self.meter.request();
         let target = Target::from(&self.owner);
@@ -95,7 +95,7 @@ impl Stream {
         };
         let progress = {
             let meter = self.meter.clone();
-            move |more: Brought| {
+            move |more: Written| {
                 meter.arrived(more.bytes);
                 progress(more);
             }

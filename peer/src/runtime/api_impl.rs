@@ -50,7 +50,7 @@ impl PeerApi for Peer {
         Box::pin(async {
             self.settle().await?;
             self.until_announced(ShareChange::None).await;
-            self.lookup.list_all("", limits::TRACKER_WAIT).await
+            self.discovery.list_all("", limits::TRACKER_WAIT).await
         })
     }
 
@@ -97,12 +97,12 @@ impl PeerApi for Peer {
     }
 
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>> {
-        Box::pin(self.lookup.tracker(limits::TRACKER_WAIT))
+        Box::pin(self.discovery.tracker(limits::TRACKER_WAIT))
     }
 
     fn peers(&self) -> BoxFuture<'_, Result<Vec<(PeerId, Endpoint)>, Failure>> {
         Box::pin(async {
-            let mut peers = self.lookup.endpoints().await;
+            let mut peers = self.discovery.endpoints().await;
             // With the nameserver away, a peer knows at least of itself.
             peers.insert(self.id.clone(), self.endpoint.clone());
             Ok(peers.into_iter().collect())
@@ -141,7 +141,7 @@ impl PeerApi for Peer {
                 warnings
                     .push(format!("{} names in the share cannot be shared; the log says which and why", stats.skipped));
             }
-            if let Err(error) = self.lookup.calls.ping().await {
+            if let Err(error) = self.discovery.calls.ping().await {
                 warnings.push(format!("the nameserver does not answer: {error}"));
             }
             Ok(Status {

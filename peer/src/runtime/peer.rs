@@ -39,7 +39,7 @@ use crate::{
     config::PeerConfig,
     core_handle::CoreHandle,
     diagnostics::{system::Machine, upload_stats::Reports},
-    discovery::Lookup,
+    discovery::Discovery,
     download::Run,
     net::{
         nameserver_watch,
@@ -68,7 +68,7 @@ pub struct Peer {
     pub(crate) nameserver: Endpoint,
     pub(crate) share: Share,
     pub(crate) node: CoreHandle,
-    pub(crate) lookup: Lookup,
+    pub(crate) discovery: Discovery,
     pub(crate) uploads: Arc<Uploads>,
     pub(crate) swarms: Swarms,
     pub(crate) connections: Connections,
@@ -179,7 +179,7 @@ impl Peer {
         };
         tasks.spawn(watch_over(kept, handle.clone(), config.id.clone(), end));
 
-        let lookup = Lookup {
+        let discovery = Discovery {
             me: config.id.clone(),
             node: handle.clone(),
             connections: session.connections.clone(),
@@ -193,7 +193,7 @@ impl Peer {
             nameserver: session.nameserver.endpoint.clone(),
             share,
             node: handle,
-            lookup,
+            discovery,
             uploads,
             swarms,
             bulk,

@@ -101,7 +101,7 @@ impl FetchError {
 
 /// What more was verified of what a request is to bring, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Brought {
+pub struct Written {
     /// Bytes.
     pub bytes: u64,
     /// How many of them no other request had brought before.
@@ -121,7 +121,7 @@ pub async fn fetch<R: AsyncRead + Unpin + Send>(
     ranges: GroupRanges,
     partial: &Partial,
     silence: Duration,
-    progress: impl FnMut(Brought) + Send + 'static,
+    progress: impl FnMut(Written) + Send + 'static,
 ) -> Result<u64, FetchError> {
     fetch_from(&mut Reader(reader), ranges, partial, silence, Writing::Apart, progress).await
 }
@@ -154,7 +154,7 @@ pub async fn fetch_from<S: ChunkSource>(
     partial: &Partial,
     silence: Duration,
     writing: Writing,
-    progress: impl FnMut(Brought) + Send + 'static,
+    progress: impl FnMut(Written) + Send + 'static,
 ) -> Result<u64, FetchError> {
     let (batches, incoming) = mpsc::channel(BULK_BATCHES);
     // Proofs come on top: when so much is there, the rest is little.
@@ -288,7 +288,7 @@ impl Incoming {
 }
 
 /// Checks, and has written what is right. Ends early, without an error, when a writer in another thread has one.
-fn decode<P: FnMut(Brought)>(
+fn decode<P: FnMut(Written)>(
     mut verifier: Verifier,
     mut incoming: Incoming,
     mut sink: Sink<P>,
@@ -364,7 +364,7 @@ struct Sink<P> {
     begun: Timestamp,
 }
 
-impl<P: FnMut(Brought)> Sink<P> {
+impl<P: FnMut(Written)> Sink<P> {
     fn new(run_bytes: usize, has_pairs: bool, output: Output<P>, meter: DecoderMeter) -> Self {
         Self {
             run_bytes,
@@ -451,19 +451,19 @@ struct Writer<P> {
     progress: P,
 }
 
-impl<P: FnMut(Brought)> Writer<P> {
+impl<P: FnMut(Written)> Writer<P> {
     /// Returns the buffer.
     fn write(&mut self, write: Write) -> io::Result<AlignedBuffer> {
         let Write { data, len, offset, groups, pairs } = write;
         let bytes = len as u64;
         let new_bytes = self.meter.writing(|| self.partial.keep(&data.bytes()[..len], offset, groups, &pairs))?;
-        (self.progress)(Brought { bytes, new_bytes });
+        (self.progress)(Written { bytes, new_bytes });
         Ok(data)
     }
 }
 
 fn write_all(
-    mut writer: Writer<impl FnMut(Brought)>,
+    mut writer: Writer<impl FnMut(Written)>,
     verified: &Receiver<Write>,
     emptied: &Sender<AlignedBuffer>,
 ) -> io::Result<()> {

@@ -25,7 +25,7 @@ pub mod stream;
 pub mod throttle;
 
 pub use buffer_pool::Pool;
-pub use fetch::{Brought, FetchError, Writing, fetch, fetch_from};
+pub use fetch::{Written, FetchError, Writing, fetch, fetch_from};
 pub(crate) use pack_fetch::{PackError, PackEvent, fetch_pack};
 pub(crate) use pack_serve::read_checked;
 pub use pack_serve::serve_pack;

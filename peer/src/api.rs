@@ -10,7 +10,7 @@ use shared::{
     content::{FileMeta, HashPrefix},
     epoch::Epoch,
     error::{Failure, FailureCode},
-    file_name::FileName,
+    file_name::{FileName, InvalidFileName},
     id::PeerId,
     name::Endpoint,
     rpc::{nameserver::Seat, tracker::IndexedFile},
@@ -276,8 +276,11 @@ impl ProgressSink {
 
 /// A name as a user typed it.
 pub(crate) fn parse_name(name: &str) -> Result<FileName, Failure> {
-    name.parse().map_err(|error: shared::file_name::InvalidFileName| {
-        let shown = format!("{:?} is not a name in a share", error.name);
-        Failure::new(FailureCode::InvalidName, shown, error.reason, "`list` and `listAll` show names")
-    })
+    name.parse().map_err(|error| invalid_name(&error))
+}
+
+/// Failure of a command with an invalid name.
+pub(crate) fn invalid_name(error: &InvalidFileName) -> Failure {
+    let shown = format!("{:?} is not a name in a share", error.name);
+    Failure::new(FailureCode::InvalidName, shown, &error.reason, "`list` and `listAll` show names")
 }

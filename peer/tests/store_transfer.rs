@@ -17,7 +17,7 @@ use std::{
 
 use peer::{
     store::{Partial, download::destination::Standing},
-    transfer::{Written, FetchError, ServeError, Writing, fetch, fetch_from, serve, stream::Reader},
+    transfer::{FetchError, ServeError, Writing, Written, fetch, fetch_from, serve, stream::Reader},
 };
 use proptest::prelude::*;
 use shared::{

@@ -5,18 +5,16 @@
 //! ```
 
 use std::{
-    collections::HashMap,
     fs::File,
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use nameserver::{config::Config as NameserverConfig, server::Server};
 use shared::{
     contact::Contact,
-    content::ContentHash,
     error::{Failure, FailureCode},
     id::{Incarnation, PeerId, Role},
     limits,
@@ -40,7 +38,7 @@ use crate::{
     core_handle::CoreHandle,
     diagnostics::{system::Machine, upload_stats::Reports},
     discovery::Discovery,
-    download::Run,
+    download::{Downloader, DownloaderConfig},
     net::{
         nameserver_watch,
         registration::{Ended, Registration},
@@ -70,15 +68,10 @@ pub struct Peer {
     pub(crate) node: CoreHandle,
     pub(crate) discovery: Discovery,
     pub(crate) uploads: Arc<Uploads>,
-    pub(crate) swarms: Swarms,
     pub(crate) connections: Connections,
-    /// For bytes: apart from the calls, so that no heartbeat waits behind a file.
-    pub(crate) bulk: Connections,
-    pub(crate) downloads: Downloads,
+    pub(crate) downloader: Downloader,
     /// Uploads at a time.
     pub(crate) upload_slots: usize,
-    /// The socket's receive buffer in bytes, when the system gave less than was asked for.
-    pub(crate) clamped_buffer: Option<u64>,
     pub(crate) warnings: Vec<String>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -88,20 +81,6 @@ pub struct Peer {
     embedded_nameserver: tokio::sync::Mutex<Option<Server>>,
     /// Held for as long as this process is this peer.
     _lock: File,
-}
-
-/// What runs and ran of downloads.
-#[derive(Default)]
-pub(crate) struct Downloads {
-    pub(crate) active: AtomicU64,
-    pub(crate) bytes: Arc<AtomicU64>,
-    /// The cap on what comes in.
-    pub(crate) pace: Pace,
-    /// Those that run, in the order in which they began.
-    pub(crate) running: Mutex<Vec<Arc<Run>>>,
-    pub(crate) machine: Arc<Machine>,
-    /// Contents that are being fetched: the same content under another name waits for the first, then has it here.
-    pub(crate) contents: Mutex<HashMap<ContentHash, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl Peer {
@@ -187,6 +166,17 @@ impl Peer {
             share: share.clone(),
             last_seen: Arc::default(),
         };
+        let downloader = Downloader::new(DownloaderConfig {
+            me: config.id.clone(),
+            share: share.clone(),
+            // Apart from the calls, so that no heartbeat waits behind a file.
+            bulk,
+            swarms,
+            discovery: discovery.clone(),
+            throttle: Pace::new(config.limit_down),
+            machine,
+            clamped_buffer: session.clamped_buffer,
+        });
         let peer = Self {
             id: config.id,
             endpoint,
@@ -195,12 +185,9 @@ impl Peer {
             node: handle,
             discovery,
             uploads,
-            swarms,
-            bulk,
             connections: session.connections,
-            downloads: Downloads { pace: Pace::new(config.limit_down), machine, ..Downloads::default() },
+            downloader,
             upload_slots: config.max_uploads,
-            clamped_buffer: session.clamped_buffer,
             warnings: session.buffer_warning.into_iter().collect(),
             stop,
             tasks,

@@ -135,7 +135,8 @@ fn files_below(shared: &Shared, from: &Root, base: &FileName) -> Result<(Files, 
     }
     let (directories, files): (Vec<_>, Vec<_>) = found.files.into_iter().partition(|(_, stamp)| stamp.directory);
     let files = files.into_iter().map(|(name, _)| named(name)).collect::<Result<Vec<_>, _>>()?;
-    let directories = directories.into_iter().map(|(name, _)| Ok(named(name)?.1)).collect::<Result<Vec<_>, _>>()?;
+    let directories =
+        directories.into_iter().map(|(name, _)| Ok::<_, Failure>(named(name)?.1)).collect::<Result<Vec<_>, _>>()?;
     if files.is_empty() && directories.is_empty() {
         let what = format!("cannot add {base}");
         let hint = "give a folder with files; hidden ones do not count";

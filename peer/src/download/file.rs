@@ -113,17 +113,17 @@ impl FileFetcher<'_> {
         // Bytes of an earlier attempt count from the start.
         context.add_bytes(&file, partial.verified().bytes(file.size));
         let mut membership = None;
-        let sources = match copy_from_share(self.share, self.me, &file, &partial, context).await {
-            Some(sources) => sources,
-            None if partial.missing().is_empty() => Vec::new(),
-            None => {
-                let swarm = (may_ask_receivers && file.size >= limits::MIN_SWARM_BYTES).then(|| {
-                    let (joined, events) = self.swarms.join(file.clone(), &partial.verified());
-                    (membership.insert(Arc::new(joined)).clone(), events)
-                });
-                let transfer = self.transfer(&file, &partial, context);
-                Engine::new(transfer, swarm).fetch(providers).await?
-            }
+        let sources = if partial.missing().is_empty() {
+            Vec::new()
+        } else if let Some(copied) = copy_from_share(self.share, self.me, &file, &partial, context).await {
+            copied
+        } else {
+            let swarm = (may_ask_receivers && file.size >= limits::MIN_SWARM_BYTES).then(|| {
+                let (joined, events) = self.swarms.join(file.clone(), &partial.verified());
+                (membership.insert(Arc::new(joined)).clone(), events)
+            });
+            let transfer = self.transfer(&file, &partial, context);
+            Engine::new(transfer, swarm).fetch(providers).await?
         };
         self.finish(destination, &file, partial, context).await?;
         if let (Some(membership), Some(_)) = (membership, destination.name()) {

@@ -281,8 +281,8 @@ enum Refusal {
 /// Position in a listing of the index.
 type After = Option<(String, ContentHash)>;
 
-/// Lists the index page by page. `ask` asks a tracker for the page after a position; `page_wait` bounds the wait for each
-/// page, through failovers.
+/// Lists the index page by page. `ask` asks a tracker for the page after a position; `page_wait` bounds the wait for
+/// each page, through failovers.
 async fn list_pages<F>(
     mut views: watch::Receiver<View>,
     page_wait: Duration,

@@ -50,8 +50,8 @@ struct Entry {
 }
 
 impl DirectorySet {
-    /// Directories of a download of `files` that was requested as `pattern`, to the folder `to` or into the share. To be
-    /// called before any of them is created. New are those that do not exist, and those that the same download was
+    /// Directories of a download of `files` that was requested as `pattern`, to the folder `to` or into the share. To
+    /// be called before any of them is created. New are those that do not exist, and those that the same download was
     /// creating when it was killed.
     ///
     /// # Errors
@@ -78,8 +78,8 @@ impl DirectorySet {
         Ok(Self { entries: all.into_iter().map(entry).collect(), journal_key: (!new.is_empty()).then_some(key) })
     }
 
-    /// Providers that are asked about the directories: those that have most of the files. This peer is none of them: the
-    /// directories may be its own.
+    /// Providers that are asked about the directories: those that have most of the files. This peer is none of them:
+    /// the directories may be its own.
     pub(crate) fn providers<'a>(&self, jobs: impl Iterator<Item = &'a Job>, me: &PeerId) -> Vec<Contact> {
         if self.entries.is_empty() {
             return Vec::new();

@@ -9,7 +9,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::BTreeMap,
     ops::Range,
     sync::{
         Arc,
@@ -21,20 +21,20 @@ use std::{
 use protocol::swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
 use shared::{contact::Contact, content::FileMeta, id::PeerId, limits, net::Connections, time::Clock};
 use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     context::DownloadContext,
     error::FileError,
     providers::{Provider, Providers},
     request::{RequestStream, TaskReport, run_request},
+    running::{RequestProgress, RunningRequests},
     stall_policy::{StallAction, StallPolicy},
 };
 use crate::{
     discovery::{Discovery, contacts},
     store::Partial,
     swarm::{MemberEvent, Membership},
-    transfer::{Written, throttle::Pace},
+    transfer::throttle::Pace,
 };
 
 /// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its
@@ -60,13 +60,6 @@ pub(crate) struct Transfer {
 
 /// Membership of the file's swarm, and the events of the other members.
 pub(crate) type SwarmSeat = (Arc<Membership>, mpsc::Receiver<MemberEvent>);
-
-/// A running request.
-struct Running {
-    stop: CancellationToken,
-    /// First group that is not wanted from it any more.
-    end: Arc<AtomicU64>,
-}
 
 /// Answer of a search for others that may help.
 enum Discovered {
@@ -98,7 +91,7 @@ pub(crate) struct Engine {
     members_changed: bool,
     /// Rank of this peer among the receivers, as the core knows it.
     rank: (u32, u32),
-    running: HashMap<RequestId, Running>,
+    running: RunningRequests,
     /// Bytes that each provider delivered first. Counted by the tasks, so that the count is complete when the core has
     /// all groups.
     delivered: BTreeMap<OwnerId, Arc<AtomicU64>>,
@@ -137,7 +130,7 @@ impl Engine {
             members,
             members_changed: false,
             rank,
-            running: HashMap::new(),
+            running: RunningRequests::default(),
             delivered: BTreeMap::new(),
             report,
             reports,
@@ -164,7 +157,7 @@ impl Engine {
                     continue;
                 }
             }
-            self.transfer.context.set_sources(self.sending());
+            self.transfer.context.set_sources(self.running.providers());
             let input = self.next_input().await;
             self.on_input(input)?;
         }
@@ -192,16 +185,8 @@ impl Engine {
         for action in actions.drain(..) {
             match action {
                 Action::Request { request, groups } => self.start_request(request, groups),
-                Action::Truncate { request, at_group } => {
-                    if let Some(running) = self.running.get(&request) {
-                        running.end.fetch_min(at_group, Ordering::Relaxed);
-                    }
-                }
-                Action::Cancel { request } => {
-                    if let Some(running) = self.running.remove(&request) {
-                        running.stop.cancel();
-                    }
-                }
+                Action::Truncate { request, at_group } => self.running.truncate(request, at_group),
+                Action::Cancel { request } => self.running.cancel(request),
                 Action::Drop { owner: provider, why } => {
                     if let Some(provider) = self.providers.get_mut(provider) {
                         provider.on_dropped(why);
@@ -225,9 +210,18 @@ impl Engine {
     fn start_request(&mut self, request: RequestId, groups: Range<u64>) {
         let Some(provider) = self.providers.get(request.owner) else { return };
         self.policy.on_request();
-        let running = Running { stop: CancellationToken::new(), end: Arc::new(AtomicU64::new(groups.end)) };
-        let delivered = self.delivered.entry(request.owner).or_default().clone();
-        let progress = progress(&self.transfer, request, groups.clone(), &running, delivered, self.report.clone());
+        let handle = self.running.add(request, groups.end);
+        let stop = handle.stop.clone();
+        let progress = RequestProgress {
+            request,
+            groups: groups.clone(),
+            handle,
+            context: self.transfer.context.clone(),
+            file: self.transfer.file.clone(),
+            all_bytes: self.transfer.all_bytes.clone(),
+            delivered: self.delivered.entry(request.owner).or_default().clone(),
+            reports: self.report.clone(),
+        };
         let stream = RequestStream {
             bulk: self.transfer.bulk.clone(),
             throttle: self.transfer.throttle.clone(),
@@ -236,17 +230,11 @@ impl Engine {
             partial: self.transfer.partial.clone(),
             meter: self.transfer.context.profile.source(&provider.contact),
         };
-        let (stop, report) = (running.stop.clone(), self.report.clone());
+        let report = self.report.clone();
         self.tasks.spawn(async move {
-            let fetch = stream.fetch(request, groups, &report, progress);
+            let fetch = stream.fetch(request, groups, &report, progress.into_callback());
             run_request(request, fetch, stop, report.clone()).await;
         });
-        self.running.insert(request, running);
-    }
-
-    /// Number of providers that have a running request.
-    fn sending(&self) -> usize {
-        self.running.keys().map(|request| request.owner).collect::<BTreeSet<_>>().len()
     }
 
     fn on_members_changed(&mut self) -> Result<(), FileError> {
@@ -312,7 +300,7 @@ impl Engine {
         match report {
             TaskReport::Event(event) => {
                 if let Event::RequestDone { request } = &event {
-                    self.running.remove(request);
+                    self.running.remove(*request);
                 }
                 self.handle(event);
             }
@@ -325,13 +313,13 @@ impl Engine {
                 self.handle(Event::Verified { request, groups });
             }
             TaskReport::Failed { request, why, problem } => {
-                self.running.remove(&request);
+                self.running.remove(request);
                 if let Some(provider) = self.providers.get_mut(request.owner) {
                     provider.problem = Some(problem);
                 }
                 self.handle(Event::RequestFailed { request, why });
             }
-            TaskReport::Stopped(request) => drop(self.running.remove(&request)),
+            TaskReport::Stopped(request) => self.running.remove(request),
             TaskReport::Fatal(error) => {
                 return Err(FileError::Write { name: self.transfer.file.name.clone(), error: Arc::new(error) });
             }
@@ -379,40 +367,6 @@ impl Engine {
         let sources = (0..).zip(self.providers.iter());
         let sources = sources.map(|(number, provider)| (provider.contact.peer.clone(), delivered(number)));
         sources.filter(|(_, bytes)| *bytes > 0 || self.transfer.file.size == 0).collect()
-    }
-}
-
-/// Callback of a request's writer thread: counts bytes, reports verified groups, and stops the request at its end.
-fn progress(
-    transfer: &Transfer,
-    request: RequestId,
-    groups: Range<u64>,
-    running: &Running,
-    delivered: Arc<AtomicU64>,
-    report: mpsc::Sender<TaskReport>,
-) -> impl FnMut(Written) + Send + 'static {
-    let (context, file, all_bytes) = (transfer.context.clone(), transfer.file.clone(), transfer.all_bytes.clone());
-    let (stop, end) = (running.stop.clone(), running.end.clone());
-    let start = groups.start * limits::GROUP_BYTES;
-    let (mut bytes_verified, mut next, mut unreported) = (0, groups.start, 0);
-    move |Written { bytes, new_bytes }| {
-        bytes_verified += bytes;
-        unreported += new_bytes;
-        all_bytes.fetch_add(new_bytes, Ordering::Relaxed);
-        delivered.fetch_add(new_bytes, Ordering::Relaxed);
-        context.add_bytes(&file, new_bytes);
-        let reached = start + bytes_verified;
-        let verified = if reached >= file.size { groups.end } else { reached / limits::GROUP_BYTES };
-        if verified > next {
-            let groups = next..verified;
-            next = verified;
-            let new_bytes = std::mem::take(&mut unreported);
-            // Fails only if the engine has ended.
-            let _ = report.blocking_send(TaskReport::Verified { request, groups, new_bytes });
-        }
-        if next >= end.load(Ordering::Relaxed) && next < groups.end {
-            stop.cancel();
-        }
     }
 }
 

@@ -29,7 +29,8 @@ pub(crate) fn split_by_size(jobs: NumberedJobs) -> (NumberedJobs, NumberedJobs) 
     (Vec::new(), large)
 }
 
-/// Providers in the order in which they are tried: shuffled, so that many receivers spread over them, and this peer last.
+/// Providers in the order in which they are tried: shuffled, so that many receivers spread over them, and this peer
+/// last.
 pub(crate) fn shuffled(
     owners: Vec<PeerId>,
     only: Option<&PeerId>,

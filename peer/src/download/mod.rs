@@ -8,7 +8,7 @@
 //! | module | contents |
 //! |---|---|
 //! | `plan`, `select`, `job` | request to jobs: versions, destinations, providers |
-//! | `file`, `engine`, `request` | one file: its destination, the shell of the swarm core, one bulk stream |
+//! | `file`, `engine`, `running`, `request` | one file: its destination, the shell of the swarm core, its requests, one bulk stream |
 //! | `providers`, `stall_policy` | providers of a file, and what happens when none is left (pure) |
 //! | `packs` | small files, if there are several |
 //! | `directories` | empty directories, times and modes of all |
@@ -27,6 +27,7 @@ mod plan;
 mod profile;
 mod providers;
 mod request;
+mod running;
 mod select;
 mod stall_policy;
 

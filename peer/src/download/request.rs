@@ -311,19 +311,3 @@ fn failure_of(error: &RequestError) -> swarm::Failure {
         RequestError::Net(_) | RequestError::Header(_) | RequestError::Fetch(_) => swarm::Failure::Broken,
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn request_that_is_stopped_reports_its_end() {
-        let request = RequestId { owner: OwnerId(3), serial: 7 };
-        let (reports, mut received) = mpsc::channel(1);
-        let stop = CancellationToken::new();
-        stop.cancel();
-        run_request(request, std::future::pending(), stop, reports).await;
-        let report = received.recv().await;
-        assert!(matches!(report, Some(TaskReport::Stopped(stopped)) if stopped == request), "{report:?}");
-    }
-}

@@ -18,12 +18,17 @@ pub(crate) enum StallAction {
 
 /// State of a download's supply. `has_members` is always true if other receivers of the content are connected now.
 ///
-/// | state | next state, and its cause |
-/// |---|---|
-/// | supplied | asking the tracker: the swarm core reports that it is stuck |
-/// | asking the tracker for other providers | supplied: a request starts; waiting: it names none, and other receivers are connected; asking peers: it names none, and no receiver is connected |
-/// | asking the known peers who receives it | waiting: some do; given up: none does |
-/// | waiting | supplied: a member has more; asking peers: the last member leaves; given up: [`SWARM_PATIENCE`] has passed |
+/// | state | next state | cause |
+/// |---|---|---|
+/// | supplied | asking the tracker for other providers | the swarm core reports that it is stuck |
+/// | asking the tracker | supplied | a request starts |
+/// | | waiting | it names no provider, and other receivers are connected |
+/// | | asking the known peers who receives the content | it names no provider, and no receiver is connected |
+/// | asking the known peers | waiting | some receive it |
+/// | | given up | none does |
+/// | waiting | supplied | a member has more |
+/// | | asking the known peers | the last member leaves |
+/// | | given up | [`SWARM_PATIENCE`] has passed |
 #[derive(Debug)]
 pub(crate) struct StallPolicy {
     state: State,

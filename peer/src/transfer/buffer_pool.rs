@@ -7,8 +7,8 @@ use shared::limits::{BULK_BATCH_BYTES, GROUP_BYTES};
 
 use crate::bao::verifier::PAIR_BYTES;
 
-/// Bytes of a buffer. A batch ends once it is full, so its last group, with up to 64 pairs before it (one for each level of
-/// the tree), may exceed [`BULK_BATCH_BYTES`].
+/// Bytes of a buffer. A batch ends once it is full, so its last group, with up to 64 pairs before it (one for each
+/// level of the tree), may exceed [`BULK_BATCH_BYTES`].
 const BUFFER_BYTES: usize = BULK_BATCH_BYTES + GROUP_BYTES as usize + 64 * PAIR_BYTES;
 
 /// Free buffers. Their number is bounded by the bytes that QUIC keeps for retransmission (`limits::SEND_WINDOW_BYTES`)

@@ -73,8 +73,8 @@ impl Incoming {
     }
 }
 
-/// Verifies an encoding and passes its groups to `sink`. Returns the bytes of the verified groups. Ends early without an
-/// error if the writer in another thread has failed.
+/// Verifies an encoding and passes its groups to `sink`. Returns the bytes of the verified groups. Ends early without
+/// an error if the writer in another thread has failed.
 pub(super) fn decode<P: FnMut(Written)>(
     mut verifier: Verifier,
     mut incoming: Incoming,

@@ -53,8 +53,8 @@ impl Writing {
 /// Receives `ranges` of the partial's file and returns the bytes of the groups that arrived.
 ///
 /// Each group is verified as it arrives and then written in place, unless another request has written it before;
-/// `progress` is called after each write. Bytes behind the encoding are left unread or dropped. Several calls may run at
-/// once on one partial.
+/// `progress` is called after each write. Bytes behind the encoding are left unread or dropped. Several calls may run
+/// at once on one partial.
 ///
 /// # Errors
 /// See [`FetchError`]; `silence` is how long the stream may carry nothing while this peer can take something.

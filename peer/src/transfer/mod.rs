@@ -1,7 +1,8 @@
 //! Verified transfer of a file's groups, from a disk to a stream and from a stream to a disk.
 //!
-//! Each side is split by a bounded channel: blocking threads read or write the disk and hash, and an async task owns the
-//! stream. The memory of a transfer does not depend on the file's size. `docs/transfer.md` describes the data flow.
+//! Each side is split by a bounded channel: blocking threads read or write the disk and hash, and an async task owns
+//! the stream. The memory of a transfer does not depend on the file's size. `docs/transfer.md` describes the data
+//! flow.
 //!
 //! | module | contents |
 //! |---|---|

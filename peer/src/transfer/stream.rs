@@ -1,5 +1,5 @@
-//! Interface of transfers to streams. Whole chunks go in and out, so that a byte is copied once on its way to the disk and
-//! not at all on its way from it.
+//! Interface of transfers to streams. Whole chunks go in and out, so that a byte is copied once on its way to the disk
+//! and not at all on its way from it.
 
 use std::io;
 
@@ -21,12 +21,12 @@ pub trait ChunkSource: Send {
         BULK_BATCH_BYTES
     }
 
-    /// Reads the bytes that are available; up to `at_most` if that is less than a batch. Returns no chunk at the end of the
-    /// stream.
+    /// Reads the bytes that are available; up to `at_most` if that is less than a batch. Returns no chunk at the end
+    /// of the stream.
     fn next(&mut self, at_most: usize) -> impl Future<Output = io::Result<Vec<Bytes>>> + Send;
 
-    /// Whether the silence of the other side is acceptable because it was busy with another request of this peer. Called
-    /// when the allowed time has passed.
+    /// Whether the silence of the other side is acceptable because it was busy with another request of this peer.
+    /// Called when the allowed time has passed.
     fn is_excused(&mut self) -> bool {
         false
     }

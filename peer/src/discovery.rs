@@ -34,7 +34,7 @@ use crate::{
     store::Share,
 };
 
-/// How long after a refusal the tracker is asked again, unless the seat changes before.
+/// Pause after a refusal before the tracker is asked again, unless the seat changes before.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// Pages that a peer with the most files possible has. One that sends more is broken.
 const MAX_PAGES_PER_PEER: usize = limits::MAX_FILES_PER_PEER.div_ceil(limits::FILES_PER_PAGE) + 1;
@@ -86,7 +86,7 @@ impl From<TrackerQueryError> for Failure {
 pub struct Discovery {
     /// Id of this peer.
     pub me: PeerId,
-    /// The election core: who is tracker, and the index if it is this peer.
+    /// Handle of the election core: the tracker, and the index if this peer is the tracker.
     pub node: CoreHandle,
     /// Connections for calls.
     pub connections: Connections,

@@ -41,7 +41,7 @@ use crate::{
 /// provider.
 const MAX_QUEUED_REPORTS: usize = 64;
 
-/// What a download of one version needs.
+/// Parameters of a download of one version.
 pub(crate) struct Transfer {
     /// Connections for bytes.
     pub(crate) bulk: Connections,
@@ -59,7 +59,7 @@ pub(crate) struct Transfer {
 }
 
 /// Membership of the file's swarm, and the events of the other members.
-pub(crate) type SwarmSeat = (Arc<Membership>, mpsc::Receiver<MemberEvent>);
+pub(crate) type JoinedSwarm = (Arc<Membership>, mpsc::Receiver<MemberEvent>);
 
 /// Answer of a search for others that may help.
 enum Discovered {
@@ -69,7 +69,7 @@ enum Discovered {
     Receivers(Vec<Contact>),
 }
 
-/// What the engine waits for.
+/// Input of the engine.
 enum Input {
     Report(TaskReport),
     Member(MemberEvent),
@@ -105,7 +105,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Engine of a download that begins now. Without `swarm`, only given providers are asked.
-    pub(crate) fn new(transfer: Transfer, swarm: Option<SwarmSeat>) -> Self {
+    pub(crate) fn new(transfer: Transfer, swarm: Option<JoinedSwarm>) -> Self {
         let clock = Clock::start();
         let config = SwarmConfig {
             size: transfer.file.size,

@@ -50,7 +50,7 @@ pub enum DownloadError {
     Files {
         /// Failure of the first of them, in the order of the request.
         first: FileError,
-        /// How many others failed.
+        /// Number of the others that failed.
         others: usize,
     },
     /// The share cannot be read or written.
@@ -72,7 +72,7 @@ pub enum FileError {
     NoProvider {
         /// The file.
         name: FileName,
-        /// What each provider did wrong, with its id; empty when none was there.
+        /// Failure of each provider, with its id; empty if none was reachable.
         problems: Vec<String>,
         /// All of them sent wrong bytes.
         all_corrupt: bool,
@@ -84,7 +84,7 @@ pub enum FileError {
         name: FileName,
         /// As for [`FileError::NoProvider`].
         problems: Vec<String>,
-        /// How many receivers there were.
+        /// Number of receivers.
         receivers: usize,
     },
     /// This peer could not write what arrived. No other provider helps.
@@ -92,7 +92,7 @@ pub enum FileError {
     Write {
         /// The file.
         name: FileName,
-        /// What failed.
+        /// Error of the write.
         error: Arc<FetchError>,
     },
     /// The share refuses the file, or cannot be written.
@@ -160,12 +160,12 @@ impl FileError {
         Self::Store(error.into())
     }
 
-    /// Whether the disk or the user's quota is full, so that no other file fits either.
+    /// Returns true if the disk or the user's quota is full, so that no other file fits either.
     pub(crate) fn is_no_space(&self) -> bool {
         matches!(self, Self::Store(failure) if failure.code == FailureCode::NoSpace)
     }
 
-    /// Whether another file lies at the destination.
+    /// Returns true if another file lies at the destination.
     pub(crate) fn is_occupied(&self) -> bool {
         matches!(self, Self::Store(failure) if failure.code == FailureCode::Exists)
     }

@@ -19,7 +19,7 @@ use crate::{
     diagnostics::bottleneck::{Measured, Source, findings},
 };
 
-/// What explains a download besides its profile.
+/// Inputs of an explanation besides the profile of the download.
 pub(crate) struct Explainer<'a> {
     /// Connections for calls.
     pub(crate) connections: &'a Connections,

@@ -78,7 +78,7 @@ impl FileFetcher<'_> {
         Ok(Downloaded { path, seconds: clock.now().since_origin().as_secs_f64(), sources, file })
     }
 
-    /// Whether the file is at its destination.
+    /// Returns true if the file is at its destination.
     ///
     /// # Errors
     /// If another file is, and may not be replaced.

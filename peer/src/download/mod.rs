@@ -63,7 +63,7 @@ use plan::{Plan, Planner};
 use profile::DownloadProfile;
 pub use select::SelectError;
 
-/// What a [`Downloader`] needs.
+/// Parameters of a [`Downloader`].
 pub struct DownloaderConfig {
     /// Id of this peer.
     pub me: PeerId,

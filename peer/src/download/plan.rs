@@ -27,7 +27,7 @@ use crate::{
     store::Share,
 };
 
-/// What a download does.
+/// Steps of a download.
 pub(crate) struct Plan {
     /// In the order of the request.
     pub(crate) jobs: Vec<Job>,

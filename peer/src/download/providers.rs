@@ -8,7 +8,7 @@ use shared::{contact::Contact, id::PeerId, limits};
 
 use crate::swarm::MemberEvent;
 
-/// How often a provider that failed, or a member that left, is asked again without a verified byte in between.
+/// Retries of a provider that failed, or of a member that left, without a verified byte in between.
 const MAX_RETRIES: u32 = 2;
 
 /// A provider, numbered by its place in [`Providers`].
@@ -155,12 +155,12 @@ impl Providers {
         (was_present && known.is_member).then_some(Event::OwnerLost { owner: number })
     }
 
-    /// Whether another receiver of the content is connected.
+    /// Returns true if another receiver of the content is connected.
     pub(crate) fn has_members(&self) -> bool {
         self.list.iter().any(|provider| provider.presence != Presence::Away && !provider.sent_corrupt_data)
     }
 
-    /// Whether announcements of an absent peer would be used.
+    /// Returns true if announcements of an absent peer would be used.
     pub(crate) fn may_help(&self, peer: &PeerId) -> bool {
         let known = self.by_peer.get(peer).and_then(|number| self.get(*number));
         known.is_none_or(|provider| !provider.sent_corrupt_data && provider.has_retries())

@@ -257,7 +257,7 @@ impl Liveness {
         Self { connection, received }
     }
 
-    /// Whether at least [`BUSY_BYTES`] arrived on the connection since the last call.
+    /// Returns true if at least [`BUSY_BYTES`] arrived on the connection since the last call.
     fn is_busy(&mut self) -> bool {
         let before = std::mem::replace(&mut self.received, self.connection.stats().udp_rx.bytes);
         self.received - before >= BUSY_BYTES
@@ -287,7 +287,7 @@ pub(crate) async fn wait_for_turn(
     }
 }
 
-/// Whether the provider reset the stream because its file changed.
+/// Returns true if the provider reset the stream because its file changed.
 fn was_reset_as_changed(error: &FetchError) -> bool {
     let FetchError::Stream(error) = error else { return false };
     let reset = error.get_ref().and_then(|source| source.downcast_ref::<quinn::ReadError>());

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{context::DownloadContext, request::TaskReport};
 use crate::transfer::Written;
 
-/// How the engine ends a request.
+/// Shared state by which the engine ends a request.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestHandle {
     /// Cancelled when nothing more is wanted from the request.

@@ -44,7 +44,7 @@ pub enum SelectError {
     InvalidGlob {
         /// The pattern.
         pattern: String,
-        /// What is wrong with it.
+        /// Reason, as the parser gives it.
         reason: String,
     },
 }

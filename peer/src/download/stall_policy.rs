@@ -37,7 +37,7 @@ pub(crate) struct StallPolicy {
     stalled_since: Option<Timestamp>,
     /// Time at which the known peers are asked because nothing has been verified yet.
     first_byte_deadline: Option<Timestamp>,
-    /// How often the known peers may still be asked.
+    /// Remaining queries of the known peers.
     fan_outs: u32,
     had_members: bool,
 }

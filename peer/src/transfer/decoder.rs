@@ -24,7 +24,7 @@ use crate::{
     store::Partial,
 };
 
-/// How long verified bytes gather at most before they are written. Only written groups are advertised to the swarm.
+/// Longest time for which verified bytes gather before they are written. Only written groups are advertised to the swarm.
 const RUN_TIME: Duration = Duration::from_millis(20);
 
 /// Progress of a request, in the order of its groups.

@@ -174,7 +174,7 @@ struct BatchReader<'a, S> {
     expected: usize,
     /// Bytes read so far.
     read: usize,
-    /// How long the next batch gathers.
+    /// Time for which the next batch gathers.
     gather: Duration,
     chunks: Vec<Bytes>,
 }

@@ -39,7 +39,7 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Whether another owner may do better.
+    /// Returns true if another owner may do better.
     pub fn is_owners_fault(&self) -> bool {
         match self {
             Self::Verification { .. } | Self::Truncated { .. } | Self::Stream(_) | Self::Silent(_) => true,

@@ -25,8 +25,8 @@ pub trait ChunkSource: Send {
     /// of the stream.
     fn next(&mut self, at_most: usize) -> impl Future<Output = io::Result<Vec<Bytes>>> + Send;
 
-    /// Whether the silence of the other side is acceptable because it was busy with another request of this peer.
-    /// Called when the allowed time has passed.
+    /// Returns true if the silence of the other side is acceptable because it was busy with another request of this
+    /// peer. Called when the allowed time has passed.
     fn is_excused(&mut self) -> bool {
         false
     }

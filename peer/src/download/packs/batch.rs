@@ -53,7 +53,7 @@ impl Content {
         Self { hash, size, targets: Vec::new(), providers: Vec::new(), taken: AtomicBool::new(false) }
     }
 
-    /// Whether this is the first delivery of the content. A content that is requested from two providers may arrive
+    /// Returns true for the first delivery of the content. A content that is requested from two providers may arrive
     /// twice.
     pub(crate) fn take(&self) -> bool {
         !self.taken.swap(true, Ordering::Relaxed)

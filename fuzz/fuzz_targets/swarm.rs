@@ -11,8 +11,14 @@ use std::{
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use protocol::swarm::{Action, Dropped, Event, Failure, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
-use shared::{group_ranges::{GroupRanges, group_count}, limits::{GROUP_BYTES, MAX_ACTIVE_OWNERS, MAX_OWNER_BACKOFF, MAX_REQUESTS_PER_OWNER, MAX_REQUEST_BYTES, MIN_PIECE_BYTES, OWNER_SILENCE}, time::Timestamp};
+use protocol::swarm::{Action, Dropped, Event, Failure, Has, ProviderId, PickerKind, RequestId, Swarm, SwarmConfig};
+use shared::{group_ranges::{GroupRanges, group_count}, limits::GROUP_BYTES, time::Timestamp};
+use protocol::swarm::params::MAX_ACTIVE_PROVIDERS;
+use protocol::provider_health::MAX_PROVIDER_BACKOFF;
+use protocol::swarm::params::MAX_REQUESTS_PER_PROVIDER;
+use protocol::swarm::params::MAX_REQUEST_BYTES;
+use protocol::swarm::params::MIN_PIECE_BYTES;
+use protocol::provider_health::PROVIDER_SILENCE;
 
 /// Groups of a piece of the minimum size.
 const PIECE: u64 = MIN_PIECE_BYTES / GROUP_BYTES;
@@ -109,12 +115,12 @@ struct Model {
     /// Ended requests, with the groups that were missing.
     ended: Vec<(RequestId, Range<u64>)>,
     /// Groups of each owner.
-    has: BTreeMap<OwnerId, BTreeSet<u64>>,
+    has: BTreeMap<ProviderId, BTreeSet<u64>>,
     /// Owners that sent corrupt data.
-    corrupt: BTreeSet<OwnerId>,
+    corrupt: BTreeSet<ProviderId>,
     /// Verified groups.
     proven: BTreeSet<u64>,
-    last_serial: BTreeMap<OwnerId, u64>,
+    last_serial: BTreeMap<ProviderId, u64>,
     paused: bool,
     stuck: bool,
     finished: bool,
@@ -126,7 +132,7 @@ fuzz_target!(|input: Input| {
     let have = set(input.have.iter().map(|&run| range(run, groups)));
     let picker = if input.sequential { PickerKind::Sequential } else { PickerKind::RarestFirst };
     let proven = have.iter().flatten().collect();
-    let config = SwarmConfig { size, have, picker, is_sociable: input.sociable, seed: input.seed };
+    let config = SwarmConfig { size, have, picker, expects_receivers: input.sociable, seed: input.seed };
     let mut model = Model {
         swarm: Swarm::new(config, Timestamp::ZERO),
         size,
@@ -177,7 +183,7 @@ fn millis(number: u16) -> Duration {
 
 impl Model {
     fn step(&mut self, step: Step) {
-        let id = |owner: u8| OwnerId(u32::from(owner % OWNERS));
+        let id = |owner: u8| ProviderId(u32::from(owner % OWNERS));
         match step {
             Step::Add { owner, has, rtt_millis } => {
                 let groups = self.groups;
@@ -192,11 +198,11 @@ impl Model {
                 if let Some(has) = self.has.get_mut(&id(owner)) {
                     has.extend(gained.clone());
                 }
-                self.handle(Event::OwnerHas { owner: id(owner), gained: set([gained].into_iter()) });
+                self.handle(Event::ProviderGained { owner: id(owner), gained: set([gained].into_iter()) });
             }
             Step::Lose { owner } => {
                 self.forget(id(owner));
-                self.handle(Event::OwnerLost { owner: id(owner) });
+                self.handle(Event::ProviderLost { owner: id(owner) });
             }
             Step::Heard { owner, rtt_millis } => {
                 self.handle(Event::Heard { owner: id(owner), rtt: rtt_millis.map(millis) });
@@ -251,7 +257,7 @@ impl Model {
         self.in_flight.keys().nth(usize::from(which) % self.in_flight.len().max(1)).copied()
     }
 
-    fn add(&mut self, owner: OwnerId, has: Has, rtt: Option<Duration>) {
+    fn add(&mut self, owner: ProviderId, has: Has, rtt: Option<Duration>) {
         if !self.corrupt.contains(&owner) && !self.finished {
             let known = self.has.entry(owner).or_default();
             match &has {
@@ -259,7 +265,7 @@ impl Model {
                 Has::Groups(groups) => known.extend(groups.iter().flatten()),
             }
         }
-        self.handle(Event::OwnerAdded { owner, has, rtt });
+        self.handle(Event::ProviderAdded { owner, has, rtt });
     }
 
     fn bring(&mut self, which: u8, count: u64) {
@@ -285,7 +291,7 @@ impl Model {
     }
 
     /// Reports groups of a request that the scheduler never sent.
-    fn invent(&mut self, owner: OwnerId, serial: u8, run: (u16, u8)) {
+    fn invent(&mut self, owner: ProviderId, serial: u8, run: (u16, u8)) {
         let request = RequestId { owner, serial: u64::from(serial) + (1 << 40) };
         let groups = range(run, self.groups);
         self.handle(Event::Begun { request });
@@ -311,7 +317,7 @@ impl Model {
     }
 
     /// Removes an owner and its requests.
-    fn forget(&mut self, owner: OwnerId) {
+    fn forget(&mut self, owner: ProviderId) {
         self.has.remove(&owner);
         let gone: Vec<_> = self.in_flight.keys().filter(|request| request.owner == owner).copied().collect();
         gone.into_iter().for_each(|request| self.end(request));
@@ -377,16 +383,16 @@ impl Model {
 
     /// Asserts the invariants.
     fn check(&self) {
-        let mut of_owner: BTreeMap<OwnerId, usize> = BTreeMap::new();
-        let mut of_piece: BTreeMap<u64, Vec<OwnerId>> = BTreeMap::new();
+        let mut of_owner: BTreeMap<ProviderId, usize> = BTreeMap::new();
+        let mut of_piece: BTreeMap<u64, Vec<ProviderId>> = BTreeMap::new();
         for (request, left) in &self.in_flight {
             *of_owner.entry(request.owner).or_default() += 1;
             for piece in left.start / PIECE..=(left.end - 1) / PIECE {
                 of_piece.entry(piece).or_default().push(request.owner);
             }
         }
-        assert!(of_owner.len() <= MAX_ACTIVE_OWNERS, "{} owners are active", of_owner.len());
-        assert!(of_owner.values().all(|requests| *requests <= MAX_REQUESTS_PER_OWNER), "{of_owner:?}");
+        assert!(of_owner.len() <= MAX_ACTIVE_PROVIDERS, "{} owners are active", of_owner.len());
+        assert!(of_owner.values().all(|requests| *requests <= MAX_REQUESTS_PER_PROVIDER), "{of_owner:?}");
         for (piece, owners) in of_piece {
             assert!(owners.len() <= 2, "piece {piece} is requested from {owners:?}");
             assert!(owners.len() < 2 || owners[0] != owners[1], "piece {piece} is requested from {owners:?}");
@@ -396,7 +402,7 @@ impl Model {
         assert_eq!(self.swarm.progress().bytes_proven, bytes);
         let due = self.swarm.next_deadline();
         // The longest jittered back-off, the longest silence timeout, and a margin for the round-trip time.
-        let latest = self.now + 2 * MAX_OWNER_BACKOFF + 2 * OWNER_SILENCE + Duration::from_secs(60);
+        let latest = self.now + 2 * MAX_PROVIDER_BACKOFF + 2 * PROVIDER_SILENCE + Duration::from_secs(60);
         assert!(due.is_none_or(|due| due <= latest), "due {due:?} at {:?}", self.now);
         assert!(self.in_flight.is_empty() || due.is_some(), "no deadline for a request in flight");
         if self.finished {
@@ -408,7 +414,7 @@ impl Model {
     fn complete(&mut self) {
         self.paused = false;
         self.handle(Event::Resume);
-        let honest = OwnerId(1000);
+        let honest = ProviderId(1000);
         self.add(honest, Has::All, None);
         let mut rounds = 0;
         while !self.finished {

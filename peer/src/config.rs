@@ -12,11 +12,12 @@ use clap::Parser;
 use shared::{
     error::{Failure, FailureCode},
     id::PeerId,
-    limits::{MAX_UPLOADS, MIN_RATE},
+    limits::MIN_RATE,
     name::{Endpoint, Host},
     net::session::StateDir,
     settings::{Environment, parse_host},
 };
+use protocol::upload::params::MAX_UPLOADS;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use protocol::swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
+use protocol::swarm::{Action, Event, Has, ProviderId, PickerKind, RequestId, Swarm, SwarmConfig};
 use shared::{contact::Contact, content::FileMeta, id::PeerId, limits, net::Connections, time::Clock};
 use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
 
@@ -94,7 +94,7 @@ pub(crate) struct Engine {
     running: RunningRequests,
     /// Bytes that each provider delivered first. Counted by the tasks, so that the count is complete when the core has
     /// all groups.
-    delivered: BTreeMap<OwnerId, Arc<AtomicU64>>,
+    delivered: BTreeMap<ProviderId, Arc<AtomicU64>>,
     report: mpsc::Sender<TaskReport>,
     reports: mpsc::Receiver<TaskReport>,
     discover: mpsc::Sender<Discovered>,
@@ -111,7 +111,7 @@ impl Engine {
             size: transfer.file.size,
             have: transfer.partial.verified(),
             picker: PickerKind::RarestFirst,
-            is_sociable: swarm.is_some(),
+            expects_receivers: swarm.is_some(),
             seed: fastrand::u64(..),
         };
         let (membership, members) = swarm.unzip();
@@ -169,7 +169,7 @@ impl Engine {
         self.swarm.handle(now, Event::Pause, &mut self.actions);
         for contact in contacts {
             if let Some((provider, true)) = self.providers.number(&contact, false) {
-                let added = Event::OwnerAdded { owner: provider, has: Has::All, rtt: None };
+                let added = Event::ProviderAdded { provider, has: Has::All, rtt: None };
                 self.swarm.handle(now, added, &mut self.actions);
                 if let Some(membership) = &self.membership {
                     membership.talk_to(contact);
@@ -187,7 +187,7 @@ impl Engine {
                 Action::Request { request, groups } => self.start_request(request, groups),
                 Action::Truncate { request, at_group } => self.running.truncate(request, at_group),
                 Action::Cancel { request } => self.running.cancel(request),
-                Action::Drop { owner: provider, why } => {
+                Action::Drop { provider, why } => {
                     if let Some(provider) = self.providers.get_mut(provider) {
                         provider.on_dropped(why);
                         self.members_changed = true;
@@ -208,7 +208,7 @@ impl Engine {
     }
 
     fn start_request(&mut self, request: RequestId, groups: Range<u64>) {
-        let Some(provider) = self.providers.get(request.owner) else { return };
+        let Some(provider) = self.providers.get(request.provider) else { return };
         self.policy.on_request();
         let handle = self.running.add(request, groups.end);
         let stop = handle.stop.clone();
@@ -219,13 +219,13 @@ impl Engine {
             context: self.transfer.context.clone(),
             file: self.transfer.file.clone(),
             all_bytes: self.transfer.all_bytes.clone(),
-            delivered: self.delivered.entry(request.owner).or_default().clone(),
+            delivered: self.delivered.entry(request.provider).or_default().clone(),
             reports: self.report.clone(),
         };
         let stream = RequestStream {
             bulk: self.transfer.bulk.clone(),
             throttle: self.transfer.throttle.clone(),
-            provider: provider.contact.clone(),
+            provider.contact.clone(),
             file: self.transfer.file.clone(),
             partial: self.transfer.partial.clone(),
             meter: self.transfer.context.profile.source(&provider.contact),
@@ -241,7 +241,7 @@ impl Engine {
         let rank = self.providers.rank_of(&self.transfer.discovery.me);
         if std::mem::replace(&mut self.rank, rank) != rank {
             let (place, receivers) = rank;
-            self.swarm.handle(self.clock.now(), Event::Placed { place, receivers }, &mut self.actions);
+            self.swarm.handle(self.clock.now(), Event::Ranked { rank: place, receivers }, &mut self.actions);
         }
         let action = self.policy.on_members_changed(self.providers.has_members());
         self.apply(action)
@@ -306,7 +306,7 @@ impl Engine {
             }
             TaskReport::Verified { request, groups, new_bytes } => {
                 self.policy.on_verified(self.clock.now());
-                self.providers.on_delivered(request.owner, new_bytes);
+                self.providers.on_delivered(request.provider, new_bytes);
                 if let Some(membership) = &self.membership {
                     membership.proven(groups.clone());
                 }
@@ -314,7 +314,7 @@ impl Engine {
             }
             TaskReport::Failed { request, why, problem } => {
                 self.running.remove(request);
-                if let Some(provider) = self.providers.get_mut(request.owner) {
+                if let Some(provider) = self.providers.get_mut(request.provider) {
                     provider.problem = Some(problem);
                 }
                 self.handle(Event::RequestFailed { request, why });
@@ -363,7 +363,7 @@ impl Engine {
     /// Bytes that each provider delivered. All providers count as sources of an empty file.
     fn sources(&self) -> Vec<(PeerId, u64)> {
         let delivered =
-            |number: u32| self.delivered.get(&OwnerId(number)).map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+            |number: u32| self.delivered.get(&ProviderId(number)).map_or(0, |bytes| bytes.load(Ordering::Relaxed));
         let sources = (0..).zip(self.providers.iter());
         let sources = sources.map(|(number, provider)| (provider.contact.peer.clone(), delivered(number)));
         sources.filter(|(_, bytes)| *bytes > 0 || self.transfer.file.size == 0).collect()

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::swarm::{Dropped, Event, Has, OwnerId};
+use protocol::swarm::{Dropped, Event, Has, ProviderId};
 use shared::{contact::Contact, id::PeerId, limits};
 
 use crate::swarm::MemberEvent;
@@ -46,7 +46,7 @@ enum Presence {
 impl Provider {
     /// The swarm core asks it for nothing any more.
     pub(crate) fn on_dropped(&mut self, why: Dropped) {
-        self.sent_corrupt_data |= why == Dropped::Lied;
+        self.sent_corrupt_data |= why == Dropped::SentCorruptData;
         if self.presence != Presence::Away {
             self.presence = Presence::GivenUp;
         }
@@ -73,19 +73,19 @@ impl Provider {
 #[derive(Default)]
 pub(crate) struct Providers {
     list: Vec<Provider>,
-    by_peer: BTreeMap<PeerId, OwnerId>,
+    by_peer: BTreeMap<PeerId, ProviderId>,
 }
 
 impl Providers {
-    /// Number of a peer, and whether it is new; `None` beyond [`limits::MAX_SWARM_OWNERS`].
-    pub(crate) fn number(&mut self, contact: &Contact, is_member: bool) -> Option<(OwnerId, bool)> {
+    /// Number of a peer, and whether it is new; `None` beyond [`protocol::swarm::params::MAX_SWARM_PROVIDERS`].
+    pub(crate) fn number(&mut self, contact: &Contact, is_member: bool) -> Option<(ProviderId, bool)> {
         if let Some(&number) = self.by_peer.get(&contact.peer) {
             return Some((number, false));
         }
-        if self.list.len() >= limits::MAX_SWARM_OWNERS {
+        if self.list.len() >= protocol::swarm::params::MAX_SWARM_PROVIDERS {
             return None;
         }
-        let number = OwnerId(u32::try_from(self.list.len()).ok()?);
+        let number = ProviderId(u32::try_from(self.list.len()).ok()?);
         let contact = contact.clone();
         self.by_peer.insert(contact.peer.clone(), number);
         self.list.push(Provider {
@@ -112,11 +112,11 @@ impl Providers {
             known.contact = contact.clone();
         }
         known.is_member = false;
-        Some(Event::OwnerAdded { owner: number, has: Has::All, rtt: None })
+        Some(Event::ProviderAdded { provider: number, has: Has::All, rtt: None })
     }
 
     /// Bytes of a provider are verified that no other had delivered.
-    pub(crate) fn on_delivered(&mut self, number: OwnerId, new_bytes: u64) {
+    pub(crate) fn on_delivered(&mut self, number: ProviderId, new_bytes: u64) {
         if let Some(provider) = self.get_mut(number) {
             provider.has_delivered |= new_bytes > 0;
         }
@@ -134,7 +134,7 @@ impl Providers {
         let is_retry = match (known.presence, &has) {
             (Presence::Receiving, Has::Groups(_)) => {
                 let Has::Groups(gained) = has else { return None };
-                return Some(Event::OwnerHas { owner: number, gained });
+                return Some(Event::ProviderGained { provider: number, gained });
             }
             (Presence::Complete, _) | (Presence::GivenUp, Has::Groups(_)) => return None,
             (Presence::Receiving, Has::All) => false,
@@ -145,14 +145,14 @@ impl Providers {
             return None;
         }
         known.presence = if has == Has::All { Presence::Complete } else { Presence::Receiving };
-        Some(Event::OwnerAdded { owner: number, has, rtt: None })
+        Some(Event::ProviderAdded { provider: number, has, rtt: None })
     }
 
     fn on_left(&mut self, peer: &PeerId) -> Option<Event> {
         let number = *self.by_peer.get(peer)?;
         let known = self.get_mut(number)?;
         let was_present = std::mem::replace(&mut known.presence, Presence::Away) != Presence::Away;
-        (was_present && known.is_member).then_some(Event::OwnerLost { owner: number })
+        (was_present && known.is_member).then_some(Event::ProviderLost { provider: number })
     }
 
     /// Returns true if another receiver of the content is connected.
@@ -178,11 +178,11 @@ impl Providers {
         (rank, receivers)
     }
 
-    pub(crate) fn get(&self, number: OwnerId) -> Option<&Provider> {
+    pub(crate) fn get(&self, number: ProviderId) -> Option<&Provider> {
         self.list.get(number.0 as usize)
     }
 
-    pub(crate) fn get_mut(&mut self, number: OwnerId) -> Option<&mut Provider> {
+    pub(crate) fn get_mut(&mut self, number: ProviderId) -> Option<&mut Provider> {
         self.list.get_mut(number.0 as usize)
     }
 
@@ -230,10 +230,10 @@ mod tests {
         assert_eq!(providers.rank_of(&me), (2, 4));
         assert!(providers.on_member_event(has_all("a")).is_some());
         assert_eq!(providers.rank_of(&me), (1, 3), "a member that has everything receives no more");
-        assert!(matches!(providers.on_member_event(left("z")), Some(Event::OwnerLost { .. })));
+        assert!(matches!(providers.on_member_event(left("z")), Some(Event::ProviderLost { .. })));
         assert_eq!(providers.rank_of(&me), (1, 2));
         let corrupt = providers.number(&contact("k"), true).unwrap().0;
-        providers.get_mut(corrupt).unwrap().on_dropped(Dropped::Lied);
+        providers.get_mut(corrupt).unwrap().on_dropped(Dropped::SentCorruptData);
         assert_eq!(providers.rank_of(&me), (0, 1), "a member that sent corrupt data does not count");
         assert!(providers.on_member_event(has("z")).is_some());
         assert_eq!(providers.rank_of(&me), (0, 2), "it is back");
@@ -269,7 +269,7 @@ mod tests {
         }
         let mut retried = 0;
         for _ in 0..9 {
-            providers.get_mut(OwnerId(0)).unwrap().on_dropped(Dropped::Failing);
+            providers.get_mut(ProviderId(0)).unwrap().on_dropped(Dropped::Failing);
             retried += u32::from(providers.on_member_event(has_all("a")).is_some());
         }
         assert_eq!(retried, MAX_RETRIES);

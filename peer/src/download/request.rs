@@ -3,7 +3,7 @@
 use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use protocol::swarm::{self, Event, OwnerId, RequestId};
+use protocol::swarm::{self, Event, ProviderId, RequestId};
 use shared::{
     contact::Contact,
     content::FileMeta,
@@ -40,7 +40,7 @@ use crate::{
 /// Interval at which the core learns that bytes arrive: within the margin after which it considers a provider stalled.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(20);
 /// Bytes that a dead provider's machine, or one that only sends queue notices, does not send within
-/// [`limits::OWNER_SILENCE`].
+/// [`protocol::provider_health::PROVIDER_SILENCE`].
 const BUSY_BYTES: u64 = limits::GROUP_BYTES;
 
 /// Report of a request's task to the engine.
@@ -124,7 +124,7 @@ impl RequestStream {
         };
         let mut source = Metered { source, meter: &self.meter };
         let writing = Writing::for_this_machine();
-        match fetch_from(&mut source, ranges, &self.partial, limits::OWNER_SILENCE, writing, progress).await {
+        match fetch_from(&mut source, ranges, &self.partial, protocol::provider_health::PROVIDER_SILENCE, writing, progress).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 let is_wrong = matches!(error, FetchError::Verification { .. });
@@ -148,7 +148,7 @@ impl RequestStream {
             Ok::<_, RequestError>((accepted, recv))
         };
         let (BulkAccepted { size }, recv) =
-            timeout(limits::OWNER_SILENCE, open).await.map_err(|_| RequestError::Silent)??;
+            timeout(protocol::provider_health::PROVIDER_SILENCE, open).await.map_err(|_| RequestError::Silent)??;
         if size != self.file.size {
             return Err(RequestError::OtherSize { claimed: size, announced: self.file.size });
         }
@@ -184,8 +184,8 @@ struct ActivityReporter<'a> {
 
 impl ActivityReporter<'_> {
     fn active(&self, rtt: Option<Duration>) -> TaskReport {
-        let provider: OwnerId = self.request.owner;
-        TaskReport::Event(Event::Heard { owner: provider, rtt })
+        let provider: ProviderId = self.request.provider;
+        TaskReport::Event(Event::Activity { provider, rtt })
     }
 
     fn report(&self) {
@@ -195,7 +195,7 @@ impl ActivityReporter<'_> {
 
     fn report_begun(&self) {
         // The first group shows as well that the request has begun.
-        let _ = self.reports.try_send(TaskReport::Event(Event::Begun { request: self.request }));
+        let _ = self.reports.try_send(TaskReport::Event(Event::RequestStarted { request: self.request }));
     }
 }
 
@@ -269,14 +269,14 @@ impl Liveness {
 /// unless `is_busy`.
 ///
 /// # Errors
-/// If the stream breaks, carries anything else, or nothing for [`limits::OWNER_SILENCE`].
+/// If the stream breaks, carries anything else, or nothing for [`protocol::provider_health::PROVIDER_SILENCE`].
 pub(crate) async fn wait_for_turn(
     recv: &mut quinn::RecvStream,
     mut on_queued: impl FnMut(),
     mut is_busy: impl FnMut() -> bool,
 ) -> Result<(), HeaderError> {
     loop {
-        match timeout(limits::OWNER_SILENCE, recv.read_u8()).await {
+        match timeout(protocol::provider_health::PROVIDER_SILENCE, recv.read_u8()).await {
             Ok(Ok(BULK_BEGINS)) => return Ok(()),
             Ok(Ok(BULK_WAITS)) => on_queued(),
             Ok(Ok(_)) => return Err(HeaderError::Malformed),
@@ -307,7 +307,7 @@ fn failure_of(error: &RequestError) -> swarm::Failure {
             swarm::Failure::Silent
         }
         RequestError::Silent | RequestError::Fetch(FetchError::Silent(_)) => swarm::Failure::Silent,
-        RequestError::Fetch(FetchError::Verification { .. }) => swarm::Failure::Lied,
+        RequestError::Fetch(FetchError::Verification { .. }) => swarm::Failure::SentCorruptData,
         RequestError::Net(_) | RequestError::Header(_) | RequestError::Fetch(_) => swarm::Failure::Broken,
     }
 }

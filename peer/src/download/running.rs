@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use protocol::swarm::{OwnerId, RequestId};
+use protocol::swarm::{ProviderId, RequestId};
 use shared::{content::FileMeta, limits};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -59,7 +59,7 @@ impl RunningRequests {
 
     /// Number of providers that have a running request.
     pub(crate) fn providers(&self) -> usize {
-        self.0.keys().map(|request| request.owner).collect::<BTreeSet<OwnerId>>().len()
+        self.0.keys().map(|request| request.provider).collect::<BTreeSet<ProviderId>>().len()
     }
 }
 
@@ -128,7 +128,7 @@ mod tests {
         let context =
             Arc::new(DownloadContext::new("a".to_owned(), false, profile, (file.size, 1), ProgressSink::none()));
         let (reports, mut received) = mpsc::channel(10);
-        let request = RequestId { owner: OwnerId(3), serial: 7 };
+        let request = RequestId { provider: ProviderId(3), serial: 7 };
         let mut running = RunningRequests::default();
         let handle = running.add(request, 10);
         let progress = RequestProgress {

@@ -1,9 +1,10 @@
 //! Decides whom a download asks, and how long it waits, when no provider that is left has what is missing. Pure.
 
 use shared::{
-    limits::{MAX_SWARM_FAN_OUTS, OWNER_SILENCE, SWARM_PATIENCE},
+    limits::{MAX_SWARM_FAN_OUTS, SWARM_PATIENCE},
     time::Timestamp,
 };
+use protocol::provider_health::PROVIDER_SILENCE;
 
 /// Decision of a [`StallPolicy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +58,7 @@ impl StallPolicy {
             state: State::Supplied,
             stalled_since: None,
             // A provider that the tracker still names and that has left introduces no other receivers.
-            first_byte_deadline: may_ask_receivers.then(|| now + OWNER_SILENCE),
+            first_byte_deadline: may_ask_receivers.then(|| now + PROVIDER_SILENCE),
             fan_outs: if may_ask_receivers { MAX_SWARM_FAN_OUTS } else { 0 },
             had_members: false,
         }
@@ -187,8 +188,8 @@ mod tests {
         policy.on_stuck(now);
         policy.on_members_changed(true);
         assert_eq!(policy.on_providers(false, true), StallAction::Continue);
-        assert_eq!(policy.deadline(), Some(now + OWNER_SILENCE), "nothing is verified yet");
-        policy.on_deadline(now + OWNER_SILENCE, true);
+        assert_eq!(policy.deadline(), Some(now + PROVIDER_SILENCE), "nothing is verified yet");
+        policy.on_deadline(now + PROVIDER_SILENCE, true);
         assert_eq!(policy.deadline(), Some(now + SWARM_PATIENCE));
     }
 

@@ -223,7 +223,8 @@ impl<S: ChunkSource> BatchReader<'_, S> {
 
 #[cfg(test)]
 mod tests {
-    use shared::limits::OWNER_SILENCE;
+    use shared::;
+    use protocol::provider_health::PROVIDER_SILENCE;
 
     use super::*;
     use crate::{
@@ -250,7 +251,7 @@ mod tests {
             serve(share.open_for_serving(&file.hash).unwrap(), partial.missing(), &mut encoded, |_| {}).await.unwrap();
             let mut source = Reader(encoded.as_slice());
             let panics = |_: Written| panic!("the progress of a test");
-            let fetched = fetch_from(&mut source, partial.missing(), &partial, OWNER_SILENCE, writing, panics).await;
+            let fetched = fetch_from(&mut source, partial.missing(), &partial, PROVIDER_SILENCE, writing, panics).await;
             assert!(matches!(fetched, Err(FetchError::Panicked(_))), "{writing:?}: {fetched:?}");
         }
     }

@@ -4,9 +4,10 @@ use std::{io, pin::pin, time::Duration};
 
 use shared::{
     content::ContentHash,
-    limits::{BULK_BATCHES, MAX_PACKED_FILE_BYTES, OWNER_SILENCE},
+    limits::{BULK_BATCHES, MAX_PACKED_FILE_BYTES},
     net::pack::{ITEM_FOLLOWS, ItemRefusal},
 };
+use protocol::provider_health::PROVIDER_SILENCE;
 use tokio::{
     sync::mpsc,
     task,
@@ -16,7 +17,7 @@ use tokio::{
 use super::{decoder::Incoming, stream::ChunkSource};
 
 /// Interval of `on_activity` while this peer is slow.
-const ACTIVITY_INTERVAL: Duration = OWNER_SILENCE.checked_div(4).expect("4 is not 0");
+const ACTIVITY_INTERVAL: Duration = PROVIDER_SILENCE.checked_div(4).expect("4 is not 0");
 
 /// Outcome of one content of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -214,7 +215,7 @@ mod tests {
             move |hash: &ContentHash| changed.lock().unwrap().push(*hash)
         };
         let mut sent = Vec::new();
-        serve_pack(contents, open, note, &mut Writer(&mut sent), OWNER_SILENCE, |_| {}).await.unwrap();
+        serve_pack(contents, open, note, &mut Writer(&mut sent), PROVIDER_SILENCE, |_| {}).await.unwrap();
         let changed = changed.lock().unwrap().clone();
         (sent, changed)
     }

@@ -19,14 +19,18 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
-    limits::{
-        BALANCE_INTERVAL, MAX_ACTIVE_OWNERS, MAX_PACK_BYTES, MAX_PACK_CONTENTS, MIN_PACK_COST, OWNER_FAILURES,
-        PACK_DUPLICATE_AFTER, PACK_ITEM_COST, PACKS_PER_OWNER,
-    },
+    limits::{MAX_PACK_BYTES, MAX_PACK_CONTENTS},
     time::Timestamp,
 };
+use crate::swarm::params::BALANCE_INTERVAL;
+use crate::swarm::params::MAX_ACTIVE_PROVIDERS;
+use crate::packs::params::MIN_PACK_COST;
+use crate::provider_health::MAX_PROVIDER_FAILURES;
+use crate::packs::params::PACK_DUPLICATE_AFTER;
+use crate::packs::params::PACK_ITEM_COST;
+use crate::packs::params::PACKS_PER_PROVIDER;
 
-pub use crate::swarm::OwnerId;
+pub use crate::swarm::ProviderId;
 use provider::Owner;
 
 /// A content that is wanted, by its place in the list that [`Packs::new`] was given.
@@ -37,7 +41,7 @@ pub struct ItemId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PackId {
     /// Who is asked.
-    pub owner: OwnerId,
+    pub owner: ProviderId,
     /// Which of its packs.
     pub number: u64,
 }
@@ -69,7 +73,7 @@ pub enum Event {
     /// It did not. Items of it that were not delivered are asked of others.
     Failed(PackId, Why),
     /// The owner sent something, or could not because this peer did not take it.
-    Heard(OwnerId),
+    Heard(ProviderId),
     /// Time passed.
     Tick,
 }
@@ -82,9 +86,9 @@ pub enum Action {
     /// Nothing more is wanted of this pack, or it is given up; events of it are not waited for.
     Cancel(PackId),
     /// This owner is not asked any more.
-    Drop(OwnerId, Why),
+    Drop(ProviderId, Why),
     /// Nobody is left to ask for this item. What each of its owners did is told.
-    Failed(ItemId, Vec<(OwnerId, Why)>),
+    Failed(ItemId, Vec<(ProviderId, Why)>),
     /// Every item was delivered or has failed.
     Finished,
 }
@@ -95,7 +99,7 @@ pub struct Wanted {
     /// Bytes; at most `limits::MAX_PACKED_FILE_BYTES`.
     pub size: u64,
     /// Who has it.
-    pub owners: BTreeSet<OwnerId>,
+    pub owners: BTreeSet<ProviderId>,
 }
 
 /// See the module.
@@ -104,10 +108,10 @@ pub struct Packs {
     items: Vec<Item>,
     /// Items with the same owners, which most have, are kept together.
     classes: Vec<Class>,
-    class_of: BTreeMap<BTreeSet<OwnerId>, usize>,
+    class_of: BTreeMap<BTreeSet<ProviderId>, usize>,
     owners: Vec<Owner>,
     packs: BTreeMap<PackId, Pack>,
-    refusals: BTreeMap<ItemId, Vec<OwnerId>>,
+    refusals: BTreeMap<ItemId, Vec<ProviderId>>,
     numbers: u64,
     /// Cost of the items that wait.
     waiting_cost: u64,
@@ -138,7 +142,7 @@ enum State {
 /// Items that the same owners may still be asked for.
 #[derive(Debug)]
 struct Class {
-    owners: BTreeSet<OwnerId>,
+    owners: BTreeSet<ProviderId>,
     waiting: BTreeSet<ItemId>,
 }
 
@@ -289,7 +293,7 @@ impl Packs {
             Why::Busy => owner.busy(now),
             Why::Lied => self.drop_owner(pack.owner, why, out),
             Why::Silent | Why::Broken | Why::Refused => {
-                if owner.failed(now) >= OWNER_FAILURES {
+                if owner.failed(now) >= MAX_PROVIDER_FAILURES {
                     self.drop_owner(pack.owner, why, out);
                 }
             }
@@ -302,7 +306,7 @@ impl Packs {
             if !self.owners[number].is_silent(now) {
                 continue;
             }
-            let silent = OwnerId(u32::try_from(number).expect("owners are numbered by u32"));
+            let silent = ProviderId(u32::try_from(number).expect("owners are numbered by u32"));
             let packs: Vec<_> = self.packs_of(silent).collect();
             for pack in packs {
                 // The first may have had the owner dropped, with all its packs.
@@ -314,7 +318,7 @@ impl Packs {
         }
     }
 
-    fn drop_owner(&mut self, owner: OwnerId, why: Why, out: &mut Vec<Action>) {
+    fn drop_owner(&mut self, owner: ProviderId, why: Why, out: &mut Vec<Action>) {
         self.owners[owner.0 as usize].dropped = Some(why);
         self.orphans = true;
         out.push(Action::Drop(owner, why));
@@ -356,7 +360,7 @@ impl Packs {
         }
     }
 
-    fn class(&mut self, owners: BTreeSet<OwnerId>) -> usize {
+    fn class(&mut self, owners: BTreeSet<ProviderId>) -> usize {
         if let Some(class) = self.class_of.get(&owners) {
             return *class;
         }
@@ -426,7 +430,7 @@ impl Packs {
         out.push(Action::Failed(item, refused.chain(dropped).collect()));
     }
 
-    fn packs_of(&self, owner: OwnerId) -> impl Iterator<Item = PackId> {
+    fn packs_of(&self, owner: ProviderId) -> impl Iterator<Item = PackId> {
         let all = PackId { owner, number: 0 }..=PackId { owner, number: u64::MAX };
         self.packs.range(all).map(|(pack, _)| *pack)
     }
@@ -434,14 +438,14 @@ impl Packs {
     /// Gives every owner that has room a pack: first those with none, then a second one each.
     fn assign(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let mut active = self.owners.iter().filter(|owner| owner.packs > 0).count();
-        for depth in 0..PACKS_PER_OWNER {
+        for depth in 0..PACKS_PER_PROVIDER {
             for number in 0..self.owners.len() {
                 let owner = &self.owners[number];
                 let idle = owner.packs == 0;
-                if owner.packs != depth || !owner.may_be_asked(now) || (idle && active >= MAX_ACTIVE_OWNERS) {
+                if owner.packs != depth || !owner.may_be_asked(now) || (idle && active >= MAX_ACTIVE_PROVIDERS) {
                     continue;
                 }
-                let owner = OwnerId(u32::try_from(number).expect("owners are numbered by u32"));
+                let owner = ProviderId(u32::try_from(number).expect("owners are numbered by u32"));
                 let mut items = self.next_items(owner, now);
                 if items.is_empty() && idle {
                     items = self.duplicates(owner, now);
@@ -455,7 +459,7 @@ impl Packs {
     }
 
     /// Items that wait, as many as this owner should be asked for at a time.
-    fn next_items(&mut self, owner: OwnerId, now: Timestamp) -> BTreeSet<ItemId> {
+    fn next_items(&mut self, owner: ProviderId, now: Timestamp) -> BTreeSet<ItemId> {
         let limit = self.pack_cost(owner, now);
         let (mut items, mut bytes, mut cost) = (BTreeSet::new(), 0, 0);
         'full: while let Some((_, class)) = self.owners[owner.0 as usize].classes.first().copied() {
@@ -475,7 +479,7 @@ impl Packs {
     }
 
     /// Cost of the next pack of this owner: half of what would be its part of what waits, by rate.
-    fn pack_cost(&self, owner: OwnerId, now: Timestamp) -> u64 {
+    fn pack_cost(&self, owner: ProviderId, now: Timestamp) -> u64 {
         let live = || self.owners.iter().filter(|owner| owner.may_be_asked(now) || owner.packs > 0);
         if live().count() <= 1 {
             return u64::MAX;
@@ -488,7 +492,7 @@ impl Packs {
     }
 
     /// For an owner with nothing to do: the rear half of the pack that will take longest.
-    fn duplicates(&self, owner: OwnerId, now: Timestamp) -> BTreeSet<ItemId> {
+    fn duplicates(&self, owner: ProviderId, now: Timestamp) -> BTreeSet<ItemId> {
         let once = |item: &&ItemId| {
             let item = &self.items[item.0 as usize];
             matches!(item.state, State::Asked(_, None)) && self.classes[item.class].owners.contains(&owner)
@@ -507,7 +511,7 @@ impl Packs {
         pack.left.iter().rev().take(half).filter(once).copied().collect()
     }
 
-    fn ask(&mut self, now: Timestamp, owner: OwnerId, items: BTreeSet<ItemId>, out: &mut Vec<Action>) {
+    fn ask(&mut self, now: Timestamp, owner: ProviderId, items: BTreeSet<ItemId>, out: &mut Vec<Action>) {
         self.numbers += 1;
         let pack = PackId { owner, number: self.numbers };
         for item in &items {

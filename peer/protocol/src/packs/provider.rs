@@ -3,9 +3,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use shared::{
-    limits::{MAX_OWNER_BACKOFF, OWNER_BACKOFF, OWNER_SILENCE},
     time::Timestamp,
 };
+use crate::provider_health::MAX_PROVIDER_BACKOFF;
+use crate::provider_health::PROVIDER_BACKOFF;
+use crate::provider_health::PROVIDER_SILENCE;
 
 use super::{Pack, Why};
 
@@ -99,13 +101,13 @@ impl Owner {
 
     fn back_off(&mut self, now: Timestamp, times: u32) {
         let doublings = times.saturating_sub(1).min(16);
-        let backoff = OWNER_BACKOFF.saturating_mul(1 << doublings).min(MAX_OWNER_BACKOFF);
+        let backoff = PROVIDER_BACKOFF.saturating_mul(1 << doublings).min(MAX_PROVIDER_BACKOFF);
         // Many askers must not come back all at once.
         self.waiting_until = Some(now + backoff / 2 + (backoff / 2).mul_f64(self.rng.f64()));
     }
 
     pub(crate) fn is_silent(&self, now: Timestamp) -> bool {
-        self.packs > 0 && now >= self.heard + OWNER_SILENCE
+        self.packs > 0 && now >= self.heard + PROVIDER_SILENCE
     }
 
     /// When something is to be done about it.
@@ -113,7 +115,7 @@ impl Owner {
         if self.dropped.is_some() {
             return None;
         }
-        let silence = (self.packs > 0).then(|| self.heard + OWNER_SILENCE);
+        let silence = (self.packs > 0).then(|| self.heard + PROVIDER_SILENCE);
         // A wait that is over has been seen: there was nothing to ask it for.
         silence.into_iter().chain(self.waiting_until.filter(|until| *until > now)).min()
     }

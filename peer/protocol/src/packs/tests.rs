@@ -2,14 +2,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use shared::limits::{MAX_PACKED_FILE_BYTES, OWNER_SILENCE};
+use shared::limits::MAX_PACKED_FILE_BYTES;
+use crate::provider_health::PROVIDER_SILENCE;
 
 use super::*;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-fn owners(numbers: &[u32]) -> BTreeSet<OwnerId> {
-    numbers.iter().copied().map(OwnerId).collect()
+fn owners(numbers: &[u32]) -> BTreeSet<ProviderId> {
+    numbers.iter().copied().map(ProviderId).collect()
 }
 
 fn wanted(count: usize, size: u64, of: &[u32]) -> Vec<Wanted> {
@@ -21,8 +22,8 @@ struct Bed {
     packs: Packs,
     now: Timestamp,
     under_way: BTreeMap<PackId, Vec<ItemId>>,
-    dropped: Vec<(OwnerId, Why)>,
-    failed: BTreeMap<ItemId, Vec<(OwnerId, Why)>>,
+    dropped: Vec<(ProviderId, Why)>,
+    failed: BTreeMap<ItemId, Vec<(ProviderId, Why)>>,
     finished: bool,
 }
 
@@ -53,7 +54,7 @@ impl Bed {
                     assert!(!items.is_empty() && items.len() <= MAX_PACK_CONTENTS);
                     assert!(!self.dropped.iter().any(|(owner, _)| *owner == pack.owner), "{pack:?} is dropped");
                     assert!(self.under_way.insert(pack, items).is_none());
-                    assert!(self.of(pack.owner.0).len() <= PACKS_PER_OWNER);
+                    assert!(self.of(pack.owner.0).len() <= PACKS_PER_PROVIDER);
                 }
                 Action::Cancel(pack) => {
                     self.under_way.remove(&pack);
@@ -123,7 +124,7 @@ fn what_one_refuses_another_is_asked_for_and_what_all_refuse_fails() {
     let pack = bed.of(1)[0];
     assert_eq!(bed.under_way[&pack], [ItemId(0)]);
     bed.tell(Event::Refused(pack, ItemId(0)));
-    assert_eq!(bed.failed[&ItemId(0)], [(OwnerId(0), Why::Refused), (OwnerId(1), Why::Refused)]);
+    assert_eq!(bed.failed[&ItemId(0)], [(ProviderId(0), Why::Refused), (ProviderId(1), Why::Refused)]);
     assert!(bed.finished);
 }
 
@@ -136,12 +137,12 @@ fn a_liar_is_dropped_for_good_and_what_it_owed_goes_elsewhere() {
     let owed = bed.under_way[&pack].clone();
     bed.tell(Event::Delivered(pack, owed[0]));
     bed.tell(Event::Failed(pack, Why::Lied));
-    assert_eq!(bed.dropped, [(OwnerId(0), Why::Lied)]);
+    assert_eq!(bed.dropped, [(ProviderId(0), Why::Lied)]);
     while let Some(pack) = bed.of(1).first().copied() {
         bed.deliver(pack);
     }
     assert!(bed.finished && bed.of(0).is_empty());
-    assert!(bed.failed.values().all(|reasons| *reasons == [(OwnerId(0), Why::Lied)]));
+    assert!(bed.failed.values().all(|reasons| *reasons == [(ProviderId(0), Why::Lied)]));
     assert_eq!(bed.failed.len(), 2, "those that only the liar had, without the one that was right");
 }
 
@@ -155,9 +156,9 @@ fn a_silent_owner_loses_its_work_and_is_dropped_at_last() {
         bed.tell(Event::Tick);
         assert!(asked < 100);
     }
-    assert_eq!(asked, OWNER_FAILURES as usize);
+    assert_eq!(asked, MAX_PROVIDER_FAILURES as usize);
     assert_eq!(bed.failed.len(), 50);
-    assert!(bed.now < Timestamp::ZERO + OWNER_SILENCE * 2 * OWNER_FAILURES);
+    assert!(bed.now < Timestamp::ZERO + PROVIDER_SILENCE * 2 * MAX_PROVIDER_FAILURES);
 }
 
 #[test]
@@ -165,8 +166,8 @@ fn an_owner_that_is_heard_of_is_not_silent() {
     let mut bed = Bed::new(wanted(5, 10, &[0]), 1);
     let pack = bed.of(0)[0];
     for _ in 0..10 {
-        bed.now += OWNER_SILENCE / 2;
-        bed.tell(Event::Heard(OwnerId(0)));
+        bed.now += PROVIDER_SILENCE / 2;
+        bed.tell(Event::Heard(ProviderId(0)));
         bed.tell(Event::Tick);
     }
     assert_eq!(bed.of(0), [pack]);
@@ -180,7 +181,7 @@ fn an_idle_owner_is_asked_for_the_rear_of_a_slow_pack() {
     assert_eq!(bed.under_way[&slow].len(), 8);
     while bed.of(1).is_empty() {
         bed.now = bed.packs.next_deadline(bed.now).unwrap();
-        assert!(bed.now < Timestamp::ZERO + OWNER_SILENCE, "long before it counts as silent");
+        assert!(bed.now < Timestamp::ZERO + PROVIDER_SILENCE, "long before it counts as silent");
         bed.tell(Event::Tick);
     }
     let fast = bed.of(1)[0];
@@ -199,7 +200,7 @@ fn an_idle_owner_is_asked_for_the_rear_of_a_slow_pack() {
 #[test]
 fn a_pack_that_ends_early_without_a_word_is_a_failure() {
     let mut bed = Bed::new(wanted(5, 10, &[0]), 1);
-    for _ in 0..OWNER_FAILURES {
+    for _ in 0..MAX_PROVIDER_FAILURES {
         while bed.of(0).is_empty() {
             bed.now = bed.packs.next_deadline(bed.now).unwrap();
             bed.tell(Event::Tick);
@@ -207,7 +208,7 @@ fn a_pack_that_ends_early_without_a_word_is_a_failure() {
         let pack = bed.of(0)[0];
         bed.tell(Event::Done(pack));
     }
-    assert_eq!(bed.dropped, [(OwnerId(0), Why::Broken)]);
+    assert_eq!(bed.dropped, [(ProviderId(0), Why::Broken)]);
     assert_eq!(bed.failed.len(), 5);
 }
 
@@ -241,7 +242,7 @@ fn simulate(seed: u64) {
         .collect();
     let items: Vec<Wanted> = (0..rng.u32(0..1500))
         .map(|_| {
-            let owners = (0..owner_count).filter(|_| rng.bool()).map(OwnerId).collect();
+            let owners = (0..owner_count).filter(|_| rng.bool()).map(ProviderId).collect();
             Wanted { size: rng.u64(0..MAX_PACKED_FILE_BYTES), owners }
         })
         .collect();
@@ -251,7 +252,7 @@ fn simulate(seed: u64) {
     let mut bed = Bed::new(items.clone(), owner_count);
     let mut got = BTreeSet::new();
     // When each owner's line is free again, and how often it was asked.
-    let mut asked: BTreeMap<OwnerId, u32> = BTreeMap::new();
+    let mut asked: BTreeMap<ProviderId, u32> = BTreeMap::new();
     let mut next: BTreeMap<PackId, (Timestamp, usize)> = BTreeMap::new();
     for step in 0.. {
         assert!(step < 200_000, "seed {seed} does not come to an end: {:?}", bed.under_way);

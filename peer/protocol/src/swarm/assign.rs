@@ -3,13 +3,15 @@
 use std::ops::Range;
 
 use shared::{
-    limits::{MAX_ACTIVE_OWNERS, MAX_REQUEST_BYTES, REQUEST_TIME},
     time::Timestamp,
 };
+use crate::swarm::params::MAX_ACTIVE_PROVIDERS;
+use crate::swarm::params::MAX_REQUEST_BYTES;
+use crate::swarm::params::REQUEST_TIME;
 
 use super::{
     Fill, Swarm,
-    event::{Action, OwnerId, RequestId},
+    event::{Action, ProviderId, RequestId},
     picker::{Choice, Pick},
     piece::PieceState,
     provider::{Owner, bytes_at},
@@ -34,7 +36,7 @@ impl Swarm {
             Fill::Nobody => {}
             Fill::One(id) => {
                 self.fill_one(now, id, out);
-                if self.turned_away && self.active < MAX_ACTIVE_OWNERS {
+                if self.turned_away && self.active < MAX_ACTIVE_PROVIDERS {
                     self.fill_all(now, out);
                 }
             }
@@ -59,7 +61,7 @@ impl Swarm {
         }
     }
 
-    fn fill_one(&mut self, now: Timestamp, id: OwnerId, out: &mut Vec<Action>) {
+    fn fill_one(&mut self, now: Timestamp, id: ProviderId, out: &mut Vec<Action>) {
         while let Some(owner) = self.owners.get(&id).filter(|owner| owner.has_room(now) && !owner.starved) {
             if !self.may_be_asked(owner) {
                 self.turned_away = true;
@@ -84,12 +86,12 @@ impl Swarm {
         }
     }
 
-    /// Whether it is one of the [`MAX_ACTIVE_OWNERS`], or can become one.
+    /// Whether it is one of the [`MAX_ACTIVE_PROVIDERS`], or can become one.
     pub(crate) fn may_be_asked(&self, owner: &Owner) -> bool {
-        self.active < MAX_ACTIVE_OWNERS || !owner.requests.is_empty()
+        self.active < MAX_ACTIVE_PROVIDERS || !owner.requests.is_empty()
     }
 
-    pub(crate) fn ask(&mut self, now: Timestamp, id: OwnerId, groups: Range<u64>, out: &mut Vec<Action>) {
+    pub(crate) fn ask(&mut self, now: Timestamp, id: ProviderId, groups: Range<u64>, out: &mut Vec<Action>) {
         let Some(owner) = self.owners.get_mut(&id) else { return };
         self.last_serial += 1;
         let request = RequestId { owner: id, serial: self.last_serial };
@@ -106,7 +108,7 @@ impl Swarm {
     }
 
     /// What an owner is asked for next.
-    fn next_run(&mut self, now: Timestamp, id: OwnerId) -> Next {
+    fn next_run(&mut self, now: Timestamp, id: ProviderId) -> Next {
         if self.pieces.missing() == 0 {
             return Next::Nothing;
         }
@@ -179,7 +181,7 @@ impl Swarm {
         if self.owners.len() == 1 {
             let most = MAX_REQUEST_BYTES.max(least);
             // An owner's stream takes in 12 MiB at once, and sends them until it hears that a long request was cut.
-            return if self.is_sociable { owner.bytes.clamp(least, most) } else { most };
+            return if self.expects_receivers { owner.bytes.clamp(least, most) } else { most };
         }
         let Some(rate) = owner.rate() else { return least };
         let others: f64 =

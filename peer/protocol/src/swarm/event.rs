@@ -6,9 +6,9 @@ use shared::group_ranges::GroupRanges;
 
 /// An owner as the shell numbers it: one number for one peer, as long as the download lasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OwnerId(pub u32);
+pub struct ProviderId(pub u32);
 
-impl fmt::Display for OwnerId {
+impl fmt::Display for ProviderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "owner {}", self.0)
     }
@@ -19,7 +19,7 @@ impl fmt::Display for OwnerId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId {
     /// Who is asked.
-    pub owner: OwnerId,
+    pub owner: ProviderId,
     /// Never reused within a swarm.
     pub serial: u64,
 }
@@ -59,25 +59,25 @@ pub enum Failure {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// An owner is there, or there again: what was held against it is forgotten, except a lie.
-    OwnerAdded {
+    ProviderAdded {
         /// Who.
-        owner: OwnerId,
+        owner: ProviderId,
         /// What it has.
         has: Has,
         /// Round-trip time of its connection, if there is one.
         rtt: Option<Duration>,
     },
     /// An owner has more than it had.
-    OwnerHas {
+    ProviderGained {
         /// Who.
-        owner: OwnerId,
+        owner: ProviderId,
         /// What came to it.
         gained: GroupRanges,
     },
     /// An owner is gone. Its requests are over; the shell need not report them.
-    OwnerLost {
+    ProviderLost {
         /// Who.
-        owner: OwnerId,
+        owner: ProviderId,
     },
     /// This peer is at `place` (from 0) of `receivers` that fetch the content now, in an order in which all of them see
     /// themselves. What only one owner has they divide among themselves by it, so that its uplink carries it once.
@@ -90,7 +90,7 @@ pub enum Event {
     /// Bytes come from an owner though no group is proven yet: it is not silent, whatever this peer's disk does.
     Heard {
         /// Who.
-        owner: OwnerId,
+        owner: ProviderId,
         /// Its round-trip time, if measured since.
         rtt: Option<Duration>,
     },
@@ -138,9 +138,9 @@ pub enum Dropped {
     NotHere,
     /// It will not serve.
     Refused,
-    /// It failed [`shared::limits::OWNER_FAILURES`] times in a row, without a proven group in between.
+    /// It failed [`crate::provider_health::MAX_PROVIDER_FAILURES`] times in a row, without a proven group in between.
     Failing,
-    /// There are [`shared::limits::MAX_SWARM_OWNERS`] already. It may be added when one is lost.
+    /// There are [`crate::swarm::params::MAX_SWARM_PROVIDERS`] already. It may be added when one is lost.
     TooMany,
 }
 
@@ -170,7 +170,7 @@ pub enum Action {
     /// An owner is asked for nothing any more; its requests are cancelled by actions of their own.
     Drop {
         /// Who.
-        owner: OwnerId,
+        owner: ProviderId,
         /// Why.
         why: Dropped,
     },

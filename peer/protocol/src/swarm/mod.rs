@@ -35,11 +35,13 @@ use std::{
 
 use shared::{
     group_ranges::GroupRanges,
-    limits::{MAX_SWARM_OWNERS, OVERSLEPT, OWNER_FAILURES},
+    limits::OVERSLEPT,
     time::Timestamp,
 };
+use crate::swarm::params::MAX_SWARM_PROVIDERS;
+use crate::provider_health::MAX_PROVIDER_FAILURES;
 
-pub use event::{Action, Dropped, Event, Failure, Has, OwnerId, RequestId};
+pub use event::{Action, Dropped, Event, Failure, Has, ProviderId, RequestId};
 pub use picker::PickerKind;
 pub use status::{OwnerStatus, Progress, Standing};
 
@@ -58,7 +60,7 @@ pub struct SwarmConfig {
     /// In which order pieces are asked for.
     pub picker: PickerKind,
     /// Others who receive the version may turn up at any moment.
-    pub is_sociable: bool,
+    pub expects_receivers: bool,
     /// For choices that shall differ between peers.
     pub seed: u64,
 }
@@ -69,10 +71,10 @@ pub struct Swarm {
     layout: Layout,
     pieces: Pieces,
     have: Holdings,
-    owners: BTreeMap<OwnerId, Owner>,
-    liars: BTreeSet<OwnerId>,
+    owners: BTreeMap<ProviderId, Owner>,
+    liars: BTreeSet<ProviderId>,
     picker: Box<dyn Picker>,
-    is_sociable: bool,
+    expects_receivers: bool,
     /// Which part of what receivers divide among themselves is this peer's.
     place: Place,
     rng: fastrand::Rng,
@@ -99,7 +101,7 @@ pub struct Swarm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fill {
     Nobody,
-    One(OwnerId),
+    One(ProviderId),
     All,
 }
 
@@ -123,7 +125,7 @@ impl Swarm {
             owners: BTreeMap::new(),
             liars: BTreeSet::new(),
             picker: config.picker.build(),
-            is_sociable: config.is_sociable,
+            expects_receivers: config.expects_receivers,
             rng: fastrand::Rng::with_seed(config.seed),
             last_serial: 0,
             standing: Standing::Running,
@@ -184,9 +186,9 @@ impl Swarm {
 
     fn dispatch(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) {
         match event {
-            Event::OwnerAdded { owner, has, rtt } => self.on_added(now, owner, &has, rtt, out),
-            Event::OwnerHas { owner, gained } => self.on_gained(owner, &gained, out),
-            Event::OwnerLost { owner } => {
+            Event::ProviderAdded { owner, has, rtt } => self.on_added(now, owner, &has, rtt, out),
+            Event::ProviderGained { owner, gained } => self.on_gained(owner, &gained, out),
+            Event::ProviderLost { owner } => {
                 self.remove_owner(owner);
             }
             Event::Placed { place, receivers } => self.place = Place::new(place, receivers),
@@ -222,13 +224,13 @@ impl Swarm {
         }
     }
 
-    fn on_added(&mut self, now: Timestamp, id: OwnerId, has: &Has, rtt: Option<Duration>, out: &mut Vec<Action>) {
+    fn on_added(&mut self, now: Timestamp, id: ProviderId, has: &Has, rtt: Option<Duration>, out: &mut Vec<Action>) {
         if self.liars.contains(&id) {
             out.push(Action::Drop { owner: id, why: Dropped::Lied });
         } else if let Some(owner) = self.owners.get_mut(&id) {
             owner.renew(has, rtt, &mut self.pieces);
             self.look_at(id);
-        } else if self.owners.len() >= MAX_SWARM_OWNERS {
+        } else if self.owners.len() >= MAX_SWARM_PROVIDERS {
             out.push(Action::Drop { owner: id, why: Dropped::TooMany });
         } else {
             self.owners.insert(id, Owner::new(now, self.layout, has, rtt, &mut self.pieces));
@@ -239,7 +241,7 @@ impl Swarm {
         }
     }
 
-    fn on_gained(&mut self, id: OwnerId, gained: &GroupRanges, out: &mut Vec<Action>) {
+    fn on_gained(&mut self, id: ProviderId, gained: &GroupRanges, out: &mut Vec<Action>) {
         let Some(owner) = self.owners.get_mut(&id) else { return };
         let pieces = owner.gain(gained.iter(), &mut self.pieces);
         self.look_at(id);
@@ -326,10 +328,10 @@ impl Swarm {
     }
 
     /// An owner is silent or broke off: what it was to bring goes to others, and it is left alone for a while.
-    fn on_owner_failing(&mut self, now: Timestamp, id: OwnerId, out: &mut Vec<Action>) {
+    fn on_owner_failing(&mut self, now: Timestamp, id: ProviderId, out: &mut Vec<Action>) {
         self.cancel_all(id, out);
         let Some(owner) = self.owners.get_mut(&id) else { return };
-        if owner.failed() >= OWNER_FAILURES {
+        if owner.failed() >= MAX_PROVIDER_FAILURES {
             self.drop_owner(id, Dropped::Failing, out);
         } else {
             let until = owner.wait(now, None, &mut self.rng);
@@ -369,7 +371,7 @@ impl Swarm {
         self.timer = Some(self.timer.map_or(due, |timer| timer.min(due)));
     }
 
-    fn look_at(&mut self, owner: OwnerId) {
+    fn look_at(&mut self, owner: ProviderId) {
         self.fill = match self.fill {
             Fill::Nobody => Fill::One(owner),
             Fill::One(other) if other == owner => Fill::One(owner),
@@ -390,7 +392,7 @@ impl Swarm {
         self.fill = Fill::All;
     }
 
-    fn drop_owner(&mut self, id: OwnerId, why: Dropped, out: &mut Vec<Action>) {
+    fn drop_owner(&mut self, id: ProviderId, why: Dropped, out: &mut Vec<Action>) {
         for request in self.remove_owner(id) {
             out.push(Action::Cancel { request });
         }
@@ -398,7 +400,7 @@ impl Swarm {
     }
 
     /// Forgets an owner; its work comes back. Returns the requests that it had.
-    fn remove_owner(&mut self, id: OwnerId) -> Vec<RequestId> {
+    fn remove_owner(&mut self, id: ProviderId) -> Vec<RequestId> {
         let Some(owner) = self.owners.get(&id) else { return Vec::new() };
         owner.withdraw(&mut self.pieces);
         let requests: Vec<_> = owner.requests.iter().map(|request| request.id).collect();
@@ -409,7 +411,7 @@ impl Swarm {
         requests
     }
 
-    fn cancel_all(&mut self, id: OwnerId, out: &mut Vec<Action>) {
+    fn cancel_all(&mut self, id: ProviderId, out: &mut Vec<Action>) {
         let Some(owner) = self.owners.get(&id) else { return };
         let requests: Vec<_> = owner.requests.iter().map(|request| request.id).collect();
         for request in requests {

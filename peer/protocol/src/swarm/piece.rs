@@ -13,8 +13,12 @@ use std::ops::Range;
 
 use shared::{
     group_ranges::group_count,
-    limits::{GROUP_BYTES, MAX_PIECE_BYTES, MAX_PIECES, MIN_PIECE_BYTES, PIECES_PER_FILE},
+    limits::GROUP_BYTES,
 };
+use crate::swarm::params::MAX_PIECE_BYTES;
+use crate::swarm::params::MAX_PIECES;
+use crate::swarm::params::MIN_PIECE_BYTES;
+use crate::swarm::params::PIECES_PER_FILE;
 
 use super::event::RequestId;
 
@@ -242,11 +246,11 @@ impl Pieces {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::event::OwnerId;
+    use super::super::event::ProviderId;
     use super::*;
 
     fn request(owner: u32) -> RequestId {
-        RequestId { owner: OwnerId(owner), serial: u64::from(owner) }
+        RequestId { owner: ProviderId(owner), serial: u64::from(owner) }
     }
 
     #[test]

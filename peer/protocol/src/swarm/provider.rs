@@ -11,12 +11,19 @@
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
 use shared::{
-    limits::{
-        DEFAULT_RTT, FIRST_RATE_WINDOW, LEFT_ALONE_AT_MOST, MAX_BEGUN_PIECES_PER_OWNER, MAX_OWNER_BACKOFF,
-        MAX_REQUESTS_PER_OWNER, MIN_REQUESTS_PER_OWNER, OWNER_BACKOFF, OWNER_SILENCE, PIPELINE_MARGIN, RATE_WINDOW,
-    },
+    limits::MIN_REQUESTS_PER_PROVIDER,
     time::Timestamp,
 };
+use crate::swarm::params::DEFAULT_RTT;
+use crate::swarm::params::FIRST_RATE_WINDOW;
+use crate::swarm::params::MAX_RESERVED_TIME;
+use crate::swarm::params::MAX_BEGUN_PIECES_PER_PROVIDER;
+use crate::provider_health::MAX_PROVIDER_BACKOFF;
+use crate::swarm::params::MAX_REQUESTS_PER_PROVIDER;
+use crate::provider_health::PROVIDER_BACKOFF;
+use crate::provider_health::PROVIDER_SILENCE;
+use crate::swarm::params::PIPELINE_MARGIN;
+use crate::swarm::params::RATE_WINDOW;
 
 use super::{
     event::{Has, RequestId},
@@ -88,7 +95,7 @@ impl Owner {
                 pieces.add_full_owner();
                 None
             }
-            Has::Groups(_) => Some(Holdings::new(layout, MAX_BEGUN_PIECES_PER_OWNER)),
+            Has::Groups(_) => Some(Holdings::new(layout, MAX_BEGUN_PIECES_PER_PROVIDER)),
         };
         let mut owner = Self {
             layout,
@@ -178,8 +185,8 @@ impl Owner {
         self.waiting_until.is_none()
             && self.doubted_until.is_none_or(|until| until <= now)
             && self.quiet(now) == Duration::ZERO
-            && self.requests.len() < MAX_REQUESTS_PER_OWNER
-            && (self.requests.len() < MIN_REQUESTS_PER_OWNER || self.backlog_bytes() < self.pipeline_bytes())
+            && self.requests.len() < MAX_REQUESTS_PER_PROVIDER
+            && (self.requests.len() < MIN_REQUESTS_PER_PROVIDER || self.backlog_bytes() < self.pipeline_bytes())
     }
 
     /// Bytes that are on their way or on the owner's list.
@@ -233,7 +240,7 @@ impl Owner {
     /// Whether others have had their time: what they were left they do not fetch, or those who bring something meanwhile are slow,
     /// or pretend to bring something.
     pub(crate) fn was_left_for_long(&self, now: Timestamp) -> bool {
-        self.left_since.is_some_and(|since| now.since(since) >= LEFT_ALONE_AT_MOST)
+        self.left_since.is_some_and(|since| now.since(since) >= MAX_RESERVED_TIME)
     }
 
     pub(crate) fn request(&self, id: RequestId) -> Option<&Request> {
@@ -292,8 +299,8 @@ impl Owner {
     /// Returns until when.
     pub(crate) fn wait(&mut self, now: Timestamp, wanted: Option<Duration>, rng: &mut fastrand::Rng) -> Timestamp {
         let doublings = self.failures.max(self.refusals).saturating_sub(1).min(16);
-        let backoff = OWNER_BACKOFF.saturating_mul(1 << doublings).min(MAX_OWNER_BACKOFF);
-        let wanted = wanted.unwrap_or_default().min(MAX_OWNER_BACKOFF);
+        let backoff = PROVIDER_BACKOFF.saturating_mul(1 << doublings).min(MAX_PROVIDER_BACKOFF);
+        let wanted = wanted.unwrap_or_default().min(MAX_PROVIDER_BACKOFF);
         let until = now + wanted.max(backoff / 2) + (backoff / 2).mul_f64(rng.f64());
         let until = self.waiting_until.map_or(until, |earlier| earlier.max(until));
         self.waiting_until = Some(until);
@@ -333,7 +340,7 @@ impl Owner {
 
     /// When its silence becomes a failure.
     pub(crate) fn silence_deadline(&self) -> Option<Timestamp> {
-        (!self.requests.is_empty() || self.doubted_until.is_some()).then(|| self.heard + OWNER_SILENCE)
+        (!self.requests.is_empty() || self.doubted_until.is_some()).then(|| self.heard + PROVIDER_SILENCE)
     }
 }
 

@@ -4,13 +4,18 @@
 use std::{ops::Range, time::Duration};
 
 use shared::{
-    limits::{BALANCE_GAIN, BALANCE_INTERVAL, ENDGAME_GAIN, GROUP_BYTES, MAX_ACTIVE_OWNERS, PIPELINE_MARGIN},
+    limits::GROUP_BYTES,
     time::Timestamp,
 };
+use crate::swarm::params::BALANCE_GAIN;
+use crate::swarm::params::BALANCE_INTERVAL;
+use crate::swarm::params::ENDGAME_GAIN;
+use crate::swarm::params::MAX_ACTIVE_PROVIDERS;
+use crate::swarm::params::PIPELINE_MARGIN;
 
 use super::{
     Swarm,
-    event::{Action, OwnerId, RequestId},
+    event::{Action, ProviderId, RequestId},
     piece::PieceState,
     provider::{Owner, bytes_at},
 };
@@ -21,7 +26,7 @@ const UNKNOWN_RATE: f64 = 1e6;
 /// An owner that has nothing to do, or little.
 struct Helper<'a> {
     owner: &'a Owner,
-    id: OwnerId,
+    id: ProviderId,
     /// Bytes a second.
     rate: f64,
     /// Seconds until it could begin with something new.
@@ -56,7 +61,7 @@ impl Swarm {
         let helpers = self.owners.iter().filter(|(_, owner)| can_help(owner));
         let mut helpers: Vec<_> = helpers.map(|(&id, owner)| (id, owner.rate().unwrap_or_default())).collect();
         helpers.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-        helpers.truncate(MAX_ACTIVE_OWNERS);
+        helpers.truncate(MAX_ACTIVE_PROVIDERS);
         let mut burdens = self.burdens(now, usual_rate);
         for (id, _) in helpers {
             let Some(owner) = self.owners.get(&id).filter(|owner| self.may_be_asked(owner)) else { continue };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shared::time::Timestamp;
 
-use super::{Swarm, event::OwnerId, provider::Owner};
+use super::{Swarm, event::ProviderId, provider::Owner};
 
 /// How far a swarm is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Progress {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OwnerStatus {
     /// Who.
-    pub owner: OwnerId,
+    pub owner: ProviderId,
     /// Until when it is left alone: it was busy or failed.
     pub waiting_until: Option<Timestamp>,
     /// It has nothing (more) that is wanted of it.

@@ -4,12 +4,12 @@
 //! |---|---|
 //! | acknowledgements | it is there |
 //! | nothing sent since it was last heard | nothing had to be answered: a low rate, a receiver that takes its time |
-//! | sent, and not answered | a look more; after [`LOOKS_UNHEARD`] of them it is not heard |
+//! | sent, and not answered | a look more; after [`UNACKNOWLEDGED_SAMPLES`] of them it is not heard |
 //!
 //! A sender whose data are not acknowledged sends probes (RFC 9002 section 6.2), so that silence shows even when its
 //! congestion window is full.
 
-use shared::limits::LOOKS_UNHEARD;
+use crate::upload::params::UNACKNOWLEDGED_SAMPLES;
 
 /// What was seen of one connection; look at it every [`LOOK`](shared::limits::LOOK).
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ impl Hearing {
         } else if sent > self.sent {
             self.unanswered += 1;
         }
-        self.unanswered >= LOOKS_UNHEARD
+        self.unanswered >= UNACKNOWLEDGED_SAMPLES
     }
 }
 
@@ -51,7 +51,7 @@ mod tests {
         let mut hearing = Hearing::default();
         assert!(!hearing.look(100, 10));
         let looks = (1..100).find(|look| hearing.look(100 + look, 10));
-        assert_eq!(looks, Some(u64::from(LOOKS_UNHEARD)));
+        assert_eq!(looks, Some(u64::from(UNACKNOWLEDGED_SAMPLES)));
     }
 
     #[test]
@@ -64,7 +64,7 @@ mod tests {
     fn a_late_answer_counts() {
         let mut hearing = Hearing::default();
         for look in 0..100 {
-            for sent in 0..u64::from(LOOKS_UNHEARD) {
+            for sent in 0..u64::from(UNACKNOWLEDGED_SAMPLES) {
                 assert!(!hearing.look(look * 100 + sent, 10 + look), "look {look}, {sent}");
             }
         }

@@ -13,9 +13,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use shared::limits::{
-    MAX_PARKED_UPLOADS, MAX_UPLOADS, MAX_UPLOADS_PER_PEER, MAX_WAITING_UPLOADS, MAX_WAITING_UPLOADS_PER_PEER,
-};
+use crate::upload::params::MAX_DEMOTED_UPLOADS;
+use crate::upload::params::MAX_UPLOADS;
+use crate::upload::params::MAX_UPLOADS_PER_PEER;
+use crate::upload::params::MAX_WAITING_UPLOADS;
+use crate::upload::params::MAX_WAITING_UPLOADS_PER_PEER;
 
 /// A request for an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,7 +52,7 @@ impl Default for UploadLimits {
 pub enum Asked {
     /// Serve it now.
     Now(UploadId),
-    /// It waits; [`UploadSlots::end`] says when its turn has come.
+    /// It waits; [`UploadQueue::end`] says when its turn has come.
     Waits(UploadId),
     /// Too many wait already: tell the peer to come back.
     Busy,
@@ -58,7 +60,7 @@ pub enum Asked {
 
 /// The upload slots of one peer; `P` tells askers apart.
 #[derive(Debug)]
-pub struct UploadSlots<P> {
+pub struct UploadQueue<P> {
     limits: UploadLimits,
     last: u64,
     peers: BTreeMap<P, Peer>,
@@ -77,7 +79,7 @@ struct Peer {
     waiting: VecDeque<UploadId>,
 }
 
-impl<P: Ord + Clone> UploadSlots<P> {
+impl<P: Ord + Clone> UploadQueue<P> {
     /// All slots free.
     pub fn new(limits: UploadLimits) -> Self {
         Self {
@@ -103,7 +105,7 @@ impl<P: Ord + Clone> UploadSlots<P> {
         (self.active, self.waiting)
     }
 
-    /// `peer` asks for an upload. Each one that is not refused is to be ended with [`UploadSlots::end`].
+    /// `peer` asks for an upload. Each one that is not refused is to be ended with [`UploadQueue::end`].
     pub fn ask(&mut self, peer: &P) -> Asked {
         let asking = self.peers.entry(peer.clone()).or_default();
         let has_room = asking.waiting.is_empty() && asking.active < self.limits.active_per_peer.max(1);
@@ -136,7 +138,7 @@ impl<P: Ord + Clone> UploadSlots<P> {
     pub fn park(&mut self, id: UploadId, start: &mut Vec<UploadId>) {
         let peer = self.owners.get(&id).and_then(|owner| self.peers.get(owner));
         let is_active = peer.is_some_and(|peer| !peer.waiting.contains(&id));
-        if is_active && self.parked.len() < MAX_PARKED_UPLOADS && self.parked.insert(id) {
+        if is_active && self.parked.len() < MAX_DEMOTED_UPLOADS && self.parked.insert(id) {
             self.active -= 1;
             self.start(start);
         }
@@ -191,11 +193,11 @@ mod tests {
 
     use super::*;
 
-    fn slots(active: usize, active_per_peer: usize) -> UploadSlots<&'static str> {
-        UploadSlots::new(UploadLimits { active, active_per_peer, ..UploadLimits::default() })
+    fn slots(active: usize, active_per_peer: usize) -> UploadQueue<&'static str> {
+        UploadQueue::new(UploadLimits { active, active_per_peer, ..UploadLimits::default() })
     }
 
-    fn started<P: Ord + Clone>(slots: &mut UploadSlots<P>, ended: UploadId) -> Vec<UploadId> {
+    fn started<P: Ord + Clone>(slots: &mut UploadQueue<P>, ended: UploadId) -> Vec<UploadId> {
         let mut start = Vec::new();
         slots.end(ended, &mut start);
         start
@@ -242,10 +244,10 @@ mod tests {
 
     #[test]
     fn only_so_many_are_parked() {
-        let mut slots = UploadSlots::new(UploadLimits { active: 1, ..UploadLimits::default() });
+        let mut slots = UploadQueue::new(UploadLimits { active: 1, ..UploadLimits::default() });
         let mut start = Vec::new();
         let Asked::Now(mut active) = slots.ask(&0) else { panic!("a slot is free") };
-        for peer in 1..=MAX_PARKED_UPLOADS {
+        for peer in 1..=MAX_DEMOTED_UPLOADS {
             slots.ask(&peer);
             slots.park(active, &mut start);
             active = start.pop().expect("the next one begins");
@@ -270,7 +272,7 @@ mod tests {
     #[test]
     fn too_many_waiting_are_sent_away() {
         let limits = UploadLimits { active: 1, active_per_peer: 1, waiting: 3, waiting_per_peer: 2 };
-        let mut slots = UploadSlots::new(limits);
+        let mut slots = UploadQueue::new(limits);
         assert!(matches!(slots.ask(&"a"), Asked::Now(_)));
         assert!(matches!(slots.ask(&"a"), Asked::Waits(_)));
         assert!(matches!(slots.ask(&"a"), Asked::Waits(_)));
@@ -288,10 +290,10 @@ mod tests {
             active in 1usize..5, per_peer in 1usize..3,
             steps in prop::collection::vec((0u8..4, any::<prop::sample::Index>(), 0u8..5), 1..200),
         ) {
-            let mut slots = UploadSlots::new(UploadLimits { active, active_per_peer: per_peer, waiting: 20, waiting_per_peer: 8 });
+            let mut slots = UploadQueue::new(UploadLimits { active, active_per_peer: per_peer, waiting: 20, waiting_per_peer: 8 });
             let mut peers = BTreeMap::new();
             let (mut serving, mut waiting, mut parked) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-            let end = |slots: &mut UploadSlots<u8>, id, serving: &mut BTreeSet<UploadId>, waiting: &mut BTreeSet<UploadId>| {
+            let end = |slots: &mut UploadQueue<u8>, id, serving: &mut BTreeSet<UploadId>, waiting: &mut BTreeSet<UploadId>| {
                 let mut start = Vec::new();
                 slots.end(id, &mut start);
                 serving.remove(&id);
@@ -315,7 +317,7 @@ mod tests {
                         if does == 4 {
                             let mut start = Vec::new();
                             slots.park(id, &mut start);
-                            if serving.contains(&id) && parked.len() < MAX_PARKED_UPLOADS {
+                            if serving.contains(&id) && parked.len() < MAX_DEMOTED_UPLOADS {
                                 parked.insert(id);
                             }
                             for id in start {

@@ -2,7 +2,8 @@
 
 use std::{num::NonZeroU64, time::Duration};
 
-use shared::{limits::RATE_BURST, time::Timestamp};
+use shared::{ time::Timestamp};
+use crate::upload::params::RATE_BURST;
 
 const NANOS: u128 = 1_000_000_000;
 

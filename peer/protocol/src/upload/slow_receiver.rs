@@ -1,18 +1,19 @@
 //! Whether the receiver of an upload takes so little that its slot is better given to those who wait.
 //!
-//! | what an upload took over the last [`LOOKS_TAKING`] looks | what it means |
+//! | what an upload took over the last [`SLOW_RECEIVER_SAMPLES`] looks | what it means |
 //! |---|---|
 //! | nothing | its receiver does not read, or has said of no room for a while (a receiver says so in steps of an eighth of a window) |
-//! | less than a [`SLOW_PART`]th of what uploads took on the average | its path or its disk is slow, or it pretends |
+//! | less than a [`SLOW_RECEIVER_FRACTION`]th of what uploads took on the average | its path or its disk is slow, or it pretends |
 //! | more | it makes use of its slot |
 //!
 //! Which of these it is cannot be told apart from here: one that drips on purpose looks like one on a bad link. So nothing is taken from
-//! either but the slot ([`UploadSlots::park`](super::queue::UploadSlots::park)): the upload goes on beside the others. The measure
+//! either but the slot ([`UploadQueue::park`](super::queue::UploadQueue::park)): the upload goes on beside the others. The measure
 //! is what others take, not a rate: where this peer's own uplink or cap is slow, all are, and no more of them at a time would help.
 
 use std::collections::VecDeque;
 
-use shared::limits::{LOOKS_TAKING, SLOW_PART};
+use crate::upload::params::SLOW_RECEIVER_SAMPLES;
+use crate::upload::params::SLOW_RECEIVER_FRACTION;
 
 /// What was seen of one upload; look at it every [`LOOK`](shared::limits::LOOK).
 #[derive(Debug, Default)]
@@ -26,13 +27,13 @@ impl Taking {
     /// takes too little for a slot that others wait for.
     pub fn look(&mut self, taken: u64, by_all: u64, running: u64) -> bool {
         self.looks.push_back((taken, by_all));
-        if self.looks.len() <= LOOKS_TAKING {
+        if self.looks.len() <= SLOW_RECEIVER_SAMPLES {
             return false;
         }
         let Some((taken_then, by_all_then)) = self.looks.pop_front() else { return false };
         let taken = taken.saturating_sub(taken_then);
         let average = by_all.saturating_sub(by_all_then) / running.max(1);
-        taken == 0 || taken < average / SLOW_PART
+        taken == 0 || taken < average / SLOW_RECEIVER_FRACTION
     }
 }
 
@@ -40,7 +41,7 @@ impl Taking {
 mod tests {
     use super::*;
 
-    const LOOKS: u64 = LOOKS_TAKING as u64;
+    const LOOKS: u64 = SLOW_RECEIVER_SAMPLES as u64;
 
     /// At which of a hundred looks an upload that takes `mine` a look is too slow, when seven others take `theirs`.
     fn too_slow_at(mine: impl Fn(u64) -> u64, theirs: u64) -> Option<u64> {

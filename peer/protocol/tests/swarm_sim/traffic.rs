@@ -56,7 +56,7 @@ impl Sim {
                 if !gained.is_empty() {
                     for other in (0..self.nodes.len()).filter(|&other| other != at) {
                         if self.nodes[other].swarm.is_some() && self.nodes[other].finished.is_none() {
-                            let event = Event::OwnerHas { owner: id(at), gained: gained.clone() };
+                            let event = Event::ProviderGained { owner: id(at), gained: gained.clone() };
                             self.after(self.latency[&(at, other)], What::Tell(other, event));
                         }
                     }
@@ -72,7 +72,7 @@ impl Sim {
                 self.receiving -= usize::from(node.swarm.is_some() && node.finished.is_none());
                 if matches!(self.nodes[at].link.manner, Manner::VanishesAt(_)) {
                     for other in (0..self.nodes.len()).filter(|&other| other != at) {
-                        self.after(self.latency[&(at, other)], What::Tell(other, Event::OwnerLost { owner: id(at) }));
+                        self.after(self.latency[&(at, other)], What::Tell(other, Event::ProviderLost { owner: id(at) }));
                     }
                 }
             }
@@ -86,7 +86,7 @@ impl Sim {
         if node.is_gone {
             return;
         }
-        if let Event::OwnerLost { owner } = &event {
+        if let Event::ProviderLost { owner } = &event {
             node.wanted.retain(|request, _| request.owner != *owner);
         }
         let mut actions = Vec::new();

@@ -8,8 +8,8 @@ use std::{
 };
 
 use protocol::{
-    swarm::{Dropped, Event, Has, OwnerId, PickerKind, RequestId, Standing, Swarm, SwarmConfig},
-    upload::queue::{UploadId, UploadLimits, UploadSlots},
+    swarm::{Dropped, Event, Has, ProviderId, PickerKind, RequestId, Standing, Swarm, SwarmConfig},
+    upload::queue::{UploadId, UploadLimits, UploadQueue},
 };
 use shared::{
     group_ranges::{GroupRanges, group_count},
@@ -115,7 +115,7 @@ pub(crate) struct Node {
     pub(crate) dropped: BTreeMap<usize, Dropped>,
     pub(crate) finished: Option<Duration>,
     pub(crate) ticks_at: Option<Timestamp>,
-    pub(crate) slots: UploadSlots<usize>,
+    pub(crate) slots: UploadQueue<usize>,
     pub(crate) uploads: VecDeque<Upload>,
     pub(crate) uplink_is_busy: bool,
     pub(crate) downlink_free: Timestamp,
@@ -180,7 +180,7 @@ impl Sim {
             dropped: BTreeMap::new(),
             finished: None,
             ticks_at: None,
-            slots: UploadSlots::new(UploadLimits { active: UPLOADS, ..UploadLimits::default() }),
+            slots: UploadQueue::new(UploadLimits { active: UPLOADS, ..UploadLimits::default() }),
             uploads: VecDeque::new(),
             uplink_is_busy: false,
             downlink_free: Timestamp::ZERO,
@@ -194,7 +194,7 @@ impl Sim {
                 size: setup.size,
                 have: GroupRanges::default(),
                 picker: setup.picker,
-                is_sociable: setup.receivers.len() > 1,
+                expects_receivers: setup.receivers.len() > 1,
                 seed: rng.u64(..),
             };
             nodes.push(node(link, false, Some(Swarm::new(config, Timestamp::ZERO))));
@@ -214,7 +214,7 @@ impl Sim {
                 let has = if other < owners { Has::All } else { Has::Groups(GroupRanges::default()) };
                 // Everybody comes to know of everybody within some ten milliseconds.
                 let delay = Duration::from_micros(rng.u64(0..30_000));
-                let event = Event::OwnerAdded { owner: id(other), has, rtt: Some(sim.latency[&(at, other)] * 2) };
+                let event = Event::ProviderAdded { owner: id(other), has, rtt: Some(sim.latency[&(at, other)] * 2) };
                 sim.after(delay, What::Tell(at, event));
             }
             let place = Event::Placed { place: (at - owners) as u32, receivers: setup.receivers.len() as u32 };
@@ -268,8 +268,8 @@ impl Sim {
     }
 }
 
-pub(crate) fn id(node: usize) -> OwnerId {
-    OwnerId(u32::try_from(node).expect("few nodes"))
+pub(crate) fn id(node: usize) -> ProviderId {
+    ProviderId(u32::try_from(node).expect("few nodes"))
 }
 
 pub(crate) struct Outcome {

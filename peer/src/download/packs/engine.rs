@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use protocol::packs::{Action, Event, ItemId, OwnerId, PackId, Packs, Wanted, Why};
+use protocol::packs::{Action, Event, ItemId, ProviderId, PackId, Packs, Wanted, PackFailure};
 use shared::{
     contact::Contact,
     content::ContentHash,
@@ -81,7 +81,7 @@ enum TaskReport {
     /// The provider leaves an item out.
     Refused(PackId, ItemId, ItemRefusal),
     /// A pack failed because of its provider; the text is the problem.
-    Failed(PackId, Why, String),
+    Failed(PackId, PackFailure, String),
     /// This peer cannot write. No provider helps.
     Fatal(FileError),
 }
@@ -89,7 +89,7 @@ enum TaskReport {
 /// State of a running engine besides the core.
 struct State {
     providers: Vec<Provider>,
-    refusals: HashMap<(ItemId, OwnerId), ItemRefusal>,
+    refusals: HashMap<(ItemId, ProviderId), ItemRefusal>,
     running: BTreeMap<PackId, AbortHandle>,
     /// Dropped with the engine: a download that is cancelled ends its streams.
     tasks: JoinSet<()>,
@@ -115,7 +115,7 @@ impl PackEngine {
                     return Ok(());
                 }
             }
-            let senders = state.running.keys().map(|pack| pack.owner).collect::<BTreeSet<_>>().len();
+            let senders = state.running.keys().map(|pack| pack.provider).collect::<BTreeSet<_>>().len();
             self.batch.context.set_sources(senders);
             let deadline = packs.next_deadline(clock.now()).map(|at| clock.instant(at));
             let event = tokio::select! {
@@ -130,8 +130,8 @@ impl PackEngine {
     /// Carries out an action of the core. Returns true when the download has ended.
     fn carry_out(&self, action: Action, state: &mut State, report: &mpsc::Sender<TaskReport>) -> bool {
         match action {
-            Action::Ask(pack, items) => {
-                if let Some(provider) = state.providers.get(pack.owner.0 as usize) {
+            Action::Request(pack, items) => {
+                if let Some(provider) = state.providers.get(pack.provider.0 as usize) {
                     let task = state.tasks.spawn(self.request(pack, items, provider, report.clone()));
                     state.running.insert(pack, task);
                 }
@@ -167,7 +167,7 @@ impl PackEngine {
         let take = self.taker(pack, items, contact.peer.clone(), meter.clone(), report.clone());
         let stream = PackStream { bulk: self.bulk.clone(), throttle: self.throttle.clone(), contact, meter };
         async move {
-            let report_of_end = match stream.fetch(contents, pack.owner, &report, take).await {
+            let report_of_end = match stream.fetch(contents, pack.provider, &report, take).await {
                 Ok(()) => TaskReport::Event(Event::Done(pack)),
                 Err(PackRequestError::Pack(PackError::Rejected(error))) => TaskReport::Fatal(error),
                 Err(PackRequestError::Pack(PackError::Panicked(why))) => TaskReport::Fatal(FileError::Panicked(why)),
@@ -217,13 +217,13 @@ impl PackEngine {
     }
 
     /// No provider delivers a content: its files fail with the problems of all of them.
-    fn fail(&self, item: ItemId, reasons: &[(OwnerId, Why)], state: &State) {
-        let all_corrupt = !reasons.is_empty() && reasons.iter().all(|(_, why)| *why == Why::Lied);
-        let problem = |(number, why): &(OwnerId, Why)| {
+    fn fail(&self, item: ItemId, reasons: &[(ProviderId, PackFailure)], state: &State) {
+        let all_corrupt = !reasons.is_empty() && reasons.iter().all(|(_, why)| *why == PackFailure::SentCorruptData);
+        let problem = |(number, why): &(ProviderId, PackFailure)| {
             let provider = state.providers.get(number.0 as usize)?;
             let problem = match (why, state.refusals.get(&(item, *number))) {
-                (Why::Refused, Some(refusal)) => refusal.to_string(),
-                (Why::Silent, _) => "it did not answer in time".to_owned(),
+                (PackFailure::Refused, Some(refusal)) => refusal.to_string(),
+                (PackFailure::Silent, _) => "it did not answer in time".to_owned(),
                 _ => provider.problem.clone().unwrap_or_else(|| "it failed".to_owned()),
             };
             Some(format!("{}: {problem}", provider.contact.peer))
@@ -245,11 +245,11 @@ impl State {
         let event = match report {
             TaskReport::Event(event) => event,
             TaskReport::Refused(pack, item, refusal) => {
-                self.refusals.insert((item, pack.owner), refusal);
+                self.refusals.insert((item, pack.provider), refusal);
                 Event::Refused(pack, item)
             }
             TaskReport::Failed(pack, why, problem) => {
-                if let Some(provider) = self.providers.get_mut(pack.owner.0 as usize) {
+                if let Some(provider) = self.providers.get_mut(pack.provider.0 as usize) {
                     provider.problem = Some(problem);
                 }
                 Event::Failed(pack, why)
@@ -308,7 +308,7 @@ impl PackStream {
     async fn fetch(
         &self,
         contents: Vec<(ContentHash, u64)>,
-        provider: OwnerId,
+        provider: ProviderId,
         reports: &mpsc::Sender<TaskReport>,
         take: impl FnMut(usize, PackEvent<'_>) -> Result<(), FileError> + Send + 'static,
     ) -> Result<(), PackRequestError> {
@@ -325,7 +325,7 @@ impl PackStream {
         }
         stage.enter(Phase::Queued);
         // A full queue means that the core has other reports to process.
-        let report_activity = || drop(reports.try_send(TaskReport::Event(Event::Heard(provider))));
+        let report_activity = || drop(reports.try_send(TaskReport::Event(Event::Activity(provider))));
         wait_for_turn(&mut recv, report_activity, || false).await?;
         stage.enter(Phase::Streaming);
         let clock = Clock::start();
@@ -351,13 +351,13 @@ fn introduce(contents: &[Content], me: &PeerId) -> (Vec<Provider>, Vec<Wanted>) 
     }
     let mut contacts: Vec<&Contact> = contacts.into_values().collect();
     fastrand::shuffle(&mut contacts);
-    let numbers: HashMap<&PeerId, OwnerId> = (0..).map(OwnerId).zip(&contacts).map(|(id, c)| (&c.peer, id)).collect();
+    let numbers: HashMap<&PeerId, ProviderId> = (0..).map(ProviderId).zip(&contacts).map(|(id, c)| (&c.peer, id)).collect();
     let wanted = contents.iter().map(|content| {
         let known = content.providers.iter().filter_map(|contact| numbers.get(&contact.peer).copied());
-        let mut known: Vec<OwnerId> = known.collect();
+        let mut known: Vec<ProviderId> = known.collect();
         known.sort_unstable();
         // The lowest numbers: contents with the same providers are asked of the same ones.
-        Wanted { size: content.size, owners: known.into_iter().take(limits::MAX_OWNERS_PER_PACKED).collect() }
+        Wanted { size: content.size, providers: known.into_iter().take(limits::MAX_OWNERS_PER_PACKED).collect() }
     });
     let wanted = wanted.collect();
     let providers = contacts.into_iter().map(|contact| Provider { contact: contact.clone(), problem: None }).collect();
@@ -365,14 +365,14 @@ fn introduce(contents: &[Content], me: &PeerId) -> (Vec<Provider>, Vec<Wanted>) 
 }
 
 /// The failure as the core distinguishes it.
-fn failure_of(error: &PackRequestError) -> Why {
+fn failure_of(error: &PackRequestError) -> PackFailure {
     match error {
-        PackRequestError::Refused(BulkRefusal::Busy) => Why::Busy,
-        PackRequestError::Pack(PackError::Verification(_)) => Why::Lied,
+        PackRequestError::Refused(BulkRefusal::Busy) => PackFailure::Busy,
+        PackRequestError::Pack(PackError::Verification(_)) => PackFailure::SentCorruptData,
         PackRequestError::Net(_)
         | PackRequestError::Header(_)
         | PackRequestError::Refused(_)
         | PackRequestError::Request(_)
-        | PackRequestError::Pack(_) => Why::Broken,
+        | PackRequestError::Pack(_) => PackFailure::Broken,
     }
 }

@@ -12,7 +12,6 @@ use peer::{
 use shared::{
     content::ContentHash,
     group_ranges::GroupRanges,
-    limits::MIN_PIECE_BYTES,
     net::{
         StreamKind,
         bulk::{BULK_BEGINS, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},
@@ -20,6 +19,7 @@ use shared::{
         serve::{Handler, Remote},
     },
 };
+use protocol::swarm::params::MIN_PIECE_BYTES;
 
 use super::finish;
 

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, fmt, ops::Range};
 use shared::time::Timestamp;
 
 use super::{
-    event::OwnerId,
+    event::ProviderId,
     piece::{Layout, PieceState, Pieces, Place},
     provider::Owner,
 };
@@ -65,7 +65,7 @@ pub(crate) struct Choice<'a> {
     pub(crate) home: Option<Range<u32>>,
     pub(crate) now: Timestamp,
     /// All that are known, this one among them.
-    pub(crate) owners: &'a BTreeMap<OwnerId, Owner>,
+    pub(crate) owners: &'a BTreeMap<ProviderId, Owner>,
     /// About how many pieces the request will have.
     pub(crate) wanted: u64,
 }

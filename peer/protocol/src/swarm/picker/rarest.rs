@@ -11,7 +11,7 @@
 //! from the ends of parts that are far from done, elsewhere than others who do the same, and leaves the rest alone (`of_others`).
 //! (Legout, Urvoy-Keller and Michiardi, "Rarest first and choke algorithms are enough", IMC 2006.)
 
-use shared::limits::PIECES_LEFT_TO_OTHERS;
+use crate::swarm::params::RESERVED_PIECES;
 
 use super::{Choice, Pick, Picker};
 
@@ -74,7 +74,7 @@ fn of_others(choice: &Choice<'_>, random: u32) -> Pick {
         let is_left = |&piece: &u32| choice.is_open(piece) && choice.pieces.owners(piece) == rarest;
         takeable.extend(choice.layout.part(place).into_iter().flatten().filter(is_left));
         let left = takeable.len() - first;
-        let kept = left.div_ceil(2).max(PIECES_LEFT_TO_OTHERS).min(left);
+        let kept = left.div_ceil(2).max(RESERVED_PIECES).min(left);
         takeable.drain(first..first + kept);
     }
     let goes_on = choice.following().filter(|piece| takeable.binary_search(piece).is_ok());

@@ -72,7 +72,7 @@ proptest! {
                     has.entry(owner).or_default().extend(run.clone().filter(|group| *group < groups));
                     bed.gain(owner, run)
                 }
-                Step::Lose(owner) => bed.tell(Event::OwnerLost { owner: OwnerId(owner) }),
+                Step::Lose(owner) => bed.tell(Event::ProviderLost { owner: ProviderId(owner) }),
                 Step::Bring(which, count) if !bed.under_way.is_empty() => {
                     let (request, run) = bed.under_way.iter().nth(which.index(bed.under_way.len())).unwrap();
                     let (request, run) = (*request, run.clone());

@@ -23,7 +23,7 @@ fn a_lone_owner_is_asked_for_long_runs_one_behind_the_other() {
 fn where_others_may_turn_up_a_lone_owner_is_asked_for_little_at_first_and_for_more_and_more() {
     let picker = PickerKind::RarestFirst;
     let mut bed =
-        Bed::with(SwarmConfig { size: 1 << 30, have: GroupRanges::default(), picker, is_sociable: true, seed: 1 });
+        Bed::with(SwarmConfig { size: 1 << 30, have: GroupRanges::default(), picker, expects_receivers: true, seed: 1 });
     bed.add(1, Has::All);
     let first = Layout::new(1 << 30).groups_per_piece();
     assert!(bed.of(1).iter().all(|(_, groups)| groups.end - groups.start == first), "{:?}", bed.of(1));
@@ -41,13 +41,13 @@ fn where_others_may_turn_up_a_lone_owner_is_asked_for_little_at_first_and_for_mo
 fn long_fat_paths_get_more_requests_but_not_without_end() {
     let mut bed = Bed::rarest(8 << 30);
     let rtt = Some(Duration::from_millis(200));
-    bed.tell(Event::OwnerAdded { owner: OwnerId(1), has: Has::All, rtt });
+    bed.tell(Event::ProviderAdded { owner: ProviderId(1), has: Has::All, rtt });
     // 2 GB/s: 250 ms of it are 500 MB, 16 runs of 32 MiB.
     for _ in 0..80 {
         let (request, _) = bed.of(1)[0].clone();
         bed.bring(request, 2000, 16 * MILLISECOND);
     }
-    assert_eq!(bed.of(1).len(), MAX_REQUESTS_PER_OWNER);
+    assert_eq!(bed.of(1).len(), MAX_REQUESTS_PER_PROVIDER);
 }
 
 #[test]
@@ -138,17 +138,17 @@ fn a_paused_swarm_asks_for_nothing() {
 #[test]
 fn few_of_many_owners_are_asked_at_a_time_and_the_number_known_is_bounded() {
     let mut bed = Bed::rarest(128 << 20);
-    for owner in 0..u32::try_from(MAX_SWARM_OWNERS).unwrap() {
+    for owner in 0..u32::try_from(MAX_SWARM_PROVIDERS).unwrap() {
         bed.add(owner, Has::All);
     }
     let asked: BTreeSet<_> = bed.under_way.keys().map(|request| request.owner).collect();
-    assert_eq!(asked.len(), MAX_ACTIVE_OWNERS);
+    assert_eq!(asked.len(), MAX_ACTIVE_PROVIDERS);
     bed.add(9999, Has::All);
     assert_eq!(bed.dropped, [(9999, Dropped::TooMany)]);
     let gone = asked.first().copied().unwrap();
-    bed.tell(Event::OwnerLost { owner: gone });
+    bed.tell(Event::ProviderLost { owner: gone });
     let asked: BTreeSet<_> = bed.under_way.keys().map(|request| request.owner).collect();
-    assert_eq!(asked.len(), MAX_ACTIVE_OWNERS, "another gets its turn");
+    assert_eq!(asked.len(), MAX_ACTIVE_PROVIDERS, "another gets its turn");
 }
 
 #[test]

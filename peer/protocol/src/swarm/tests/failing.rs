@@ -64,8 +64,8 @@ fn a_busy_owner_is_left_alone_for_longer_and_longer() {
         (request, _) = again.remove(0);
         waits.push(bed.now.since(since));
     }
-    assert!(waits[0] >= OWNER_BACKOFF / 2 && waits[0] <= OWNER_BACKOFF, "{waits:?}");
-    assert!(waits[7] > MAX_OWNER_BACKOFF / 2 && waits[7] <= MAX_OWNER_BACKOFF, "{waits:?}");
+    assert!(waits[0] >= PROVIDER_BACKOFF / 2 && waits[0] <= PROVIDER_BACKOFF, "{waits:?}");
+    assert!(waits[7] > MAX_PROVIDER_BACKOFF / 2 && waits[7] <= MAX_PROVIDER_BACKOFF, "{waits:?}");
     assert_eq!((bed.dropped.len(), bed.stuck), (0, 0), "busy is no failure");
     bed.bring(request, 1, MILLISECOND);
     let wanted = Duration::from_secs(5);
@@ -87,7 +87,7 @@ fn requests_under_way_go_on_when_the_next_is_refused_as_busy() {
 fn a_silent_owner_loses_its_work_and_is_given_up_in_the_end() {
     let mut bed = Bed::rarest(4 << 20);
     bed.add(1, Has::All);
-    bed.wait(OWNER_SILENCE - MILLISECOND);
+    bed.wait(PROVIDER_SILENCE - MILLISECOND);
     assert!(!bed.of(1).is_empty());
     bed.wait(MILLISECOND);
     assert!(bed.of(1).is_empty());
@@ -102,8 +102,8 @@ fn an_owner_that_is_heard_is_not_silent() {
     let mut bed = Bed::rarest(4 << 20);
     bed.add(1, Has::All);
     for _ in 0..5 {
-        bed.wait(OWNER_SILENCE - MILLISECOND);
-        bed.tell(Event::Heard { owner: OwnerId(1), rtt: None });
+        bed.wait(PROVIDER_SILENCE - MILLISECOND);
+        bed.tell(Event::Heard { owner: ProviderId(1), rtt: None });
     }
     assert_eq!(bed.of(1).len(), 1);
 }
@@ -115,7 +115,7 @@ fn an_owner_is_not_blamed_for_this_peers_sleep() {
     bed.now += Duration::from_secs(3600);
     bed.tell(Event::Tick);
     assert_eq!(bed.of(1).len(), 1);
-    bed.wait(OWNER_SILENCE);
+    bed.wait(PROVIDER_SILENCE);
     assert!(bed.of(1).is_empty(), "but for its own");
 }
 
@@ -127,7 +127,7 @@ fn a_stream_that_ends_too_early_is_a_failure() {
     bed.under_way.remove(&request);
     assert!(bed.tell(Event::RequestDone { request }).is_empty(), "no endless loop of requests");
     assert!(bed.of(1).is_empty());
-    assert!(!bed.wait(OWNER_BACKOFF).is_empty());
+    assert!(!bed.wait(PROVIDER_BACKOFF).is_empty());
 }
 
 #[test]

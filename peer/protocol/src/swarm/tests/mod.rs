@@ -1,9 +1,14 @@
 //! What a shell notices of the scheduler. The simulation of whole swarms is `tests/swarm_sim`. Here is what the tests have in common.
 
-use shared::limits::{
-    GROUP_BYTES, LEFT_ALONE_AT_MOST, MAX_ACTIVE_OWNERS, MAX_OWNER_BACKOFF, MAX_REQUEST_BYTES, MAX_REQUESTS_PER_OWNER,
-    MIN_PIECE_BYTES, OWNER_BACKOFF, OWNER_SILENCE,
-};
+use shared::limits::GROUP_BYTES;
+use crate::swarm::params::MAX_RESERVED_TIME;
+use crate::swarm::params::MAX_ACTIVE_PROVIDERS;
+use crate::provider_health::MAX_PROVIDER_BACKOFF;
+use crate::swarm::params::MAX_REQUEST_BYTES;
+use crate::swarm::params::MAX_REQUESTS_PER_PROVIDER;
+use crate::swarm::params::MIN_PIECE_BYTES;
+use crate::provider_health::PROVIDER_BACKOFF;
+use crate::provider_health::PROVIDER_SILENCE;
 
 use super::*;
 
@@ -28,7 +33,7 @@ struct Bed {
 
 impl Bed {
     fn new(size: u64, have: &[Range<u64>], picker: PickerKind, seed: u64) -> Self {
-        Self::with(SwarmConfig { size, have: set(have), picker, is_sociable: false, seed })
+        Self::with(SwarmConfig { size, have: set(have), picker, expects_receivers: false, seed })
     }
 
     fn with(config: SwarmConfig) -> Self {
@@ -48,7 +53,7 @@ impl Bed {
 
     /// Carries out what the swarm wants; returns the new requests.
     fn tell(&mut self, event: Event) -> Vec<(RequestId, Range<u64>)> {
-        if let Event::OwnerLost { owner } = &event {
+        if let Event::ProviderLost { owner } = &event {
             self.under_way.retain(|request, _| request.owner != *owner);
         }
         let mut out = Vec::new();
@@ -81,8 +86,8 @@ impl Bed {
 
     /// What holds after every event.
     fn check(&self) {
-        let mut of_piece: BTreeMap<u64, Vec<OwnerId>> = BTreeMap::new();
-        let mut of_owner: BTreeMap<OwnerId, usize> = BTreeMap::new();
+        let mut of_piece: BTreeMap<u64, Vec<ProviderId>> = BTreeMap::new();
+        let mut of_owner: BTreeMap<ProviderId, usize> = BTreeMap::new();
         for (request, groups) in &self.under_way {
             *of_owner.entry(request.owner).or_default() += 1;
             for piece in self.swarm.layout.pieces_of(groups) {
@@ -93,22 +98,22 @@ impl Bed {
             assert!(owners.len() <= 2, "piece {piece} is asked of {owners:?}");
             assert!(owners.len() < 2 || owners[0] != owners[1], "piece {piece} is asked of {owners:?}");
         }
-        assert!(of_owner.len() <= MAX_ACTIVE_OWNERS, "{of_owner:?}");
-        assert!(of_owner.values().all(|requests| *requests <= MAX_REQUESTS_PER_OWNER), "{of_owner:?}");
+        assert!(of_owner.len() <= MAX_ACTIVE_PROVIDERS, "{of_owner:?}");
+        assert!(of_owner.values().all(|requests| *requests <= MAX_REQUESTS_PER_PROVIDER), "{of_owner:?}");
         let due = self.swarm.next_deadline();
         // Silence is counted beyond a round trip, a wait is jittered.
-        let latest = self.now + 2 * (MAX_OWNER_BACKOFF + OWNER_SILENCE);
+        let latest = self.now + 2 * (MAX_PROVIDER_BACKOFF + PROVIDER_SILENCE);
         assert!(due.is_none_or(|due| due <= latest), "due {due:?} at {:?}", self.now);
         assert!(self.under_way.is_empty() || due.is_some(), "nobody would notice silence");
     }
 
     fn add(&mut self, owner: u32, has: Has) -> Vec<(RequestId, Range<u64>)> {
         self.dropped.retain(|(dropped, why)| *dropped != owner || *why == Dropped::Lied);
-        self.tell(Event::OwnerAdded { owner: OwnerId(owner), has, rtt: Some(10 * MILLISECOND) })
+        self.tell(Event::ProviderAdded { owner: ProviderId(owner), has, rtt: Some(10 * MILLISECOND) })
     }
 
     fn gain(&mut self, owner: u32, groups: Range<u64>) -> Vec<(RequestId, Range<u64>)> {
-        self.tell(Event::OwnerHas { owner: OwnerId(owner), gained: set(&[groups]) })
+        self.tell(Event::ProviderGained { owner: ProviderId(owner), gained: set(&[groups]) })
     }
 
     /// The next `count` groups of a request are proven, `after` from now.

@@ -47,7 +47,7 @@ fn in_the_endgame_two_are_asked_and_the_slower_is_spared() {
         }
     }
     assert_eq!(bed.finished, 1, "without waiting for its silence to end: {:?}", bed.under_way);
-    assert!(bed.now < Timestamp::from_origin(OWNER_SILENCE));
+    assert!(bed.now < Timestamp::from_origin(PROVIDER_SILENCE));
     assert!(bed.under_way.is_empty(), "its requests are cancelled");
     assert_eq!(bed.swarm.owners(bed.now).map(|owner| owner.bytes_proven).sum::<u64>(), 2 << 20);
 }

@@ -109,9 +109,9 @@ fn an_owner_is_not_left_alone_for_long_because_another_brings_a_little() {
         let (request, _) = bed.of(2)[0].clone();
         bed.bring(request, 1, 30 * MILLISECOND);
         let left = bed.now.since(since);
-        assert!(left < LEFT_ALONE_AT_MOST + Duration::from_millis(200), "it drips for {left:?}");
+        assert!(left < MAX_RESERVED_TIME + Duration::from_millis(200), "it drips for {left:?}");
     }
-    assert!(bed.now.since(since) >= LEFT_ALONE_AT_MOST);
+    assert!(bed.now.since(since) >= MAX_RESERVED_TIME);
 }
 
 #[test]

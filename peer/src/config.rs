@@ -9,6 +9,7 @@ use std::{
 
 use certs::JoinToken;
 use clap::Parser;
+use protocol::upload::params::MAX_UPLOADS;
 use shared::{
     error::{Failure, FailureCode},
     id::PeerId,
@@ -17,7 +18,6 @@ use shared::{
     net::session::StateDir,
     settings::{Environment, parse_host},
 };
-use protocol::upload::params::MAX_UPLOADS;
 
 const EXAMPLES: &str = "\
 Examples:

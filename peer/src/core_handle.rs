@@ -9,12 +9,13 @@ use shared::{
     content::FileMeta,
     epoch::Epoch,
     file_name::FileName,
-    id::PeerId,
+    id::{Incarnation, PeerId},
     limits,
     name::Endpoint,
     rpc::{
         nameserver::{Seat, SeatView},
-        tracker::{IndexPage, ListAll, TrackerError, Version, WhoHas},
+        peer::SeatNotice,
+        tracker::{Announcement, Heartbeat, HeartbeatAck, IndexPage, ListAll, TrackerError, Version, WhoHas},
     },
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -108,6 +109,14 @@ pub(crate) enum Query {
     WhoHas { asker: PeerId, query: WhoHas, reply: oneshot::Sender<Result<Vec<Version>, TrackerError>> },
     /// [`CoreHandle::list_all`].
     ListAll { query: ListAll, reply: oneshot::Sender<Result<IndexPage, TrackerError>> },
+    /// [`CoreHandle::heartbeat`].
+    Heartbeat { from: PeerId, beat: Heartbeat, reply: oneshot::Sender<Result<HeartbeatAck, TrackerError>> },
+    /// [`CoreHandle::announce`].
+    Announce { from: PeerId, announcement: Announcement, reply: oneshot::Sender<Result<(), TrackerError>> },
+    /// [`CoreHandle::leave`].
+    Leave { from: PeerId, epoch: Epoch, incarnation: Incarnation, reply: oneshot::Sender<Result<(), TrackerError>> },
+    /// [`CoreHandle::notice`].
+    Notice { from: PeerId, notice: SeatNotice, reply: oneshot::Sender<SeatView> },
     /// [`CoreHandle::members`].
     Members { reply: oneshot::Sender<BTreeMap<PeerId, Endpoint>> },
 }
@@ -172,6 +181,51 @@ impl CoreHandle {
     /// When the core's task has ended. The inner error is the tracker's refusal.
     pub async fn list_all(&self, query: ListAll) -> Result<Result<IndexPage, TrackerError>, Stopped> {
         self.answered(|reply| Message::Query(Query::ListAll { query, reply })).await
+    }
+
+    /// Hands in a heartbeat of `from`.
+    ///
+    /// # Errors
+    /// When the core's task has ended. The inner error is the core's refusal.
+    pub async fn heartbeat(
+        &self,
+        from: PeerId,
+        beat: Heartbeat,
+    ) -> Result<Result<HeartbeatAck, TrackerError>, Stopped> {
+        self.answered(|reply| Message::Query(Query::Heartbeat { from, beat, reply })).await
+    }
+
+    /// Hands in an announcement of `from`.
+    ///
+    /// # Errors
+    /// When the core's task has ended. The inner error is the core's refusal.
+    pub async fn announce(
+        &self,
+        from: PeerId,
+        announcement: Announcement,
+    ) -> Result<Result<(), TrackerError>, Stopped> {
+        self.answered(|reply| Message::Query(Query::Announce { from, announcement, reply })).await
+    }
+
+    /// Hands in that the run `incarnation` of `from`, which followed `epoch`, leaves.
+    ///
+    /// # Errors
+    /// When the core's task has ended. The inner error is the core's refusal.
+    pub async fn leave(
+        &self,
+        from: PeerId,
+        epoch: Epoch,
+        incarnation: Incarnation,
+    ) -> Result<Result<(), TrackerError>, Stopped> {
+        self.answered(|reply| Message::Query(Query::Leave { from, epoch, incarnation, reply })).await
+    }
+
+    /// Hands in a notice of `from` about the seat. Returns the seat as this peer sees it after that.
+    ///
+    /// # Errors
+    /// When the core's task has ended.
+    pub async fn notice(&self, from: PeerId, notice: SeatNotice) -> Result<SeatView, Stopped> {
+        self.answered(|reply| Message::Query(Query::Notice { from, notice, reply })).await
     }
 
     /// The registered peers that the core knows of, without this one.

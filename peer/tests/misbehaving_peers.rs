@@ -419,7 +419,11 @@ async fn two_corrupt_among_four_owners_are_dropped_and_cost_little_time() {
     let log = receiver.wait().err;
     for owner in ["corrupt1", "corrupt2"] {
         let dropped = |line: &str| line.contains("dropped a provider") && line.contains(&format!("provider={owner} "));
-        assert_eq!(log.lines().filter(|line| dropped(line) && line.contains("SentCorruptData")).count(), 1, "{owner}: {log}");
+        assert_eq!(
+            log.lines().filter(|line| dropped(line) && line.contains("SentCorruptData")).count(),
+            1,
+            "{owner}: {log}"
+        );
     }
     assert!(!log.contains("provider=honest"), "{log}");
 }

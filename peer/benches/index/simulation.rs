@@ -21,8 +21,9 @@ use shared::{
     limits::{CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_LEASE},
     name::{Endpoint, Name},
     rpc::{
-        nameserver::{Condition, LeaseRequest, Register},
-        tracker::Addressee,
+        nameserver::{Condition, LeaseRequest, Register, SeatView},
+        peer::{SeatNotice, VoteReply, VoteRequest},
+        tracker::{Addressee, Announcement, Heartbeat, HeartbeatAck, TrackerError},
     },
     time::{Clock, Timestamp},
 };
@@ -60,6 +61,21 @@ pub struct Cost {
 enum Item {
     Tick,
     Event(Box<Event>),
+    Call { token: Token, from: PeerId, question: Box<Question> },
+}
+
+/// Call that a core answers at once.
+enum Question {
+    Heartbeat(Heartbeat),
+    Announcement(Announcement),
+    Notice(SeatNotice),
+}
+
+enum Answer {
+    Heartbeat(Result<HeartbeatAck, TrackerError>),
+    Announcement(Result<(), TrackerError>),
+    Notice(SeatView),
+    Vote(VoteReply),
 }
 
 struct Call {
@@ -175,20 +191,38 @@ impl Simulation {
             self.push(wait, number, item);
             return;
         }
-        let event = match item {
-            Item::Tick if core.next_deadline().is_none_or(|deadline| self.now < deadline) => return,
-            Item::Tick => Event::Tick,
-            Item::Event(event) => *event,
-        };
-        let mut actions = Vec::new();
+        let (now, mut actions) = (self.now, Vec::new());
         let started = self.clock.now();
-        core.handle(self.now, event, &mut actions);
+        let answer = match item {
+            Item::Tick if core.next_deadline().is_none_or(|deadline| now < deadline) => return,
+            Item::Tick => {
+                core.handle(now, Event::Tick, &mut actions);
+                None
+            }
+            Item::Event(event) => {
+                core.handle(now, *event, &mut actions);
+                None
+            }
+            Item::Call { token, from, question } => {
+                let answer = match *question {
+                    Question::Heartbeat(beat) => Answer::Heartbeat(core.on_heartbeat(now, &from, &beat, &mut actions)),
+                    Question::Announcement(announcement) => {
+                        Answer::Announcement(core.on_announcement(now, &from, announcement, &mut actions))
+                    }
+                    Question::Notice(notice) => Answer::Notice(core.on_notice(now, &from, notice, &mut actions)),
+                };
+                Some((token, answer))
+            }
+        };
         node.busy_until = self.now + self.clock.now().since(started);
         if let Some(deadline) = core.next_deadline() {
             self.push(deadline.since(self.now), number, Item::Tick);
         }
         for action in actions {
             self.carry_out(number, action);
+        }
+        if let Some((token, answer)) = answer {
+            self.reply(number, token, answer);
         }
     }
 
@@ -203,24 +237,26 @@ impl Simulation {
                     self.cost.heartbeats += 1;
                     self.cost.heartbeat_bytes += bytes(&beat);
                 }
-                return self.call(number, &to, call, |token| Event::HeartbeatReceived { token, from, beat });
+                return self.call(number, &to, call, Question::Heartbeat(beat));
             }
             Action::SendAnnouncement { call, to, announcement } => {
                 if announcement.to == Addressee::Tracker {
                     self.cost.announcements += 1;
                     self.cost.announcement_bytes += bytes(&announcement);
                 }
-                return self.call(number, &to, call, |token| Event::AnnouncementReceived { token, from, announcement });
+                return self.call(number, &to, call, Question::Announcement(announcement));
             }
             Action::RequestVote { call, to, request } => {
-                return self.call(number, &to, call, |token| Event::VoteRequested { token, from, request });
+                return self.request_vote(number, &to, call, request);
             }
             Action::SendNotice { to, notice } => {
-                return self.call(number, &to, CallId(0), |token| Event::NoticeReceived { token, from, notice });
+                return self.call(number, &to, CallId(0), Question::Notice(notice));
             }
-            Action::Reply { token, reply } => return self.reply(number, token, reply),
+            Action::Reply { token, reply: Reply::Vote(reply) } => {
+                return self.reply(number, token, Answer::Vote(reply));
+            }
             // Peers detect the killed tracker by missed heartbeats. The detection is not part of the measurement.
-            Action::Knock { .. } => return,
+            Action::ProbePort { .. } => return,
             Action::Report(Report::BecameTracker { .. }) => {
                 self.cost.seated = now.since(self.killed_at);
                 return;
@@ -246,38 +282,51 @@ impl Simulation {
                 let result = self.registry.resign(now, &identity, epoch).map_err(CallError::Refused);
                 Event::ResignAnswered { call, result }
             }
-            Action::Persist(_) | Action::Report(_) | Action::SendLeave { .. } | Action::Stopped => return,
+            Action::Persist(_)
+            | Action::Reply { .. }
+            | Action::Report(_)
+            | Action::SendLeave { .. }
+            | Action::Stopped => return,
         };
         self.registry.settle();
         self.push(LATENCY * 2, number, Item::Event(Box::new(answer)));
     }
 
-    fn call(&mut self, caller: usize, to: &Contact, call: CallId, event: impl FnOnce(Token) -> Event) {
+    fn call(&mut self, caller: usize, to: &Contact, call: CallId, question: Question) {
+        let is_heartbeat = matches!(question, Question::Heartbeat(_));
+        let Some((callee, token)) = self.connect(caller, to, call, is_heartbeat) else {
+            let (from, result) = (to.peer.clone(), CallFailure::Unreachable);
+            let failed = match question {
+                Question::Heartbeat(_) => Event::HeartbeatAnswered { call, from, result: Err(result.into()) },
+                Question::Announcement(_) => Event::AnnouncementAnswered { call, from, result: Err(result.into()) },
+                Question::Notice(_) => return,
+            };
+            return self.push(LATENCY * 2, caller, Item::Event(Box::new(failed)));
+        };
+        let from = self.nodes[caller].id.clone();
+        self.push(LATENCY, callee, Item::Call { token, from, question: Box::new(question) });
+    }
+
+    fn request_vote(&mut self, caller: usize, to: &Contact, call: CallId, request: VoteRequest) {
+        let Some((callee, token)) = self.connect(caller, to, call, false) else {
+            let (from, result) = (to.peer.clone(), Err(CallFailure::Unreachable));
+            return self.push(LATENCY * 2, caller, Item::Event(Box::new(Event::VoteAnswered { call, from, result })));
+        };
+        let from = self.nodes[caller].id.clone();
+        self.push(LATENCY, callee, Item::Event(Box::new(Event::VoteRequested { token, from, request })));
+    }
+
+    /// Registers a call; `None` when the callee is down: its host is up and refuses the datagram.
+    fn connect(&mut self, caller: usize, to: &Contact, call: CallId, is_heartbeat: bool) -> Option<(usize, Token)> {
         let callee = self.numbers[&to.peer];
         self.last += 1;
         let token = Token(self.last);
-        let event = event(token);
-        let is_heartbeat = matches!(event, Event::HeartbeatReceived { .. });
-        if self.nodes[callee].core.is_none() {
-            // The host is up and refuses the datagram.
-            let failure = CallFailure::Unreachable;
-            let from = to.peer.clone();
-            let failed = match event {
-                Event::HeartbeatReceived { .. } => Event::HeartbeatAnswered { call, from, result: Err(failure.into()) },
-                Event::AnnouncementReceived { .. } => {
-                    Event::AnnouncementAnswered { call, from, result: Err(failure.into()) }
-                }
-                Event::VoteRequested { .. } => Event::VoteAnswered { call, from, result: Err(failure) },
-                _ => return,
-            };
-            self.push(LATENCY * 2, caller, Item::Event(Box::new(failed)));
-            return;
-        }
+        self.nodes[callee].core.as_ref()?;
         self.calls.insert(token, Call { caller, call, callee, sent_at: self.now, is_heartbeat });
-        self.push(LATENCY, callee, Item::Event(Box::new(event)));
+        Some((callee, token))
     }
 
-    fn reply(&mut self, callee: usize, token: Token, reply: Reply) {
+    fn reply(&mut self, callee: usize, token: Token, answer: Answer) {
         let Some(Call { caller, call, callee: expected, sent_at, is_heartbeat }) = self.calls.remove(&token) else {
             return;
         };
@@ -290,25 +339,24 @@ impl Simulation {
             self.cost.longest_wait = self.cost.longest_wait.max(took);
         }
         let late = took > if is_heartbeat { HEARTBEAT_DEADLINE } else { CALL_DEADLINE };
-        let event = match reply {
-            Reply::Heartbeat(_) if late => {
+        let event = match answer {
+            Answer::Heartbeat(_) if late => {
                 Event::HeartbeatAnswered { call, from, result: Err(CallFailure::NoAnswer.into()) }
             }
-            Reply::Announcement(_) if late => {
+            Answer::Announcement(_) if late => {
                 Event::AnnouncementAnswered { call, from, result: Err(CallFailure::NoAnswer.into()) }
             }
-            Reply::Heartbeat(result) => {
+            Answer::Heartbeat(result) => {
                 Event::HeartbeatAnswered { call, from, result: result.map_err(CallError::Refused) }
             }
-            Reply::Announcement(result) => {
-                if is_tracker && matches!(result, Err(shared::rpc::tracker::TrackerError::Later { .. })) {
+            Answer::Announcement(result) => {
+                if is_tracker && matches!(result, Err(TrackerError::Later { .. })) {
                     self.cost.postponed += 1;
                 }
                 Event::AnnouncementAnswered { call, from, result: result.map_err(CallError::Refused) }
             }
-            Reply::Vote(reply) => Event::VoteAnswered { call, from, result: Ok(reply) },
-            Reply::Notice(view) => Event::NoticeAnswered { from, view },
-            Reply::Leave(_) | Reply::Elected(_) => return,
+            Answer::Vote(reply) => Event::VoteAnswered { call, from, result: Ok(reply) },
+            Answer::Notice(view) => Event::NoticeAnswered { from, view },
         };
         let wait = done.since(self.now) + LATENCY;
         self.push(wait, caller, Item::Event(Box::new(event)));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::election::{Action, Core, CoreConfig, DurableState, Event, Reply, Role, Token};
+use protocol::election::{Action, Core, CoreConfig, DurableState, Event, Role};
 use shared::{
     contact::Contact,
     content::ContentHash,
@@ -113,9 +113,9 @@ impl Tracker {
             digest: ShareDigest::default(),
             endpoint: endpoint(peer.as_str()),
         };
-        let actions = self.handle(Event::HeartbeatReceived { token: Token(1), from: peer.clone(), beat });
-        let accepted = |action: &Action| matches!(action, Action::Reply { reply: Reply::Heartbeat(Ok(_)), .. });
-        assert!(actions.iter().any(accepted), "the tracker accepts a heartbeat");
+        let answer = self.core.on_heartbeat(self.now, peer, &beat, &mut self.actions);
+        self.actions.clear();
+        assert!(answer.is_ok(), "the tracker accepts a heartbeat");
     }
 
     /// Advances the clock by the budgeted cost of a snapshot page. The tracker postpones snapshots that come faster.
@@ -127,10 +127,9 @@ impl Tracker {
     /// Sends an announcement, which the tracker must accept.
     pub fn announce(&mut self, peer: &PeerId, mut announcement: Announcement) {
         announcement.epoch = self.epoch;
-        let event = Event::AnnouncementReceived { token: Token(1), from: peer.clone(), announcement };
-        let actions = self.handle(event);
-        let accepted = |action: &Action| matches!(action, Action::Reply { reply: Reply::Announcement(Ok(())), .. });
-        assert!(actions.iter().any(accepted), "the tracker accepts an announcement");
+        let answer = self.core.on_announcement(self.now, peer, announcement, &mut self.actions);
+        self.actions.clear();
+        assert!(answer.is_ok(), "the tracker accepts an announcement");
     }
 
     /// Returns the number of owners that the tracker finds.
@@ -148,11 +147,9 @@ impl Tracker {
 
     /// Removes a peer with all its files.
     pub fn leave(&mut self, peer: &PeerId) {
-        let event =
-            Event::LeaveReceived { token: Token(1), from: peer.clone(), epoch: self.epoch, incarnation: INCARNATION };
-        let actions = self.handle(event);
-        let accepted = |action: &Action| matches!(action, Action::Reply { reply: Reply::Leave(Ok(())), .. });
-        assert!(actions.iter().any(accepted), "the tracker accepts a leave");
+        let answer = self.core.on_leave(self.now, peer, self.epoch, INCARNATION, &mut self.actions);
+        self.actions.clear();
+        assert!(answer.is_ok(), "the tracker accepts a leave");
         self.members.retain(|member| member != peer);
     }
 

@@ -18,7 +18,7 @@ use std::{
     time::Instant,
 };
 
-use protocol::swarm::{Action, Event, Has, ProviderId, PickerKind, RequestId, Swarm, SwarmConfig};
+use protocol::swarm::{Action, Event, Has, ProviderId, RequestId, Swarm, SwarmConfig};
 use shared::{contact::Contact, content::FileMeta, id::PeerId, limits, net::Connections, time::Clock};
 use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
 
@@ -110,7 +110,6 @@ impl Engine {
         let config = SwarmConfig {
             size: transfer.file.size,
             have: transfer.partial.verified(),
-            picker: PickerKind::RarestFirst,
             expects_receivers: swarm.is_some(),
             seed: fastrand::u64(..),
         };
@@ -166,17 +165,15 @@ impl Engine {
     /// Introduces all providers before the first request, so that the work is divided among all of them.
     fn introduce(&mut self, contacts: Vec<Contact>) {
         let now = self.clock.now();
-        self.swarm.handle(now, Event::Pause, &mut self.actions);
         for contact in contacts {
             if let Some((provider, true)) = self.providers.number(&contact, false) {
-                let added = Event::ProviderAdded { provider, has: Has::All, rtt: None };
-                self.swarm.handle(now, added, &mut self.actions);
+                self.swarm.introduce(now, provider, &Has::All, None, &mut self.actions);
                 if let Some(membership) = &self.membership {
                     membership.talk_to(contact);
                 }
             }
         }
-        self.swarm.handle(now, Event::Resume, &mut self.actions);
+        self.swarm.handle(now, Event::Tick, &mut self.actions);
     }
 
     /// Carries out the actions of the core. Returns true when every group is verified.
@@ -225,7 +222,7 @@ impl Engine {
         let stream = RequestStream {
             bulk: self.transfer.bulk.clone(),
             throttle: self.transfer.throttle.clone(),
-            provider.contact.clone(),
+            provider: provider.contact.clone(),
             file: self.transfer.file.clone(),
             partial: self.transfer.partial.clone(),
             meter: self.transfer.context.profile.source(&provider.contact),

@@ -4,6 +4,7 @@
 use std::{cmp::Reverse, time::Duration};
 
 use futures::future::join_all;
+use protocol::swarm::params::MAX_ACTIVE_PROVIDERS;
 use shared::{
     contact::Contact,
     content::ContentHash,
@@ -71,7 +72,7 @@ impl Explainer<'_> {
         // Only those that streamed longest: a swarm may have hundreds.
         contacts
             .sort_by_key(|contact| Reverse(measured.sources.get(&contact.peer).map(|source| source.time.streaming)));
-        contacts.truncate(protocol::swarm::params::MAX_ACTIVE_PROVIDERS);
+        contacts.truncate(MAX_ACTIVE_PROVIDERS);
         let reports = join_all(contacts.iter().map(|contact| self.report_of(contact, profile.hashes()))).await;
         for (contact, report) in contacts.iter().zip(reports) {
             if let Some(source) = measured.sources.get_mut(&contact.peer) {

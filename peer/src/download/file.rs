@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
 };
 
+use protocol::provider_health::PROVIDER_SILENCE;
 use shared::{
     content::{ContentHash, FileMeta},
     id::PeerId,
@@ -185,7 +186,7 @@ async fn copy_from_share(
         drop(writer);
         sent
     };
-    let (sent, fetched) = tokio::join!(send, fetch(reader, missing, partial, protocol::provider_health::PROVIDER_SILENCE, progress));
+    let (sent, fetched) = tokio::join!(send, fetch(reader, missing, partial, PROVIDER_SILENCE, progress));
     match (sent, fetched) {
         (Ok(_), Ok(bytes)) => Some(vec![(me.clone(), bytes)]),
         (sent, fetched) => {
@@ -222,7 +223,7 @@ mod tests {
         let first = GroupRanges::requested(&[(0, 3)], SIZE).unwrap();
         let mut encoded = Vec::new();
         serve(share.open_for_serving(&file.hash).unwrap(), first.clone(), &mut encoded, |_| {}).await.unwrap();
-        fetch(encoded.as_slice(), first, &partial, protocol::provider_health::PROVIDER_SILENCE, |_| {}).await.unwrap();
+        fetch(encoded.as_slice(), first, &partial, PROVIDER_SILENCE, |_| {}).await.unwrap();
 
         let profile = DownloadProfile::new(Arc::default(), Vec::new(), false);
         let context =

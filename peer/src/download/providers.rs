@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use protocol::swarm::params::MAX_SWARM_PROVIDERS;
 use protocol::swarm::{Dropped, Event, Has, ProviderId};
-use shared::{contact::Contact, id::PeerId, limits};
+use shared::{contact::Contact, id::PeerId};
 
 use crate::swarm::MemberEvent;
 
@@ -77,12 +78,12 @@ pub(crate) struct Providers {
 }
 
 impl Providers {
-    /// Number of a peer, and whether it is new; `None` beyond [`protocol::swarm::params::MAX_SWARM_PROVIDERS`].
+    /// Number of a peer, and whether it is new; `None` beyond [`MAX_SWARM_PROVIDERS`].
     pub(crate) fn number(&mut self, contact: &Contact, is_member: bool) -> Option<(ProviderId, bool)> {
         if let Some(&number) = self.by_peer.get(&contact.peer) {
             return Some((number, false));
         }
-        if self.list.len() >= protocol::swarm::params::MAX_SWARM_PROVIDERS {
+        if self.list.len() >= MAX_SWARM_PROVIDERS {
             return None;
         }
         let number = ProviderId(u32::try_from(self.list.len()).ok()?);

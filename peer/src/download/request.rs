@@ -3,6 +3,7 @@
 use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use protocol::provider_health::PROVIDER_SILENCE;
 use protocol::swarm::{self, Event, ProviderId, RequestId};
 use shared::{
     contact::Contact,
@@ -40,7 +41,7 @@ use crate::{
 /// Interval at which the core learns that bytes arrive: within the margin after which it considers a provider stalled.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(20);
 /// Bytes that a dead provider's machine, or one that only sends queue notices, does not send within
-/// [`protocol::provider_health::PROVIDER_SILENCE`].
+/// [`PROVIDER_SILENCE`].
 const BUSY_BYTES: u64 = limits::GROUP_BYTES;
 
 /// Report of a request's task to the engine.
@@ -124,7 +125,7 @@ impl RequestStream {
         };
         let mut source = Metered { source, meter: &self.meter };
         let writing = Writing::for_this_machine();
-        match fetch_from(&mut source, ranges, &self.partial, protocol::provider_health::PROVIDER_SILENCE, writing, progress).await {
+        match fetch_from(&mut source, ranges, &self.partial, PROVIDER_SILENCE, writing, progress).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 let is_wrong = matches!(error, FetchError::Verification { .. });
@@ -148,7 +149,7 @@ impl RequestStream {
             Ok::<_, RequestError>((accepted, recv))
         };
         let (BulkAccepted { size }, recv) =
-            timeout(protocol::provider_health::PROVIDER_SILENCE, open).await.map_err(|_| RequestError::Silent)??;
+            timeout(PROVIDER_SILENCE, open).await.map_err(|_| RequestError::Silent)??;
         if size != self.file.size {
             return Err(RequestError::OtherSize { claimed: size, announced: self.file.size });
         }
@@ -269,14 +270,14 @@ impl Liveness {
 /// unless `is_busy`.
 ///
 /// # Errors
-/// If the stream breaks, carries anything else, or nothing for [`protocol::provider_health::PROVIDER_SILENCE`].
+/// If the stream breaks, carries anything else, or nothing for [`PROVIDER_SILENCE`].
 pub(crate) async fn wait_for_turn(
     recv: &mut quinn::RecvStream,
     mut on_queued: impl FnMut(),
     mut is_busy: impl FnMut() -> bool,
 ) -> Result<(), HeaderError> {
     loop {
-        match timeout(protocol::provider_health::PROVIDER_SILENCE, recv.read_u8()).await {
+        match timeout(PROVIDER_SILENCE, recv.read_u8()).await {
             Ok(Ok(BULK_BEGINS)) => return Ok(()),
             Ok(Ok(BULK_WAITS)) => on_queued(),
             Ok(Ok(_)) => return Err(HeaderError::Malformed),

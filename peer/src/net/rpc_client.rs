@@ -48,7 +48,7 @@ impl RpcClient {
     /// Starts the call that an action is about; its outcome reaches `node` as an event. Actions that are no calls
     /// are the node's own.
     pub fn start(self: &std::sync::Arc<Self>, action: Action, node: &CoreHandle) {
-        if let Action::Knock { at } = action {
+        if let Action::ProbePort { at } = action {
             return self.knock(at, node);
         }
         let (calls, node) = (self.clone(), node.clone());
@@ -129,7 +129,11 @@ impl RpcClient {
                 }
                 return None;
             }
-            Action::Knock { .. } | Action::Persist(_) | Action::Reply { .. } | Action::Report(_) | Action::Stopped => {
+            Action::ProbePort { .. }
+            | Action::Persist(_)
+            | Action::Reply { .. }
+            | Action::Report(_)
+            | Action::Stopped => {
                 return None;
             }
         })
@@ -278,7 +282,7 @@ async fn keep_knocking(at: Contact, address: SocketAddr, mut wanted: mpsc::Recei
             () = knocker.refused() => true,
             () = &mut stopped => return,
         };
-        if refused && node.send(Event::KnockRefused { at: at.clone() }).await.is_err() {
+        if refused && node.send(Event::ProbeRefused { at: at.clone() }).await.is_err() {
             return;
         }
     }

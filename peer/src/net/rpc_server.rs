@@ -27,7 +27,7 @@ use crate::{
     swarm::Swarms,
     upload::Uploads,
 };
-use protocol::election::{Event, Reply, Token};
+use protocol::election::{Event, Reply};
 
 /// What the services need.
 #[derive(Clone)]
@@ -82,37 +82,22 @@ fn stopping(_: Stopped) -> TrackerError {
     TrackerError::Unavailable("this peer is stopping".to_owned())
 }
 
-/// A reply of another kind than was asked for cannot come from the core.
-fn mismatched() -> TrackerError {
-    TrackerError::Unavailable("an internal answer was of the wrong kind".to_owned())
-}
-
 impl ForCaller {
     /// The calling peer; admins read, but have nothing to announce.
     fn peer(&self) -> Result<PeerId, TrackerError> {
         self.caller.peer().cloned().ok_or_else(|| TrackerError::Unavailable("only peers announce".to_owned()))
-    }
-
-    async fn ask(&self, make: impl FnOnce(Token) -> Event + Send + 'static) -> Result<Reply, TrackerError> {
-        self.inner.node.request(make).await.map_err(stopping)
     }
 }
 
 impl TrackerService for TrackerApi {
     async fn heartbeat(self, _: Context, beat: Heartbeat) -> Result<HeartbeatAck, TrackerError> {
         let from = self.0.peer()?;
-        match self.0.ask(|token| Event::HeartbeatReceived { token, from, beat }).await? {
-            Reply::Heartbeat(answer) => answer,
-            _ => Err(mismatched()),
-        }
+        self.0.inner.node.heartbeat(from, beat).await.map_err(stopping)?
     }
 
     async fn announce(self, _: Context, announcement: Announcement) -> Result<(), TrackerError> {
         let from = self.0.peer()?;
-        match self.0.ask(|token| Event::AnnouncementReceived { token, from, announcement }).await? {
-            Reply::Announcement(answer) => answer,
-            _ => Err(mismatched()),
-        }
+        self.0.inner.node.announce(from, announcement).await.map_err(stopping)?
     }
 
     async fn who_has(self, _: Context, query: WhoHas) -> Result<Vec<Version>, TrackerError> {
@@ -127,10 +112,7 @@ impl TrackerService for TrackerApi {
 
     async fn leave(self, _: Context, epoch: Epoch, incarnation: Incarnation) -> Result<(), TrackerError> {
         let from = self.0.peer()?;
-        match self.0.ask(move |token| Event::LeaveReceived { token, from, epoch, incarnation }).await? {
-            Reply::Leave(answer) => answer,
-            _ => Err(mismatched()),
-        }
+        self.0.inner.node.leave(from, epoch, incarnation).await.map_err(stopping)?
     }
 }
 
@@ -171,7 +153,7 @@ impl PeerService for PeerApi {
         };
         let epoch = request.epoch;
         let Ok(from) = self.0.peer() else { return refused(epoch) };
-        match self.0.ask(|token| Event::VoteRequested { token, from, request }).await {
+        match self.0.inner.node.request(|token| Event::VoteRequested { token, from, request }).await {
             Ok(Reply::Vote(reply)) => reply,
             _ => refused(epoch),
         }
@@ -180,10 +162,7 @@ impl PeerService for PeerApi {
     async fn seat_notice(self, _: Context, notice: SeatNotice) -> SeatView {
         let seen = self.0.inner.node.view().seat;
         let Ok(from) = self.0.peer() else { return seen };
-        match self.0.ask(|token| Event::NoticeReceived { token, from, notice }).await {
-            Ok(Reply::Notice(view)) => view,
-            _ => seen,
-        }
+        self.0.inner.node.notice(from, notice).await.unwrap_or(seen)
     }
 
     async fn upload_report(self, _: Context, hash: ContentHash) -> Option<UploadReport> {

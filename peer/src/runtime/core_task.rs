@@ -53,6 +53,8 @@ impl CoreTask {
                     None => break Ok(()),
                 },
             };
+            // An answer may depend on what the actions make durable, so it is sent after them.
+            let mut answered = None;
             match message {
                 Message::Event(event) => core.handle(clock.now(), event, &mut actions),
                 Message::Request(make, reply) => {
@@ -61,11 +63,14 @@ impl CoreTask {
                     pending.insert(token, reply);
                     core.handle(clock.now(), make(token), &mut actions);
                 }
-                Message::Query(query) => answer(query, &mut core, &clock, &mut actions),
+                Message::Query(query) => answered = Some(answer(query, &mut core, &clock, &mut actions)),
                 Message::Await(waiter) => self.waiters.push(waiter),
             }
             if let Some(reason) = self.carry_out(&mut actions, &mut pending, &calls).await {
                 break reason;
+            }
+            if let Some(send) = answered {
+                send();
             }
             self.publish(&core);
             if !self.waiters.is_empty() {
@@ -126,14 +131,30 @@ impl CoreTask {
     }
 }
 
-/// Answers a question. A question to the tracker can show that it is none any more, so it may bring actions like an event.
-fn answer(query: Query, core: &mut Core, clock: &Clock, actions: &mut Vec<Action>) {
-    // A caller that has gone needs no answer: a failed `send` is not an error.
+/// Sends an answer that the core has given.
+type SendAnswer = Box<dyn FnOnce() + Send>;
+
+/// Answers a query. Like an event it may bring actions: a query to the tracker can show that it is the tracker no longer.
+fn answer(query: Query, core: &mut Core, clock: &Clock, actions: &mut Vec<Action>) -> SendAnswer {
+    let now = clock.now();
     match query {
-        Query::WhoHas { asker, query, reply } => drop(reply.send(core.who_has(clock.now(), &asker, &query, actions))),
-        Query::ListAll { query, reply } => drop(reply.send(core.list_all(clock.now(), &query, actions))),
-        Query::Members { reply } => drop(reply.send(core.members().clone())),
+        Query::Heartbeat { from, beat, reply } => deferred(reply, core.on_heartbeat(now, &from, &beat, actions)),
+        Query::Announce { from, announcement, reply } => {
+            deferred(reply, core.on_announcement(now, &from, announcement, actions))
+        }
+        Query::Leave { from, epoch, incarnation, reply } => {
+            deferred(reply, core.on_leave(now, &from, epoch, incarnation, actions))
+        }
+        Query::Notice { from, notice, reply } => deferred(reply, core.on_notice(now, &from, notice, actions)),
+        Query::WhoHas { asker, query, reply } => deferred(reply, core.who_has(now, &asker, &query, actions)),
+        Query::ListAll { query, reply } => deferred(reply, core.list_all(now, &query, actions)),
+        Query::Members { reply } => deferred(reply, core.members().clone()),
     }
+}
+
+fn deferred<T: Send + 'static>(reply: oneshot::Sender<T>, answer: T) -> SendAnswer {
+    // A caller that has gone needs no answer: a failed `send` is not an error.
+    Box::new(move || drop(reply.send(answer)))
 }
 
 /// Waits until `deadline`; for ever without one.
@@ -149,7 +170,7 @@ fn tell(report: &Report) {
         Report::TrackerSuspected { .. } | Report::SteppedDown { .. } | Report::ShareFull { .. } => {
             tracing::warn!(?report);
         }
-        Report::Overslept { .. } => tracing::debug!(?report),
+        Report::Stalled { .. } => tracing::debug!(?report),
         _ => tracing::info!(?report),
     }
 }

@@ -223,7 +223,6 @@ impl<S: ChunkSource> BatchReader<'_, S> {
 
 #[cfg(test)]
 mod tests {
-    use shared::;
     use protocol::provider_health::PROVIDER_SILENCE;
 
     use super::*;

@@ -2,12 +2,12 @@
 
 use std::{io, pin::pin, time::Duration};
 
+use protocol::provider_health::PROVIDER_SILENCE;
 use shared::{
     content::ContentHash,
     limits::{BULK_BATCHES, MAX_PACKED_FILE_BYTES},
     net::pack::{ITEM_FOLLOWS, ItemRefusal},
 };
-use protocol::provider_health::PROVIDER_SILENCE;
 use tokio::{
     sync::mpsc,
     task,

@@ -1,92 +1,156 @@
-//! One try for the seat: who was asked, who agreed, and what is waited for.
+//! One try for the seat: the votes asked for, the votes won, and the claim.
+//!
+//! | stage | waits for | next |
+//! |---|---|---|
+//! | PreVote | a majority that would vote for this peer, `VOTE_WAIT` | Voting; over |
+//! | Voting | votes of a majority, `VOTE_WAIT` | Claiming; over: provisional tracker or lost |
+//! | Claiming | the nameserver, `CLAIM_WAIT` | over: tracker or lost; Held |
+//! | Held | `retry_after`, while the nameserver still hears the incumbent | Claiming |
+//!
+//! A vacant seat needs no votes but the claimant's own: its campaign begins with Claiming.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use shared::{
     electors::{electors, majority, provisional_quorum},
     epoch::Epoch,
     id::PeerId,
-    limits::{CLAIM_WAIT, MAX_ELECTORS},
+    limits::{CLAIM_WAIT, MAX_ELECTORS, SEAT_LEASE, SEAT_POLL, VOTE_WAIT},
+    rpc::{
+        nameserver::Claim,
+        peer::{VoteReply, VoteRequest},
+    },
     time::Timestamp,
 };
 
+use super::{
+    Action, ElectionFailure, Report,
+    ctx::{Ctx, contact},
+    tracker::Mandate,
+};
 use crate::CallId;
+
+/// Shortest wait before a refused claim is repeated: no busy loop against a nameserver that says "now".
+const MIN_RETRY: Duration = Duration::from_millis(10);
+/// Time for which a campaign repeats the claim to a seat that is held: after a lease, the incumbent must be alive.
+const MAX_HELD: Duration = SEAT_LEASE.saturating_add(CLAIM_WAIT);
 
 /// One try for the seat.
 #[derive(Debug, Clone)]
 pub(crate) struct Campaign {
-    /// The epoch stood for.
+    /// Epoch stood for.
     pub(crate) epoch: Epoch,
-    /// The seat to be replaced. Fixed with the votes: they were given for replacing this one (invariant S4).
-    pub(crate) expected: Epoch,
+    /// Epoch of the seat to be replaced. It is fixed with the votes, which are given for replacing this seat
+    /// (invariant S4).
+    expected: Epoch,
     pub(crate) kind: Kind,
     electorate: Electorate,
     /// Voters that have not answered.
-    pub(crate) open: BTreeSet<PeerId>,
-    pub(crate) votes: BTreeSet<PeerId>,
-    pub(crate) started: Timestamp,
-    pub(crate) stage: Stage,
+    open: BTreeSet<PeerId>,
+    votes: BTreeSet<PeerId>,
+    started: Timestamp,
+    stage: Stage,
 }
 
-/// What a campaign is about.
+/// Purpose of a campaign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The tracker is gone.
+    /// Replaces a tracker that is gone.
     Ordinary,
-    /// `eleger`: replaces a living tracker.
+    /// Replaces a living tracker, at the user's request (`eleger`).
     Forced,
-    /// The nameserver is away: votes alone make a provisional tracker.
+    /// Makes a provisional tracker by votes alone while the nameserver is away.
     Provisional,
-    /// A provisional tracker makes its epoch known to the nameserver.
+    /// Registers the epoch of a provisional tracker with the nameserver.
     Registering,
 }
 
-/// Where a campaign stands.
+/// Stage of a campaign.
 #[derive(Debug, Clone)]
-pub(crate) enum Stage {
-    /// Asks whether it would get votes. Nothing has changed anywhere yet.
-    Probing { call: CallId, until: Timestamp },
-    /// Waits for votes.
+enum Stage {
+    /// Asks for promises. Nothing has changed anywhere yet.
+    PreVote { call: CallId, until: Timestamp },
+    /// Asks for votes.
     Voting { call: CallId, until: Timestamp },
     /// Waits for the nameserver.
     Claiming { call: CallId, sent: Timestamp },
-    /// Claims again then.
+    /// Claims again at `until`.
     Held { until: Timestamp },
 }
 
-/// Whose votes count.
+/// State of the count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tally {
+    /// Open votes decide.
+    Open,
+    /// A majority agrees.
+    Won,
+    /// The open votes cannot make a majority.
+    Lost,
+}
+
+/// What a passed deadline leads to.
+#[derive(Debug)]
+pub(crate) enum Timeout {
+    /// The deadline lies ahead, or the claim was repeated.
+    Continue,
+    /// The campaign is over.
+    Over(ElectionFailure),
+}
+
+/// Peers whose votes count.
 #[derive(Debug, Clone)]
 pub(crate) struct Electorate {
-    /// The electors without the incumbent, since it would have to be waited for when it is dead ...
+    /// Electors without the incumbent, which is not waited for since it may be dead.
     without: BTreeSet<PeerId>,
-    /// ... and with it: if it has voted, and where the nameserver cannot tell whether it lives.
+    /// Electors with the incumbent: they count if it has voted, and where the nameserver cannot tell whether it lives.
     with: BTreeSet<PeerId>,
-    /// Whom the campaign would replace, if that is another peer.
+    /// Tracker to be replaced, if that is another peer.
     incumbent: Option<PeerId>,
-    /// What those who voted think who elects; counts only without the nameserver, which otherwise decides.
-    others_views: BTreeSet<BTreeSet<PeerId>>,
+    /// Electors as each voter sees them. They count without the nameserver, which decides otherwise.
+    voters_views: BTreeSet<BTreeSet<PeerId>>,
 }
 
 impl Electorate {
-    /// The electorate among `peers`, which `incumbent` is one of if it is known.
+    /// Electorate among `peers`, the incumbent included if it is known.
     pub(crate) fn new<'a>(peers: impl Iterator<Item = &'a PeerId> + Clone, incumbent: Option<PeerId>) -> Self {
         let without = electors(peers.clone().filter(|peer| Some(*peer) != incumbent.as_ref()));
-        Self { without, with: electors(peers), incumbent, others_views: BTreeSet::new() }
+        Self { without, with: electors(peers), incumbent, voters_views: BTreeSet::new() }
     }
 
-    /// All whose votes could count.
-    pub(crate) fn voters(&self) -> impl Iterator<Item = &PeerId> {
+    /// Electorate of a claim that needs no votes but the claimant's own.
+    pub(crate) fn only(me: &PeerId) -> Self {
+        Self::new(std::iter::once(me), None)
+    }
+
+    /// All peers whose votes could count.
+    fn voters(&self) -> impl Iterator<Item = &PeerId> {
         self.without.union(&self.with)
-    }
-
-    /// Whom the campaign would replace, if that is another peer.
-    pub(crate) fn incumbent(&self) -> Option<&PeerId> {
-        self.incumbent.as_ref()
     }
 }
 
 impl Campaign {
-    pub(crate) fn new(kind: Kind, epoch: Epoch, expected: Epoch, electorate: Electorate, now: Timestamp) -> Self {
+    /// Campaign for the next epoch. Nothing of it is durable or known to others yet.
+    pub(crate) fn new(ctx: &Ctx<'_>, kind: Kind, electorate: Electorate) -> Self {
+        let provisional = kind == Kind::Provisional;
+        let epoch = ctx.epochs.next(&ctx.me.id, provisional);
+        let expected = if provisional { ctx.epochs.high() } else { ctx.epochs.expected };
+        Self::for_epoch(ctx, kind, electorate, epoch, expected)
+    }
+
+    /// Campaign of a provisional tracker for its own epoch. The votes, its own included, count only for what they
+    /// were given for: to replace the seat of `mandate.expected` (invariant S4). The seat may be another by now,
+    /// since a claim that this peer did not hear of was accepted after all. Then the seat has to become vacant first.
+    pub(crate) fn registering(ctx: &Ctx<'_>, epoch: Epoch, mandate: Mandate) -> Self {
+        let expected = ctx.epochs.expected;
+        let mut campaign = Self::for_epoch(ctx, Kind::Registering, Electorate::only(&ctx.me.id), epoch, expected);
+        if mandate.expected == expected {
+            campaign.votes = mandate.votes;
+        }
+        campaign
+    }
+
+    fn for_epoch(ctx: &Ctx<'_>, kind: Kind, electorate: Electorate, epoch: Epoch, expected: Epoch) -> Self {
         Self {
             epoch,
             expected,
@@ -94,32 +158,98 @@ impl Campaign {
             electorate,
             open: BTreeSet::new(),
             votes: BTreeSet::new(),
-            started: now,
-            stage: Stage::Held { until: now },
+            started: ctx.now,
+            stage: Stage::Held { until: ctx.now },
         }
     }
 
     pub(crate) fn deadline(&self) -> Timestamp {
         match self.stage {
-            Stage::Probing { until, .. } | Stage::Voting { until, .. } | Stage::Held { until } => until,
+            Stage::PreVote { until, .. } | Stage::Voting { until, .. } | Stage::Held { until } => until,
             Stage::Claiming { sent, .. } => sent + CLAIM_WAIT,
         }
     }
 
-    /// Another view of who elects, a voter's or this peer's own of today; what cannot be one is not looked at.
+    /// Asks for promises: a peer that alone misses the tracker disturbs no other peer.
+    pub(crate) fn begin_pre_vote(&mut self, ctx: &mut Ctx<'_>) {
+        let call = ctx.calls.next();
+        self.stage = Stage::PreVote { call, until: ctx.now + VOTE_WAIT };
+        self.request_votes(ctx, call);
+    }
+
+    /// Votes for itself and asks for votes.
+    pub(crate) fn begin_vote(&mut self, ctx: &mut Ctx<'_>) {
+        let call = self.cast_own_vote(ctx);
+        self.request_votes(ctx, call);
+    }
+
+    /// Votes for itself, durably.
+    pub(crate) fn cast_own_vote(&mut self, ctx: &mut Ctx<'_>) -> CallId {
+        let call = ctx.calls.next();
+        self.stage = Stage::Voting { call, until: ctx.now + VOTE_WAIT };
+        self.votes = BTreeSet::from([ctx.me.id.clone()]);
+        let (_, needed) = self.count(&self.votes);
+        ctx.report(Report::Candidate { epoch: self.epoch, needed: needed as u64 });
+        ctx.vote(self.epoch, ctx.me.id.clone());
+        call
+    }
+
+    /// Sends the requests of the stage to all voters that could answer.
+    fn request_votes(&mut self, ctx: &mut Ctx<'_>, call: CallId) {
+        let forced = self.is_forced();
+        // A suspected incumbent is not waited for; a living one that is to be replaced may agree.
+        let incumbent = self.electorate.incumbent.as_ref().filter(|_| !forced);
+        let asked = |peer: &&PeerId| **peer != ctx.me.id && Some(*peer) != incumbent;
+        let voters: BTreeSet<PeerId> = self.electorate.voters().filter(asked).cloned().collect();
+        let request = VoteRequest {
+            epoch: self.epoch,
+            expected_epoch: self.expected,
+            force: forced,
+            pre_vote: matches!(self.stage, Stage::PreVote { .. }),
+            provisional: self.kind == Kind::Provisional,
+        };
+        for voter in &voters {
+            if let Some(endpoint) = ctx.members.others.get(voter) {
+                let to = contact(voter, endpoint);
+                ctx.out.push(Action::RequestVote { call, to, request: request.clone() });
+            }
+        }
+        self.votes = BTreeSet::from([ctx.me.id.clone()]);
+        self.open = voters;
+    }
+
+    /// Takes the answer of `from`; `None` when it did not answer. Returns whether it belongs to this stage.
+    pub(crate) fn on_vote_answer(&mut self, call: CallId, from: PeerId, reply: Option<VoteReply>) -> bool {
+        let (Stage::PreVote { call: asked, .. } | Stage::Voting { call: asked, .. }) = self.stage else { return false };
+        if asked != call || !self.open.remove(&from) {
+            return false;
+        }
+        if let Some(reply) = reply
+            && reply.granted
+            && reply.epoch == self.epoch
+        {
+            self.votes.insert(from);
+            self.note_view(reply.electors);
+        }
+        true
+    }
+
+    /// Counts the electors as another peer, or this one by now, sees them. A list that is too long to be one is
+    /// ignored.
     pub(crate) fn note_view(&mut self, electors: Vec<PeerId>) {
         if self.kind == Kind::Provisional && electors.len() <= MAX_ELECTORS {
-            self.electorate.others_views.insert(electors.into_iter().collect());
+            self.electorate.voters_views.insert(electors.into_iter().collect());
         }
     }
 
-    /// Of `votes`, those that count, and how many are needed. Where the nameserver decides, as it counts: a majority of
-    /// the electors, the incumbent left out unless it voted. Without it: of the electors with the incumbent, who may
-    /// be alive elsewhere, as this peer *and* each voter sees them; the count that is shortest of its goal.
-    pub(crate) fn count(&self, votes: &BTreeSet<PeerId>) -> (usize, usize) {
+    /// Votes that count, and votes needed. With the nameserver, as it counts: a majority of the electors, without the
+    /// incumbent unless it voted. Without the nameserver: a majority of the electors with the incumbent, which may be
+    /// alive elsewhere, as this peer *and* each voter sees them; of these counts the one that is furthest from its
+    /// goal.
+    fn count(&self, votes: &BTreeSet<PeerId>) -> (usize, usize) {
         let of = |electors: &BTreeSet<PeerId>, needed: usize| (electors.intersection(votes).count(), needed);
         if self.kind == Kind::Provisional {
-            let views = std::iter::once(&self.electorate.with).chain(&self.electorate.others_views);
+            let views = std::iter::once(&self.electorate.with).chain(&self.electorate.voters_views);
             let counts = views.map(|electors| of(electors, provisional_quorum(electors.len())));
             return counts.max_by_key(|(votes, needed)| needed.saturating_sub(*votes)).unwrap_or((0, 1));
         }
@@ -128,38 +258,93 @@ impl Campaign {
         of(electors, majority(electors.len()))
     }
 
-    /// Whether the votes suffice.
-    pub(crate) fn is_won(&self) -> bool {
-        let (votes, needed) = self.count(&self.votes);
-        votes >= needed
+    pub(crate) fn tally(&self) -> Tally {
+        let suffices = |votes: &BTreeSet<PeerId>| {
+            let (votes, needed) = self.count(votes);
+            votes >= needed
+        };
+        if suffices(&self.votes) {
+            Tally::Won
+        } else if suffices(&self.votes.union(&self.open).cloned().collect()) {
+            Tally::Open
+        } else {
+            Tally::Lost
+        }
     }
 
-    /// Whether they could, if all who were asked agreed.
-    pub(crate) fn can_be_won(&self) -> bool {
-        let (votes, needed) = self.count(&self.votes.union(&self.open).cloned().collect());
-        votes >= needed
+    /// The failure of a campaign whose votes do not suffice.
+    pub(crate) fn no_majority(&self) -> ElectionFailure {
+        let (votes, needed) = self.count(&self.votes);
+        ElectionFailure::NoMajority { votes: votes as u64, needed: needed as u64 }
+    }
+
+    /// The votes of a campaign that was won without the nameserver.
+    pub(crate) fn mandate(&self) -> Mandate {
+        Mandate { votes: self.votes.clone(), expected: self.expected }
+    }
+
+    /// Asks the nameserver for the seat.
+    pub(crate) fn claim(&mut self, ctx: &mut Ctx<'_>) {
+        let call = ctx.calls.next();
+        self.stage = Stage::Claiming { call, sent: ctx.now };
+        let claim = Claim {
+            epoch: self.epoch,
+            expected_epoch: self.expected,
+            endpoint: ctx.me.endpoint.clone(),
+            votes: self.votes.iter().cloned().collect(),
+            force: self.is_forced(),
+        };
+        ctx.epochs.claimed = Some(self.epoch);
+        ctx.out.push(Action::Claim { call, claim });
+    }
+
+    /// Time at which the claim `call` was sent, if it is the one under way.
+    pub(crate) fn claim_sent(&self, call: CallId) -> Option<Timestamp> {
+        match self.stage {
+            Stage::Claiming { call: asked, sent } if asked == call => Some(sent),
+            _ => None,
+        }
+    }
+
+    /// The nameserver still hears the incumbent. Returns false when the claim was repeated for long enough.
+    pub(crate) fn hold(&mut self, now: Timestamp, retry_after: Duration) -> bool {
+        let goes_on = now.since(self.started) < MAX_HELD;
+        if goes_on {
+            self.stage = Stage::Held { until: now + retry_after.clamp(MIN_RETRY, SEAT_POLL) };
+        }
+        goes_on
+    }
+
+    pub(crate) fn run_timer(&mut self, ctx: &mut Ctx<'_>) -> Timeout {
+        if ctx.now < self.deadline() {
+            return Timeout::Continue;
+        }
+        match self.stage {
+            Stage::PreVote { .. } | Stage::Voting { .. } => Timeout::Over(self.no_majority()),
+            Stage::Held { .. } => {
+                self.claim(ctx);
+                Timeout::Continue
+            }
+            Stage::Claiming { .. } => Timeout::Over(ElectionFailure::NameserverUnreachable),
+        }
     }
 
     pub(crate) fn is_forced(&self) -> bool {
         self.kind == Kind::Forced
     }
 
-    /// Whether votes, or answers whether there would be votes, are waited for.
+    /// Whether it waits for votes or promises.
     pub(crate) fn is_voting(&self) -> bool {
-        matches!(self.stage, Stage::Probing { .. } | Stage::Voting { .. })
+        matches!(self.stage, Stage::PreVote { .. } | Stage::Voting { .. })
     }
 
     /// Whether nothing was promised yet.
-    pub(crate) fn is_probing(&self) -> bool {
-        matches!(self.stage, Stage::Probing { .. })
+    pub(crate) fn is_pre_vote(&self) -> bool {
+        matches!(self.stage, Stage::PreVote { .. })
     }
 
     /// Whether a claim is under way: it may be accepted whatever this peer does now.
     pub(crate) fn is_claiming(&self) -> bool {
         matches!(self.stage, Stage::Claiming { .. })
-    }
-
-    pub(crate) fn electorate(&self) -> &Electorate {
-        &self.electorate
     }
 }

@@ -1,8 +1,5 @@
-//! What goes into the core and what comes out of it.
+//! Events, which go into the core, and actions, which come out of it.
 
-use std::time::Duration;
-
-use crate::CallId;
 use serde::{Deserialize, Serialize};
 use shared::{
     contact::Contact,
@@ -17,477 +14,281 @@ use shared::{
     },
 };
 
-/// What a peer must still know after a crash. Written by [`Action::Persist`], read back at start.
+use super::{ElectionFailure, Report};
+use crate::CallId;
+
+/// State that must survive a crash. [`Action::Persist`] stores it; the next run starts with it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DurableState {
-    /// The last vote given, to oneself included: one grant per epoch, across restarts (invariant S3).
+    /// Last vote given, to this peer itself included: one vote per epoch, across restarts (invariant S3).
     pub voted: Option<Vote>,
-    /// The highest epoch known to have been claimed: what a peer follows never falls (invariant S5).
+    /// Highest epoch known to have been claimed: the epoch that a peer follows never falls (invariant S5).
     pub epoch_high: Epoch,
 }
 
 /// A vote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vote {
-    /// In which epoch.
+    /// Epoch of the vote.
     pub epoch: Epoch,
-    /// For whom.
+    /// Peer that the vote is for.
     pub candidate: PeerId,
 }
 
-/// Names a question from outside that the core answers with [`Action::Reply`]; chosen by the shell.
+/// Id of a request that [`Action::Reply`] answers. The caller of the core chooses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
 
-/// Why a call had no answer.
+/// Reason why a call was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CallFailure {
-    /// Nothing came within the call's deadline: the other side may be slow, frozen, cut off or dead.
+    /// No answer within the call's deadline: the callee may be slow, frozen, cut off or dead.
     #[error("no answer in time")]
     NoAnswer,
-    /// Nobody is there: refused, reset, closed, or authenticated as somebody else.
+    /// The connection was refused, reset or closed, or the callee has another identity.
     #[error("unreachable")]
     Unreachable,
 }
 
-/// Why a call did not bring what was asked for.
+/// Reason why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError<E> {
-    /// There was no answer.
+    /// The call was not answered.
     #[error(transparent)]
     Failed(#[from] CallFailure),
-    /// The other side answered "no".
+    /// The callee refused.
     #[error("refused")]
     Refused(E),
 }
 
-/// What happened. The shell authenticates every `from` before it hands it in.
+/// Event for [`super::Core::handle`]. The caller of the core has authenticated every `from`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// [`super::Core::next_deadline`] was reached.
+    /// [`super::Core::next_deadline`] has passed.
     Tick,
 
-    /// Answer to [`Action::QuerySeat`].
+    /// Outcome of [`Action::QuerySeat`].
     SeatAnswered {
         /// The call.
         call: CallId,
-        /// The nameserver's word.
+        /// The nameserver's view of the seat.
         result: Result<SeatView, CallFailure>,
     },
-    /// Answer to [`Action::QueryPeers`].
+    /// Outcome of [`Action::QueryPeers`].
     PeersAnswered {
         /// The call.
         call: CallId,
-        /// All registered `peer.*`, the own one included; at most `limits::MAX_PEERS` are looked at.
+        /// All registered `peer.*`, this peer included. The core takes `limits::MAX_PEERS` of them at most.
         result: Result<Vec<Contact>, CallFailure>,
     },
-    /// All registered `peer.*` as they are now, the own one included, told without being asked for.
+    /// Current list of all registered `peer.*`, from a watch of the names.
     PeersWatched {
-        /// Them; at most `limits::MAX_PEERS` are looked at.
+        /// The peers, this one included. The core takes `limits::MAX_PEERS` of them at most.
         peers: Vec<Contact>,
     },
-    /// Something happened to the seat in the nameserver.
+    /// The seat changed at the nameserver.
     SeatChanged,
-    /// Answer to [`Action::Claim`].
+    /// Outcome of [`Action::Claim`].
     ClaimAnswered {
         /// The call.
         call: CallId,
-        /// Whether the seat is ours.
+        /// The grant, or the reason why there is none.
         result: Result<SeatGrant, CallError<ClaimError>>,
     },
-    /// Answer to [`Action::RenewSeat`].
+    /// Outcome of [`Action::RenewSeat`].
     RenewalAnswered {
         /// The call.
         call: CallId,
-        /// Whether the seat is still ours.
+        /// The extended grant, or the reason why there is none.
         result: Result<SeatGrant, CallError<ClaimError>>,
     },
-    /// Answer to [`Action::Resign`].
+    /// Outcome of [`Action::Resign`].
     ResignAnswered {
         /// The call.
         call: CallId,
-        /// Whether the seat was given up.
+        /// Success, or the reason why the seat was not given up.
         result: Result<(), CallError<ClaimError>>,
     },
 
-    /// Answer to [`Action::SendHeartbeat`].
+    /// Outcome of [`Action::SendHeartbeat`].
     HeartbeatAnswered {
         /// The call.
         call: CallId,
-        /// Who was asked.
+        /// Callee.
         from: PeerId,
-        /// The tracker's answer.
+        /// Its answer.
         result: Result<HeartbeatAck, CallError<TrackerError>>,
     },
-    /// Answer to [`Action::SendAnnouncement`].
+    /// Outcome of [`Action::SendAnnouncement`].
     AnnouncementAnswered {
         /// The call.
         call: CallId,
-        /// Who was asked.
+        /// Callee.
         from: PeerId,
-        /// The tracker's answer.
+        /// Its answer.
         result: Result<(), CallError<TrackerError>>,
     },
-    /// The connection to this peer was closed or reset, or its port answers "unreachable". Handed in for any
-    /// peer; it matters only when that is the tracker.
+    /// The connection to a peer was closed or reset. The event may concern any peer; it matters when that is the
+    /// tracker.
     ConnectionLost {
-        /// To whom.
+        /// Other end of the connection.
         peer: PeerId,
     },
-    /// A knock, [`Action::Knock`], was refused: the machine says that nobody listens there. (That a knock was not refused
-    /// means nothing and is not told.)
-    KnockRefused {
-        /// Where.
+    /// A probe, [`Action::ProbePort`], was refused: the machine answers that the port is closed. (A probe without an
+    /// answer means nothing and is not reported.)
+    ProbeRefused {
+        /// Probed peer and endpoint.
         at: Contact,
     },
-    /// Answer to [`Action::RequestVote`].
+    /// Outcome of [`Action::RequestVote`].
     VoteAnswered {
         /// The call.
         call: CallId,
-        /// Who was asked.
+        /// Voter.
         from: PeerId,
-        /// The voter's answer.
+        /// Its answer.
         result: Result<VoteReply, CallFailure>,
     },
-    /// Answer to [`Action::SendNotice`]: the seat as the other sees it. (A notice that fails is not reported.)
+    /// Answer to [`Action::SendNotice`]. (A notice that fails is not reported.)
     NoticeAnswered {
-        /// Who answered.
+        /// Callee.
         from: PeerId,
-        /// The seat as it sees it.
+        /// Its view of the seat.
         view: SeatView,
     },
 
-    /// `PeerService::request_vote` was called.
+    /// `PeerService::request_vote` was called. The reply, [`Reply::Vote`], may be deferred.
     VoteRequested {
-        /// For the reply.
+        /// Token of the reply.
         token: Token,
-        /// The candidate.
+        /// Candidate.
         from: PeerId,
-        /// What it stands for.
+        /// Its request.
         request: VoteRequest,
     },
-    /// `PeerService::seat_notice` was called.
-    NoticeReceived {
-        /// For the reply.
-        token: Token,
-        /// The caller.
-        from: PeerId,
-        /// Its news.
-        notice: SeatNotice,
-    },
-    /// `TrackerService::heartbeat` was called.
-    HeartbeatReceived {
-        /// For the reply.
-        token: Token,
-        /// The caller.
-        from: PeerId,
-        /// Its sign of life.
-        beat: Heartbeat,
-    },
-    /// `TrackerService::announce` was called.
-    AnnouncementReceived {
-        /// For the reply.
-        token: Token,
-        /// The caller.
-        from: PeerId,
-        /// What it has.
-        announcement: Announcement,
-    },
-    /// `TrackerService::leave` was called.
-    LeaveReceived {
-        /// For the reply.
-        token: Token,
-        /// The caller.
-        from: PeerId,
-        /// The epoch it followed.
-        epoch: Epoch,
-        /// Which run of it.
-        incarnation: Incarnation,
-    },
 
-    /// This peer's share changed; the first such event brings what it has at start.
+    /// This peer's share changed. The first such event carries the share at the start.
     ShareChanged {
-        /// Files that are there now, or in this form now.
+        /// Files added or replaced.
         upserts: Vec<FileMeta>,
-        /// Files that are there no more.
+        /// Names removed.
         removals: Vec<FileName>,
     },
-    /// The user asks for an election (`eleger`).
+    /// The user requests an election (`eleger`). The reply is [`Reply::Elected`].
     ElectionRequested {
-        /// For the reply, [`Reply::Elected`].
+        /// Token of the reply.
         token: Token,
     },
-    /// This process ends. [`Action::Stopped`] says when the core is done.
+    /// This process is to stop. [`Action::Stopped`] follows when the core is done.
     Shutdown,
 }
 
-/// What the shell has to do, strictly in order: what follows a [`Action::Persist`] waits until it is durable.
+/// Action to execute, strictly in order: actions behind an [`Action::Persist`] wait until the state is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Make this durable before anything that follows. If that fails the process must stop.
+    /// Makes the state durable. If that fails, the process must stop.
     Persist(DurableState),
 
-    /// Ask the nameserver for the seat.
+    /// Asks the nameserver for the seat.
     QuerySeat {
         /// The call.
         call: CallId,
     },
-    /// Ask the nameserver for all `peer.*`.
+    /// Asks the nameserver for all `peer.*`.
     QueryPeers {
         /// The call.
         call: CallId,
     },
-    /// Claim the seat.
+    /// Claims the seat.
     Claim {
         /// The call.
         call: CallId,
         /// The claim.
         claim: Claim,
     },
-    /// Extend the seat's lease.
+    /// Extends the lease of the seat.
     RenewSeat {
         /// The call.
         call: CallId,
-        /// The seat's epoch.
+        /// Epoch of the seat.
         epoch: Epoch,
     },
-    /// Give the seat up.
+    /// Gives the seat up.
     Resign {
         /// The call.
         call: CallId,
-        /// The seat's epoch.
+        /// Epoch of the seat.
         epoch: Epoch,
     },
 
-    /// Tell the tracker that this peer is there; deadline `limits::HEARTBEAT_DEADLINE`.
+    /// Sends a heartbeat to the tracker or a standby; deadline `limits::HEARTBEAT_DEADLINE`.
     SendHeartbeat {
         /// The call.
         call: CallId,
-        /// The tracker.
+        /// Callee.
         to: Contact,
-        /// What to say.
+        /// The heartbeat.
         beat: Heartbeat,
     },
-    /// Look whether anybody listens at the tracker's port, without saying anything to it.
-    Knock {
+    /// Probes whether the tracker's port is closed, without a message to the tracker.
+    ProbePort {
         /// The tracker.
         at: Contact,
     },
-    /// Tell the tracker what this peer has; deadline `limits::CALL_DEADLINE`.
+    /// Sends an announcement to the tracker or a standby; deadline `limits::CALL_DEADLINE`.
     SendAnnouncement {
         /// The call.
         call: CallId,
-        /// The tracker.
+        /// Callee.
         to: Contact,
-        /// What to say.
+        /// The announcement.
         announcement: Announcement,
     },
-    /// Ask a peer for its vote; deadline `limits::HEARTBEAT_DEADLINE`.
+    /// Requests a vote or a promise; deadline `limits::HEARTBEAT_DEADLINE`.
     RequestVote {
-        /// The call; all requests of one round carry the same.
+        /// The call; all requests of one round carry the same id.
         call: CallId,
-        /// The voter.
+        /// Voter.
         to: Contact,
-        /// What for.
+        /// The request.
         request: VoteRequest,
     },
-    /// Tell a peer about the seat, without insisting.
+    /// Sends a notice about the seat once; a failure is ignored.
     SendNotice {
-        /// Whom.
+        /// Callee.
         to: Contact,
-        /// What.
+        /// The notice.
         notice: SeatNotice,
     },
-    /// Tell the tracker that this peer goes, without insisting.
+    /// Tells the tracker or a standby once that this peer leaves; a failure is ignored.
     SendLeave {
-        /// The tracker.
+        /// Callee.
         to: Contact,
-        /// The epoch this peer followed.
+        /// Epoch that this peer followed.
         epoch: Epoch,
-        /// Which run of this peer.
+        /// Number of this run.
         incarnation: Incarnation,
     },
 
-    /// Answer a question from outside.
+    /// Answers a request.
     Reply {
-        /// Which.
+        /// Token of the request.
         token: Token,
         /// The answer.
         reply: Reply,
     },
-    /// Something that people and tests like to see.
+    /// Reports a fact.
     Report(Report),
-    /// The core is done: nothing follows, and questions from outside are not answered any more. The calls before
-    /// this deserve a moment, `limits::CLOSE_DEADLINE`.
+    /// The core has stopped: no action follows, and open requests stay unanswered. The calls before this one get
+    /// `limits::CLOSE_DEADLINE` to finish.
     Stopped,
 }
 
-/// An answer to a question from outside.
+/// Answer to a request that may be deferred.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// To [`Event::VoteRequested`].
     Vote(VoteReply),
-    /// To [`Event::NoticeReceived`].
-    Notice(SeatView),
-    /// To [`Event::HeartbeatReceived`].
-    Heartbeat(Result<HeartbeatAck, TrackerError>),
-    /// To [`Event::AnnouncementReceived`].
-    Announcement(Result<(), TrackerError>),
-    /// To [`Event::LeaveReceived`].
-    Leave(Result<(), TrackerError>),
-    /// To [`Event::ElectionRequested`]: the seat that came of it.
+    /// To [`Event::ElectionRequested`]: the seat of the tracker that was elected.
     Elected(Result<Seat, ElectionFailure>),
-}
-
-/// Why a forced election brought no new tracker.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ElectionFailure {
-    /// Ask again when more peers answer.
-    #[error("{votes} of {needed} votes needed")]
-    NoMajority {
-        /// Votes won.
-        votes: u64,
-        /// Votes needed.
-        needed: u64,
-    },
-    /// Another peer was faster: there was an election, with another winner.
-    #[error("another peer took the seat first (epoch {})", .0.epoch_high)]
-    Lost(SeatView),
-    /// Ask again when the nameserver is back.
-    #[error("the nameserver does not answer")]
-    NameserverUnreachable,
-    /// The nameserver did not accept the claim.
-    #[error("the nameserver refused: {0}")]
-    Refused(String),
-    /// Too many elections were asked for at once; wait for those.
-    #[error("an election is under way already")]
-    Busy,
-    /// This peer is ending.
-    #[error("this peer is ending")]
-    Stopping,
-}
-
-/// Why a tracker is suspected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Suspicion {
-    /// It was silent for `limits::SUSPICION`.
-    Silent,
-    /// Its connection closed or its port is dead.
-    Unreachable,
-    /// It says that it is not the tracker (any more).
-    NotTracker,
-    /// It said that it gives the seat up.
-    Vacated,
-}
-
-/// Why a tracker stepped down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StepDown {
-    /// A higher epoch exists.
-    HigherEpoch,
-    /// Neither the lease nor a majority for `limits::DRAIN_AFTER`.
-    Isolated,
-    /// It slept (was frozen) past its lease.
-    Overslept,
-    /// Elected without the nameserver, in the same epoch as another.
-    Rival,
-}
-
-/// Why the tracker forgot a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Departure {
-    /// It said that it goes.
-    Left,
-    /// It was silent for `limits::PEER_SILENCE`.
-    Silent,
-}
-
-/// Facts for logs, people and tests; nothing has to be done about them, save [`Report::Superseded`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Report {
-    /// This peer holds the seat.
-    BecameTracker {
-        /// Its number.
-        epoch: Epoch,
-    },
-    /// This peer was elected while the nameserver is away.
-    BecameProvisional {
-        /// Its number.
-        epoch: Epoch,
-    },
-    /// This peer follows a tracker.
-    Following(Seat),
-    /// The tracker seems to be gone.
-    TrackerSuspected {
-        /// Who.
-        seat: Seat,
-        /// Why.
-        why: Suspicion,
-    },
-    /// A suspected tracker answered after all.
-    SuspicionLifted {
-        /// Who.
-        seat: Seat,
-    },
-    /// This peer stands for election.
-    Candidate {
-        /// For this epoch.
-        epoch: Epoch,
-        /// Votes needed, its own included; 1 when the seat is vacant.
-        needed: u64,
-    },
-    /// An election was not won.
-    ElectionFailed {
-        /// Which.
-        epoch: Epoch,
-        /// Why.
-        why: ElectionFailure,
-    },
-    /// This peer was tracker.
-    SteppedDown {
-        /// Of this epoch.
-        epoch: Epoch,
-        /// Why not any more.
-        why: StepDown,
-    },
-    /// The tracker's index is complete as far as can be known.
-    Settled {
-        /// The tracker's epoch.
-        epoch: Epoch,
-        /// Peers that had not announced everything when the time was over.
-        missing: usize,
-        /// Members of the index besides this peer.
-        members: usize,
-        /// Announcements that were taken until then; without any, all that the peers have was known from before.
-        announcements: usize,
-    },
-    /// The tracker has a new member.
-    PeerJoined {
-        /// Who.
-        peer: PeerId,
-    },
-    /// The tracker forgot a peer and what it has.
-    PeerGone {
-        /// Who.
-        peer: PeerId,
-        /// Why.
-        why: Departure,
-    },
-    /// The tracker did not take this peer's announcement; it is tried again later.
-    AnnouncementRefused {
-        /// Why.
-        why: TrackerError,
-    },
-    /// Files beyond `limits::MAX_FILES_PER_PEER` are not shared.
-    ShareFull {
-        /// How many were left out.
-        left_out: usize,
-    },
-    /// The process ran late; suspicions are lengthened.
-    Overslept {
-        /// How late.
-        late: Duration,
-    },
-    /// A later run of this peer exists: this process must stop.
-    Superseded,
 }

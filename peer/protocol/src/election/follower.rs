@@ -1,259 +1,277 @@
-//! Following a tracker: heartbeats, suspicion, announcements.
+//! The state of a peer that follows a tracker: heartbeats, suspicion, announcements.
 
 use std::time::Duration;
 
 use shared::{
     contact::Contact,
-    content::FileMeta,
-    file_name::FileName,
     id::PeerId,
-    limits::{ANNOUNCE_RETRY, HEARTBEAT, MAX_SNAPSHOT_WAIT, REDUCED_HEARTBEAT, SUSPICION},
+    limits::{ANNOUNCE_RETRY, HEARTBEAT, MAX_SNAPSHOT_WAIT, MAX_STANDBYS, REDUCED_HEARTBEAT, SUSPICION},
     rpc::{
         nameserver::Seat,
-        tracker::{Addressee, Heartbeat, HeartbeatAck, TrackerError},
+        peer::VoteRequest,
+        tracker::{Addressee, HeartbeatAck, StandbyContact, TrackerError},
     },
     time::Timestamp,
 };
 
 use super::{
-    Action, CallError, CallFailure, Core, Report, Suspicion,
-    port_probe::Knocking,
-    standby_feeds::Mirrors,
-    state::{Seeking, Standing},
+    Action, CallError, Report, Suspicion,
+    ctx::{Ctx, contact, contact_of, heartbeat},
+    port_probe::{PortProbe, Refused},
+    standby::Standby,
+    transition::Transition,
 };
 use crate::{
     CallId,
-    replication::{announcer::Publisher, share_log::Share},
+    replication::{
+        announcer::Announcer,
+        share_log::ShareLog,
+        standby_feeds::{self, FeedMessage, StandbyFeeds},
+    },
 };
 
 /// A peer that follows a tracker.
 #[derive(Debug, Clone)]
-pub(crate) struct Following {
+pub(crate) struct Follower {
     pub(crate) seat: Seat,
-    /// When silence becomes suspicion.
-    pub(crate) suspect_at: Timestamp,
-    /// Calls before this one were made to whoever was followed before.
-    pub(crate) first_call: CallId,
-    /// How often the tracker wants to hear of this peer.
-    pub(crate) pace: Duration,
-    pub(crate) next_beat: Timestamp,
-    pub(crate) knocking: Knocking,
-    pub(crate) publisher: Publisher,
-    pub(crate) mirrors: Mirrors,
+    /// Time at which silence becomes suspicion.
+    suspect_at: Timestamp,
+    /// Calls before this one went to the tracker that was followed before.
+    first_call: CallId,
+    /// Interval of heartbeats that the tracker asks for.
+    interval: Duration,
+    next_heartbeat: Timestamp,
+    probe: PortProbe,
+    announcer: Announcer,
+    feeds: StandbyFeeds,
 }
 
-impl Following {
-    pub(crate) fn contact(&self) -> Contact {
-        Core::contact_of(&self.seat)
-    }
-
-    pub(crate) fn deadline(&self, share: &Share) -> Timestamp {
-        let own = self.next_beat.min(self.suspect_at);
-        let own = self.knocking.next.map_or(own, |knock| knock.min(own));
-        let mirrors = self.mirrors.deadline(share, self.publisher.is_up_to_date(share));
-        [self.publisher.deadline(share), mirrors].into_iter().flatten().fold(own, Timestamp::min)
-    }
-}
-
-impl Core {
-    pub(crate) fn run_following_timers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let Standing::Following(following) = &mut self.standing else { return };
-        if following.suspect_at <= now {
-            self.suspect(now, Suspicion::Silent, out);
-            self.run_seeking_timers(now, out);
-            return;
+impl Follower {
+    /// Follows the holder of `seat`.
+    pub(crate) fn new(ctx: &mut Ctx<'_>, seat: Seat) -> Self {
+        let now = ctx.now;
+        let first_call = ctx.calls.upcoming();
+        let announcer = Announcer::new(seat.epoch, ctx.me.incarnation, Addressee::Tracker, first_call, now);
+        let probes_mean_something = ctx.misleading_port.as_ref() != Some(&contact_of(&seat));
+        if let Some(standby) = ctx.standby {
+            standby.extend_deadlines(now);
         }
-        if following.next_beat <= now {
-            following.next_beat = now + following.pace;
-            let seat = following.seat.clone();
-            self.send_heartbeat(&seat, out);
-        }
-        self.knock(now, out);
-        self.publish(now, out);
-        self.run_mirrors(now, out);
-        self.run_standby_timers(now);
-    }
-
-    /// "I am here", to the holder of `seat`. The epoch is the highest known: who holds a lower one learns it.
-    pub(crate) fn send_heartbeat(&mut self, seat: &Seat, out: &mut Vec<Action>) {
-        let call = self.call();
-        let beat = self.beat(Addressee::Tracker);
-        out.push(Action::SendHeartbeat { call, to: Self::contact_of(seat), beat });
-    }
-
-    pub(crate) fn beat(&self, to: Addressee) -> Heartbeat {
-        Heartbeat {
-            to,
-            epoch: self.durable.epoch_high,
-            incarnation: self.incarnation,
-            seq: self.share.seq(),
-            digest: self.share.digest(),
-            endpoint: self.endpoint.clone(),
+        Self {
+            seat,
+            suspect_at: now + SUSPICION,
+            first_call,
+            interval: HEARTBEAT,
+            next_heartbeat: now,
+            probe: PortProbe::new(now, probes_mean_something),
+            announcer,
+            feeds: StandbyFeeds::default(),
         }
     }
 
-    fn publish(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let Standing::Following(following) = &mut self.standing else { return };
-        let Some(announcement) = following.publisher.next(now, &self.share) else { return };
-        let to = following.contact();
-        let call = self.call();
-        if let Standing::Following(following) = &mut self.standing {
-            following.publisher.sent(call, now);
-        }
-        out.push(Action::SendAnnouncement { call, to, announcement });
+    pub(crate) fn deadline(&self, share: &ShareLog, standby: Option<&Standby>) -> Timestamp {
+        let own = self.next_heartbeat.min(self.suspect_at);
+        let own = self.probe.next.map_or(own, |probe| probe.min(own));
+        let feeds = self.feeds.deadline(share, self.announcer.is_up_to_date(share));
+        let standby = standby.and_then(|standby| standby.liveness.deadline());
+        [self.announcer.deadline(share), feeds, standby].into_iter().flatten().fold(own, Timestamp::min)
     }
 
-    pub(crate) fn on_heartbeat_answered(
+    pub(crate) fn run_timers(&mut self, ctx: &mut Ctx<'_>) -> Transition {
+        if self.suspect_at <= ctx.now {
+            return Transition::Suspect(Suspicion::Silent, None);
+        }
+        if self.next_heartbeat <= ctx.now {
+            self.next_heartbeat = ctx.now + self.interval;
+            ctx.send_heartbeat(&self.seat);
+        }
+        self.probe.run_timer(ctx, || contact_of(&self.seat));
+        if let Some(announcement) = self.announcer.next(ctx.now, ctx.share) {
+            let call = ctx.calls.next();
+            self.announcer.sent(call, ctx.now);
+            ctx.out.push(Action::SendAnnouncement { call, to: contact_of(&self.seat), announcement });
+        }
+        self.feed_standbys(ctx);
+        if let Some(standby) = ctx.standby {
+            standby.run_timers(ctx.now);
+        }
+        Transition::Stay
+    }
+
+    fn feed_standbys(&mut self, ctx: &mut Ctx<'_>) {
+        let tracker_up_to_date = self.announcer.is_up_to_date(ctx.share);
+        let Ctx { now, out, me, calls, epochs, share, .. } = ctx;
+        self.feeds.poll(*now, share, tracker_up_to_date, calls, |call, to, message| {
+            let to = to.clone();
+            out.push(match message {
+                FeedMessage::Heartbeat => {
+                    Action::SendHeartbeat { call, to, beat: heartbeat(me, epochs, share, Addressee::Standby) }
+                }
+                FeedMessage::Announcement(announcement) => Action::SendAnnouncement { call, to, announcement },
+            });
+        });
+    }
+
+    /// Takes a standby's answer to a heartbeat; without an `ack` it refused or did not answer. Returns whether `from`
+    /// is a standby.
+    pub(crate) fn on_standby_answer(
         &mut self,
-        now: Timestamp,
-        call: CallId,
-        from: &PeerId,
-        result: Result<HeartbeatAck, CallError<TrackerError>>,
-        out: &mut Vec<Action>,
-    ) {
-        if self.on_mirror_answered(now, call, from, result.as_ref().ok())
-            && !matches!(result, Err(CallError::Refused(_)))
-        {
-            return;
-        }
-        match result {
-            Ok(ack) => self.on_sign_of_life(now, call, from, Some(&ack), out),
-            Err(CallError::Refused(refusal)) => self.on_refused(now, call, from, refusal, out),
-            Err(CallError::Failed(CallFailure::Unreachable)) => self.on_unreachable(now, from, out),
-            // Silence is measured by what does arrive.
-            Err(CallError::Failed(CallFailure::NoAnswer)) => {}
-        }
-    }
-
-    fn on_sign_of_life(
-        &mut self,
-        now: Timestamp,
+        ctx: &Ctx<'_>,
         call: CallId,
         from: &PeerId,
         ack: Option<&HeartbeatAck>,
-        out: &mut Vec<Action>,
-    ) {
-        let current = |seat: &Seat| seat.peer == *from && ack.is_none_or(|ack| ack.epoch == seat.epoch);
-        if self.seat_view().seat.as_ref().is_some_and(current) {
-            self.disprove_refusal(call);
-        }
-        match &mut self.standing {
-            Standing::Following(following) if current(&following.seat) && call >= following.first_call => {
-                if let Some(ack) = ack {
-                    following.pace = ack.next_beat.clamp(HEARTBEAT, REDUCED_HEARTBEAT);
-                    // Who was waved to rest, or out of it, has its next heartbeat planned by the old pace.
-                    following.next_beat = following.next_beat.min(now + following.pace);
-                    following.publisher.on_ack(call, ack.known_seq, &self.share);
-                }
-                following.knocking.pace(now, following.pace);
-                let patience = SUSPICION + following.pace.saturating_sub(HEARTBEAT);
-                following.suspect_at = following.suspect_at.max(now + patience);
-                if let Some(ack) = ack {
-                    self.on_standbys_named(now, call, &ack.standbys);
-                }
-            }
-            Standing::Seeking(Seeking { suspected: Some(seat), .. }) if current(seat) => self.lift_suspicion(now, out),
-            _ => {}
-        }
+    ) -> bool {
+        self.feeds.on_heartbeat_answer(ctx.now, call, from, self.seat.epoch, ack, ctx.share)
     }
 
-    /// The tracker's "no" to a heartbeat or an announcement.
-    fn on_refused(
+    /// `from` answered a heartbeat or announcement, with an `ack` if it accepted a heartbeat.
+    pub(crate) fn on_sign_of_life(
         &mut self,
-        now: Timestamp,
+        ctx: &mut Ctx<'_>,
         call: CallId,
         from: &PeerId,
-        refusal: TrackerError,
-        out: &mut Vec<Action>,
+        ack: Option<&HeartbeatAck>,
     ) {
-        match refusal {
-            TrackerError::StaleEpoch(view) => self.learn_hearsay(now, &view, out),
-            TrackerError::NotTracker(view) => {
-                self.learn_hearsay(now, &view, out);
-                let current = |following: &Following| following.seat.peer == *from && call >= following.first_call;
-                if matches!(&self.standing, Standing::Following(following) if current(following)) {
-                    self.suspect(now, Suspicion::NotTracker, out);
-                }
-            }
-            TrackerError::Superseded => {
-                out.push(Action::Report(Report::Superseded));
-                self.on_shutdown(now, out);
-            }
-            // It is there, whatever else it lacks.
-            TrackerError::SnapshotNeeded
-            | TrackerError::InvalidFileName(_)
-            | TrackerError::Settling
-            | TrackerError::LimitReached { .. }
-            | TrackerError::Unavailable(_)
-            | TrackerError::Later { .. } => self.on_sign_of_life(now, call, from, None, out),
+        if self.seat.peer != *from || ack.is_some_and(|ack| ack.epoch != self.seat.epoch) {
+            return;
+        }
+        if self.probe.on_answer(call) {
+            *ctx.misleading_port = Some(contact_of(&self.seat));
+        }
+        if call < self.first_call {
+            return;
+        }
+        let now = ctx.now;
+        if let Some(ack) = ack {
+            self.interval = ack.next_beat.clamp(HEARTBEAT, REDUCED_HEARTBEAT);
+            // The next heartbeat was planned by the previous interval.
+            self.next_heartbeat = self.next_heartbeat.min(now + self.interval);
+            self.announcer.on_ack(call, ack.known_seq, ctx.share);
+        }
+        self.probe.set_heartbeat_interval(now, self.interval);
+        let silence = SUSPICION + self.interval.saturating_sub(HEARTBEAT);
+        self.suspect_at = self.suspect_at.max(now + silence);
+        if let Some(ack) = ack {
+            self.on_standbys_named(ctx, call, &ack.standbys);
         }
     }
 
-    /// Nobody answers where the tracker was: no need to wait for silence.
-    pub(crate) fn on_unreachable(&mut self, now: Timestamp, peer: &PeerId, out: &mut Vec<Action>) {
-        let mistrust = now < self.mistrust_until;
-        match &mut self.standing {
-            Standing::Following(following) if following.seat.peer == *peer => {
-                if mistrust {
-                    // It may have given *this* peer up while it slept: knock again before accusing it.
-                    following.next_beat = following.next_beat.min(now + HEARTBEAT / 4);
-                } else {
-                    self.suspect(now, Suspicion::Unreachable, out);
-                }
-            }
-            _ => {}
+    /// Takes the standbys that the tracker names in its answer to the heartbeat `call`.
+    fn on_standbys_named(&mut self, ctx: &mut Ctx<'_>, call: CallId, named: &[StandbyContact]) {
+        if !self.feeds.accept_names(call) {
+            return;
+        }
+        let named = &named[..named.len().min(MAX_STANDBYS)];
+        let (me, first_call) = (ctx.me, ctx.calls.upcoming());
+        let fed = named.iter().filter(|standby| standby.peer != me.id && standby.peer != self.seat.peer);
+        let fed: Vec<Contact> = fed.map(|standby| contact(&standby.peer, &standby.endpoint)).collect();
+        let announcer = || standby_feeds::announcer(self.seat.epoch, me.incarnation, first_call, ctx.now);
+        self.feeds.replace(fed, ctx.now, announcer);
+        *ctx.succession = named.iter().map(|standby| standby.peer.clone()).collect();
+        if named.iter().all(|standby| standby.peer != me.id) {
+            *ctx.standby = None;
+        } else if ctx.standby.is_none() {
+            *ctx.standby = Some(Box::default());
         }
     }
 
-    pub(crate) fn on_announcement_answered(
-        &mut self,
-        now: Timestamp,
-        call: CallId,
-        from: &PeerId,
-        result: Result<(), CallError<TrackerError>>,
-        out: &mut Vec<Action>,
-    ) {
-        let next_call = CallId(self.last_call + 1);
-        let jitter = self.jitter(HEARTBEAT);
-        let Standing::Following(following) = &mut self.standing else { return };
-        let publisher = if following.publisher.is_in_flight(call) {
-            &mut following.publisher
+    /// The connection to the tracker is lost. There is no need to wait for silence, unless this process stalled: then
+    /// the tracker may have closed the connection for that, and gets a heartbeat first.
+    pub(crate) fn on_disconnect(&mut self, ctx: &Ctx<'_>, peer: &PeerId) -> Transition {
+        if self.seat.peer != *peer {
+            return Transition::Stay;
+        }
+        if ctx.now < ctx.ignore_disconnects_until {
+            self.next_heartbeat = self.next_heartbeat.min(ctx.now + HEARTBEAT / 4);
+            return Transition::Stay;
+        }
+        Transition::Suspect(Suspicion::Unreachable, None)
+    }
+
+    /// A probe of the port `at` was refused.
+    pub(crate) fn on_probe_refused(&mut self, ctx: &mut Ctx<'_>, at: &Contact) -> Transition {
+        if contact_of(&self.seat) != *at {
+            return Transition::Stay;
+        }
+        match self.probe.on_refused(ctx.now, || ctx.send_heartbeat(&self.seat)) {
+            Refused::Confirmed(refusal) => Transition::Suspect(Suspicion::Unreachable, Some(refusal)),
+            Refused::First | Refused::Ignored => Transition::Stay,
+        }
+    }
+
+    /// `from` refused `call` because it is not the tracker.
+    pub(crate) fn on_not_tracker(&self, call: CallId, from: &PeerId) -> Transition {
+        if self.seat.peer == *from && call >= self.first_call {
+            Transition::Suspect(Suspicion::NotTracker, None)
         } else {
-            let Some(publisher) = following.mirrors.in_flight(call) else { return };
-            publisher
-        };
+            Transition::Stay
+        }
+    }
+
+    /// Takes the answer to the announcement `call`. Returns a refusal that says something of the tracker.
+    pub(crate) fn on_announcement_answer(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        call: CallId,
+        result: Result<(), CallError<TrackerError>>,
+    ) -> Option<TrackerError> {
+        let announcer =
+            if self.announcer.is_in_flight(call) { &mut self.announcer } else { self.feeds.in_flight(call)? };
+        let (now, next_call) = (ctx.now, ctx.calls.upcoming());
         match result {
-            Ok(()) => publisher.taken(next_call),
-            // Who comes at its turn is let in; the jitter is for those whose clocks were set by one message.
+            Ok(()) => announcer.accepted(next_call),
+            // A peer that comes at its reservation is admitted; the jitter is for those whose clocks one message set.
             Err(CallError::Refused(TrackerError::Later { wait })) => {
-                publisher.again(now + wait.min(MAX_SNAPSHOT_WAIT) + jitter);
+                announcer.retry(now + wait.min(MAX_SNAPSHOT_WAIT) + ctx.jitter(HEARTBEAT));
             }
-            Err(CallError::Failed(_)) | Err(CallError::Refused(TrackerError::Unavailable(_))) => {
-                publisher.again(now + HEARTBEAT);
+            Err(CallError::Failed(_) | CallError::Refused(TrackerError::Unavailable(_))) => {
+                announcer.retry(now + HEARTBEAT);
             }
             Err(CallError::Refused(refusal)) => {
                 let wait = match &refusal {
                     TrackerError::InvalidFileName(_) | TrackerError::LimitReached { .. } => {
-                        out.push(Action::Report(Report::AnnouncementRefused { why: refusal.clone() }));
+                        ctx.report(Report::AnnouncementRefused { why: refusal.clone() });
                         ANNOUNCE_RETRY
                     }
                     _ => HEARTBEAT,
                 };
-                publisher.restart(next_call, now + wait);
-                self.on_refused(now, call, from, refusal, out);
+                announcer.restart(next_call, now + wait);
+                return Some(refusal);
             }
+        }
+        None
+    }
+
+    /// Whether a candidate that misses this very tracker waits for its answer until this peer has probed the tracker's
+    /// port. Then it probes at once.
+    pub(crate) fn defers_vote(&mut self, ctx: &Ctx<'_>, from: &PeerId, request: &VoteRequest) -> bool {
+        let about_it = request.expected_epoch == self.seat.epoch && *from != self.seat.peer;
+        let electors = &ctx.members.electors;
+        let elect = electors.contains(from) && electors.contains(&ctx.me.id);
+        !request.force && !request.provisional && about_it && elect && self.probe.hasten(ctx.now)
+    }
+
+    /// This process stalled for `late`, which is not the tracker's silence.
+    pub(crate) fn on_stall(&mut self, ctx: &mut Ctx<'_>, late: Duration) {
+        self.suspect_at += late;
+        if let Some(standby) = ctx.standby {
+            standby.extend_deadlines(ctx.now);
         }
     }
 
-    /// What this peer shares has changed.
-    pub(crate) fn on_share_changed(&mut self, upserts: Vec<FileMeta>, removals: Vec<FileName>, out: &mut Vec<Action>) {
-        let changed = self.share.change(upserts, removals);
-        if changed.left_out > 0 {
-            out.push(Action::Report(Report::ShareFull { left_out: changed.left_out }));
-        }
-        // A follower's publisher sees by the number that there is something to say.
-        if let Standing::Tracking(term) = &mut self.standing {
-            term.index.apply_own(&self.id, &changed.upserts, &changed.removals);
-        }
+    /// Says goodbye to the tracker and its standbys.
+    pub(crate) fn leave(&self, ctx: &mut Ctx<'_>) {
+        let (epoch, incarnation) = (self.seat.epoch, ctx.me.incarnation);
+        let to = std::iter::once(contact_of(&self.seat)).chain(self.feeds.contacts().cloned());
+        ctx.out.extend(to.map(|to| Action::SendLeave { to, epoch, incarnation }));
+    }
+
+    /// Whether the tracker was heard recently enough not to be suspected.
+    pub(crate) fn hears_tracker(&self, now: Timestamp) -> bool {
+        now < self.suspect_at
+    }
+
+    /// Whether the tracker has this peer's whole share.
+    pub(crate) fn is_announced(&self, share: &ShareLog) -> bool {
+        self.announcer.is_up_to_date(share)
     }
 }

@@ -1,4 +1,4 @@
-//! Who was heard when: the tracker's view of its members.
+//! Times of the members' last heartbeats, as a tracker or standby knows them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,25 +8,25 @@ use shared::{
     time::Timestamp,
 };
 
-/// When each member was last heard.
+/// Time of the last heartbeat of each member.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Liveness {
     heard: BTreeMap<PeerId, Timestamp>,
-    /// Members that were told to beat more slowly, and how much longer each may be silent.
-    resting: BTreeMap<PeerId, Duration>,
-    /// No member can have been silent for too long before this. Heartbeats only move the true time further
-    /// away, so it need not be touched for each of them: one sweep in `PEER_SILENCE` instead of a heap.
+    /// Additional silence allowed to members with a reduced heartbeat.
+    extra_silence: BTreeMap<PeerId, Duration>,
+    /// Earliest time at which a member can have been silent for too long. Heartbeats only postpone that, so they need
+    /// not touch this field: one sweep each `PEER_SILENCE` instead of a heap.
     sweep_at: Option<Timestamp>,
 }
 
 impl Liveness {
-    /// `peer` was heard and is told to come again after `pace`; whether it is new.
-    pub(crate) fn heard(&mut self, peer: &PeerId, pace: Duration, now: Timestamp) -> bool {
-        let longer = pace.saturating_sub(HEARTBEAT);
-        if longer.is_zero() {
-            self.resting.remove(peer);
-        } else if self.resting.get(peer) != Some(&longer) {
-            self.resting.insert(peer.clone(), longer);
+    /// Notes a heartbeat of `peer`, which sends the next one after `interval`. Returns whether `peer` is new.
+    pub(crate) fn heard(&mut self, peer: &PeerId, interval: Duration, now: Timestamp) -> bool {
+        let extra = interval.saturating_sub(HEARTBEAT);
+        if extra.is_zero() {
+            self.extra_silence.remove(peer);
+        } else if self.extra_silence.get(peer) != Some(&extra) {
+            self.extra_silence.insert(peer.clone(), extra);
         }
         self.sweep_at.get_or_insert(now + PEER_SILENCE);
         if let Some(last) = self.heard.get_mut(peer) {
@@ -37,45 +37,48 @@ impl Liveness {
         true
     }
 
-    /// `peer` left.
+    /// Forgets `peer`. Returns whether it was a member.
     pub(crate) fn remove(&mut self, peer: &PeerId) -> bool {
-        self.resting.remove(peer);
+        self.extra_silence.remove(peer);
         self.heard.remove(peer).is_some()
     }
 
-    /// When [`Self::sweep`] has something to do, at the earliest.
+    /// Earliest time at which [`Self::sweep`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         self.sweep_at
     }
 
-    /// Takes out the members that were silent for `PEER_SILENCE`.
+    /// Removes and returns the members that were silent for `PEER_SILENCE`.
     pub(crate) fn sweep(&mut self, now: Timestamp) -> Vec<PeerId> {
         if self.sweep_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
-        let ends =
-            |peer: &PeerId, last: Timestamp| last + PEER_SILENCE + self.resting.get(peer).copied().unwrap_or_default();
+        let ends = |peer: &PeerId, last: Timestamp| {
+            last + PEER_SILENCE + self.extra_silence.get(peer).copied().unwrap_or_default()
+        };
         let silent: Vec<PeerId> =
             self.heard.iter().filter(|(peer, last)| now >= ends(peer, **last)).map(|(peer, _)| peer.clone()).collect();
         for peer in &silent {
             self.remove(peer);
         }
-        let resting = &self.resting;
-        let ends =
-            |(peer, last): (&PeerId, &Timestamp)| *last + PEER_SILENCE + resting.get(peer).copied().unwrap_or_default();
+        let extra_silence = &self.extra_silence;
+        let ends = |(peer, last): (&PeerId, &Timestamp)| {
+            *last + PEER_SILENCE + extra_silence.get(peer).copied().unwrap_or_default()
+        };
         self.sweep_at = self.heard.iter().map(ends).min();
         silent
     }
 
-    /// The process slept: what arrived meanwhile has not been read, so that time does not count as silence.
-    pub(crate) fn forgive(&mut self, slept: Duration, now: Timestamp) {
+    /// Extends all deadlines by `stall`: heartbeats that arrived while this process stalled have not been read, so
+    /// that time is no silence.
+    pub(crate) fn extend_deadlines(&mut self, stall: Duration, now: Timestamp) {
         for last in self.heard.values_mut() {
-            *last = (*last + slept).min(now);
+            *last = (*last + stall).min(now);
         }
     }
 
-    /// The latest time at which `needed` of `peers` had been heard; `now` when none are needed, `None` when
-    /// so many were never heard.
+    /// Latest time since which `needed` of `peers` have been heard; `now` when none is needed, `None` when fewer were
+    /// ever heard.
     pub(crate) fn majority_heard<'a>(
         &self,
         peers: impl Iterator<Item = &'a PeerId>,
@@ -95,7 +98,7 @@ impl Liveness {
         self.heard.contains_key(peer)
     }
 
-    /// Members, in order.
+    /// Members in order of their ids.
     pub(crate) fn peers(&self) -> impl Iterator<Item = &PeerId> {
         self.heard.keys()
     }
@@ -114,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn the_silent_are_taken_out_and_the_heard_stay() {
+    fn sweep_removes_silent_members_only() {
         let mut liveness = Liveness::default();
         assert!(liveness.heard(&id("a"), HEARTBEAT, at(0)));
         assert!(liveness.heard(&id("b"), HEARTBEAT, at(0)));
@@ -127,16 +130,16 @@ mod tests {
     }
 
     #[test]
-    fn sleep_is_not_the_others_silence() {
+    fn stall_is_not_counted_as_silence() {
         let mut liveness = Liveness::default();
         liveness.heard(&id("a"), HEARTBEAT, at(0));
-        liveness.forgive(Duration::from_millis(5000), at(5100));
+        liveness.extend_deadlines(Duration::from_millis(5000), at(5100));
         assert_eq!(liveness.sweep(at(5100)), []);
         assert_eq!(liveness.sweep(at(6500)), [id("a")]);
     }
 
     #[test]
-    fn a_majority_is_as_fresh_as_its_stalest_member() {
+    fn majority_is_as_fresh_as_its_least_recently_heard_member() {
         let mut liveness = Liveness::default();
         let peers = [id("a"), id("b"), id("c"), id("d")];
         liveness.heard(&peers[0], HEARTBEAT, at(10));
@@ -148,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_told_to_rest_may_be_silent_for_longer() {
+    fn member_with_reduced_heartbeat_may_be_silent_longer() {
         let mut liveness = Liveness::default();
         liveness.heard(&id("a"), Duration::from_millis(1000), at(0));
         assert_eq!(liveness.sweep(at(2399)), []);

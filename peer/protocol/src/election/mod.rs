@@ -1,32 +1,50 @@
-//! The peer's pure core: who is tracker, who is there, who has what.
+//! The tracker's seat: which peer is the tracker, and which tracker this peer follows.
 //!
-//! No I/O, no clock, no threads, no global randomness: [`Core::handle`] takes the time and what happened, and
-//! hands out what to do. The shell (`node`) owns the one core, carries the actions out in order and brings
-//! the outcomes back as events. `docs/election.md` draws the states; in short:
+//! No I/O, no clock, no threads, no global randomness: [`Core::handle`] takes the time and an event and appends the
+//! actions to take. The crate `peer` owns the one core, executes the actions in order and returns the outcomes as
+//! events. `docs/election.md` draws the states and states the rules.
 //!
-//! | state | what it waits for | leaves it for |
+//! | state | waits for | next |
 //! |---|---|---|
-//! | Follower | the tracker's answer to each heartbeat | Suspect: silence, closed connection, closed port, "not tracker", vacated; another seat: higher epoch |
-//! | Suspect (or nobody known) | the nameserver's word, its turn to stand | Follower: the tracker answers or a seat appears; Candidate: its turn comes |
-//! | Candidate | first whether there would be votes, then votes, each for `VOTE_WAIT` | Claiming: majority; Tracker, provisional: majority while the nameserver is away; Suspect: refused, too late |
-//! | Claiming | the nameserver, `CLAIM_WAIT`; while the seat is held: `retry_after` | Tracker: accepted; Follower: the seat moved on; Suspect |
-//! | Tracker | renewals, heartbeats; when provisional, the nameserver | Suspect/Follower: higher epoch, isolated, overslept; Leaving: shutdown |
-//! | Leaving | the resignation | the end |
+//! | Searching | nameserver, suspected tracker, its turn to stand | Follower: a seat appears; Tracker: campaign won |
+//! | Follower | the tracker's answers | Searching: silence, closed connection or port, not tracker, vacated, higher epoch |
+//! | Tracker | renewals, heartbeats | Searching: higher epoch, isolated, stalled, conflict; Leaving: shutdown |
+//! | Leaving | the resignation | stopped |
 //!
-//! An election is orthogonal to whom one follows: with `eleger` a Follower or the Tracker itself stands while
-//! it goes on with its work. So there are two parts of state: `standing` and `election`'s campaign.
+//! A campaign runs beside the state, since a follower or the tracker itself may stand for election while it works
+//! (`eleger`).
+//!
+//! | module | holds |
+//! |---|---|
+//! | `machine` | state and campaign; dispatches events, runs timers |
+//! | `transition` | the transitions; only `Machine::apply` changes the state |
+//! | `seat_views` | what the nameserver and other peers say of the seat |
+//! | `ctx` | the time, the actions, and the data that outlives each state |
+//! | `searching`, `follower`, `tracker`, `state` | one state each, with its data and logic |
+//! | `campaign`, `candidate`, `voter` | one try for the seat; standing for election; voting for others |
+//! | `epochs`, `members`, `poll`, `liveness`, `settling`, `port_probe`, `standby` | data structures |
+//! | `event`, `report`, `role` | events, actions, reports and roles as the crate `peer` sees them |
 
 mod campaign;
 mod candidate;
+mod ctx;
+mod epochs;
 mod event;
 mod follower;
 mod liveness;
+mod machine;
+mod members;
+mod poll;
 mod port_probe;
+mod report;
+mod role;
 mod searching;
+mod seat_views;
+mod settling;
 mod standby;
-mod standby_feeds;
 mod state;
 mod tracker;
+mod transition;
 mod voter;
 
 use std::{
@@ -34,334 +52,172 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use shared::{
     contact::Contact,
     content::FileMeta,
-    electors::electors,
     epoch::Epoch,
     file_name::FileName,
     id::{Incarnation, PeerId},
-    limits::{
-        CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_PEERS, OVERSLEPT, PEERS_POLL, PEERS_POLL_PER_PEER, SUSPICION,
-        WATCHED_PEERS_POLL,
-    },
+    limits::{OVERSLEPT, SUSPICION},
     name::Endpoint,
     rpc::{
         nameserver::{Seat, SeatView},
-        tracker::{Addressee, IndexPage, ListAll, TrackerError, Version, WhoHas},
+        peer::SeatNotice,
+        tracker::{Announcement, Heartbeat, HeartbeatAck, IndexPage, ListAll, TrackerError, Version, WhoHas},
     },
     time::Timestamp,
 };
 
-pub use event::{
-    Action, CallError, CallFailure, Departure, DurableState, ElectionFailure, Event, Reply, Report, StepDown,
-    Suspicion, Token, Vote,
-};
+pub use event::{Action, CallError, CallFailure, DurableState, Event, Reply, Token, Vote};
+pub use report::{Departure, ElectionFailure, Report, StepDown, Suspicion};
+pub use role::{Role, SeatRole};
 
-use crate::{CallId, replication::share_log::Share};
-use campaign::Campaign;
-use port_probe::HeldVote;
+use crate::{Calls, replication::share_log::ShareLog};
+use ctx::{Ctx, Me};
+use epochs::Epochs;
+use machine::Machine;
+use members::Members;
+use poll::Poll;
 use standby::Standby;
-use state::{Seeking, Standing};
+use state::State;
 
-/// What a core is made of.
+/// Start values of a core.
 #[derive(Debug, Clone)]
 pub struct CoreConfig {
-    /// This peer.
+    /// Id of this peer.
     pub id: PeerId,
-    /// This run of it: larger than every earlier run's.
+    /// Number of this run, above those of all earlier runs.
     pub incarnation: Incarnation,
-    /// Where it answers.
+    /// Endpoint at which this peer answers.
     pub endpoint: Endpoint,
-    /// For waits that shall differ between peers; the same seed and events give the same actions.
+    /// Seed of the waits that should differ between peers. The same seed and events give the same actions.
     pub seed: u64,
-    /// What [`Action::Persist`] stored last; the default at the first start.
+    /// State that [`Action::Persist`] stored last; the default at the first start.
     pub durable: DurableState,
 }
 
-/// What a peer is at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Follows a tracker, or looks for one.
-    Follower,
-    /// Its tracker seems to be gone.
-    Suspect,
-    /// Asks for votes.
-    Candidate,
-    /// Asks the nameserver for the seat.
-    Claiming,
-    /// Holds the seat.
-    Tracker,
-    /// Gives the seat up to end.
-    Leaving,
-}
-
-/// What a peer is to the tracker's seat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SeatRole {
-    /// It holds the seat.
-    Tracker,
-    /// It follows another that does.
-    Follower,
-    /// It knows of none, or takes part in an election.
-    Electing,
-}
-
-impl SeatRole {
-    /// As it is shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Tracker => "tracker",
-            Self::Follower => "follower",
-            Self::Electing => "electing",
-        }
-    }
-}
-
-/// A question to the nameserver that is asked again and again, one at a time.
-#[derive(Debug, Clone, Copy)]
-struct Poll {
-    /// The call under way and when it counts as lost.
-    pending: Option<(CallId, Timestamp)>,
-    /// When to ask next.
-    at: Timestamp,
-}
-
-impl Poll {
-    fn deadline(&self) -> Timestamp {
-        self.pending.map_or(self.at, |(_, until)| until)
-    }
-
-    /// Takes the pending call if `call` is it.
-    fn answered(&mut self, call: CallId) -> bool {
-        let ours = self.pending.is_some_and(|(pending, _)| pending == call);
-        if ours {
-            self.pending = None;
-        }
-        ours
-    }
-}
-
-/// The peer's core. See the module's documentation. Copies are for searches through what could happen.
+/// The election core of a peer. A clone serves searches through possible runs.
 #[derive(Debug, Clone)]
 pub struct Core {
-    id: PeerId,
-    incarnation: Incarnation,
-    endpoint: Endpoint,
+    me: Me,
     rng: fastrand::Rng,
-    durable: DurableState,
-    /// What the next claim names as the highest epoch claimed: the nameserver's own word where there is one.
-    expected: Epoch,
-    /// The highest epoch that the nameserver itself spoke of.
-    confirmed: Epoch,
-    /// Highest epoch that some voter said to have voted in: below it this peer could not win.
-    voted_elsewhere: Epoch,
-    /// The epoch this run last claimed and has not given up: a seat of ours with another number is an earlier run's.
-    claimed: Option<Epoch>,
-    /// Seats up to this epoch were given up by their trackers, whatever the nameserver still says.
-    vacated: Epoch,
-    /// Registered peers without this one, as last known.
-    members: BTreeMap<PeerId, Endpoint>,
-    /// Who elects, this peer included if it does, as last known.
-    electors: BTreeSet<PeerId>,
-    standing: Standing,
-    /// What this peer knows of the index as a standby: kept while there is no tracker, until one says that it is none.
+    calls: Calls,
+    epochs: Epochs,
+    members: Members,
+    share: ShareLog,
     standby: Option<Box<Standby>>,
-    /// The standbys of the tracker that was followed last, in their order: they stand for election before others.
-    heirs: Vec<PeerId>,
-    campaign: Option<Campaign>,
-    /// Who waits for a forced election.
-    waiters: Vec<Token>,
-    share: Share,
-    last_call: u64,
+    succession: Vec<PeerId>,
     seat_poll: Poll,
-    peers_poll: Poll,
+    ignore_disconnects_until: Timestamp,
+    misleading_port: Option<Contact>,
     last_handled: Timestamp,
-    /// Until then a lost connection proves nothing: this process slept, and others may have given it up.
-    mistrust_until: Timestamp,
-    /// A tracker that answered although knocks at its port were refused: there refusals mean nothing.
-    refused_in_vain: Option<Contact>,
-    /// Candidates that wait for this peer to look for itself, at most `limits::MAX_ELECTORS`.
-    held_votes: Vec<HeldVote>,
-    stopped: bool,
+    machine: Machine,
 }
 
 impl Core {
-    /// A core that knows nobody; its first deadline is `now`.
+    /// Core of a peer that knows no other peer. Its first deadline is `now`.
     pub fn new(config: CoreConfig, now: Timestamp) -> Self {
         let CoreConfig { id, incarnation, endpoint, seed, durable } = config;
-        let poll = Poll { pending: None, at: now };
         Self {
-            id,
-            incarnation,
-            endpoint,
+            me: Me { id, incarnation, endpoint },
             rng: fastrand::Rng::with_seed(seed),
-            expected: durable.epoch_high,
-            confirmed: durable.epoch_high,
-            durable,
-            voted_elsewhere: Epoch::NONE,
-            claimed: None,
-            vacated: Epoch::NONE,
-            members: BTreeMap::new(),
-            electors: BTreeSet::new(),
-            standing: Standing::Seeking(Seeking::nobody(now)),
+            calls: Calls::default(),
+            epochs: Epochs::new(durable),
+            members: Members::new(now),
+            share: ShareLog::default(),
             standby: None,
-            heirs: Vec::new(),
-            campaign: None,
-            waiters: Vec::new(),
-            share: Share::default(),
-            last_call: 0,
-            seat_poll: poll,
-            peers_poll: poll,
+            succession: Vec::new(),
+            seat_poll: Poll::due_at(now),
+            ignore_disconnects_until: now,
+            misleading_port: None,
             last_handled: now,
-            mistrust_until: now,
-            refused_in_vain: None,
-            held_votes: Vec::new(),
-            stopped: false,
+            machine: Machine::new(now),
         }
     }
 
-    /// Takes in what happened at `now` and appends what to do about it, in order.
+    /// Handles `event` at `now` and appends the actions to take, in order.
     ///
-    /// Deadlines that have passed are dealt with first, so that a process that slept learns that before it
-    /// takes anything in.
+    /// Deadlines that have passed are handled first, so that a process that stalled notices that before it takes the
+    /// event.
     pub fn handle(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) {
-        if self.stopped {
-            return;
-        }
-        self.wake(now, out);
-        self.dispatch(now, event, out);
-        self.run_timers(now, out);
+        // A stopped core ignores events.
+        let _ = self.answer(now, out, |machine, ctx| machine.dispatch(ctx, event));
     }
 
-    /// When [`Event::Tick`] is due; `None` when the core has stopped. Always later than the last `handle`.
+    /// Time at which [`Event::Tick`] is due; `None` when the core has stopped. Always later than the last
+    /// [`Self::handle`].
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        if self.stopped {
+        if self.machine.is_stopped() {
             return None;
         }
-        let polls = [Some(self.peers_poll.deadline()), self.seat_poll_deadline()];
-        let campaign = self.campaign.as_ref().map(Campaign::deadline);
-        let others = [campaign, self.standing_deadline(), self.held_votes_deadline()];
-        polls.into_iter().chain(others).flatten().min()
-    }
-
-    /// What this peer is.
-    pub fn role(&self) -> Role {
-        match (&self.standing, &self.campaign) {
-            (Standing::Leaving(_), _) => Role::Leaving,
-            (Standing::Tracking(_), _) => Role::Tracker,
-            (_, Some(campaign)) if campaign.is_voting() => Role::Candidate,
-            (_, Some(_)) => Role::Claiming,
-            (Standing::Following(_), None) => Role::Follower,
-            (Standing::Seeking(seeking), None) if seeking.former.is_some() => Role::Suspect,
-            (Standing::Seeking(_), None) => Role::Follower,
-        }
-    }
-
-    /// The seat as this peer sees it: its own, the followed or the suspected one.
-    pub fn seat_view(&self) -> SeatView {
-        let seat = match &self.standing {
-            Standing::Following(following) => Some(&following.seat),
-            Standing::Tracking(term) => Some(&term.seat),
-            Standing::Seeking(seeking) => seeking.suspected.as_ref(),
-            Standing::Leaving(_) => None,
+        let state = match &self.machine.state {
+            State::Searching(searching) => searching.deadline(&self.members, self.machine.campaign.is_some()),
+            State::Follower(follower) => Some(follower.deadline(&self.share, self.standby.as_deref())),
+            State::Tracker(tracker) => Some(tracker.deadline()),
+            State::Leaving(leaving) => Some(leaving.until),
         };
-        SeatView { epoch_high: self.durable.epoch_high, seat: seat.cloned() }
+        let seat_poll = self.machine.state.is_searching().then(|| self.seat_poll.deadline());
+        let deadlines = [Some(self.members.poll.deadline()), seat_poll, state, self.machine.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
-    /// The tracker that this peer follows or is; `None` while it has none.
-    pub fn tracker(&self) -> Option<&Seat> {
-        match &self.standing {
-            Standing::Following(following) => Some(&following.seat),
-            Standing::Tracking(term) => Some(&term.seat),
-            Standing::Seeking(_) | Standing::Leaving(_) => None,
-        }
-    }
-
-    /// This peer.
-    pub fn id(&self) -> &PeerId {
-        &self.id
-    }
-
-    /// This run of it.
-    pub fn incarnation(&self) -> Incarnation {
-        self.incarnation
-    }
-
-    /// What was last persisted.
-    pub fn durable(&self) -> &DurableState {
-        &self.durable
-    }
-
-    /// Registered peers as last known, without this one: whom to ask directly when there is no tracker.
-    pub fn members(&self) -> &BTreeMap<PeerId, Endpoint> {
-        &self.members
-    }
-
-    /// This peer's files, by name.
-    pub fn share(&self) -> &BTreeMap<FileName, FileMeta> {
-        self.share.files()
-    }
-
-    /// Their bytes.
-    pub fn share_bytes(&self) -> u64 {
-        self.share.bytes()
-    }
-
-    /// Whether this peer is a tracker that the nameserver does not know of yet.
-    pub fn is_provisional(&self) -> bool {
-        matches!(&self.standing, Standing::Tracking(term) if term.mandate.is_some())
-    }
-
-    /// Who elects, this peer included if it does, as last known; empty before the nameserver has told.
-    pub fn electors(&self) -> &BTreeSet<PeerId> {
-        &self.electors
-    }
-
-    /// Whether the tracker is known to have everything this peer shares (the tracker itself always has).
-    pub fn is_announced(&self) -> bool {
-        match &self.standing {
-            Standing::Following(following) => following.publisher.is_up_to_date(&self.share),
-            Standing::Tracking(_) => true,
-            Standing::Seeking(_) | Standing::Leaving(_) => false,
-        }
-    }
-
-    /// Until when this peer's lease of the seat runs; `None` without one.
-    pub fn lease_until(&self) -> Option<Timestamp> {
-        match &self.standing {
-            Standing::Tracking(term) => term.lease_until,
-            _ => None,
-        }
-    }
-
-    /// The tracker's standbys, as the tracker names them or a follower was told last.
-    pub fn standbys(&self) -> &[PeerId] {
-        match &self.standing {
-            Standing::Tracking(term) => &term.standbys,
-            _ => &self.heirs,
-        }
-    }
-
-    /// Members and versions that this peer knows of as a standby; `None` when it is none.
-    pub fn standby_size(&self) -> Option<(usize, usize)> {
-        self.standby.as_ref().map(|standby| standby.index.size())
-    }
-
-    /// Members and versions in the tracker's index; `None` when this peer is not tracker.
-    pub fn index_size(&self) -> Option<(usize, usize)> {
-        match &self.standing {
-            Standing::Tracking(term) => Some(term.index.size()),
-            _ => None,
-        }
-    }
-
-    /// Answers `TrackerService::who_has` for `asker` (this peer itself included).
+    /// Answers `TrackerService::heartbeat`.
+    ///
+    /// As for all answers of the core: the caller carries out `out` before it sends the answer, since the answer may
+    /// depend on what [`Action::Persist`] makes durable.
     ///
     /// # Errors
-    /// As `TrackerService` says: not tracker, stale epoch, still settling, a name that cannot be one.
+    /// As `TrackerService` says: not the tracker (or standby), stale epoch, superseded, too many peers, stopping.
+    pub fn on_heartbeat(
+        &mut self,
+        now: Timestamp,
+        from: &PeerId,
+        beat: &Heartbeat,
+        out: &mut Vec<Action>,
+    ) -> Result<HeartbeatAck, TrackerError> {
+        self.answer(now, out, |machine, ctx| machine.on_heartbeat(ctx, from, beat)).unwrap_or_else(|| Err(stopping()))
+    }
+
+    /// Answers `TrackerService::announce`.
+    ///
+    /// # Errors
+    /// As `TrackerService` says: as for [`Self::on_heartbeat`], and snapshot needed, later, invalid name, limits.
+    pub fn on_announcement(
+        &mut self,
+        now: Timestamp,
+        from: &PeerId,
+        announcement: Announcement,
+        out: &mut Vec<Action>,
+    ) -> Result<(), TrackerError> {
+        self.answer(now, out, |machine, ctx| machine.on_announcement(ctx, from, announcement))
+            .unwrap_or_else(|| Err(stopping()))
+    }
+
+    /// Answers `TrackerService::leave`.
+    ///
+    /// # Errors
+    /// As for [`Self::on_heartbeat`].
+    pub fn on_leave(
+        &mut self,
+        now: Timestamp,
+        from: &PeerId,
+        epoch: Epoch,
+        incarnation: Incarnation,
+        out: &mut Vec<Action>,
+    ) -> Result<(), TrackerError> {
+        self.answer(now, out, |machine, ctx| machine.on_leave(ctx, from, epoch, incarnation))
+            .unwrap_or_else(|| Err(stopping()))
+    }
+
+    /// Answers `PeerService::seat_notice`: the seat as this peer sees it after the notice.
+    pub fn on_notice(&mut self, now: Timestamp, from: &PeerId, notice: SeatNotice, out: &mut Vec<Action>) -> SeatView {
+        self.answer(now, out, |machine, ctx| machine.on_notice(ctx, from, notice)).unwrap_or_else(|| self.seat_view())
+    }
+
+    /// Answers `TrackerService::who_has` for `asker`, which may be this peer.
+    ///
+    /// # Errors
+    /// As `TrackerService` says: not the tracker, stale epoch, index settling, invalid name.
     pub fn who_has(
         &mut self,
         now: Timestamp,
@@ -369,182 +225,187 @@ impl Core {
         query: &WhoHas,
         out: &mut Vec<Action>,
     ) -> Result<Vec<Version>, TrackerError> {
-        self.question(now, query.epoch, out)?.index.who_has(asker, query)
+        self.settled_tracker(now, query.epoch, out)?.index.who_has(asker, query)
     }
 
     /// Answers `TrackerService::list_all`.
     ///
     /// # Errors
-    /// As `TrackerService` says: not tracker, stale epoch, still settling.
+    /// As `TrackerService` says: not the tracker, stale epoch, index settling.
     pub fn list_all(
         &mut self,
         now: Timestamp,
         query: &ListAll,
         out: &mut Vec<Action>,
     ) -> Result<IndexPage, TrackerError> {
-        let term = self.question(now, query.epoch, out)?;
-        let (files, next) = term.index.list_all(query);
-        Ok(IndexPage { epoch: term.seat.epoch, files, next })
+        let tracker = self.settled_tracker(now, query.epoch, out)?;
+        let (files, next) = tracker.index.list_all(query);
+        Ok(IndexPage { epoch: tracker.seat.epoch, files, next })
     }
 
-    fn question(
+    fn settled_tracker(
         &mut self,
         now: Timestamp,
         epoch: Epoch,
         out: &mut Vec<Action>,
-    ) -> Result<&tracker::Term, TrackerError> {
-        if !self.stopped {
-            self.wake(now, out);
+    ) -> Result<&tracker::Tracker, TrackerError> {
+        if !self.machine.is_stopped() {
+            self.detect_stall(now, out);
         }
-        let term = self.fence(now, epoch, out)?;
-        if term.is_settled() { Ok(term) } else { Err(TrackerError::Settling) }
+        let (machine, mut ctx) = self.split(now, out);
+        let tracker = machine.tracker(&mut ctx, epoch)?;
+        if tracker.is_settled() { Ok(tracker) } else { Err(TrackerError::Settling) }
     }
 
-    fn dispatch(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) {
-        match event {
-            Event::Tick => {}
-            Event::SeatAnswered { call, result } => self.on_seat_answered(now, call, result, out),
-            Event::PeersAnswered { call, result } => self.on_peers_answered(now, call, result, out),
-            Event::PeersWatched { peers } => {
-                // An answer under way is older.
-                self.peers_poll = Poll { pending: None, at: now + WATCHED_PEERS_POLL };
-                self.set_members(now, peers, out);
-            }
-            Event::SeatChanged => {
-                if matches!(self.standing, Standing::Seeking(_)) {
-                    self.seat_poll = Poll { pending: None, at: now };
-                }
-            }
-            Event::ClaimAnswered { call, result } => self.on_claim_answered(now, call, result, out),
-            Event::RenewalAnswered { call, result } => self.on_renewal_answered(now, call, result, out),
-            Event::ResignAnswered { call, result: _ } => self.on_resign_answered(now, call, out),
-            Event::HeartbeatAnswered { call, from, result } => {
-                self.on_heartbeat_answered(now, call, &from, result, out);
-            }
-            Event::AnnouncementAnswered { call, from, result } => {
-                self.on_announcement_answered(now, call, &from, result, out);
-            }
-            Event::ConnectionLost { peer } => self.on_unreachable(now, &peer, out),
-            Event::KnockRefused { at } => self.on_knock_refused(now, &at, out),
-            Event::VoteAnswered { call, from, result } => self.on_vote_answered(now, call, from, result, out),
-            Event::NoticeAnswered { from: _, view } => self.learn_hearsay(now, &view, out),
-            Event::VoteRequested { token, from, request } => {
-                if self.looks_first(now, token, &from, &request) {
-                    return;
-                }
-                let reply = Reply::Vote(self.on_vote_requested(now, &from, &request, out));
-                out.push(Action::Reply { token, reply });
-            }
-            Event::NoticeReceived { token, from, notice } => {
-                self.on_notice(now, &from, notice, out);
-                out.push(Action::Reply { token, reply: Reply::Notice(self.seat_view()) });
-            }
-            Event::HeartbeatReceived { token, from, beat } => {
-                let reply = Reply::Heartbeat(match beat.to {
-                    Addressee::Tracker => self.on_heartbeat(now, &from, &beat, out),
-                    Addressee::Standby => self.on_standby_heartbeat(now, &from, &beat, out),
-                });
-                out.push(Action::Reply { token, reply });
-            }
-            Event::AnnouncementReceived { token, from, announcement } => {
-                let reply = Reply::Announcement(match announcement.to {
-                    Addressee::Tracker => self.on_announcement(now, &from, announcement, out),
-                    Addressee::Standby => self.on_standby_announcement(now, &from, announcement, out),
-                });
-                out.push(Action::Reply { token, reply });
-            }
-            Event::LeaveReceived { token, from, epoch, incarnation } => {
-                let reply = Reply::Leave(self.on_leave(now, &from, epoch, incarnation, out));
-                out.push(Action::Reply { token, reply });
-            }
-            Event::ShareChanged { upserts, removals } => self.on_share_changed(upserts, removals, out),
-            Event::ElectionRequested { token } => self.on_election_requested(now, token, out),
-            Event::Shutdown => self.on_shutdown(now, out),
+    /// Runs a step that is answered at once; `None` when the core has stopped.
+    fn answer<T>(
+        &mut self,
+        now: Timestamp,
+        out: &mut Vec<Action>,
+        step: impl FnOnce(&mut Machine, &mut Ctx<'_>) -> T,
+    ) -> Option<T> {
+        if self.machine.is_stopped() {
+            return None;
         }
+        self.detect_stall(now, out);
+        let (machine, mut ctx) = self.split(now, out);
+        let answer = step(machine, &mut ctx);
+        machine.run_timers(&mut ctx);
+        Some(answer)
     }
 
-    /// Notices a sleep, then does what was due.
-    fn wake(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+    /// Detects that this process stalled, then handles the deadlines that have passed.
+    fn detect_stall(&mut self, now: Timestamp, out: &mut Vec<Action>) {
         let late = self.next_deadline().map_or(Duration::ZERO, |deadline| now.since(deadline));
         let asleep = now.since(self.last_handled);
         self.last_handled = self.last_handled.max(now);
-        if late > OVERSLEPT {
-            self.mistrust_until = now + SUSPICION;
-            out.push(Action::Report(Report::Overslept { late }));
-            self.standing_overslept(now, late, asleep, out);
+        let stalled = late > OVERSLEPT;
+        if stalled {
+            self.ignore_disconnects_until = now + SUSPICION;
         }
-        self.run_timers(now, out);
+        let (machine, mut ctx) = self.split(now, out);
+        if stalled {
+            machine.on_stall(&mut ctx, late, asleep);
+        }
+        machine.run_timers(&mut ctx);
     }
 
-    fn run_timers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        if self.stopped {
-            return;
-        }
-        if self.peers_poll.deadline() <= now {
-            self.query_peers(now, out);
-        }
-        if self.seat_poll.pending.is_some() && self.seat_poll_deadline().is_some_and(|deadline| deadline <= now) {
-            self.nameserver_is_away();
-        }
-        self.run_campaign_timer(now, out);
-        self.run_standing_timers(now, out);
-        self.answer_held_votes(now, out);
-        if self.seat_poll_deadline().is_some_and(|deadline| deadline <= now) {
-            self.query_seat(now, out);
-        }
-    }
-
-    fn call(&mut self) -> CallId {
-        self.last_call += 1;
-        CallId(self.last_call)
-    }
-
-    fn query_peers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let call = self.call();
-        self.peers_poll = Poll { pending: Some((call, now + CALL_DEADLINE)), at: now + PEERS_POLL };
-        out.push(Action::QueryPeers { call });
-    }
-
-    fn query_seat(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let call = self.call();
-        let until = now + HEARTBEAT_DEADLINE;
-        self.seat_poll = Poll { pending: Some((call, until)), at: until };
-        out.push(Action::QuerySeat { call });
-    }
-
-    fn on_peers_answered(
-        &mut self,
-        now: Timestamp,
-        call: CallId,
-        result: Result<Vec<Contact>, CallFailure>,
-        out: &mut Vec<Action>,
-    ) {
-        if !self.peers_poll.answered(call) {
-            return;
-        }
-        let Ok(peers) = result else {
-            self.peers_poll.at = now + PEERS_POLL / 4;
-            return;
+    fn split<'a: 'b, 'b>(&'a mut self, now: Timestamp, out: &'b mut Vec<Action>) -> (&'a mut Machine, Ctx<'b>) {
+        let ctx = Ctx {
+            now,
+            out,
+            me: &self.me,
+            rng: &mut self.rng,
+            calls: &mut self.calls,
+            epochs: &mut self.epochs,
+            members: &mut self.members,
+            share: &mut self.share,
+            standby: &mut self.standby,
+            succession: &mut self.succession,
+            seat_poll: &mut self.seat_poll,
+            ignore_disconnects_until: self.ignore_disconnects_until,
+            misleading_port: &mut self.misleading_port,
         };
-        let count = u32::try_from(peers.len().min(MAX_PEERS)).unwrap_or(u32::MAX);
-        self.peers_poll.at = now + PEERS_POLL + PEERS_POLL_PER_PEER * count;
-        self.set_members(now, peers, out);
+        (&mut self.machine, ctx)
+    }
+}
+
+/// Refusal of a core that has stopped.
+fn stopping() -> TrackerError {
+    TrackerError::Unavailable("this peer is stopping".to_owned())
+}
+
+/// Queries that change nothing.
+impl Core {
+    /// Role of this peer.
+    pub fn role(&self) -> Role {
+        self.machine.role()
     }
 
-    fn set_members(&mut self, now: Timestamp, peers: Vec<Contact>, out: &mut Vec<Action>) {
-        let others = peers.into_iter().filter(|contact| contact.peer != self.id).take(MAX_PEERS);
-        let members: BTreeMap<PeerId, Endpoint> = others.map(|contact| (contact.peer, contact.endpoint)).collect();
-        let before = std::mem::replace(&mut self.members, members);
-        self.electors = electors(self.members.keys().chain([&self.id]));
-        if let Some(campaign) = &mut self.campaign {
-            // Who is elected without the nameserver has a majority of those who elect now, too.
-            campaign.note_view(self.electors.iter().cloned().collect());
+    /// The seat as this peer sees it: its own, the followed one or the suspected one.
+    pub fn seat_view(&self) -> SeatView {
+        SeatView { epoch_high: self.epochs.high(), seat: self.machine.state.seat().cloned() }
+    }
+
+    /// The seat that this peer follows or holds; `None` while it has no tracker.
+    pub fn tracker(&self) -> Option<&Seat> {
+        self.machine.state.tracker()
+    }
+
+    /// Id of this peer.
+    pub fn id(&self) -> &PeerId {
+        &self.me.id
+    }
+
+    /// Number of this run.
+    pub fn incarnation(&self) -> Incarnation {
+        self.me.incarnation
+    }
+
+    /// State that [`Action::Persist`] stored last.
+    pub fn durable(&self) -> &DurableState {
+        &self.epochs.durable
+    }
+
+    /// Registered peers as last known, without this one. Without a tracker, downloads ask them directly.
+    pub fn members(&self) -> &BTreeMap<PeerId, Endpoint> {
+        &self.members.others
+    }
+
+    /// Peers that elect, this one included if it does, as last known; empty before the nameserver's first list.
+    pub fn electors(&self) -> &BTreeSet<PeerId> {
+        &self.members.electors
+    }
+
+    /// Files of this peer by name.
+    pub fn share(&self) -> &BTreeMap<FileName, FileMeta> {
+        self.share.files()
+    }
+
+    /// Sum of the sizes of this peer's files, bytes.
+    pub fn share_bytes(&self) -> u64 {
+        self.share.bytes()
+    }
+
+    /// Whether the tracker has this peer's whole share. The tracker itself always has its own.
+    pub fn is_announced(&self) -> bool {
+        match &self.machine.state {
+            State::Follower(follower) => follower.is_announced(&self.share),
+            State::Tracker(_) => true,
+            State::Searching(_) | State::Leaving(_) => false,
         }
-        self.greet_newcomers(now, &before, out);
     }
 
-    fn contact(peer: &PeerId, endpoint: &Endpoint) -> Contact {
-        Contact { peer: peer.clone(), endpoint: endpoint.clone() }
+    /// Whether this peer is a tracker that the nameserver does not know yet.
+    pub fn is_provisional(&self) -> bool {
+        self.own_term().is_some_and(|tracker| tracker.mandate.is_some())
+    }
+
+    /// End of this peer's lease of the seat; `None` without one.
+    pub fn lease_until(&self) -> Option<Timestamp> {
+        self.own_term()?.lease_until
+    }
+
+    /// The tracker's standbys, in the order in which they stand for election.
+    pub fn standbys(&self) -> &[PeerId] {
+        self.own_term().map_or(&self.succession, |tracker| &tracker.standbys)
+    }
+
+    /// Members and versions in this peer's copy of the index; `None` when it is no standby.
+    pub fn standby_size(&self) -> Option<(usize, usize)> {
+        self.standby.as_ref().map(|standby| standby.index.size())
+    }
+
+    /// Members and versions in the tracker's index; `None` when this peer is not the tracker.
+    pub fn index_size(&self) -> Option<(usize, usize)> {
+        Some(self.own_term()?.index.size())
+    }
+
+    fn own_term(&self) -> Option<&tracker::Tracker> {
+        match &self.machine.state {
+            State::Tracker(tracker) => Some(tracker),
+            _ => None,
+        }
     }
 }
 

@@ -1,160 +1,129 @@
-//! Knocking at the tracker's port: a process that was killed says nothing, but its machine says that nobody listens.
+//! Probes of the tracker's port: a killed process sends nothing, but its machine answers that the port is closed.
 //!
-//! A refusal is a hint, not a proof (`shared::net::port_probe`). So a peer suspects its tracker only after two of them, with
-//! a heartbeat between them that nothing answered; and where a heartbeat *is* answered although knocks were refused,
-//! refusals mean nothing from then on. All that a suspicion does is to ask: the other electors, who knock themselves
-//! before they agree ([`VOTE_HOLD`]), and the nameserver, which does so too.
+//! A refusal is a hint, not a proof (`shared::net::port_probe`). A peer suspects its tracker only after two refusals
+//! with an unanswered heartbeat between them. Where a heartbeat is answered although probes were refused, refusals of
+//! that endpoint are ignored from then on. A suspicion has no effect but questions: to the other electors, which
+//! probe the port themselves before they agree ([`VOTE_HOLD`]), and to the nameserver, which does so too.
 
 use std::time::Duration;
 
 use shared::{
     contact::Contact,
     id::PeerId,
-    limits::{HEARTBEAT, MAX_ELECTORS, PROBE_INTERVAL, PROBE_RETRY, VOTE_HOLD},
+    limits::{HEARTBEAT, PROBE_INTERVAL, PROBE_RETRY, VOTE_HOLD},
     rpc::peer::VoteRequest,
     time::Timestamp,
 };
 
-use super::{
-    Action, Core, Reply, Suspicion, Token,
-    state::{Seeking, Standing},
-};
+use super::{Action, Token, ctx::Ctx};
 use crate::CallId;
 
-/// What a follower knows from knocking at its tracker's port.
+/// Probes of the followed tracker's port.
 #[derive(Debug, Clone)]
-pub(crate) struct Knocking {
-    /// False where refusals turned out to mean nothing.
-    of_use: bool,
-    /// When to knock next; `None` when it is of no use, or others do it.
+pub(crate) struct PortProbe {
+    /// False where refusals proved meaningless.
+    is_meaningful: bool,
+    /// Time of the next probe; `None` where refusals are meaningless, and on peers that do not elect.
     pub(crate) next: Option<Timestamp>,
-    /// The first refusal of this tracker's port.
+    /// First refusal of this tracker's port.
     refusal: Option<Refusal>,
 }
 
-/// A knock was refused.
+/// Refusal of a probe.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Refusal {
     since: Timestamp,
-    /// Made after it: an answer to this call or a later one proves that somebody listens all the same.
-    call: CallId,
+    /// Heartbeat that was sent upon it: an answer to this call or a later one proves that the port is open.
+    heartbeat: CallId,
 }
 
-/// A candidate that waits for this peer to look for itself.
-#[derive(Debug, Clone)]
-pub(crate) struct HeldVote {
-    token: Token,
-    from: PeerId,
-    request: VoteRequest,
-    until: Timestamp,
+impl Refusal {
+    /// Whether an answer to `call` proves that the port is open.
+    pub(crate) fn is_disproved_by(&self, call: CallId) -> bool {
+        self.heartbeat <= call
+    }
 }
 
-impl Knocking {
-    /// A tracker is followed from `now` on.
-    pub(crate) fn new(now: Timestamp, of_use: bool) -> Self {
-        Self { of_use, next: of_use.then_some(now + PROBE_INTERVAL), refusal: None }
+/// What a refusal leads to.
+pub(crate) enum Refused {
+    /// Nothing: it answers an earlier probe, or probes mean nothing.
+    Ignored,
+    /// A heartbeat and another probe.
+    First,
+    /// Suspicion of the tracker.
+    Confirmed(Refusal),
+}
+
+impl PortProbe {
+    /// Probes of a tracker that is followed from `now` on.
+    pub(crate) fn new(now: Timestamp, is_meaningful: bool) -> Self {
+        Self { is_meaningful, next: is_meaningful.then_some(now + PROBE_INTERVAL), refusal: None }
     }
 
-    /// The tracker wants to hear of this peer every `pace`: electors knock, those who rest do not.
-    pub(crate) fn pace(&mut self, now: Timestamp, pace: Duration) {
-        if self.of_use && pace <= HEARTBEAT {
+    /// Adapts to the interval of heartbeats that the tracker asks for: electors probe, peers with a reduced heartbeat
+    /// do not.
+    pub(crate) fn set_heartbeat_interval(&mut self, now: Timestamp, interval: Duration) {
+        if self.is_meaningful && interval <= HEARTBEAT {
             self.next.get_or_insert(now + PROBE_INTERVAL);
         } else {
             self.next = None;
         }
     }
-}
 
-impl Core {
-    /// Whether a refused knock at `tracker`'s port could mean something.
-    pub(crate) fn trusts_refusals_of(&self, tracker: &Contact) -> bool {
-        self.refused_in_vain.as_ref() != Some(tracker)
-    }
-
-    /// Knocks when it is time to.
-    pub(crate) fn knock(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let Standing::Following(following) = &mut self.standing else { return };
-        if following.knocking.next.is_some_and(|next| next <= now) {
-            following.knocking.next = Some(now + PROBE_INTERVAL);
-            out.push(Action::Knock { at: following.contact() });
+    /// Probes the port of `tracker` when that is due.
+    pub(crate) fn run_timer(&mut self, ctx: &mut Ctx<'_>, tracker: impl FnOnce() -> Contact) {
+        if self.next.is_some_and(|next| next <= ctx.now) {
+            self.next = Some(ctx.now + PROBE_INTERVAL);
+            ctx.out.push(Action::ProbePort { at: tracker() });
         }
     }
 
-    /// A knock at `at` was refused.
-    pub(crate) fn on_knock_refused(&mut self, now: Timestamp, at: &Contact, out: &mut Vec<Action>) {
-        let Standing::Following(following) = &mut self.standing else { return };
-        if following.contact() != *at || following.knocking.next.is_none() {
-            return;
-        }
-        match following.knocking.refusal {
+    /// Takes a refusal; `send_heartbeat` sends one to the tracker.
+    pub(crate) fn on_refused(&mut self, now: Timestamp, send_heartbeat: impl FnOnce() -> CallId) -> Refused {
+        match self.refusal {
+            _ if self.next.is_none() => Refused::Ignored,
             None => {
-                let seat = following.seat.clone();
-                following.knocking.next = Some(now + PROBE_RETRY);
-                self.send_heartbeat(&seat, out);
-                let refusal = Refusal { since: now, call: CallId(self.last_call) };
-                if let Standing::Following(following) = &mut self.standing {
-                    following.knocking.refusal = Some(refusal);
-                }
+                self.next = Some(now + PROBE_RETRY);
+                self.refusal = Some(Refusal { since: now, heartbeat: send_heartbeat() });
+                Refused::First
             }
-            Some(refusal) if refusal.since + PROBE_RETRY <= now => {
-                self.suspect(now, Suspicion::Unreachable, out);
-                if let Standing::Seeking(seeking) = &mut self.standing {
-                    seeking.refusal = Some(refusal);
-                }
-            }
-            // The answer to a knock before that refusal.
-            Some(_) => {}
+            Some(refusal) if refusal.since + PROBE_RETRY <= now => Refused::Confirmed(refusal),
+            // The answer to a probe before the first refusal.
+            Some(_) => Refused::Ignored,
         }
     }
 
-    /// The tracker, followed or suspected, answered `call`: if its port was refused before that, refusals mean nothing.
-    pub(crate) fn disprove_refusal(&mut self, call: CallId) {
-        let (refusal, at) = match &mut self.standing {
-            Standing::Following(following) => (&mut following.knocking.refusal, Self::contact_of(&following.seat)),
-            Standing::Seeking(Seeking { suspected: Some(seat), refusal, .. }) => (refusal, Self::contact_of(seat)),
-            _ => return,
-        };
-        if refusal.take_if(|refusal| refusal.call <= call).is_some() {
-            self.refused_in_vain = Some(at);
-            if let Standing::Following(following) = &mut self.standing {
-                following.knocking.of_use = false;
-            }
+    /// The tracker answered `call`. Returns whether its port was refused before that, so that refusals mean nothing.
+    pub(crate) fn on_answer(&mut self, call: CallId) -> bool {
+        let disproved = self.refusal.take_if(|refusal| refusal.is_disproved_by(call)).is_some();
+        if disproved {
+            self.is_meaningful = false;
         }
+        disproved
     }
 
-    /// Whether `from` has to wait for this peer's vote until this peer has looked for itself: it misses the tracker that
-    /// this peer still hears. Then this peer knocks at once.
-    pub(crate) fn looks_first(&mut self, now: Timestamp, token: Token, from: &PeerId, request: &VoteRequest) -> bool {
-        let Standing::Following(following) = &mut self.standing else { return false };
-        let about_it = request.expected_epoch == following.seat.epoch && *from != following.seat.peer;
-        let elects = self.electors.contains(from) && self.electors.contains(&self.id);
-        let Some(next) = following.knocking.next else { return false };
-        if request.force || request.provisional || !about_it || !elects || self.held_votes.len() >= MAX_ELECTORS {
-            return false;
+    /// Probes at once, before this peer answers a candidate that misses the tracker. Returns false if it does not
+    /// probe.
+    pub(crate) fn hasten(&mut self, now: Timestamp) -> bool {
+        let Some(next) = self.next else { return false };
+        if self.refusal.is_none() {
+            self.next = Some(next.min(now));
         }
-        if following.knocking.refusal.is_none() {
-            following.knocking.next = Some(next.min(now));
-        }
-        let until = now + VOTE_HOLD;
-        self.held_votes.push(HeldVote { token, from: from.clone(), request: request.clone(), until });
         true
     }
+}
 
-    pub(crate) fn held_votes_deadline(&self) -> Option<Timestamp> {
-        self.held_votes.iter().map(|held| held.until).min()
-    }
+/// Candidate whose answer waits until this peer has probed the tracker's port itself.
+#[derive(Debug, Clone)]
+pub(crate) struct DeferredVote {
+    pub(crate) token: Token,
+    pub(crate) from: PeerId,
+    pub(crate) request: VoteRequest,
+    pub(crate) until: Timestamp,
+}
 
-    /// Answers the candidates that waited: all of them when this peer misses the tracker too, else those that waited for
-    /// long enough.
-    pub(crate) fn answer_held_votes(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let hears = matches!(self.standing, Standing::Following(_));
-        let (due, waiting) =
-            std::mem::take(&mut self.held_votes).into_iter().partition(|held| !hears || held.until <= now);
-        self.held_votes = waiting;
-        let due: Vec<HeldVote> = due;
-        for HeldVote { token, from, request, .. } in due {
-            let reply = Reply::Vote(self.on_vote_requested(now, &from, &request, out));
-            out.push(Action::Reply { token, reply });
-        }
+impl DeferredVote {
+    pub(crate) fn new(now: Timestamp, token: Token, from: &PeerId, request: &VoteRequest) -> Self {
+        Self { token, from: from.clone(), request: request.clone(), until: now + VOTE_HOLD }
     }
 }

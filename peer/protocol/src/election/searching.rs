@@ -1,195 +1,188 @@
-//! Looking for a tracker: what the nameserver says of the seat.
+//! The state of a peer without a tracker that it trusts: it asks the nameserver, and stands for election at its turn.
 
 use shared::{
-    contact::Contact,
-    electors::provisional_quorum,
+    id::PeerId,
     limits::{HEARTBEAT, SEAT_POLL, VOTE_WAIT},
-    rpc::nameserver::{Seat, SeatView},
+    rpc::{nameserver::Seat, tracker::HeartbeatAck},
     time::Timestamp,
 };
 
 use super::{
-    Action, CallFailure, Core, ElectionFailure,
-    campaign::{Campaign, Kind},
-    state::{Seeking, Standing, Word},
+    campaign::Kind,
+    ctx::{Ctx, contact_of},
+    members::Members,
+    port_probe::Refusal,
+    transition::Transition,
 };
 use crate::CallId;
 
-impl Core {
-    /// Only who has no tracker asks for the seat.
-    pub(crate) fn seat_poll_deadline(&self) -> Option<Timestamp> {
-        matches!(self.standing, Standing::Seeking(_)).then(|| self.seat_poll.deadline())
+/// A peer without a tracker that it trusts.
+#[derive(Debug, Clone)]
+pub(crate) struct Searching {
+    /// Tracker that seems to be gone. Heartbeats to it continue, since it may answer again.
+    pub(crate) suspected: Option<Seat>,
+    /// Previous tracker, unless that was this peer: a new tracker does not wait for its announcements.
+    pub(crate) former: Option<PeerId>,
+    /// The nameserver's latest answer, while it is fresh.
+    pub(crate) info: Option<SeatInfo>,
+    /// Time at which this peer stands for election.
+    pub(crate) campaign_at: Timestamp,
+    next_heartbeat: Timestamp,
+    /// Refusal of the suspected tracker's port, if that is why it is suspected.
+    refusal: Option<Refusal>,
+}
+
+/// What the nameserver says of the seat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SeatInfo {
+    /// The seat is vacant: a claim needs no votes.
+    Vacant,
+    /// A peer that this one does not follow holds the seat.
+    Held(PeerId),
+    /// The nameserver does not answer.
+    NameserverAway,
+}
+
+/// A campaign that is due.
+#[derive(Debug)]
+pub(crate) enum Candidacy {
+    /// Claims the vacant seat.
+    ClaimVacant,
+    /// Asks for votes to replace this tracker.
+    Replace(Option<PeerId>, Kind),
+}
+
+impl Searching {
+    /// State of a peer that knows no tracker.
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self { suspected: None, former: None, info: None, campaign_at: now, next_heartbeat: now, refusal: None }
     }
 
-    pub(crate) fn seeking_deadline(&self, seeking: &Seeking) -> Option<Timestamp> {
-        let beat = seeking.suspected.is_some().then_some(seeking.next_beat);
-        let turn = (self.can_stand(seeking) && self.campaign.is_none()).then_some(seeking.campaign_at);
-        beat.into_iter().chain(turn).min()
+    /// State of a peer that suspects the tracker `former`; `suspected` while heartbeats to it make sense.
+    pub(crate) fn suspecting(
+        now: Timestamp,
+        former: PeerId,
+        suspected: Option<Seat>,
+        campaign_at: Timestamp,
+        refusal: Option<Refusal>,
+    ) -> Self {
+        Self { suspected, former: Some(former), campaign_at, refusal, ..Self::new(now) }
     }
 
-    /// Whether there is a way to the seat: the nameserver's word on it, or enough others to elect a tracker without it.
-    /// (Who knows nobody could not tell whether it is alone.)
-    fn can_stand(&self, seeking: &Seeking) -> bool {
-        match &seeking.word {
-            Some(Word::Vacant | Word::Held(_)) => true,
-            Some(Word::Away) => {
-                let there = self.electors.iter().filter(|elector| Some(*elector) != seeking.former.as_ref()).count();
-                !self.members.is_empty() && there >= provisional_quorum(self.electors.len())
-            }
+    /// State after a higher epoch was observed.
+    pub(crate) fn restarted(&self, now: Timestamp) -> Self {
+        Self { former: self.former.clone(), campaign_at: self.campaign_at, ..Self::new(now) }
+    }
+
+    /// Time of the next heartbeat to the suspect or, without a `campaign`, of the next candidacy.
+    pub(crate) fn deadline(&self, members: &Members, campaigning: bool) -> Option<Timestamp> {
+        let heartbeat = self.suspected.is_some().then_some(self.next_heartbeat);
+        let turn = (!campaigning && self.can_stand(members)).then_some(self.campaign_at);
+        heartbeat.into_iter().chain(turn).min()
+    }
+
+    /// Whether a campaign can lead to the seat: the nameserver can confirm it, or enough electors are left without it.
+    fn can_stand(&self, members: &Members) -> bool {
+        match &self.info {
+            Some(SeatInfo::Vacant | SeatInfo::Held(_)) => true,
+            Some(SeatInfo::NameserverAway) => members.can_elect_without(self.former.as_ref()),
             None => false,
         }
     }
 
-    pub(crate) fn run_seeking_timers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let Standing::Seeking(seeking) = &mut self.standing else { return };
-        if seeking.next_beat <= now
-            && let Some(seat) = seeking.suspected.clone()
+    /// Sends a due heartbeat to the suspect.
+    pub(crate) fn run_timers(&mut self, ctx: &mut Ctx<'_>) {
+        if self.next_heartbeat <= ctx.now
+            && let Some(seat) = &self.suspected
         {
-            seeking.next_beat = now + HEARTBEAT;
-            self.send_heartbeat(&seat, out);
-        }
-        let Standing::Seeking(seeking) = &self.standing else { return };
-        if seeking.campaign_at <= now && self.campaign.is_none() && self.can_stand(seeking) {
-            match seeking.word.clone() {
-                Some(Word::Vacant) => self.claim_vacant(now, out),
-                Some(Word::Held(incumbent)) => self.ask_for_votes(now, Some(incumbent), Kind::Ordinary, out),
-                Some(Word::Away) => {
-                    let missed = seeking.former.clone();
-                    self.ask_for_votes(now, missed, Kind::Provisional, out);
-                }
-                None => {}
-            }
+            self.next_heartbeat = ctx.now + HEARTBEAT;
+            ctx.send_heartbeat(seat);
         }
     }
 
-    pub(crate) fn on_seat_answered(
+    /// Campaign that is due now, if none runs.
+    pub(crate) fn due_candidacy(&self, ctx: &Ctx<'_>) -> Option<Candidacy> {
+        if ctx.now < self.campaign_at || !self.can_stand(ctx.members) {
+            return None;
+        }
+        match &self.info {
+            Some(SeatInfo::Vacant) => Some(Candidacy::ClaimVacant),
+            Some(SeatInfo::Held(incumbent)) => Some(Candidacy::Replace(Some(incumbent.clone()), Kind::Ordinary)),
+            Some(SeatInfo::NameserverAway) => Some(Candidacy::Replace(self.former.clone(), Kind::Provisional)),
+            None => None,
+        }
+    }
+
+    /// Takes the nameserver's answer that `seat` is held by another peer, or that no seat is.
+    pub(crate) fn on_seat(&mut self, ctx: &mut Ctx<'_>, seat: Option<&Seat>) -> Transition {
+        let Some(seat) = seat else {
+            self.info = Some(SeatInfo::Vacant);
+            return Transition::Stay;
+        };
+        let held = Some(SeatInfo::Held(seat.peer.clone()));
+        if seat.epoch < ctx.epochs.high() {
+            // Its holder does not know the higher epochs; the heartbeat names the highest.
+            self.info = held;
+            ctx.send_heartbeat(seat);
+        } else if self.suspected.as_ref() == Some(seat) {
+            self.info = held;
+        } else if seat.epoch <= ctx.epochs.vacated {
+            self.info = held;
+            ctx.seat_poll.set_next(ctx.now + SEAT_POLL / 4);
+        } else {
+            return Transition::Follow(seat.clone());
+        }
+        Transition::Stay
+    }
+
+    /// The nameserver answers again. Peers that missed it too were perhaps cut off together with this one, so the
+    /// suspect gets the time of one answer before anything is done against it.
+    pub(crate) fn on_nameserver_back(&mut self, now: Timestamp) {
+        let was_away = self.info.take() == Some(SeatInfo::NameserverAway);
+        if was_away && self.suspected.is_some() {
+            self.next_heartbeat = now;
+            self.campaign_at = self.campaign_at.max(now + VOTE_WAIT);
+        }
+    }
+
+    /// Lets the suspect return when it answers the heartbeat `call`.
+    pub(crate) fn on_sign_of_life(
         &mut self,
-        now: Timestamp,
+        ctx: &mut Ctx<'_>,
         call: CallId,
-        result: Result<SeatView, CallFailure>,
-        out: &mut Vec<Action>,
-    ) {
-        if !self.seat_poll.answered(call) {
-            // Late, but epochs only rise: what is above all that is known is news.
-            if let Ok(view) = result
-                && view.epoch_high > self.durable.epoch_high
-            {
-                self.on_seat_view(now, &view, out);
-            }
-            return;
+        from: &PeerId,
+        ack: Option<&HeartbeatAck>,
+    ) -> Transition {
+        let answers = |seat: &&Seat| seat.peer == *from && ack.is_none_or(|ack| ack.epoch == seat.epoch);
+        let Some(seat) = self.suspected.as_ref().filter(answers) else { return Transition::Stay };
+        if self.refusal.take_if(|refusal| refusal.is_disproved_by(call)).is_some() {
+            *ctx.misleading_port = Some(contact_of(seat));
         }
-        self.seat_poll.at = now + SEAT_POLL + self.jitter(SEAT_POLL / 4);
-        match result {
-            Ok(view) => {
-                // It is back: what is decided is decided with it.
-                let alone = |own: &Campaign| own.kind == Kind::Provisional && own.is_voting();
-                if self.campaign.as_ref().is_some_and(alone) {
-                    self.end_campaign(now, ElectionFailure::Lost(view.clone()), out);
-                }
-                self.no_longer_alone(now);
-                self.on_seat_view(now, &view, out);
-            }
-            Err(CallFailure::NoAnswer | CallFailure::Unreachable) => self.nameserver_is_away(),
+        Transition::LiftSuspicion(seat.clone())
+    }
+
+    /// This process stalled: the nameserver's last answer is old, and the next one may be waiting to be read.
+    pub(crate) fn on_stall(&mut self, ctx: &mut Ctx<'_>) {
+        let campaign_at = ctx.now + ctx.stagger(None);
+        self.info = None;
+        self.campaign_at = self.campaign_at.max(campaign_at);
+        ctx.seat_poll.restart(ctx.now);
+    }
+
+    /// A campaign ended without the seat: the next one is not before `again`. What was known of the seat did not lead
+    /// to it, and a claim without an answer may have been accepted, so the nameserver is asked. (One that is away is
+    /// asked all the time.)
+    pub(crate) fn on_campaign_failed(&mut self, ctx: &mut Ctx<'_>, again: Timestamp) {
+        self.campaign_at = self.campaign_at.max(again);
+        if self.info != Some(SeatInfo::NameserverAway) {
+            self.info = None;
+            ctx.seat_poll.hasten(ctx.now);
         }
     }
 
-    /// The nameserver does not answer: who misses the tracker turns to the other peers.
-    pub(crate) fn nameserver_is_away(&mut self) {
-        if let Standing::Seeking(seeking) = &mut self.standing {
-            seeking.word = Some(Word::Away);
-        }
-    }
-
-    /// The nameserver answers. Whoever missed it too was perhaps cut off from all: the suspect gets the time of an answer
-    /// before anything is done against it.
-    fn no_longer_alone(&mut self, now: Timestamp) {
-        if let Standing::Seeking(seeking) = &mut self.standing
-            && seeking.word.take() == Some(Word::Away)
-            && seeking.suspected.is_some()
-        {
-            seeking.next_beat = now;
-            seeking.campaign_at = seeking.campaign_at.max(now + VOTE_WAIT);
-        }
-    }
-
-    pub(crate) fn forget_word(&mut self) {
-        if let Standing::Seeking(seeking) = &mut self.standing {
-            seeking.word = None;
-        }
-    }
-
-    /// The nameserver's word on the seat.
-    pub(crate) fn on_seat_view(&mut self, now: Timestamp, view: &SeatView, out: &mut Vec<Action>) {
-        self.raise(now, view.epoch_high, out);
-        // Lower than what is known here when the nameserver lost its memory: a claim has to name its number
-        // while the epoch claimed stays above all that were ever seen.
-        self.expected = view.epoch_high;
-        self.confirmed = self.confirmed.max(view.epoch_high);
-        match (&view.seat, &mut self.standing) {
-            (Some(seat), _) if seat.peer == self.id => self.on_own_seat(now, seat, out),
-            (Some(seat), Standing::Seeking(seeking)) if seat.epoch < self.durable.epoch_high => {
-                // Its holder does not know of the higher epochs; the heartbeat tells it.
-                seeking.word = Some(Word::Held(seat.peer.clone()));
-                self.send_heartbeat(seat, out);
-            }
-            (Some(seat), Standing::Seeking(seeking)) => {
-                if seeking.suspected.as_ref() == Some(seat) {
-                    seeking.word = Some(Word::Held(seat.peer.clone()));
-                } else if seat.epoch <= self.vacated {
-                    seeking.word = Some(Word::Held(seat.peer.clone()));
-                    self.seat_poll.at = now + SEAT_POLL / 4;
-                } else {
-                    self.follow(now, seat.clone(), out);
-                }
-            }
-            (None, Standing::Seeking(seeking)) => seeking.word = Some(Word::Vacant),
-            (held, Standing::Tracking(term)) if self.campaign.is_none() => {
-                let (epoch, mandate) = (term.seat.epoch, term.mandate.clone());
-                match (held, mandate) {
-                    (Some(seat), _) if seat.epoch >= epoch => {}
-                    // Its own epoch was registered, the answer lost, and the lease has run out: no epoch is given twice.
-                    (None, Some(_)) if view.epoch_high >= epoch => self.claim_vacant(now, out),
-                    (held, Some(mandate)) => {
-                        // Elected without the nameserver, which has an older tracker or none.
-                        if let Some(seat) = held {
-                            self.send_heartbeat(seat, out);
-                        }
-                        self.register_provisional(now, epoch, mandate, out);
-                    }
-                    (None, None) => self.claim_vacant(now, out),
-                    (Some(_), None) => {}
-                }
-            }
-            (_, Standing::Following(_) | Standing::Tracking(_) | Standing::Leaving(_)) => {}
-        }
-    }
-
-    /// The nameserver thinks that the seat is this peer's.
-    fn on_own_seat(&mut self, now: Timestamp, seat: &Seat, out: &mut Vec<Action>) {
-        if !matches!(self.standing, Standing::Seeking(_)) {
-            return;
-        }
-        if self.claimed == Some(seat.epoch) && seat.epoch == self.durable.epoch_high {
-            // The claim was accepted and its answer lost. The lease is not known until it is renewed.
-            self.take_seat(now, seat.epoch, None, None, out);
-            return;
-        }
-        // An earlier run's, or one that was stepped down from: nobody follows it any more.
-        self.forget_word();
-        let call = self.call();
-        out.push(Action::Resign { call, epoch: seat.epoch });
-    }
-
-    /// The seat was given up, or that failed: look again.
-    pub(crate) fn on_resign_answered(&mut self, now: Timestamp, call: CallId, out: &mut Vec<Action>) {
-        match &self.standing {
-            Standing::Leaving(leaving) if leaving.call == call => self.stop_leaving(out),
-            Standing::Seeking(_) if self.seat_poll.pending.is_none() => self.seat_poll.at = now,
-            _ => {}
-        }
-    }
-
-    pub(crate) fn contact_of(seat: &Seat) -> Contact {
-        Contact { peer: seat.peer.clone(), endpoint: seat.endpoint.clone() }
+    /// Whether the nameserver did not answer the latest query. A peer that reaches the nameserver has no part in an
+    /// election without it.
+    pub(crate) fn misses_the_nameserver(&self) -> bool {
+        self.info == Some(SeatInfo::NameserverAway)
     }
 }

@@ -1,4 +1,4 @@
-//! One test a rule of the seat; `tests/sim` puts them together. Here is what the tests have in common.
+//! Tests of the rules one by one; `tests/sim` combines them. This file holds the common harness.
 
 use shared::{
     contact::Contact,
@@ -16,8 +16,9 @@ use shared::{
 };
 
 use super::*;
+use crate::CallId;
 
-/// A core and a clock, with what came out of it last.
+/// A core with a clock and the actions of its last step.
 struct Harness {
     core: Core,
     now: Timestamp,
@@ -57,9 +58,9 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// The first thing among the actions that `pick` knows what to do with.
+/// First value that `pick` extracts from the actions.
 fn find<T>(actions: &[Action], pick: impl Fn(&Action) -> Option<T>) -> T {
-    actions.iter().find_map(pick).unwrap_or_else(|| panic!("not among {actions:#?}"))
+    actions.iter().find_map(pick).unwrap_or_else(|| panic!("no match in {actions:#?}"))
 }
 
 macro_rules! picked {
@@ -101,7 +102,7 @@ impl Harness {
         Self { core: Core::new(config, now), now, out: Vec::new() }
     }
 
-    /// Hands an event in; what came out.
+    /// Handles an event and returns the actions.
     fn event(&mut self, event: Event) -> Vec<Action> {
         let mut out = Vec::new();
         self.core.handle(self.now, event, &mut out);
@@ -110,7 +111,7 @@ impl Harness {
         out
     }
 
-    /// Lets time pass as a punctual shell does; all that came out.
+    /// Advances the time with a tick at each deadline. Returns all actions.
     fn pass(&mut self, wait: Duration) -> Vec<Action> {
         let end = self.now + wait;
         let mut all = Vec::new();
@@ -124,7 +125,7 @@ impl Harness {
     }
 
     fn answer_seat(&mut self, view: SeatView) -> Vec<Action> {
-        // The last: earlier ones have been given up.
+        // The last query: earlier ones were abandoned.
         self.out.reverse();
         let call = picked!(self.out, Action::QuerySeat { call } => call);
         self.event(Event::SeatAnswered { call, result: Ok(view) })
@@ -136,7 +137,7 @@ impl Harness {
         self.event(Event::PeersAnswered { call, result: Ok(contacts) })
     }
 
-    /// A tracker of epoch 1 whose nameserver lists `peers`.
+    /// Tracker of epoch 1 whose nameserver lists `peers`.
     fn tracker(peers: &[&str]) -> Self {
         let mut peer = Self::new("me");
         let first = peer.event(Event::Tick);
@@ -151,7 +152,7 @@ impl Harness {
         peer
     }
 
-    /// A follower of `tracker` in epoch 1 that was just answered.
+    /// Follower of `tracker` in epoch 1 that was just answered.
     fn follower(peers: &[&str]) -> Self {
         Self::follower_as("me", peers)
     }
@@ -194,14 +195,13 @@ impl Harness {
         self.beat_as(from, epoch, Addressee::Tracker, &[])
     }
 
-    /// A heartbeat of a peer that has `names`, to this peer as what it is taken for.
+    /// Heartbeat of a peer that shares `names`, to this peer as a tracker or standby.
     fn beat_as(&mut self, from: &str, epoch: u64, to: Addressee, names: &[&str]) -> Result<HeartbeatAck, TrackerError> {
         let mut digest = ShareDigest::default();
         names.iter().for_each(|name| digest.add(&file(name)));
         let (epoch, incarnation) = (Epoch(epoch), Incarnation(1));
         let beat = Heartbeat { to, epoch, incarnation, seq: 1, digest, endpoint: endpoint(from) };
-        let out = self.event(Event::HeartbeatReceived { token: Token(2), from: id(from), beat });
-        picked!(out, Action::Reply { reply: Reply::Heartbeat(result), .. } => result)
+        self.call(|core, now, out| core.on_heartbeat(now, &id(from), &beat, out))
     }
 
     fn announce(&mut self, from: &str, epoch: u64, name: &str) -> Result<(), TrackerError> {
@@ -218,8 +218,25 @@ impl Harness {
             upserts: vec![file(name).into()],
             removals: Vec::new(),
         };
-        let out = self.event(Event::AnnouncementReceived { token: Token(3), from: id(from), announcement });
-        picked!(out, Action::Reply { reply: Reply::Announcement(result), .. } => result)
+        self.call(|core, now, out| core.on_announcement(now, &id(from), announcement, out))
+    }
+
+    fn leave(&mut self, from: &str, incarnation: u64) -> Result<(), TrackerError> {
+        self.call(|core, now, out| core.on_leave(now, &id(from), Epoch(1), Incarnation(incarnation), out))
+    }
+
+    fn notice(&mut self, from: &str, notice: SeatNotice) -> Vec<Action> {
+        self.call(|core, now, out| core.on_notice(now, &id(from), notice, out));
+        self.out.clone()
+    }
+
+    /// Makes a call that the core answers at once; its actions are in `out`.
+    fn call<T>(&mut self, call: impl FnOnce(&mut Core, Timestamp, &mut Vec<Action>) -> T) -> T {
+        let mut out = Vec::new();
+        let answer = call(&mut self.core, self.now, &mut out);
+        assert!(self.core.next_deadline().is_none_or(|deadline| deadline > self.now));
+        self.out = out;
+        answer
     }
 
     fn list(&mut self, epoch: u64) -> Result<Vec<String>, TrackerError> {
@@ -228,8 +245,8 @@ impl Harness {
         Ok(page.files.into_iter().map(|file| file.file.name.to_string()).collect())
     }
 
-    /// Answers the requests for votes in `out` with "yes" for `voters`; what came of the last answer.
-    fn promise(&mut self, out: &[Action], voters: &[&str]) -> Vec<Action> {
+    /// Grants the vote requests in `out` for `voters`. Returns the actions of the last answer.
+    fn grant_votes(&mut self, out: &[Action], voters: &[&str]) -> Vec<Action> {
         let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
         let electors = self.core.electors().iter().cloned().collect();
         let seat = self.core.seat_view();
@@ -245,5 +262,5 @@ impl Harness {
 }
 
 fn position(actions: &[Action], pick: impl Fn(&Action) -> bool) -> usize {
-    actions.iter().position(pick).unwrap_or_else(|| panic!("not among {actions:#?}"))
+    actions.iter().position(pick).unwrap_or_else(|| panic!("no match in {actions:#?}"))
 }

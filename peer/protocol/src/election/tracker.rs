@@ -1,17 +1,19 @@
-//! Being the tracker: keeping the seat, and serving those who follow.
+//! The state of the tracker: it keeps the seat and serves the peers that follow it.
 
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
+    time::Duration,
 };
 
 use shared::{
-    electors::{majority, rendezvous},
+    contact::Contact,
+    electors::rendezvous,
     epoch::Epoch,
     id::{Incarnation, PeerId},
     limits::{
-        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, MAX_ELECTORS, MAX_STANDBYS, PEER_SILENCE,
-        REDUCED_HEARTBEAT, SEAT_RENEWAL,
+        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, MAX_ELECTORS, MAX_STANDBYS, PEER_SILENCE, REDUCED_HEARTBEAT,
+        SEAT_LEASE, SEAT_RENEWAL, SUSPICION,
     },
     name::Endpoint,
     rpc::{
@@ -22,405 +24,396 @@ use shared::{
     time::Timestamp,
 };
 
-use super::{Action, CallError, Core, Departure, Report, StepDown, liveness::Liveness, state::Standing};
-use crate::{CallId, index::Index, replication::admission::Turns};
+use super::{
+    Action, CallError, Departure, Report, StepDown,
+    ctx::{Ctx, contact},
+    liveness::Liveness,
+    settling::Settling,
+    transition::Transition,
+};
+use crate::{CallId, index::Index, replication::admission::SnapshotAdmission};
 
-/// What standbys are drawn with: the same at all times, so that trackers that know the same peers choose alike.
-const STANDBYS_KEY: &[u8] = b"standbys";
+/// Salt of the hash that orders standbys: constant, so that trackers that know the same peers choose the same ones.
+const STANDBYS_SALT: &[u8] = b"standbys";
 
-/// A tracker's time in the seat.
+/// The tracker, from taking the seat to losing it.
 #[derive(Debug, Clone)]
-pub(crate) struct Term {
+pub(crate) struct Tracker {
     pub(crate) seat: Seat,
     since: Timestamp,
-    /// Until when the seat is surely ours: counted from when the claim or renewal was *sent*.
+    /// Time until which the seat is certainly this peer's: counted from when the claim or renewal was *sent*.
     pub(crate) lease_until: Option<Timestamp>,
     next_renewal: Timestamp,
-    /// The renewal under way and when it was sent.
-    renewing: Option<(CallId, Timestamp)>,
-    /// When to look whether lease and majority are gone; not before they can be.
+    /// Renewal under way and the time at which it was sent.
+    renewal: Option<(CallId, Timestamp)>,
+    /// Time of the next check for lease and majority; neither can have run out before.
     check_at: Timestamp,
-    /// The votes that made this peer tracker without the nameserver; `None` once it is registered.
+    /// Votes that made this peer the tracker without the nameserver; `None` once it is registered.
     pub(crate) mandate: Option<Mandate>,
-    /// This process slept: nothing is written before the nameserver was asked whether the seat is still ours.
+    /// This process stalled: it accepts no announcement before the nameserver was asked whether the seat is still its
+    /// own.
     unconfirmed: bool,
     pub(crate) index: Index,
-    pub(crate) liveness: Liveness,
-    turns: Turns,
-    /// Who follows what is announced besides this peer, first heirs first.
+    liveness: Liveness,
+    admission: SnapshotAdmission,
+    /// Standbys, in the order in which they stand for election.
     pub(crate) standbys: Vec<PeerId>,
-    /// When those go that were known before this term and were not heard in it.
+    /// Time at which inherited members go that were not heard since the seat was taken.
     inherited_until: Option<Timestamp>,
+    /// Set until the index is complete.
     settling: Option<Settling>,
 }
 
-/// What makes a provisional tracker one.
+/// Votes of a provisional tracker.
 #[derive(Debug, Clone)]
 pub(crate) struct Mandate {
-    /// Who voted for it.
     pub(crate) votes: BTreeSet<PeerId>,
-    /// The seat that those votes replace.
+    /// Epoch of the seat that the votes replace.
     pub(crate) expected: Epoch,
 }
 
-/// A new tracker's index on its way to be complete.
-#[derive(Debug, Clone)]
-struct Settling {
-    /// Peers that have not announced everything yet.
-    awaiting: BTreeSet<PeerId>,
-    /// Whether `awaiting` comes from a list that the nameserver gave to this tracker.
-    listed: bool,
-    /// Not waited for: it is why there is a new tracker.
-    former: Option<PeerId>,
-    until: Timestamp,
-    /// Announcements taken.
-    announcements: usize,
+/// Claim with which a tracker keeps its seat.
+#[derive(Debug)]
+pub(crate) enum Reclaim {
+    /// Claims a higher epoch for the vacant seat.
+    Vacant,
+    /// Registers the epoch that was won without the nameserver.
+    Register(Epoch, Mandate),
 }
 
-impl Term {
+impl Tracker {
+    /// Tracker of a seat just taken. It inherits a standby's index. `former` is the tracker before it.
+    pub(crate) fn new(
+        ctx: &mut Ctx<'_>,
+        seat: Seat,
+        lease_until: Option<Timestamp>,
+        mandate: Option<Mandate>,
+        former: Option<PeerId>,
+    ) -> Self {
+        let now = ctx.now;
+        let mut index = ctx.standby.take().map(|standby| standby.index).unwrap_or_default();
+        index.mark_unconfirmed();
+        former.iter().for_each(|former| index.remove(former));
+        let inherited_until = (index.size().0 > 0).then(|| now + PEER_SILENCE);
+        if index.admit(&ctx.me.id, ctx.me.incarnation, &ctx.me.endpoint).is_ok() {
+            let own: Vec<_> = ctx.share.files().values().cloned().collect();
+            index.apply_own(&ctx.me.id, &own, &[]);
+        }
+        let stays = |standby: &&PeerId| **standby != ctx.me.id && Some(*standby) != former.as_ref();
+        let standbys = ctx.succession.iter().filter(stays).cloned().collect();
+        // Without the nameserver there is no newer list of peers than the known one.
+        let listed = mandate.is_some();
+        Self {
+            seat,
+            since: now,
+            lease_until,
+            next_renewal: first_renewal(now, lease_until),
+            renewal: None,
+            check_at: now + DRAIN_AFTER,
+            mandate,
+            unconfirmed: false,
+            index,
+            liveness: Liveness::default(),
+            admission: SnapshotAdmission::default(),
+            standbys,
+            inherited_until,
+            settling: Some(Settling::new(now, ctx.members.others.keys(), listed, former)),
+        }
+    }
+
+    /// Continues with another epoch; the index stays.
+    pub(crate) fn reelected(
+        &mut self,
+        now: Timestamp,
+        seat: Seat,
+        lease_until: Option<Timestamp>,
+        mandate: Option<Mandate>,
+    ) {
+        self.seat = seat;
+        self.lease_until = lease_until;
+        self.next_renewal = first_renewal(now, lease_until);
+        self.renewal = None;
+        self.unconfirmed = false;
+        self.mandate = mandate;
+    }
+
+    /// Whether the index is complete as far as can be known.
     pub(crate) fn is_settled(&self) -> bool {
         self.settling.is_none()
     }
 
-    /// Asks the nameserver first, since this process slept long enough to be replaced.
-    pub(crate) fn confirm_first(&mut self, now: Timestamp) {
-        self.unconfirmed = true;
-        self.renewing = None;
-        self.next_renewal = now;
-    }
-
     pub(crate) fn deadline(&self) -> Timestamp {
-        let renewal = self.renewing.map_or(self.next_renewal, |(_, sent)| sent + HEARTBEAT_DEADLINE);
-        let settled = self.settling.as_ref().map(|settling| settling.until);
+        let renewal = self.renewal.map_or(self.next_renewal, |(_, sent)| sent + HEARTBEAT_DEADLINE);
+        let settled = self.settling.as_ref().map(Settling::until);
         let others = [settled, self.liveness.deadline(), self.inherited_until].into_iter().flatten();
         others.fold(renewal.min(self.check_at), Timestamp::min)
     }
-}
 
-impl Core {
-    /// The nameserver accepted this peer's claim or, with a `mandate`, the others elected it while that is away. A
-    /// tracker that was elected again keeps its index.
-    pub(crate) fn take_seat(
-        &mut self,
-        now: Timestamp,
-        epoch: Epoch,
-        lease_until: Option<Timestamp>,
-        mandate: Option<Mandate>,
-        out: &mut Vec<Action>,
-    ) {
-        if epoch > self.durable.epoch_high {
-            self.durable.epoch_high = epoch;
-            out.push(Action::Persist(self.durable.clone()));
+    pub(crate) fn run_timers(&mut self, ctx: &mut Ctx<'_>) -> Transition {
+        self.settle(ctx);
+        self.forget_silent_members(ctx);
+        if self.check_at <= ctx.now && !self.has_lease_or_majority(ctx) {
+            return Transition::StepDown(StepDown::Isolated);
         }
-        let provisional = mandate.is_some();
-        if !provisional {
-            self.expected = self.durable.epoch_high;
-            self.confirmed = self.confirmed.max(epoch);
-        }
-        self.claimed = Some(epoch);
-        self.campaign = None;
-        let seat = Seat { epoch, peer: self.id.clone(), endpoint: self.endpoint.clone() };
-        let next_renewal = lease_until.map_or(now, |_| now + SEAT_RENEWAL);
-        if let Standing::Tracking(term) = &mut self.standing {
-            term.seat = seat.clone();
-            term.lease_until = lease_until;
-            term.next_renewal = next_renewal;
-            term.renewing = None;
-            term.unconfirmed = false;
-            term.mandate = mandate;
-        } else {
-            let former = match &self.standing {
-                Standing::Seeking(seeking) => seeking.former.clone(),
-                _ => None,
-            };
-            let awaiting = self.members.keys().filter(|peer| Some(*peer) != former.as_ref()).cloned().collect();
-            // Without the nameserver there is no other list than the one known.
-            let mut index = self.standby.take().map(|standby| standby.index).unwrap_or_default();
-            // What was known of a peer counts when it says that it is still so.
-            index.doubt();
-            former.iter().for_each(|former| index.remove(former));
-            let inherits = |heir: &&PeerId| **heir != self.id && Some(*heir) != former.as_ref();
-            let standbys = self.heirs.iter().filter(inherits).cloned().collect();
-            let inherited_until = (index.size().0 > 0).then(|| now + PEER_SILENCE);
-            let until = now + INDEX_SETTLE;
-            let settling = Settling { awaiting, listed: provisional, former, until, announcements: 0 };
-            if index.admit(&self.id, self.incarnation, &self.endpoint).is_ok() {
-                let own: Vec<_> = self.share.files().values().cloned().collect();
-                index.apply_own(&self.id, &own, &[]);
-            }
-            let term = Term {
-                seat: seat.clone(),
-                since: now,
-                lease_until,
-                next_renewal,
-                renewing: None,
-                check_at: now + DRAIN_AFTER,
-                mandate,
-                unconfirmed: false,
-                index,
-                liveness: Liveness::default(),
-                turns: Turns::default(),
-                standbys,
-                inherited_until,
-                settling: Some(settling),
-            };
-            self.standing = Standing::Tracking(Box::new(term));
-        }
-        out.push(Action::Report(if provisional {
-            Report::BecameProvisional { epoch }
-        } else {
-            Report::BecameTracker { epoch }
-        }));
-        for (peer, endpoint) in &self.members {
-            let notice = SeatNotice::Taken(seat.clone());
-            out.push(Action::SendNotice { to: Self::contact(peer, endpoint), notice });
-        }
-        self.answer_waiters(Ok(seat), out);
-        // A list asked for earlier may lack those who came since.
-        self.peers_poll.pending = None;
-        self.peers_poll.at = now;
+        self.renew(ctx);
+        Transition::Stay
     }
 
-    /// The nameserver's list of peers is new: who was not told of this tracker yet is told, and the index
-    /// waits for those on the list.
-    pub(crate) fn greet_newcomers(
-        &mut self,
-        now: Timestamp,
-        before: &BTreeMap<PeerId, Endpoint>,
-        out: &mut Vec<Action>,
-    ) {
-        let Standing::Tracking(term) = &mut self.standing else { return };
-        for (peer, endpoint) in self.members.iter().filter(|(peer, _)| !before.contains_key(*peer)) {
-            let notice = SeatNotice::Taken(term.seat.clone());
-            out.push(Action::SendNotice { to: Self::contact(peer, endpoint), notice });
-        }
-        if let Some(settling) = &mut term.settling {
-            let waited_for = |peer: &&PeerId| Some(*peer) != settling.former.as_ref() && !term.index.is_complete(peer);
-            settling.awaiting = self.members.keys().filter(waited_for).cloned().collect();
-            settling.listed = true;
-        }
-        self.choose_standbys();
-        self.settle(now, out);
-    }
-
-    /// Opens the index when all have announced themselves, or the time is over.
-    fn settle(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let Standing::Tracking(term) = &mut self.standing else { return };
-        let Some(settling) = &term.settling else { return };
-        if (settling.listed && settling.awaiting.is_empty()) || settling.until <= now {
-            let missing = settling.awaiting.len();
-            let announcements = settling.announcements;
-            let (epoch, members) = (term.seat.epoch, term.index.size().0.saturating_sub(1));
-            out.push(Action::Report(Report::Settled { epoch, missing, members, announcements }));
-            term.settling = None;
-            self.choose_standbys();
-        }
-    }
-
-    /// Names the standbys: electors that are heard. Those that are it already stay, since they have the index; the others
-    /// in an order that is the same for every tracker. Not before all had the time to be heard.
-    fn choose_standbys(&mut self) {
-        let Standing::Tracking(term) = &mut self.standing else { return };
-        if term.settling.is_some() {
-            return;
-        }
-        let heard = |peer: &&PeerId| **peer != self.id && term.liveness.hears(peer);
-        let mut eligible: Vec<&PeerId> = self.electors.iter().filter(heard).collect();
-        let place = |peer: &PeerId| term.standbys.iter().position(|other| other == peer).unwrap_or(MAX_STANDBYS);
-        eligible.sort_by_cached_key(|peer| (place(peer), rendezvous(STANDBYS_KEY, peer)));
-        eligible.truncate(MAX_STANDBYS);
-        term.standbys = eligible.into_iter().cloned().collect();
-    }
-
-    pub(crate) fn run_tracking_timers(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        self.settle(now, out);
-        let Standing::Tracking(term) = &mut self.standing else { return };
-        let mut silent = term.liveness.sweep(now);
-        if term.inherited_until.take_if(|until| *until <= now).is_some() {
-            let never_heard = |peer: &&PeerId| **peer != self.id && !term.liveness.hears(peer);
-            silent.extend(term.index.peers().filter(never_heard).cloned());
+    fn forget_silent_members(&mut self, ctx: &mut Ctx<'_>) {
+        let mut silent = self.liveness.sweep(ctx.now);
+        if self.inherited_until.take_if(|until| *until <= ctx.now).is_some() {
+            let never_heard = |peer: &&PeerId| **peer != ctx.me.id && !self.liveness.hears(peer);
+            silent.extend(self.index.peers().filter(never_heard).cloned());
         }
         let changed = !silent.is_empty();
         for peer in silent {
-            term.index.remove(&peer);
-            term.turns.remove(&peer);
-            out.push(Action::Report(Report::PeerGone { peer, why: Departure::Silent }));
+            self.index.remove(&peer);
+            self.admission.remove(&peer);
+            ctx.report(Report::PeerGone { peer, why: Departure::Silent });
         }
         if changed {
-            self.choose_standbys();
-        }
-        let Standing::Tracking(term) = &mut self.standing else { return };
-        if term.check_at <= now {
-            // A tracker alone is its own majority; else more than half of the electors, itself included if it is one.
-            let others = self.electors.iter().filter(|elector| **elector != self.id);
-            let needed = majority(self.electors.len()) - usize::from(self.electors.contains(&self.id));
-            let needed = if self.electors.is_empty() { 0 } else { needed };
-            let heard = term.liveness.majority_heard(others, needed, now);
-            let held = heard.max(term.lease_until).unwrap_or(term.since).max(term.since);
-            term.check_at = held + DRAIN_AFTER;
-            if term.check_at <= now {
-                self.step_down(now, StepDown::Isolated, out);
-                return;
-            }
-        }
-        if term.renewing.is_some_and(|(_, sent)| sent + HEARTBEAT_DEADLINE <= now) {
-            // The nameserver is away: the followers' heartbeats have to do.
-            term.renewing = None;
-            term.unconfirmed = false;
-            term.next_renewal = now;
-        }
-        if term.renewing.is_none() && term.next_renewal <= now {
-            let epoch = term.seat.epoch;
-            let call = self.call();
-            if let Standing::Tracking(term) = &mut self.standing {
-                term.renewing = Some((call, now));
-                term.next_renewal = now + SEAT_RENEWAL;
-            }
-            out.push(Action::RenewSeat { call, epoch });
+            self.choose_standbys(ctx);
         }
     }
 
-    pub(crate) fn on_renewal_answered(
+    /// Moves the next check to when the lease, or the heartbeats of a majority, will be `DRAIN_AFTER` old. Returns
+    /// whether that lies ahead.
+    fn has_lease_or_majority(&mut self, ctx: &Ctx<'_>) -> bool {
+        let others = ctx.members.electors.iter().filter(|elector| **elector != ctx.me.id);
+        let needed = ctx.members.majority_besides(&ctx.me.id);
+        let heard = self.liveness.majority_heard(others, needed, ctx.now);
+        let held = heard.max(self.lease_until).unwrap_or(self.since).max(self.since);
+        self.check_at = held + DRAIN_AFTER;
+        ctx.now < self.check_at
+    }
+
+    fn renew(&mut self, ctx: &mut Ctx<'_>) {
+        let now = ctx.now;
+        if self.renewal.is_some_and(|(_, sent)| sent + HEARTBEAT_DEADLINE <= now) {
+            // The nameserver is away: the followers' heartbeats have to suffice.
+            self.renewal = None;
+            self.unconfirmed = false;
+            self.next_renewal = now;
+        }
+        if self.renewal.is_none() && self.next_renewal <= now {
+            let call = ctx.calls.next();
+            self.renewal = Some((call, now));
+            self.next_renewal = now + SEAT_RENEWAL;
+            ctx.out.push(Action::RenewSeat { call, epoch: self.seat.epoch });
+        }
+    }
+
+    /// Takes the answer to the renewal `call`. Returns the nameserver's view of the seat if that differs.
+    pub(crate) fn on_renewal_answer(
         &mut self,
-        now: Timestamp,
         call: CallId,
         result: Result<SeatGrant, CallError<ClaimError>>,
-        out: &mut Vec<Action>,
-    ) {
-        let Standing::Tracking(term) = &mut self.standing else { return };
-        let Some((_, sent)) = term.renewing.take_if(|(renewal, _)| *renewal == call) else { return };
+    ) -> Option<SeatView> {
+        let (_, sent) = self.renewal.take_if(|(renewal, _)| *renewal == call)?;
         match result {
-            Ok(grant) if grant.epoch == term.seat.epoch => {
-                term.lease_until = term.lease_until.max(Some(sent + grant.lease));
-                term.unconfirmed = false;
+            Ok(grant) if grant.epoch == self.seat.epoch => {
+                self.lease_until = self.lease_until.max(Some(sent + grant.lease));
+                self.unconfirmed = false;
             }
             Err(CallError::Refused(ClaimError::Moved(view))) => {
-                term.lease_until = None;
-                if term.mandate.is_some() {
-                    // It cannot confirm what it does not know; if it knows of a higher epoch, that is next.
-                    term.unconfirmed = false;
+                self.lease_until = None;
+                if self.mandate.is_some() {
+                    // The nameserver cannot confirm an epoch that it does not know. It names a higher one if there is
+                    // one.
+                    self.unconfirmed = false;
                 }
-                self.on_seat_view(now, &view, out);
+                return Some(view);
             }
-            Err(CallError::Failed(_)) => term.unconfirmed = false,
-            // The lease runs on until it ends; the followers' heartbeats may outlast it.
+            Err(CallError::Failed(_)) => self.unconfirmed = false,
+            // The lease runs until it ends; the followers' heartbeats may outlast it.
             Ok(_) | Err(CallError::Refused(_)) => {}
         }
+        None
     }
 
-    /// Takes note of the epoch that a caller names; what this peer knows of the seat then, to refuse the call with.
-    pub(crate) fn hear_caller(&mut self, now: Timestamp, epoch: Epoch, out: &mut Vec<Action>) -> SeatView {
-        if !matches!(self.standing, Standing::Leaving(_)) {
-            self.raise_hearsay(now, epoch, out);
+    /// The nameserver's view of the seat differs from this peer's. Returns the claim to make.
+    pub(crate) fn on_seat_view(&self, ctx: &mut Ctx<'_>, view: &SeatView) -> Option<Reclaim> {
+        let epoch = self.seat.epoch;
+        match (&view.seat, &self.mandate) {
+            (Some(seat), _) if seat.epoch >= epoch => None,
+            // The epoch was registered, the answer was lost, and the lease ran out. No epoch is granted twice.
+            (None, Some(_)) if view.epoch_high >= epoch => Some(Reclaim::Vacant),
+            (held, Some(mandate)) => {
+                if let Some(older) = held {
+                    ctx.send_heartbeat(older);
+                }
+                Some(Reclaim::Register(epoch, mandate.clone()))
+            }
+            (None, None) => Some(Reclaim::Vacant),
+            (Some(_), None) => None,
         }
-        self.seat_view()
     }
 
-    /// Lets a call of `epoch` through to the tracker's term, if this peer is the tracker of that epoch.
-    pub(crate) fn fence(
-        &mut self,
-        now: Timestamp,
-        epoch: Epoch,
-        out: &mut Vec<Action>,
-    ) -> Result<&mut Term, TrackerError> {
-        let view = self.hear_caller(now, epoch, out);
-        let Standing::Tracking(term) = &mut self.standing else { return Err(TrackerError::NotTracker(view)) };
-        match epoch.cmp(&term.seat.epoch) {
+    /// The list of registered peers is new: notifies the peers that were not on it `before`, and waits for the
+    /// announcements of all on it.
+    pub(crate) fn on_new_members(&mut self, ctx: &mut Ctx<'_>, before: &BTreeMap<PeerId, Endpoint>) {
+        let new = ctx.members.others.iter().filter(|(peer, _)| !before.contains_key(*peer));
+        for (peer, endpoint) in new {
+            let notice = SeatNotice::Taken(self.seat.clone());
+            ctx.out.push(Action::SendNotice { to: contact(peer, endpoint), notice });
+        }
+        if let Some(settling) = &mut self.settling {
+            settling.await_all(ctx.members.others.keys().filter(|peer| !self.index.is_complete(peer)));
+        }
+        self.choose_standbys(ctx);
+        self.settle(ctx);
+    }
+
+    /// Opens the index when all peers have announced their shares, or the time for that is over.
+    fn settle(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(settling) = self.settling.take_if(|settling| settling.is_over(ctx.now)) else { return };
+        ctx.report(Report::Settled {
+            epoch: self.seat.epoch,
+            missing: settling.missing(),
+            members: self.index.size().0.saturating_sub(1),
+            announcements: settling.announcements,
+        });
+        self.choose_standbys(ctx);
+    }
+
+    /// Chooses the standbys among the electors that are heard, once the index is settled, so that all had time to be
+    /// heard. Standbys stay standbys, since they have the index; others follow in an order that every tracker shares.
+    fn choose_standbys(&mut self, ctx: &Ctx<'_>) {
+        if self.settling.is_some() {
+            return;
+        }
+        let heard = |peer: &&PeerId| **peer != ctx.me.id && self.liveness.hears(peer);
+        let mut eligible: Vec<&PeerId> = ctx.members.electors.iter().filter(heard).collect();
+        let rank = |peer: &PeerId| self.standbys.iter().position(|other| other == peer).unwrap_or(MAX_STANDBYS);
+        eligible.sort_by_cached_key(|peer| (rank(peer), rendezvous(STANDBYS_SALT, peer)));
+        eligible.truncate(MAX_STANDBYS);
+        self.standbys = eligible.into_iter().cloned().collect();
+    }
+
+    /// Checks that a call of `epoch` is meant for this tracker's seat; `view` goes into the refusal.
+    pub(crate) fn check_epoch(&self, epoch: Epoch, view: SeatView) -> Result<(), TrackerError> {
+        match epoch.cmp(&self.seat.epoch) {
             Ordering::Less => Err(TrackerError::StaleEpoch(view)),
-            Ordering::Equal => Ok(term),
-            // Too far above to be believed.
+            Ordering::Equal => Ok(()),
+            // Too far above to be credible.
             Ordering::Greater => Err(TrackerError::NotTracker(view)),
         }
     }
 
     pub(crate) fn on_heartbeat(
         &mut self,
-        now: Timestamp,
+        ctx: &mut Ctx<'_>,
         from: &PeerId,
         beat: &Heartbeat,
-        out: &mut Vec<Action>,
     ) -> Result<HeartbeatAck, TrackerError> {
-        let resting = self.electors.len() >= MAX_ELECTORS && !self.electors.contains(from);
-        let next_beat = if resting { REDUCED_HEARTBEAT } else { HEARTBEAT };
-        let term = self.fence(now, beat.epoch, out)?;
-        let known_seq = term.index.meet(from, beat)?;
-        let joined = term.liveness.heard(from, next_beat, now);
+        let electors = &ctx.members.electors;
+        let is_reduced = electors.len() >= MAX_ELECTORS && !electors.contains(from);
+        let next_beat = if is_reduced { REDUCED_HEARTBEAT } else { HEARTBEAT };
+        let known_seq = self.index.on_heartbeat(from, beat)?;
+        let joined = self.liveness.heard(from, next_beat, ctx.now);
         if joined {
-            out.push(Action::Report(Report::PeerJoined { peer: from.clone() }));
+            ctx.report(Report::PeerJoined { peer: from.clone() });
         }
-        // Who has nothing new to say need not announce it.
-        let is_known = term.index.is_complete(from);
-        if let Some(settling) = &mut term.settling
+        // A peer whose share is known from before need not announce it.
+        let is_known = self.index.is_complete(from);
+        if let Some(settling) = &mut self.settling
             && is_known
-            && settling.awaiting.remove(from)
+            && settling.received(from)
         {
-            self.settle(now, out);
+            self.settle(ctx);
         }
         if joined {
-            self.choose_standbys();
+            self.choose_standbys(ctx);
         }
-        let Standing::Tracking(term) = &self.standing else { return Err(TrackerError::NotTracker(self.seat_view())) };
-        let contact =
-            |peer: &PeerId| Some(StandbyContact { peer: peer.clone(), endpoint: self.endpoint_of(term, peer)? });
-        let standbys = term.standbys.iter().filter_map(contact).collect();
-        Ok(HeartbeatAck { epoch: term.seat.epoch, known_seq, next_beat, standbys })
-    }
-
-    /// Where a peer answers: by its own word if it was heard.
-    fn endpoint_of(&self, term: &Term, peer: &PeerId) -> Option<Endpoint> {
-        term.index.endpoint(peer).or_else(|| self.members.get(peer)).cloned()
+        let standby = |peer: &PeerId| {
+            // A peer's own heartbeat is newer than the nameserver's list.
+            let endpoint = self.index.endpoint(peer).or_else(|| ctx.members.others.get(peer))?;
+            Some(StandbyContact { peer: peer.clone(), endpoint: endpoint.clone() })
+        };
+        let standbys = self.standbys.iter().filter_map(standby).collect();
+        Ok(HeartbeatAck { epoch: self.seat.epoch, known_seq, next_beat, standbys })
     }
 
     pub(crate) fn on_announcement(
         &mut self,
-        now: Timestamp,
+        ctx: &mut Ctx<'_>,
         from: &PeerId,
         announcement: Announcement,
-        out: &mut Vec<Action>,
     ) -> Result<(), TrackerError> {
-        let term = self.fence(now, announcement.epoch, out)?;
-        if term.unconfirmed {
-            return Err(TrackerError::Unavailable("the tracker slept and asks whether it still is one".to_owned()));
+        if self.unconfirmed {
+            return Err(TrackerError::Unavailable("the tracker stalled and is confirming its seat".to_owned()));
         }
-        if term.index.incarnation(from).is_some() {
-            term.turns.take(now, from, &announcement)?;
+        if self.index.incarnation(from).is_some() {
+            self.admission.admit(ctx.now, from, &announcement)?;
         }
-        term.index.announce(from, announcement)?;
-        if let Some(settling) = &mut term.settling {
+        self.index.announce(from, announcement)?;
+        if let Some(settling) = &mut self.settling {
             settling.announcements += 1;
-            if term.index.is_complete(from) {
-                settling.awaiting.remove(from);
+            if self.index.is_complete(from) {
+                settling.received(from);
             }
         }
-        self.settle(now, out);
+        self.settle(ctx);
         Ok(())
     }
 
     pub(crate) fn on_leave(
         &mut self,
-        now: Timestamp,
+        ctx: &mut Ctx<'_>,
         from: &PeerId,
-        epoch: Epoch,
         incarnation: Incarnation,
-        out: &mut Vec<Action>,
     ) -> Result<(), TrackerError> {
-        if self.standby.is_some() && matches!(self.standing, Standing::Following(_)) {
-            return self.on_standby_leave(now, from, epoch, incarnation, out);
-        }
-        let term = self.fence(now, epoch, out)?;
-        if term.index.incarnation(from).is_some_and(|known| incarnation < known) {
+        if self.index.incarnation(from).is_some_and(|known| incarnation < known) {
             return Err(TrackerError::Superseded);
         }
-        term.index.remove(from);
-        term.turns.remove(from);
-        if term.liveness.remove(from) {
-            out.push(Action::Report(Report::PeerGone { peer: from.clone(), why: Departure::Left }));
+        self.index.remove(from);
+        self.admission.remove(from);
+        if self.liveness.remove(from) {
+            ctx.report(Report::PeerGone { peer: from.clone(), why: Departure::Left });
         }
-        if let Some(settling) = &mut term.settling {
-            settling.awaiting.remove(from);
+        if let Some(settling) = &mut self.settling {
+            settling.received(from);
         }
-        self.settle(now, out);
-        self.choose_standbys();
+        self.settle(ctx);
+        self.choose_standbys(ctx);
         Ok(())
     }
+
+    /// This process was `asleep` since its last step and is `late` for its deadline. Unless the lease still holds,
+    /// another tracker may have been elected.
+    pub(crate) fn on_stall(&mut self, now: Timestamp, late: Duration, asleep: Duration) -> Transition {
+        let lease_held = self.lease_until.is_some_and(|until| now < until);
+        if asleep >= SEAT_LEASE && !lease_held {
+            return Transition::StepDown(StepDown::Stalled);
+        }
+        self.liveness.extend_deadlines(late, now);
+        if asleep > SUSPICION {
+            self.unconfirmed = true;
+            self.renewal = None;
+            self.next_renewal = now;
+        }
+        Transition::Stay
+    }
+
+    /// Peers to notify when this tracker leaves: standbys first, since they are to take the seat.
+    pub(crate) fn farewell_contacts(&self, ctx: &Ctx<'_>) -> Vec<Contact> {
+        let members = &ctx.members.others;
+        let standbys = self.standbys.iter().filter_map(|peer| members.get_key_value(peer));
+        let rest = members.iter().filter(|(peer, _)| !self.standbys.contains(peer));
+        let listed = standbys.chain(rest).map(|(peer, endpoint)| contact(peer, endpoint));
+        let unlisted = self.liveness.peers().filter(|peer| !members.contains_key(*peer));
+        let unlisted = unlisted.filter_map(|peer| Some(contact(peer, self.index.endpoint(peer)?)));
+        listed.chain(unlisted).collect()
+    }
+
+    /// Whether `seat` is another tracker's of the same epoch. That is possible without the nameserver, where two
+    /// parts of the network knew too little of each other.
+    pub(crate) fn conflicts_with(&self, seat: &Seat) -> bool {
+        self.mandate.is_some() && self.seat.epoch == seat.epoch && self.seat.peer != seat.peer
+    }
+}
+
+/// A seat whose lease is not known is renewed at once.
+fn first_renewal(now: Timestamp, lease_until: Option<Timestamp>) -> Timestamp {
+    lease_until.map_or(now, |_| now + SEAT_RENEWAL)
 }

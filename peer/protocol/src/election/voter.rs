@@ -1,4 +1,4 @@
-//! Voting on others who stand for the seat.
+//! Voting for other peers.
 
 use std::cmp::Reverse;
 
@@ -6,118 +6,140 @@ use shared::{
     electors::rendezvous,
     epoch::Epoch,
     id::PeerId,
-    limits::{ELECTION_BACKOFF, VOTE_WAIT},
+    limits::{ELECTION_BACKOFF, MAX_ELECTORS, VOTE_WAIT},
     rpc::peer::{VoteReply, VoteRequest},
     time::Timestamp,
 };
 
 use super::{
-    Action, Core, ElectionFailure, Vote,
+    Action, ElectionFailure, Machine, Reply, Token,
     campaign::{Campaign, Kind},
-    state::{Seeking, Standing, Word},
+    ctx::Ctx,
+    port_probe::DeferredVote,
+    state::State,
 };
 
-impl Core {
-    /// A candidate asks for this peer's vote, or whether it would get it.
-    pub(crate) fn on_vote_requested(
-        &mut self,
-        now: Timestamp,
-        from: &PeerId,
-        request: &VoteRequest,
-        out: &mut Vec<Action>,
-    ) -> VoteReply {
-        // The candidate knows of this seat; whoever holds it.
-        if request.expected_epoch < request.epoch && !matches!(self.standing, Standing::Leaving(_)) {
-            self.raise_hearsay(now, request.expected_epoch, out);
+impl Machine {
+    /// A candidate asks for a vote or a promise. The answer may be deferred.
+    pub(crate) fn on_vote_requested(&mut self, ctx: &mut Ctx<'_>, token: Token, from: &PeerId, request: &VoteRequest) {
+        if !self.defer_vote(ctx, token, from, request) {
+            self.answer_vote(ctx, token, from, request);
         }
-        let rival = self.is_rival(request);
-        let granted = self.grants(now, from, request) && !(rival && self.goes_before(from, request));
-        if granted && rival {
-            self.end_campaign(now, ElectionFailure::Lost(self.seat_view()), out);
+    }
+
+    /// Defers the answer if the candidate misses a tracker that this peer hears, until this peer has probed the
+    /// tracker's port. Otherwise the first peer to notice would be refused by those that notice 20 ms later.
+    fn defer_vote(&mut self, ctx: &Ctx<'_>, token: Token, from: &PeerId, request: &VoteRequest) -> bool {
+        let State::Follower(follower) = &mut self.state else { return false };
+        let deferred = self.deferred_votes.len() < MAX_ELECTORS && follower.defers_vote(ctx, from, request);
+        if deferred {
+            self.deferred_votes.push(DeferredVote::new(ctx.now, token, from, request));
+        }
+        deferred
+    }
+
+    pub(crate) fn deferred_votes_deadline(&self) -> Option<Timestamp> {
+        self.deferred_votes.iter().map(|deferred| deferred.until).min()
+    }
+
+    /// Answers the deferred votes that are due; all of them when this peer misses the tracker too.
+    pub(crate) fn answer_deferred_votes(&mut self, ctx: &mut Ctx<'_>) {
+        let follows = matches!(self.state, State::Follower(_));
+        let deferred = std::mem::take(&mut self.deferred_votes).into_iter();
+        let (due, waiting): (Vec<_>, Vec<_>) = deferred.partition(|vote| !follows || vote.until <= ctx.now);
+        self.deferred_votes = waiting;
+        for DeferredVote { token, from, request, .. } in due {
+            self.answer_vote(ctx, token, &from, &request);
+        }
+    }
+
+    fn answer_vote(&mut self, ctx: &mut Ctx<'_>, token: Token, from: &PeerId, request: &VoteRequest) {
+        // The candidate knows of a seat with this epoch, whoever holds it.
+        if request.expected_epoch < request.epoch && !self.state.is_leaving() {
+            self.observe_peer_epoch(ctx, request.expected_epoch);
+        }
+        let is_rival = self.is_rival(request);
+        let granted = self.grants(ctx, from, request) && !(is_rival && self.goes_before(ctx, from, request));
+        if granted && is_rival {
+            self.finish_campaign(ctx, ElectionFailure::Lost(self.seat_view(ctx)));
         }
         if granted && !request.pre_vote {
-            self.vote(request.epoch, from.clone(), out);
-            let again = now + VOTE_WAIT + self.jitter(ELECTION_BACKOFF);
-            // Who only probed has no vote any more for the epoch that it probed for.
-            let gives_way =
-                |own: &Campaign| own.is_probing() || (!request.force && !own.is_forced() && own.is_voting());
-            if self.campaign.as_ref().is_some_and(gives_way) {
-                self.end_campaign(now, ElectionFailure::Lost(self.seat_view()), out);
-            }
-            if let Standing::Seeking(seeking) = &mut self.standing {
-                // The candidate's turn now.
-                seeking.campaign_at = seeking.campaign_at.max(again);
-            }
+            self.give_vote(ctx, from, request);
         }
-        let voted_epoch = self.durable.voted.as_ref().map_or(Epoch::NONE, |vote| vote.epoch);
-        let electors = self.electors.iter().cloned().collect();
-        VoteReply { epoch: request.epoch, granted, seat: self.seat_view(), voted_epoch, electors }
+        let reply = VoteReply {
+            epoch: request.epoch,
+            granted,
+            seat: self.seat_view(ctx),
+            voted_epoch: ctx.epochs.voted_epoch(),
+            electors: ctx.members.electors.iter().cloned().collect(),
+        };
+        ctx.out.push(Action::Reply { token, reply: Reply::Vote(reply) });
     }
 
-    /// Gives this peer's vote: durable before anything else happens.
-    pub(crate) fn vote(&mut self, epoch: Epoch, candidate: PeerId, out: &mut Vec<Action>) {
-        let vote = Some(Vote { epoch, candidate });
-        if self.durable.voted != vote {
-            self.durable.voted = vote;
-            out.push(Action::Persist(self.durable.clone()));
+    fn give_vote(&mut self, ctx: &mut Ctx<'_>, candidate: &PeerId, request: &VoteRequest) {
+        ctx.vote(request.epoch, candidate.clone());
+        let again = ctx.now + VOTE_WAIT + ctx.jitter(ELECTION_BACKOFF);
+        // In the pre-vote, this peer no longer has a vote for the epoch that it asked for.
+        let gives_way = |own: &Campaign| own.is_pre_vote() || (!request.force && !own.is_forced() && own.is_voting());
+        if self.campaign.as_ref().is_some_and(gives_way) {
+            self.finish_campaign(ctx, ElectionFailure::Lost(self.seat_view(ctx)));
+        }
+        if let State::Searching(searching) = &mut self.state {
+            // The candidate goes first.
+            searching.campaign_at = searching.campaign_at.max(again);
         }
     }
 
-    fn grants(&self, now: Timestamp, from: &PeerId, request: &VoteRequest) -> bool {
-        let high = self.durable.epoch_high;
+    /// Whether this peer's vote, or promise, goes to the candidate.
+    fn grants(&self, ctx: &Ctx<'_>, from: &PeerId, request: &VoteRequest) -> bool {
+        let high = ctx.epochs.high();
         let plausible = request.epoch > high
-            && self.is_credible(request.epoch)
+            && ctx.epochs.is_credible(request.epoch)
             && request.expected_epoch < request.epoch
             && request.expected_epoch >= high
             && request.epoch.is_provisional() == request.provisional;
-        let free =
-            self.durable.voted.as_ref().is_none_or(|vote| {
-                request.epoch > vote.epoch || (request.epoch == vote.epoch && vote.candidate == *from)
-            });
         plausible
-            && free
-            && *from != self.id
-            && (request.force || !self.hears_a_tracker(now))
+            && ctx.epochs.is_free_to_vote(request.epoch, from)
+            && *from != ctx.me.id
+            && (request.force || !self.hears_a_tracker(ctx.now))
             && (!request.provisional || self.misses_the_nameserver())
-            && !matches!(self.standing, Standing::Leaving(_))
+            && !self.state.is_leaving()
     }
 
-    /// Whether the candidate only asks whether it would be elected, as this peer does for the same kind of seat. If both
-    /// heard "yes", both would vote for themselves and take from each other what each of them may need to win: where
-    /// only so many electors are left as make a majority, every time that two are under way at once. So one of them lets
-    /// the other go first, as long as nothing is promised.
+    /// Whether the candidate asks for a promise while this peer asks for one too, for the same kind of seat. If each
+    /// got the other's promise, both would vote for themselves and lack each other's vote; where only a bare majority
+    /// of electors is left, no election would ever be won. So one of them goes first while nothing is promised.
     fn is_rival(&self, request: &VoteRequest) -> bool {
-        let rivals = |own: &Campaign| own.is_probing() && (own.kind == Kind::Provisional) == request.provisional;
+        let rivals = |own: &Campaign| own.is_pre_vote() && (own.kind == Kind::Provisional) == request.provisional;
         request.pre_vote && self.campaign.as_ref().is_some_and(rivals)
     }
 
-    /// Which of two rivals goes first; both come to the same answer unless the tracker named them different standbys, which
-    /// costs no more than a lost election. Who stands for the higher epoch may have heard that the lower one is lost; then
-    /// come standbys; then it is another's turn in each epoch. Within an epoch it stays the same one's, so one whom not all
-    /// electors hear is in the others' way until it backs off for longer than a probe takes, which is drawn.
-    fn goes_before(&self, rival: &PeerId, request: &VoteRequest) -> bool {
+    /// Whether this peer goes before `rival`; both come to the same answer unless trackers named them different
+    /// standbys, which costs no more than a lost election. The higher epoch goes first, since its candidate may know
+    /// that the lower one is lost; then standbys in their order; then a hash that gives each epoch another order.
+    /// Within an epoch the order is fixed, so a peer that not all electors hear blocks the others until its back-off,
+    /// which is random, outlasts a pre-vote.
+    fn goes_before(&self, ctx: &Ctx<'_>, rival: &PeerId, request: &VoteRequest) -> bool {
         let Some(own) = &self.campaign else { return false };
         let key = request.epoch.0.to_le_bytes();
-        let place = |epoch: Epoch, peer: &PeerId| {
-            let heir = self.heirs.iter().position(|heir| heir == peer).unwrap_or(self.heirs.len());
-            (Reverse(epoch), heir, rendezvous(&key, peer))
+        let rank = |epoch: Epoch, peer: &PeerId| {
+            let standby = ctx.succession.iter().position(|standby| standby == peer).unwrap_or(ctx.succession.len());
+            (Reverse(epoch), standby, rendezvous(&key, peer))
         };
-        place(own.epoch, &self.id) < place(request.epoch, rival)
+        rank(own.epoch, &ctx.me.id) < rank(request.epoch, rival)
     }
 
-    /// Whether there is, to this peer's knowledge, no need for another tracker.
+    /// Whether this peer knows of no need for another tracker.
     fn hears_a_tracker(&self, now: Timestamp) -> bool {
-        match &self.standing {
-            Standing::Following(following) => now < following.suspect_at,
-            Standing::Tracking(_) => true,
-            // This peer's own claim is about to be decided.
-            Standing::Seeking(_) | Standing::Leaving(_) => self.campaign.as_ref().is_some_and(Campaign::is_claiming),
+        match &self.state {
+            State::Follower(follower) => follower.hears_tracker(now),
+            State::Tracker(_) => true,
+            // The nameserver is about to decide this peer's own claim.
+            State::Searching(_) | State::Leaving(_) => self.campaign.as_ref().is_some_and(Campaign::is_claiming),
         }
     }
 
-    /// Whether this peer looks for a tracker and the nameserver did not answer when it was asked last. Who still has
-    /// the nameserver's ear has no part in an election without it.
     fn misses_the_nameserver(&self) -> bool {
-        matches!(&self.standing, Standing::Seeking(Seeking { word: Some(Word::Away), .. }))
+        matches!(&self.state, State::Searching(searching) if searching.misses_the_nameserver())
     }
 }

@@ -1,4 +1,10 @@
-//! The tracker's index: file name -> versions -> owners. Soft state: rebuilt from what peers announce.
+//! The tracker's index: file name -> versions -> owners. Soft state, rebuilt from the peers' announcements.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `rows` | the table of files, their contents and owners |
+//! | `sorted_ids` | ordered sets of row numbers |
+//! | `small_list` | lists that nearly always have one element |
 
 mod rows;
 mod small_list;
@@ -25,11 +31,12 @@ use shared::{
 use rows::{Content, Files, OwnerEntry, Slot};
 use sorted_ids::SortedIds;
 
-/// What owners, and those who ask for them, are drawn with: who is named to whom, where there are too many to name all.
-const OWNERS_KEY: &[u8] = b"owners";
-const ASKERS_KEY: &[u8] = b"askers";
+/// Salts of the hashes of owners and askers, which choose the owners named to an asker where there are too many to
+/// name all.
+const OWNERS_SALT: &[u8] = b"owners";
+const ASKERS_SALT: &[u8] = b"askers";
 
-/// How far a peer's announcements have come.
+/// Progress of a peer's announcements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
     Nothing,
@@ -43,42 +50,42 @@ struct Member {
     endpoint: Endpoint,
     incarnation: Incarnation,
     progress: Progress,
-    /// The numbers of its files.
+    /// Row numbers of its files.
     files: SortedIds,
-    /// What of it is in the index.
+    /// Digest of its files in the index.
     digest: ShareDigest,
-    /// How far it said to be, itself, to the tracker that this index belongs to.
-    said: Option<u64>,
-    /// Its place among owners, before it is known who asks.
-    draw: u64,
+    /// Number that its latest heartbeat to this index's owner named; `None` before the first.
+    named_seq: Option<u64>,
+    /// Hash that, with the asker's, ranks it among the owners of a file.
+    rank_hash: u64,
 }
 
-/// Who has what, of all members.
+/// The files of all members.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
     files: Files,
     slots: BTreeMap<PeerId, Slot>,
-    /// By slot.
+    /// Members by slot.
     members: Vec<Option<Member>>,
     free: Vec<Slot>,
 }
 
 impl Index {
-    /// `peer` says that it is there, and what it has. How far its announcements are known; `None`: a snapshot is
-    /// needed. Where the index has what it has, by the digest, a later run of it need not announce anything.
+    /// Takes a heartbeat of `peer`. Returns the number up to which its announcements are known; `None` when a
+    /// snapshot is needed. Where the digests agree, a later run of the peer need not announce anything.
     ///
     /// # Errors
-    /// As [`Self::admit`] has them.
-    pub(crate) fn meet(&mut self, peer: &PeerId, beat: &Heartbeat) -> Result<Option<u64>, TrackerError> {
+    /// As for [`Self::admit`].
+    pub(crate) fn on_heartbeat(&mut self, peer: &PeerId, beat: &Heartbeat) -> Result<Option<u64>, TrackerError> {
         if let Some(slot) = self.slots.get(peer).copied() {
             let member = self.member(slot);
             let known = matches!(member.progress, Progress::Complete { .. }) && member.digest == beat.digest;
             if known && member.incarnation < beat.incarnation {
                 member.incarnation = beat.incarnation;
-                member.said = None;
+                member.named_seq = None;
                 member.progress = Progress::Complete { seq: beat.seq };
             }
-            // The same number and another content: whatever went wrong, what the peer says is right.
+            // The same number and another digest: whatever went wrong, the peer is right.
             if member.progress == (Progress::Complete { seq: beat.seq })
                 && member.incarnation == beat.incarnation
                 && !known
@@ -88,17 +95,17 @@ impl Index {
         }
         let known = self.admit(peer, beat.incarnation, &beat.endpoint)?;
         if let Some(slot) = self.slots.get(peer).copied() {
-            let said = &mut self.member(slot).said;
-            *said = Some(beat.seq).max(*said);
+            let named = &mut self.member(slot).named_seq;
+            *named = Some(beat.seq).max(*named);
         }
         Ok(known)
     }
 
-    /// `peer` is there, in this run, at this endpoint. How far its announcements are known; `None`: a
-    /// snapshot is needed.
+    /// Admits this run of `peer`, which answers at `endpoint`. Returns the number up to which its announcements are
+    /// known; `None` when a snapshot is needed.
     ///
     /// # Errors
-    /// `Superseded` when a later run of it is known, `LimitReached` when there are `MAX_PEERS` already.
+    /// `Superseded` when a later run of `peer` is known, `LimitReached` when there are `MAX_PEERS` members.
     pub(crate) fn admit(
         &mut self,
         peer: &PeerId,
@@ -121,8 +128,8 @@ impl Index {
                 progress: Progress::Nothing,
                 files: SortedIds::default(),
                 digest: ShareDigest::default(),
-                said: None,
-                draw: rendezvous(OWNERS_KEY, peer),
+                named_seq: None,
+                rank_hash: rendezvous(OWNERS_SALT, peer),
             });
             return Ok(None);
         };
@@ -132,7 +139,7 @@ impl Index {
         }
         if incarnation > member.incarnation {
             member.incarnation = incarnation;
-            member.said = None;
+            member.named_seq = None;
             self.clear(slot);
         }
         let member = self.member(slot);
@@ -145,10 +152,11 @@ impl Index {
         })
     }
 
-    /// Takes in what an admitted peer announces: all of it or nothing. What is known already is fine.
+    /// Applies an announcement of an admitted peer, entirely or not at all. An announcement already applied is
+    /// accepted.
     ///
     /// # Errors
-    /// `SnapshotNeeded` when it does not follow what is known, `Superseded` from an earlier run,
+    /// `SnapshotNeeded` when it does not follow the last one, `Superseded` from an earlier run,
     /// `InvalidFileName`, `LimitReached`.
     pub(crate) fn announce(&mut self, peer: &PeerId, announcement: Announcement) -> Result<(), TrackerError> {
         let Announcement { to: _, epoch: _, incarnation, seq, kind, upserts, removals } = announcement;
@@ -161,7 +169,7 @@ impl Index {
             return Err(TrackerError::Superseded);
         }
         if incarnation > member.incarnation {
-            // The later run's heartbeat says where it answers; until then nothing of it can be used.
+            // The later run's heartbeat names its endpoint; its files are of no use before.
             return Err(TrackerError::SnapshotNeeded);
         }
         let progress = member.progress;
@@ -183,7 +191,7 @@ impl Index {
             self.clear(slot);
         }
         let count = self.member(slot).files.len();
-        // Counting the new ones costs a look-up each.
+        // Counting the new files costs a lookup for each.
         if count + files.len() > MAX_FILES_PER_PEER {
             let is_new = |file: &&FileMeta| self.files.owned(slot, file.name.as_str()).is_none();
             if count + files.iter().filter(is_new).count() > MAX_FILES_PER_PEER {
@@ -203,7 +211,7 @@ impl Index {
         Ok(())
     }
 
-    /// The tracker's own share goes in without announcements.
+    /// Applies a change of the tracker's own share, which needs no announcement.
     pub(crate) fn apply_own(&mut self, me: &PeerId, upserts: &[FileMeta], removals: &[FileName]) {
         let Some(&slot) = self.slots.get(me) else { return };
         for name in removals {
@@ -214,7 +222,7 @@ impl Index {
         }
     }
 
-    /// Forgets a peer and what it has, at once.
+    /// Removes a peer and its files.
     pub(crate) fn remove(&mut self, peer: &PeerId) {
         if let Some(slot) = self.slots.remove(peer) {
             self.clear(slot);
@@ -223,36 +231,40 @@ impl Index {
         }
     }
 
-    /// What is known of the members is no longer of their own word.
-    pub(crate) fn doubt(&mut self) {
-        self.members.iter_mut().flatten().for_each(|member| member.said = None);
+    /// Marks the shares of all members as not confirmed by a heartbeat.
+    pub(crate) fn mark_unconfirmed(&mut self) {
+        self.members.iter_mut().flatten().for_each(|member| member.named_seq = None);
     }
 
-    /// All members, in order.
+    /// All members in order of their ids.
     pub(crate) fn peers(&self) -> impl Iterator<Item = &PeerId> {
         self.slots.keys()
     }
 
-    /// The run of a member.
+    /// Number of a member's run.
     pub(crate) fn incarnation(&self, peer: &PeerId) -> Option<Incarnation> {
         Some(self.known(peer)?.incarnation)
     }
 
-    /// Where a member answers.
+    /// Endpoint of a member.
     pub(crate) fn endpoint(&self, peer: &PeerId) -> Option<&Endpoint> {
         Some(&self.known(peer)?.endpoint)
     }
 
-    /// Whether all that this peer has is known, by what it said itself of how much that is.
+    /// Whether the index has the whole share of `peer`, as of the number that its heartbeat named.
     pub(crate) fn is_complete(&self, peer: &PeerId) -> bool {
-        self.known(peer).is_some_and(|member| match (member.progress, member.said) {
-            (Progress::Complete { seq }, Some(said)) => seq >= said,
+        self.known(peer).is_some_and(|member| match (member.progress, member.named_seq) {
+            (Progress::Complete { seq }, Some(named)) => seq >= named,
             _ => false,
         })
     }
 
-    /// The versions of a name: most owners first, then newest, then by hash. An answer is bounded; which of
-    /// many owners it names depends on who asks, so that not all askers go to the same ones.
+    /// Versions of a name: most owners first, then newest, then by hash. An answer is bounded:
+    /// `MAX_VERSIONS_PER_ANSWER` versions, `MAX_OWNERS_TRIED` owners each. The choice of owners depends on the asker,
+    /// which spreads the askers.
+    ///
+    /// # Errors
+    /// `InvalidFileName`.
     pub(crate) fn who_has(&self, asker: &PeerId, query: &WhoHas) -> Result<Vec<Version>, TrackerError> {
         let name: FileName = query.name.parse().map_err(TrackerError::InvalidFileName)?;
         let Some(contents) = self.files.find(name.as_str()) else { return Ok(Vec::new()) };
@@ -271,16 +283,19 @@ impl Index {
     fn owners(&self, asker: &PeerId, content: &Content) -> Vec<Owner> {
         let mut members: Vec<&Member> = self.owners_of(content).collect();
         if members.len() > MAX_OWNERS_TRIED {
-            // A hash of each owner and the asker would be better and cost more than all else: a thousand owners, 100 us.
-            let asker = rendezvous(ASKERS_KEY, asker);
-            members.select_nth_unstable_by_key(MAX_OWNERS_TRIED - 1, |member| (mix(asker ^ member.draw), &member.id));
+            // A hash over owner and asker would spread better, but costs more than the rest of the query: 100 us for a
+            // thousand owners.
+            let asker = rendezvous(ASKERS_SALT, asker);
+            members
+                .select_nth_unstable_by_key(MAX_OWNERS_TRIED - 1, |member| (mix(asker ^ member.rank_hash), &member.id));
             members.truncate(MAX_OWNERS_TRIED);
         }
         members.sort_by(|a, b| a.id.cmp(&b.id));
         members.into_iter().map(|m| Owner { peer: m.id.clone(), endpoint: m.endpoint.clone() }).collect()
     }
 
-    /// Files by name, then hash, and where to go on: at most `FILES_PER_PAGE` and about `PAGE_BYTES`.
+    /// Page of files by name, then hash, and the last entry where another page follows: at most `FILES_PER_PAGE`
+    /// files and about `PAGE_BYTES`.
     pub(crate) fn list_all(&self, query: &ListAll) -> (Vec<IndexedFile>, Option<(String, ContentHash)>) {
         let prefix = query.prefix.as_str();
         let after = query.after.as_ref().map(|(name, hash)| (name.as_str(), *hash));
@@ -297,21 +312,21 @@ impl Index {
                 }
                 let mut owners: Vec<PeerId> = self.owners_of(content).map(|member| member.id.clone()).collect();
                 owners.sort_unstable();
-                // An entry's encoding: two lengths, name, hash, size and time, and each owner with its length.
+                // Encoding of an entry: two lengths, name, hash, size and time, and each owner with its length.
                 let owner_bytes: usize = owners.iter().map(|owner| owner.as_str().len() + 1).sum();
                 bytes += name.len() + 64 + owner_bytes;
                 if files.len() == FILES_PER_PAGE || (bytes > PAGE_BYTES && !files.is_empty()) {
                     let next = files.last().map(|last| (last.file.name.to_string(), last.file.hash));
                     return (files, next);
                 }
-                let name = name.parse().expect("only names of files come in");
+                let name = name.parse().expect("the index holds valid names only");
                 files.push(IndexedFile { file: meta(&name, content), owners });
             }
         }
         (files, None)
     }
 
-    /// Members, and versions of files.
+    /// Count of members, and of versions of files.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.slots.len(), self.files.versions())
     }
@@ -325,7 +340,7 @@ impl Index {
     }
 
     fn member(&mut self, slot: Slot) -> &mut Member {
-        self.members[slot as usize].as_mut().expect("slots and members are changed together")
+        self.members[slot as usize].as_mut().expect("a slot in use has a member")
     }
 
     fn clear(&mut self, slot: Slot) {
@@ -340,9 +355,9 @@ impl Index {
     fn disown(&mut self, slot: Slot, name: &str) {
         let Some(before) = self.files.disown(slot, name) else { return };
         let member = self.member(slot);
-        before.leave(name, &mut member.digest);
-        if let Ok((_, place)) = member.files.find(|id| id.cmp(&before.id)) {
-            member.files.remove(place);
+        before.remove_from(name, &mut member.digest);
+        if let Ok((_, position)) = member.files.find(|id| id.cmp(&before.id)) {
+            member.files.remove(position);
         }
     }
 
@@ -351,20 +366,20 @@ impl Index {
         let member = self.member(slot);
         member.digest.add(file);
         if let Some(before) = before {
-            before.leave(file.name.as_str(), &mut member.digest);
-        } else if let Err(place) = member.files.find(|other| other.cmp(&id)) {
-            member.files.insert(place, id);
+            before.remove_from(file.name.as_str(), &mut member.digest);
+        } else if let Err(position) = member.files.find(|other| other.cmp(&id)) {
+            member.files.insert(position, id);
         }
     }
 }
 
-/// What an announcement does.
+/// Effect of an announcement.
 enum Step {
     Known,
     Apply { clears: bool, next: Progress },
 }
 
-/// Where an announcement stands in the order of a run's announcements.
+/// Effect of an announcement in the order of a run's announcements.
 fn step(progress: Progress, seq: u64, kind: AnnouncementKind) -> Result<Step, TrackerError> {
     let known = match progress {
         Progress::Complete { seq: known } => seq <= known,
@@ -399,7 +414,7 @@ fn step(progress: Progress, seq: u64, kind: AnnouncementKind) -> Result<Step, Tr
     }
 }
 
-/// One content a hash: where owners disagree about its size, what most of them say (then the newest).
+/// One content for each hash: where owners disagree about its size, the one with most owners, then the newest.
 fn believed(contents: &[Content]) -> impl Iterator<Item = &Content> {
     contents.chunk_by(|a, b| a.hash == b.hash).filter_map(|same_hash| {
         same_hash.iter().max_by_key(|content| (content.owners().len(), newest(content).map(|owner| owner.mtime_micros)))

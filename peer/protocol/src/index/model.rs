@@ -1,4 +1,4 @@
-//! The index against a naive one, under whatever peers say in whatever order.
+//! Property test: the index answers as a naive model does after random announcements.
 
 use std::collections::BTreeMap;
 
@@ -13,22 +13,22 @@ use super::*;
 
 const PEERS: usize = 5;
 
-/// What happens to the index.
+/// Operation on the index.
 #[derive(Debug, Clone)]
 enum Op {
-    /// A heartbeat, of a later run or not, which has what was there before or not.
+    /// Heartbeat of the same or a later run, with the same or another digest.
     Beat { peer: usize, restarted: bool, same: bool },
-    /// All that a peer has, `page` files an announcement.
-    Snapshot { peer: usize, files: Vec<Said>, page: usize },
-    /// What changed.
-    Delta { peer: usize, upserts: Vec<Said>, removals: Vec<u8> },
-    /// A peer is gone.
+    /// Snapshot of a peer, `page` files in each announcement.
+    Snapshot { peer: usize, files: Vec<Announced>, page: usize },
+    /// Change of a peer's share.
+    Delta { peer: usize, upserts: Vec<Announced>, removals: Vec<u8> },
+    /// Removal of a peer.
     Remove { peer: usize },
 }
 
-/// A file as a peer describes it.
+/// File as a peer announces it.
 #[derive(Debug, Clone)]
-struct Said {
+struct Announced {
     name: u8,
     hash: u8,
     size: u64,
@@ -36,22 +36,22 @@ struct Said {
 }
 
 fn name(number: u8) -> String {
-    // Some names begin like others, some are others' beginnings.
+    // Some names share a prefix, some are prefixes of others.
     let folder = ["a", "a/b", "b", "ba"][usize::from(number % 4)];
     format!("{folder}/{}", "n".repeat(usize::from(number / 4 % 5) + 1) + &(number / 20).to_string())
 }
 
-impl Said {
+impl Announced {
     fn wire(&self) -> WireFile {
         let hash = ContentHash([self.hash; 32]);
-        // Of two owners with the same time either may be the one whose flag is shown.
+        // Equal times imply equal flags, since the flag of either owner may be shown.
         let executable = self.mtime % 2 == 1;
         WireFile { name: name(self.name), size: self.size, hash, mtime_micros: i64::from(self.mtime), executable }
     }
 }
 
-fn said() -> impl Strategy<Value = Said> {
-    (0..80u8, 0..3u8, 0..2u64, 0..4u8).prop_map(|(name, hash, size, mtime)| Said { name, hash, size, mtime })
+fn announced() -> impl Strategy<Value = Announced> {
+    (0..80u8, 0..3u8, 0..2u64, 0..4u8).prop_map(|(name, hash, size, mtime)| Announced { name, hash, size, mtime })
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -59,19 +59,19 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         1 => (peer(), prop::bool::weighted(0.3), prop::bool::weighted(0.7))
             .prop_map(|(peer, restarted, same)| Op::Beat { peer, restarted, same }),
-        2 => (peer(), prop::collection::vec(said(), 0..60), 1..20usize)
+        2 => (peer(), prop::collection::vec(announced(), 0..60), 1..20usize)
             .prop_map(|(peer, files, page)| Op::Snapshot { peer, files, page }),
-        5 => (peer(), prop::collection::vec(said(), 0..8), prop::collection::vec(0..80u8, 0..8))
+        5 => (peer(), prop::collection::vec(announced(), 0..8), prop::collection::vec(0..80u8, 0..8))
             .prop_map(|(peer, upserts, removals)| Op::Delta { peer, upserts, removals }),
         1 => peer().prop_map(|peer| Op::Remove { peer }),
     ]
 }
 
-/// What one peer has said.
+/// Announcements of one peer.
 #[derive(Debug, Default)]
 struct Known {
     run: u64,
-    /// The highest number that it said; no run ever says a lower one.
+    /// Highest number announced; later runs announce higher ones.
     number: u64,
     seq: Option<u64>,
     files: BTreeMap<String, WireFile>,
@@ -85,14 +85,14 @@ impl Known {
     }
 }
 
-/// Who says so of a content.
+/// Owners of a content with their descriptions of it.
 type Owners<'a> = Vec<(&'a PeerId, &'a WireFile)>;
 
 #[derive(Debug, Default)]
 struct Model(BTreeMap<PeerId, Known>);
 
 impl Model {
-    /// Each name's contents: of equal hashes the size that most owners say, then the newest say.
+    /// Contents of each name: for equal hashes the size with most owners, then with the newest file.
     fn listed(&self) -> Vec<IndexedFile> {
         let mut contents: BTreeMap<(String, ContentHash), BTreeMap<u64, Owners<'_>>> = BTreeMap::new();
         for (peer, known) in &self.0 {
@@ -120,14 +120,14 @@ fn endpoint(peer: usize) -> Endpoint {
     format!("quic://10.0.0.{}:1", peer + 1).parse().unwrap()
 }
 
-/// Does the same to both.
+/// Applies the operation to both.
 fn apply(index: &mut Index, model: &mut Model, op: Op) {
     match op {
         Op::Beat { peer, restarted, same } => {
             let known = model.0.entry(id(peer)).or_default();
             let mut digest = known.digest();
             if !same {
-                digest.add(&Said { name: 0, hash: 77, size: 0, mtime: 0 }.wire().try_into().unwrap());
+                digest.add(&Announced { name: 0, hash: 77, size: 0, mtime: 0 }.wire().try_into().unwrap());
             }
             if restarted {
                 known.run += 1;
@@ -140,21 +140,21 @@ fn apply(index: &mut Index, model: &mut Model, op: Op) {
             }
             let (to, epoch, incarnation) = (Addressee::Tracker, Epoch(1), Incarnation(known.run));
             let beat = Heartbeat { to, epoch, incarnation, seq, digest, endpoint: endpoint(peer) };
-            assert_eq!(index.meet(&id(peer), &beat), Ok(known.seq));
+            assert_eq!(index.on_heartbeat(&id(peer), &beat), Ok(known.seq));
             assert_eq!(index.is_complete(&id(peer)), known.seq.is_some());
         }
         Op::Snapshot { peer, files, page } => {
             let Some(known) = model.0.get_mut(&id(peer)) else { return };
             let seq = known.number + 3;
             known.number = seq;
-            let pages: Vec<&[Said]> = if files.is_empty() { vec![&[]] } else { files.chunks(page).collect() };
+            let pages: Vec<&[Announced]> = if files.is_empty() { vec![&[]] } else { files.chunks(page).collect() };
             for (number, files) in pages.iter().enumerate() {
                 let kind = AnnouncementKind::Snapshot {
                     page: u32::try_from(number).unwrap(),
                     last: number + 1 == pages.len(),
                 };
-                let upserts = files.iter().map(Said::wire).collect();
-                say(index, peer, known.run, seq, kind, upserts, Vec::new());
+                let upserts = files.iter().map(Announced::wire).collect();
+                announce(index, peer, known.run, seq, kind, upserts, Vec::new());
             }
             known.seq = Some(seq);
             known.files = files.iter().map(|file| (name(file.name), file.wire())).collect();
@@ -165,8 +165,8 @@ fn apply(index: &mut Index, model: &mut Model, op: Op) {
             *seq += 1;
             known.number = *seq;
             let removals: Vec<String> = removals.into_iter().map(name).collect();
-            let files: Vec<WireFile> = upserts.iter().map(Said::wire).collect();
-            say(index, peer, known.run, *seq, AnnouncementKind::Delta, files.clone(), removals.clone());
+            let files: Vec<WireFile> = upserts.iter().map(Announced::wire).collect();
+            announce(index, peer, known.run, *seq, AnnouncementKind::Delta, files.clone(), removals.clone());
             removals.iter().for_each(|name| drop(known.files.remove(name)));
             known.files.extend(files.into_iter().map(|file| (file.name.clone(), file)));
         }
@@ -177,7 +177,7 @@ fn apply(index: &mut Index, model: &mut Model, op: Op) {
     }
 }
 
-fn say(
+fn announce(
     index: &mut Index,
     peer: usize,
     run: u64,
@@ -227,7 +227,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn it_answers_as_a_naive_index_does(
+    fn index_answers_as_a_naive_model_does(
         ops in prop::collection::vec(op(), 1..40),
         prefix in prop::sample::select(vec!["", "a", "a/", "a/b", "b", "ba/n", "c", "\u{10ffff}"]),
         skip in 0..30usize,

@@ -1,7 +1,7 @@
-//! The table of files: names in order, and of each the contents and their owners.
+//! Table of files: the names in order, and for each name its contents and their owners.
 //!
-//! A file of one content and one owner, as nearly all are, costs 72 bytes in its row, its name and the name's
-//! allocation, some 5 bytes in the order of names and as many in its owner's list.
+//! Nearly every file has one content and one owner. It costs 72 bytes in its row, its name and the name's allocation,
+//! about 5 bytes in the order of names, and as many in the owner's list.
 
 use shared::{
     content::{ContentHash, FileMeta},
@@ -9,20 +9,20 @@ use shared::{
 };
 
 use super::{
-    small_list::Few,
-    sorted_ids::{Place, SortedIds},
+    small_list::SmallList,
+    sorted_ids::{Position, SortedIds},
 };
 
-/// A peer's number in the index: 4 bytes an owner instead of a name.
+/// Number of a peer in the index: 4 bytes for each owner instead of an id.
 pub(crate) type Slot = u32;
 
-/// A file's number in the index; used again when the file is gone.
+/// Row number of a file, reused when the file is gone.
 pub(crate) type FileId = u32;
 
-/// Rows that are allocated at a time: the table grows without being copied.
+/// Rows allocated at a time, so that the table grows without a copy.
 const ROWS: usize = if cfg!(test) { 4 } else { 1024 };
 
-/// One owner of a content.
+/// Owner of a content.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OwnerEntry {
     pub(crate) slot: Slot,
@@ -30,13 +30,13 @@ pub(crate) struct OwnerEntry {
     pub(crate) mtime_micros: i64,
 }
 
-/// One content of a name and its owners by slot. The size belongs to it: who lies about the size of a hash
-/// must not change what others said of it.
+/// Content of a name and its owners by slot. The size is part of the key, so that a peer that announces a wrong size
+/// for a hash does not change what others announced.
 #[derive(Debug, Clone)]
 pub(crate) struct Content {
     pub(crate) hash: ContentHash,
     pub(crate) size: u64,
-    owners: Few<OwnerEntry>,
+    owners: SmallList<OwnerEntry>,
 }
 
 impl Content {
@@ -48,13 +48,13 @@ impl Content {
 #[derive(Debug, Clone)]
 struct File {
     name: Box<str>,
-    /// By `(hash, size)`.
-    contents: Few<Content>,
+    /// Contents by `(hash, size)`.
+    contents: SmallList<Content>,
 }
 
-/// What [`Files::disown`] took away.
+/// Ownership that [`Files::disown`] ended.
 pub(crate) struct Disowned {
-    /// The file's number; it is free when the file has no owner any more.
+    /// Row of the file; it is free if the file has no other owner.
     pub(crate) id: FileId,
     hash: ContentHash,
     size: u64,
@@ -62,8 +62,8 @@ pub(crate) struct Disowned {
 }
 
 impl Disowned {
-    /// The file, by this name, is no part of what `digest` stands for any more.
-    pub(crate) fn leave(&self, name: &str, digest: &mut ShareDigest) {
+    /// Removes the file of this name from `digest`.
+    pub(crate) fn remove_from(&self, name: &str, digest: &mut ShareDigest) {
         digest.remove_fields(name, self.hash, self.size, self.owner.mtime_micros, self.owner.executable);
     }
 }
@@ -71,45 +71,46 @@ impl Disowned {
 /// All files.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Files {
-    /// By number, `ROWS` a part.
+    /// Rows by number, in parts of `ROWS`.
     rows: Vec<Vec<Option<File>>>,
     free: Vec<FileId>,
-    /// By name.
+    /// Rows by name.
     order: SortedIds,
     contents: usize,
 }
 
 impl Files {
-    /// Versions: contents of names.
+    /// Count of versions, that is of contents of names.
     pub(crate) fn versions(&self) -> usize {
         self.contents
     }
 
-    /// The contents of a name.
+    /// Contents of a name.
     pub(crate) fn find(&self, name: &str) -> Option<&[Content]> {
-        let (id, _) = self.place(name).ok()?;
+        let (id, _) = self.position(name).ok()?;
         Some(self.file(id)?.contents.as_slice())
     }
 
-    /// The number of the file of this name, if `slot` owns a content of it.
+    /// Row of the file of this name, if `slot` owns a content of it.
     pub(crate) fn owned(&self, slot: Slot, name: &str) -> Option<FileId> {
-        let (id, _) = self.place(name).ok()?;
-        owner_place(self.file(id)?.contents.as_slice(), slot).map(|_| id)
+        let (id, _) = self.position(name).ok()?;
+        owner_position(self.file(id)?.contents.as_slice(), slot).map(|_| id)
     }
 
-    /// Files with their contents, from the first name on that is not below `start`.
+    /// Files with their contents, in order of names from `start` on.
     pub(crate) fn from(&self, start: &str) -> impl Iterator<Item = (&str, &[Content])> {
-        let (Ok((_, place)) | Err(place)) = self.place(start);
-        let files = self.order.from(place).filter_map(|id| self.file(id));
+        let (Ok((_, position)) | Err(position)) = self.position(start);
+        let files = self.order.from(position).filter_map(|id| self.file(id));
         files.map(|file| (&*file.name, file.contents.as_slice()))
     }
 
-    /// `slot` has `file`, instead of what it had by that name. The file's number, and what it had.
+    /// Makes `slot` an owner of `file`, in place of its previous content of that name. Returns the row, and the
+    /// previous ownership.
     pub(crate) fn own(&mut self, slot: Slot, file: &FileMeta) -> (FileId, Option<Disowned>) {
         let owner = OwnerEntry { slot, executable: file.executable, mtime_micros: file.mtime_micros };
-        let content = || Content { hash: file.hash, size: file.size, owners: Few::One(owner) };
+        let content = || Content { hash: file.hash, size: file.size, owners: SmallList::One(owner) };
         let name = file.name.as_str();
-        match self.place(name) {
+        match self.position(name) {
             Ok((id, _)) => {
                 let before = self.take_owner(slot, id);
                 let Some(File { contents, .. }) = self.file_mut(id) else { return (id, before) };
@@ -127,40 +128,40 @@ impl Files {
                 }
                 (id, before)
             }
-            Err(place) => {
-                let id = self.insert(File { name: name.into(), contents: Few::One(content()) });
-                self.order.insert(place, id);
+            Err(position) => {
+                let id = self.insert(File { name: name.into(), contents: SmallList::One(content()) });
+                self.order.insert(position, id);
                 self.contents += 1;
                 (id, None)
             }
         }
     }
 
-    /// `slot` has the file of this name no more; what it had.
+    /// Ends the ownership of `slot` in the file of this name. Returns the ownership.
     pub(crate) fn disown(&mut self, slot: Slot, name: &str) -> Option<Disowned> {
-        let (id, place) = self.place(name).ok()?;
+        let (id, position) = self.position(name).ok()?;
         let before = self.take_owner(slot, id)?;
         if self.file(id).is_some_and(|file| file.contents.as_slice().is_empty()) {
-            self.free_row(id, place);
+            self.free_row(id, position);
         }
         Some(before)
     }
 
-    /// `slot` has this file no more.
+    /// Ends the ownership of `slot` in the file of this row.
     pub(crate) fn forget(&mut self, slot: Slot, id: FileId) {
         self.take_owner(slot, id);
         let Some(file) = self.file(id) else { return };
         if file.contents.as_slice().is_empty()
-            && let Ok((_, place)) = self.place(&file.name)
+            && let Ok((_, position)) = self.position(&file.name)
         {
-            self.free_row(id, place);
+            self.free_row(id, position);
         }
     }
 
-    /// Takes the owner out; the file may have no content then.
+    /// Removes the owner; the file may be left without a content.
     fn take_owner(&mut self, slot: Slot, id: FileId) -> Option<Disowned> {
         let contents = &mut self.file_mut(id)?.contents;
-        let (at, owner_at) = owner_place(contents.as_slice(), slot)?;
+        let (at, owner_at) = owner_position(contents.as_slice(), slot)?;
         let content = contents.get_mut(at)?;
         let (hash, size) = (content.hash, content.size);
         let owner = content.owners.remove(owner_at)?;
@@ -171,8 +172,8 @@ impl Files {
         Some(Disowned { id, hash, size, owner })
     }
 
-    /// Where a name is in the order, or would be.
-    fn place(&self, name: &str) -> Result<(FileId, Place), Place> {
+    /// Row and position of a name in the order, or the position at which it would be.
+    fn position(&self, name: &str) -> Result<(FileId, Position), Position> {
         self.order.find(|id| self.file(id).map_or("", |file| &*file.name).cmp(name))
     }
 
@@ -198,19 +199,19 @@ impl Files {
         FileId::try_from(before + part.len() - 1).expect("MAX_INDEX_ENTRIES is far below 2^32")
     }
 
-    fn free_row(&mut self, id: FileId, place: Place) {
-        self.order.remove(place);
+    fn free_row(&mut self, id: FileId, position: Position) {
+        self.order.remove(position);
         self.rows[id as usize / ROWS][id as usize % ROWS] = None;
         self.free.push(id);
         if self.order.len() == 0 {
-            // Nothing is left: the memory goes back too.
+            // The last row is free: the memory is returned.
             *self = Self::default();
         }
     }
 }
 
-/// Which content `slot` owns, and which of its owners that is. A peer has one content of a name.
-fn owner_place(contents: &[Content], slot: Slot) -> Option<(usize, usize)> {
+/// Position of the content that `slot` owns, and of `slot` among its owners. A peer has one content of a name.
+fn owner_position(contents: &[Content], slot: Slot) -> Option<(usize, usize)> {
     contents.iter().enumerate().find_map(|(at, content)| {
         let owner = content.owners().binary_search_by_key(&slot, |owner| owner.slot).ok()?;
         Some((at, owner))
@@ -222,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_of_one_owner_fits_its_row() {
+    fn row_of_a_file_with_one_owner_has_72_bytes() {
         assert_eq!(size_of::<Option<File>>(), 72);
     }
 }

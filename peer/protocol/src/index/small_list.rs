@@ -1,27 +1,27 @@
-//! Lists that are nearly always one long.
+//! Lists that nearly always have one element.
 
-/// A list whose only element lies in place, without an allocation and without a length.
+/// List whose only element is stored in place, without an allocation and a length.
 #[derive(Debug, Clone, Default)]
-pub(crate) enum Few<T> {
-    /// Nothing.
+pub(crate) enum SmallList<T> {
+    /// No element.
     #[default]
     None,
-    /// One, in place.
+    /// One element, in place.
     One(T),
-    /// Two or more.
-    More(Box<Many<T>>),
+    /// Two or more elements.
+    More(Box<Spilled<T>>),
 }
 
-/// Behind one pointer: a `Vec` in place would be three times as large as what it saves.
+/// Two or more elements behind one pointer: a `Vec` in place would take three times as much as the list saves.
 #[derive(Debug, Clone)]
-pub(crate) struct Many<T>(Vec<T>);
+pub(crate) struct Spilled<T>(Vec<T>);
 
-impl<T> Few<T> {
+impl<T> SmallList<T> {
     pub(crate) fn as_slice(&self) -> &[T] {
         match self {
             Self::None => &[],
             Self::One(only) => std::slice::from_ref(only),
-            Self::More(many) => &many.0,
+            Self::More(spilled) => &spilled.0,
         }
     }
 
@@ -29,7 +29,7 @@ impl<T> Few<T> {
         match self {
             Self::None => None,
             Self::One(only) => (at == 0).then_some(only),
-            Self::More(many) => many.0.get_mut(at),
+            Self::More(spilled) => spilled.0.get_mut(at),
         }
     }
 
@@ -39,16 +39,16 @@ impl<T> Few<T> {
             Self::One(only) => {
                 let mut both = vec![only];
                 both.insert(at, element);
-                Self::More(Box::new(Many(both)))
+                Self::More(Box::new(Spilled(both)))
             }
-            Self::More(mut many) => {
-                many.0.insert(at, element);
-                Self::More(many)
+            Self::More(mut spilled) => {
+                spilled.0.insert(at, element);
+                Self::More(spilled)
             }
         };
     }
 
-    /// Takes out the element at `at`, if there is one.
+    /// Removes and returns the element at `at`, if there is one.
     pub(crate) fn remove(&mut self, at: usize) -> Option<T> {
         match std::mem::take(self) {
             Self::None => None,
@@ -57,11 +57,11 @@ impl<T> Few<T> {
                 *self = Self::One(only);
                 None
             }
-            Self::More(mut many) => {
-                let removed = (at < many.0.len()).then(|| many.0.remove(at));
-                *self = match many.0.len() {
-                    1 => many.0.pop().map_or(Self::None, Self::One),
-                    _ => Self::More(many),
+            Self::More(mut spilled) => {
+                let removed = (at < spilled.0.len()).then(|| spilled.0.remove(at));
+                *self = match spilled.0.len() {
+                    1 => spilled.0.pop().map_or(Self::None, Self::One),
+                    _ => Self::More(spilled),
                 };
                 removed
             }
@@ -74,23 +74,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_a_list() {
+    fn random_insertions_and_removals_match_a_vec() {
         for seed in 0..200 {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let (mut few, mut model) = (Few::None, Vec::new());
+            let (mut list, mut model) = (SmallList::None, Vec::new());
             for n in 0..50 {
                 if rng.bool() {
                     let at = rng.usize(0..=model.len());
-                    few.insert(at, n);
+                    list.insert(at, n);
                     model.insert(at, n);
                 } else {
                     let at = rng.usize(0..=model.len());
                     let removed = (at < model.len()).then(|| model.remove(at));
-                    assert_eq!(few.remove(at), removed);
+                    assert_eq!(list.remove(at), removed);
                 }
-                assert_eq!(few.as_slice(), model);
-                assert_eq!(few.get_mut(1).copied(), model.get(1).copied());
-                assert!(model.len() != 1 || matches!(few, Few::One(_)));
+                assert_eq!(list.as_slice(), model);
+                assert_eq!(list.get_mut(1).copied(), model.get(1).copied());
+                assert!(model.len() != 1 || matches!(list, SmallList::One(_)));
             }
         }
     }

@@ -1,21 +1,22 @@
-//! Sets of 4-byte ids in an order that only their user knows: some five bytes an id.
+//! Sets of 4-byte ids in an order that the caller defines; about five bytes for each id.
 
 use std::cmp::Ordering;
 
-/// Most ids in a block: putting one in moves at most 2 KiB, and the list of blocks stays short (2000 for a million ids).
+/// Largest number of ids in a block: an insertion moves at most 2 KiB, and the list of blocks stays short (2000 for a
+/// million ids).
 const BLOCK: usize = if cfg!(test) { 8 } else { 512 };
 
-/// An ordered set of ids, cut into blocks as the leaves of a B-tree are. Whoever uses it compares.
+/// Ordered set of ids in blocks, like the leaves of a B-tree. The caller compares.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SortedIds {
-    /// None of them is empty.
+    /// Blocks; none is empty.
     blocks: Vec<Vec<u32>>,
     len: usize,
 }
 
-/// Where an id is, or would be.
+/// Position of an id in the set, or at which it would be.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct Position {
     block: usize,
     at: usize,
 }
@@ -25,24 +26,25 @@ impl SortedIds {
         self.len
     }
 
-    /// The id that `order` calls equal, or where it would be. `order` says how an id stands to what is looked for.
-    pub(crate) fn find(&self, mut order: impl FnMut(u32) -> Ordering) -> Result<(u32, Place), Place> {
+    /// Finds the id for which `order` returns `Equal`, or the position at which it would be. `order` compares an id
+    /// with the one looked for.
+    pub(crate) fn find(&self, mut order: impl FnMut(u32) -> Ordering) -> Result<(u32, Position), Position> {
         let ends_before = |block: &Vec<u32>, order: &mut dyn FnMut(u32) -> Ordering| {
             block.last().is_some_and(|last| order(*last) == Ordering::Less)
         };
         let block = self.blocks.partition_point(|block| ends_before(block, &mut order));
         let Some(ids) = self.blocks.get(block) else {
             let last = self.blocks.len().saturating_sub(1);
-            return Err(Place { block: last, at: self.blocks.last().map_or(0, Vec::len) });
+            return Err(Position { block: last, at: self.blocks.last().map_or(0, Vec::len) });
         };
         match ids.binary_search_by(|id| order(*id)) {
-            Ok(at) => Ok((ids[at], Place { block, at })),
-            Err(at) => Err(Place { block, at }),
+            Ok(at) => Ok((ids[at], Position { block, at })),
+            Err(at) => Err(Position { block, at }),
         }
     }
 
-    /// Puts `id` where [`Self::find`] did not find it.
-    pub(crate) fn insert(&mut self, Place { block, at }: Place, id: u32) {
+    /// Inserts `id` at the position that [`Self::find`] returned as an error.
+    pub(crate) fn insert(&mut self, Position { block, at }: Position, id: u32) {
         self.len += 1;
         let count = self.blocks.len();
         let Some(ids) = self.blocks.get_mut(block) else {
@@ -52,7 +54,7 @@ impl SortedIds {
         if ids.len() < BLOCK {
             ids.insert(at, id);
         } else if block + 1 == count && at == BLOCK {
-            // Ids that come in order fill their blocks.
+            // Ids that are inserted in order fill their blocks.
             self.blocks.push(vec![id]);
         } else {
             let mut upper = ids.split_off(BLOCK / 2);
@@ -65,8 +67,8 @@ impl SortedIds {
         }
     }
 
-    /// Takes out what [`Self::find`] found.
-    pub(crate) fn remove(&mut self, Place { block, at }: Place) {
+    /// Removes the id at the position that [`Self::find`] returned.
+    pub(crate) fn remove(&mut self, Position { block, at }: Position) {
         self.len -= 1;
         let ids = &mut self.blocks[block];
         ids.remove(at);
@@ -81,14 +83,14 @@ impl SortedIds {
         }
     }
 
-    /// From a place on, in order.
-    pub(crate) fn from(&self, Place { block, at }: Place) -> impl Iterator<Item = u32> {
+    /// Ids from a position on, in order.
+    pub(crate) fn from(&self, Position { block, at }: Position) -> impl Iterator<Item = u32> {
         let first = self.blocks.get(block).and_then(|ids| ids.get(at..)).unwrap_or_default();
         let rest = self.blocks.get(block + 1..).unwrap_or_default();
         first.iter().chain(rest.iter().flatten()).copied()
     }
 
-    /// All, in order.
+    /// All ids in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
         self.blocks.iter().flatten().copied()
     }
@@ -101,26 +103,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn random_ids_go_in_and_out_in_order() {
+    fn random_insertions_and_removals_keep_the_order() {
         for seed in 0..100 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let (mut ids, mut model) = (SortedIds::default(), BTreeSet::new());
             let most = rng.u32(1..300);
             for step in 0..1500 {
-                // Ascending at first, then anywhere, then mostly out.
+                // Ascending insertions at first, then random ones, then mostly removals.
                 let id = if step < 100 { step } else { rng.u32(0..most) };
                 match ids.find(|other| other.cmp(&id)) {
-                    Ok((found, place)) => {
+                    Ok((found, position)) => {
                         assert_eq!(found, id);
                         if step > 1000 || rng.bool() {
-                            ids.remove(place);
+                            ids.remove(position);
                             model.remove(&id);
                         }
                     }
-                    Err(place) => {
+                    Err(position) => {
                         assert!(!model.contains(&id));
                         if step < 1000 || rng.u8(0..4) == 0 {
-                            ids.insert(place, id);
+                            ids.insert(position, id);
                             model.insert(id);
                         }
                     }
@@ -130,8 +132,8 @@ mod tests {
             }
             assert!(ids.iter().eq(model.iter().copied()), "seed {seed}");
             let start = rng.u32(0..most);
-            let (Ok((_, place)) | Err(place)) = ids.find(|other| other.cmp(&start));
-            assert!(ids.from(place).eq(model.range(start..).copied()), "seed {seed}");
+            let (Ok((_, position)) | Err(position)) = ids.find(|other| other.cmp(&start));
+            assert!(ids.from(position).eq(model.range(start..).copied()), "seed {seed}");
         }
     }
 }

@@ -63,7 +63,7 @@ fn who_has(index: &Index, name: &str, version: Option<&str>) -> Vec<Version> {
 }
 
 #[test]
-fn deltas_apply_in_order_once_each() {
+fn deltas_apply_in_order_and_once() {
     let mut index = with(&[("a", vec![file("x", 1, 0)])]);
     let peer = id("a");
     let second = delta(2, vec![file("y", 2, 0)], &["x"]);
@@ -77,7 +77,7 @@ fn deltas_apply_in_order_once_each() {
 }
 
 #[test]
-fn a_snapshot_replaces_what_was_known_page_by_page() {
+fn snapshot_replaces_earlier_files_page_by_page() {
     let mut index = with(&[("a", vec![file("old", 1, 0)]), ("b", vec![file("old", 1, 0)])]);
     let peer = id("a");
     let first = page(7, 0, false, vec![file("x", 1, 0)]);
@@ -88,7 +88,7 @@ fn a_snapshot_replaces_what_was_known_page_by_page() {
     assert_eq!(index.announce(&peer, delta(8, vec![], &[])), Err(TrackerError::SnapshotNeeded));
     index.announce(&peer, page(7, 1, true, vec![file("y", 2, 0)])).unwrap();
     assert_eq!(listed(&index), [entry("old", 1, &["b"]), entry("x", 1, &["a"]), entry("y", 2, &["a"])]);
-    // What is delivered again, or comes late, changes nothing.
+    // Repeated and late announcements change nothing.
     index.announce(&peer, first).unwrap();
     index.announce(&peer, page(6, 0, true, vec![])).unwrap();
     assert_eq!(listed(&index).len(), 3);
@@ -96,7 +96,7 @@ fn a_snapshot_replaces_what_was_known_page_by_page() {
 }
 
 #[test]
-fn a_later_run_starts_anew_and_an_earlier_one_is_refused() {
+fn later_run_starts_over_and_earlier_run_is_refused() {
     let mut index = with(&[("a", vec![file("x", 1, 0)])]);
     let peer = id("a");
     let later = Announcement { incarnation: Incarnation(2), ..page(1, 0, true, vec![file("y", 1, 0)]) };
@@ -110,12 +110,12 @@ fn a_later_run_starts_anew_and_an_earlier_one_is_refused() {
 }
 
 #[test]
-fn who_is_not_admitted_cannot_announce() {
+fn announcement_of_unknown_peer_needs_a_heartbeat_first() {
     assert_eq!(Index::default().announce(&id("a"), page(1, 0, true, vec![])), Err(TrackerError::SnapshotNeeded));
 }
 
 #[test]
-fn a_bad_name_or_too_many_files_change_nothing() {
+fn announcement_with_invalid_name_or_too_many_files_changes_nothing() {
     let mut index = with(&[("a", vec![file("x", 1, 0)])]);
     let peer = id("a");
     for bad in [delta(2, vec![file("ok", 1, 0), file("../x", 1, 0)], &[]), delta(2, vec![], &["x", "/etc/passwd"])] {
@@ -128,7 +128,7 @@ fn a_bad_name_or_too_many_files_change_nothing() {
 }
 
 #[test]
-fn the_number_of_peers_is_bounded() {
+fn number_of_peers_is_bounded() {
     let mut index = Index::default();
     for n in 0..MAX_PEERS {
         admit(&mut index, &format!("p{n}"));
@@ -140,7 +140,7 @@ fn the_number_of_peers_is_bounded() {
 }
 
 #[test]
-fn who_leaves_takes_its_files_along_and_its_place_is_used_again() {
+fn removed_peer_loses_its_files_and_its_slot_is_reused() {
     let mut index = with(&[("a", vec![file("x", 1, 0), file("y", 2, 0)]), ("b", vec![file("x", 1, 0)])]);
     index.remove(&id("a"));
     assert_eq!(listed(&index), [entry("x", 1, &["b"])]);
@@ -155,7 +155,7 @@ fn who_leaves_takes_its_files_along_and_its_place_is_used_again() {
 }
 
 #[test]
-fn versions_come_by_owners_then_age_then_hash() {
+fn versions_are_ordered_by_owners_then_age_then_hash() {
     let index = with(&[
         ("a", vec![file("x", 1, 5)]),
         ("b", vec![file("x", 2, 9)]),
@@ -176,7 +176,7 @@ fn versions_come_by_owners_then_age_then_hash() {
 }
 
 #[test]
-fn answers_are_bounded_and_not_the_same_for_all() {
+fn answers_are_bounded_and_vary_by_asker() {
     let files = |n: u8| vec![file("same", 1, 0), file("other", n, 0)];
     let ids: Vec<String> = (0..60).map(|n| format!("p{n:02}")).collect();
     let peers: Vec<_> = ids.iter().zip(0..).map(|(id, n)| (id.as_str(), files(n))).collect();
@@ -196,10 +196,10 @@ fn answers_are_bounded_and_not_the_same_for_all() {
 }
 
 #[test]
-fn who_lies_about_a_size_does_not_change_what_others_said() {
-    let mut liar = file("x", 1, 99);
-    liar.size = 1 << 40;
-    let index = with(&[("liar", vec![liar]), ("a", vec![file("x", 1, 0)]), ("b", vec![file("x", 1, 0)])]);
+fn wrong_size_of_one_owner_does_not_hide_the_others() {
+    let mut wrong = file("x", 1, 99);
+    wrong.size = 1 << 40;
+    let index = with(&[("wrong", vec![wrong]), ("a", vec![file("x", 1, 0)]), ("b", vec![file("x", 1, 0)])]);
     let versions = who_has(&index, "x", None);
     assert_eq!(versions.len(), 1);
     assert_eq!(versions[0].file.size, 1);
@@ -207,7 +207,7 @@ fn who_lies_about_a_size_does_not_change_what_others_said() {
 }
 
 #[test]
-fn pages_follow_each_other_without_gap_or_repetition() {
+fn pages_cover_the_index_without_gap_or_repetition() {
     let mut index = Index::default();
     let total = FILES_PER_PAGE * 2 + 7;
     for (peer, n) in [("a", 1), ("b", 2)] {
@@ -238,7 +238,7 @@ fn pages_follow_each_other_without_gap_or_repetition() {
 }
 
 #[test]
-fn a_page_fits_a_frame_whatever_the_names_and_owners() {
+fn page_with_long_names_and_many_owners_fits_a_frame() {
     let mut index = Index::default();
     let name = |i: usize| ["n".repeat(200).as_str(); 5].join("/") + &format!("/{i:04}");
     for peer in 0..100 {
@@ -254,7 +254,7 @@ fn a_page_fits_a_frame_whatever_the_names_and_owners() {
 }
 
 #[test]
-fn random_announcements_leave_exactly_what_was_said_last() {
+fn random_announcements_leave_the_last_announced_state() {
     for seed in 0..50 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut index = Index::default();

@@ -1,8 +1,7 @@
-//! Whose snapshot is taken when: all peers announcing themselves at once must not keep the tracker from hearing that they
-//! live.
+//! Admission of snapshots: keeps the heartbeats of a tracker or standby from waiting behind many snapshots at once.
 //!
-//! Work is let in at the pace at which it can be done; who comes when there is enough of it is told when its turn is,
-//! and has that turn for sure. Changes are small and are let in always.
+//! Snapshots are admitted at the rate at which they can be applied. A peer beyond that rate gets `Later` with the
+//! time of its reservation, and is admitted then. Deltas are small and are always admitted.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,23 +12,23 @@ use shared::{
     time::Timestamp,
 };
 
-/// Whose snapshot is taken when.
+/// Snapshots under way, reservations, and the work admitted so far.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Turns {
-    /// Snapshots under way that have further pages, and until when the next of them is waited for.
-    begun: BTreeMap<PeerId, Timestamp>,
-    /// Who was told to come back, and when.
-    promised: BTreeMap<PeerId, Timestamp>,
-    /// When all that was let in or promised is done.
+pub(crate) struct SnapshotAdmission {
+    /// Snapshots with further pages, and the time until which the next page is expected.
+    in_progress: BTreeMap<PeerId, Timestamp>,
+    /// Peers that were told to come back, and when.
+    reservations: BTreeMap<PeerId, Timestamp>,
+    /// Time at which all admitted and reserved work is done.
     busy_until: Timestamp,
 }
 
-impl Turns {
-    /// Whether a member's announcement is let in now.
+impl SnapshotAdmission {
+    /// Admits an announcement of a member.
     ///
     /// # Errors
-    /// `Later` with the wait until its turn.
-    pub(crate) fn take(
+    /// `Later` with the wait until the reservation of `peer`.
+    pub(crate) fn admit(
         &mut self,
         now: Timestamp,
         peer: &PeerId,
@@ -39,50 +38,50 @@ impl Turns {
         let files = u32::try_from(announcement.upserts.len()).unwrap_or(u32::MAX);
         let work = SNAPSHOT_PAGE_COST + SNAPSHOT_FILE_COST.saturating_mul(files);
         match page {
-            // Who has a second page is known to bring it.
+            // The cost of a second page, which is certain to follow, is counted with the first.
             0 => self.begin(now, peer, if last { work } else { work * 2 }, last)?,
             1 => {}
-            // One at a time of each of those that were let in.
+            // One page at a time of each admitted snapshot.
             _ => self.busy_until = self.busy_until.max(now) + work,
         }
         if last {
-            self.begun.remove(peer);
+            self.in_progress.remove(peer);
         } else {
-            self.begun.insert(peer.clone(), now + CALL_DEADLINE);
+            self.in_progress.insert(peer.clone(), now + CALL_DEADLINE);
         }
         Ok(())
     }
 
-    /// Lets a snapshot begin that costs `work` at least.
+    /// Admits the first page of a snapshot that costs at least `work`.
     fn begin(&mut self, now: Timestamp, peer: &PeerId, work: Duration, last: bool) -> Result<(), TrackerError> {
-        match self.promised.get(peer) {
-            Some(turn) if now < *turn => return Err(TrackerError::Later { wait: turn.since(now) }),
+        match self.reservations.get(peer) {
+            Some(at) if now < *at => return Err(TrackerError::Later { wait: at.since(now) }),
             Some(_) => {
-                self.promised.remove(peer);
+                self.reservations.remove(peer);
             }
             None => {
-                let turn = self.busy_until.max(now);
-                self.busy_until = turn + work;
-                if turn > now + SNAPSHOT_BURST {
-                    self.promised.insert(peer.clone(), turn);
-                    return Err(TrackerError::Later { wait: turn.since(now) });
+                let start = self.busy_until.max(now);
+                self.busy_until = start + work;
+                if start > now + SNAPSHOT_BURST {
+                    self.reservations.insert(peer.clone(), start);
+                    return Err(TrackerError::Later { wait: start.since(now) });
                 }
             }
         }
-        if !last && self.begun.len() >= MAX_SNAPSHOTS && !self.begun.contains_key(peer) {
-            self.begun.retain(|_, until| now < *until);
-            if self.begun.len() >= MAX_SNAPSHOTS {
-                self.promised.insert(peer.clone(), now + SNAPSHOT_RETRY);
+        if !last && self.in_progress.len() >= MAX_SNAPSHOTS && !self.in_progress.contains_key(peer) {
+            self.in_progress.retain(|_, until| now < *until);
+            if self.in_progress.len() >= MAX_SNAPSHOTS {
+                self.reservations.insert(peer.clone(), now + SNAPSHOT_RETRY);
                 return Err(TrackerError::Later { wait: SNAPSHOT_RETRY });
             }
         }
         Ok(())
     }
 
-    /// `peer` is no member any more.
+    /// Forgets `peer`, which is no longer a member.
     pub(crate) fn remove(&mut self, peer: &PeerId) {
-        self.begun.remove(peer);
-        self.promised.remove(peer);
+        self.in_progress.remove(peer);
+        self.reservations.remove(peer);
     }
 }
 
@@ -117,65 +116,65 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_that_come_at_once_are_let_in_one_after_another_and_none_is_sent_away_twice() {
-        let mut turns = Turns::default();
+    fn thousand_simultaneous_snapshots_are_admitted_in_turn_with_at_most_one_refusal_each() {
+        let mut admission = SnapshotAdmission::default();
         let announcement = snapshot(0, true, 400);
         let work = SNAPSHOT_PAGE_COST + SNAPSHOT_FILE_COST * 400;
         let mut waiting: BinaryHeap<_> = (0..1000).map(|peer| (std::cmp::Reverse(at(0)), peer, 0)).collect();
-        let mut taken = Vec::new();
+        let mut admitted = Vec::new();
         while let Some((std::cmp::Reverse(now), peer, refusals)) = waiting.pop() {
-            match turns.take(now, &id(peer), &announcement) {
-                Ok(()) => taken.push(now),
+            match admission.admit(now, &id(peer), &announcement) {
+                Ok(()) => admitted.push(now),
                 Err(TrackerError::Later { wait }) => {
-                    assert_eq!(refusals, 0, "peer {peer} was sent away twice");
+                    assert_eq!(refusals, 0, "peer {peer} was refused twice");
                     waiting.push((std::cmp::Reverse(now + wait), peer, 1));
                 }
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!(taken.len(), 1000);
-        // Never more work at once than the burst, and done as soon as possible.
+        assert_eq!(admitted.len(), 1000);
+        // At most the burst at once, and no idle time in between.
         let burst = usize::try_from(SNAPSHOT_BURST.as_micros() / work.as_micros()).unwrap() + 1;
-        for (first, many) in taken.iter().zip(taken.iter().skip(burst + 1)) {
-            assert!(many.since(*first) > Duration::ZERO);
+        for (first, later) in admitted.iter().zip(admitted.iter().skip(burst + 1)) {
+            assert!(later.since(*first) > Duration::ZERO);
         }
-        assert!(taken[999] <= at(0) + work * 1000);
-        assert!(turns.promised.is_empty());
+        assert!(admitted[999] <= at(0) + work * 1000);
+        assert!(admission.reservations.is_empty());
     }
 
     #[test]
-    fn who_comes_too_early_keeps_its_turn_and_who_goes_loses_it() {
-        let mut turns = Turns::default();
+    fn early_peer_keeps_its_reservation_and_removed_peer_loses_it() {
+        let mut admission = SnapshotAdmission::default();
         let announcement = snapshot(0, true, 500);
-        let wait = |turns: &mut Turns, now, peer| match turns.take(now, &id(peer), &announcement) {
+        let wait = |admission: &mut SnapshotAdmission, now, peer| match admission.admit(now, &id(peer), &announcement) {
             Ok(()) => Duration::ZERO,
             Err(TrackerError::Later { wait }) => wait,
             Err(other) => panic!("{other}"),
         };
-        let first = (0..).find(|peer| wait(&mut turns, at(0), *peer) > Duration::ZERO).unwrap();
-        let turn = wait(&mut turns, at(0), first);
-        assert_eq!(wait(&mut turns, at(5), first), turn - Duration::from_millis(5));
-        turns.remove(&id(first));
-        assert!(wait(&mut turns, at(0), first) > turn);
-        // A change need not wait.
+        let first = (0..).find(|peer| wait(&mut admission, at(0), *peer) > Duration::ZERO).unwrap();
+        let reserved = wait(&mut admission, at(0), first);
+        assert_eq!(wait(&mut admission, at(5), first), reserved - Duration::from_millis(5));
+        admission.remove(&id(first));
+        assert!(wait(&mut admission, at(0), first) > reserved);
+        // A delta does not wait.
         let delta = Announcement { kind: AnnouncementKind::Delta, ..announcement.clone() };
-        assert_eq!(turns.take(at(5), &id(first), &delta), Ok(()));
+        assert_eq!(admission.admit(at(5), &id(first), &delta), Ok(()));
     }
 
     #[test]
-    fn snapshots_of_many_pages_are_bounded_and_one_that_stops_makes_room() {
-        let mut turns = Turns::default();
+    fn concurrent_multi_page_snapshots_are_bounded_and_stalled_ones_expire() {
+        let mut admission = SnapshotAdmission::default();
         for peer in 0..MAX_SNAPSHOTS {
-            assert_eq!(turns.take(at(0), &id(peer), &snapshot(0, false, 1)), Ok(()));
+            assert_eq!(admission.admit(at(0), &id(peer), &snapshot(0, false, 1)), Ok(()));
         }
         let more = id(MAX_SNAPSHOTS);
         let later = Err(TrackerError::Later { wait: SNAPSHOT_RETRY });
-        assert_eq!(turns.take(at(1), &more, &snapshot(0, false, 1)), later);
-        // One ends: its place is free.
-        assert_eq!(turns.take(at(2), &id(0), &snapshot(1, true, 1)), Ok(()));
-        assert_eq!(turns.take(at(1) + SNAPSHOT_RETRY, &more, &snapshot(0, false, 1)), Ok(()));
-        // The others are never heard of again.
+        assert_eq!(admission.admit(at(1), &more, &snapshot(0, false, 1)), later);
+        // One snapshot ends and frees its slot.
+        assert_eq!(admission.admit(at(2), &id(0), &snapshot(1, true, 1)), Ok(()));
+        assert_eq!(admission.admit(at(1) + SNAPSHOT_RETRY, &more, &snapshot(0, false, 1)), Ok(()));
+        // The other snapshots never continue.
         let late = at(2) + CALL_DEADLINE + SNAPSHOT_RETRY;
-        assert_eq!(turns.take(late, &id(MAX_SNAPSHOTS + 1), &snapshot(0, false, 1)), Ok(()));
+        assert_eq!(admission.admit(late, &id(MAX_SNAPSHOTS + 1), &snapshot(0, false, 1)), Ok(()));
     }
 }

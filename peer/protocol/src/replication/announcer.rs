@@ -1,43 +1,51 @@
-//! Telling one tracker, or one standby, what this peer shares: a snapshot where it knows nothing, deltas where it is behind.
+//! Brings one receiver, the tracker or a standby, up to date with this peer's share: by a snapshot where the receiver
+//! has nothing, by deltas where it is behind.
+//!
+//! | state | waits for | next |
+//! |---|---|---|
+//! | Asking | the answer to a heartbeat, which names the receiver's number | Known, Snapshot |
+//! | Known | a change of the share | InFlight with a delta; Snapshot when the log does not reach back |
+//! | Snapshot | the time to send a page | InFlight |
+//! | InFlight | the answer | Known, Snapshot (next page), Asking (refused), InFlight (lost: the same again) |
 
 use shared::{
     epoch::Epoch,
     file_name::FileName,
     id::Incarnation,
     limits::CALL_DEADLINE,
-    rpc::tracker::{Addressee, Announcement, AnnouncementKind},
+    rpc::tracker::{Addressee, Announcement, AnnouncementKind, WireFile},
     time::Timestamp,
 };
 
-use super::share_log::Share;
+use super::share_log::ShareLog;
 use crate::CallId;
 
-/// Brings one tracker up to date. One announcement at a time: each depends on the one before having been taken.
+/// Announcements to one receiver, one at a time: each builds on the one before.
 #[derive(Debug, Clone)]
-pub(crate) struct Publisher {
+pub(crate) struct Announcer {
     to: Addressee,
     epoch: Epoch,
     incarnation: Incarnation,
-    /// Answers to heartbeats before this call say nothing about what was announced since.
+    /// First call whose answer counts: answers to earlier heartbeats do not cover what was announced since.
     valid_from: CallId,
-    /// Nothing is sent before this.
+    /// Earliest time of the next announcement.
     hold_until: Timestamp,
     state: State,
 }
 
 #[derive(Debug, Clone)]
 enum State {
-    /// Waits for the tracker to say how far it is.
+    /// The receiver's number is not known.
     Asking,
-    /// The tracker has the share up to this number.
+    /// The receiver has the share up to this number.
     Known(u64),
-    /// A page of a snapshot is to be made.
+    /// A page of a snapshot is to be sent.
     Snapshot(Cursor),
-    /// Waits for an answer, or for the time to send the same again.
+    /// An announcement was sent, or is to be sent again unchanged.
     InFlight(InFlight),
 }
 
-/// Where a snapshot stands.
+/// Position in a snapshot.
 #[derive(Debug, Clone)]
 struct Cursor {
     seq: u64,
@@ -45,20 +53,20 @@ struct Cursor {
     after: Option<FileName>,
 }
 
-/// The announcement under way. Kept whole: sent again it must be the same, or what the tracker has taken and
-/// what this peer thinks it has taken drift apart.
+/// Announcement under way. It is kept whole, since a repetition must be identical: otherwise what the receiver has
+/// applied and what this peer believes it has applied could differ.
 #[derive(Debug, Clone)]
 struct InFlight {
-    /// `None`: it is to be sent (again).
+    /// Call that carries it; `None` when it is to be sent (again).
     call: Option<CallId>,
     until: Timestamp,
     announcement: Announcement,
-    /// The next page of the snapshot; `None` when this is a delta or the last page.
+    /// Next page of the snapshot; `None` for a delta or the last page.
     next: Option<Cursor>,
 }
 
-impl Publisher {
-    /// Tells the tracker of `epoch`, or a standby of it; what it says in answer to calls before `first_call` does not count.
+impl Announcer {
+    /// Announcer to the tracker of `epoch`, or to a standby of it. Answers to calls before `first_call` are ignored.
     pub(crate) fn new(
         epoch: Epoch,
         incarnation: Incarnation,
@@ -69,13 +77,13 @@ impl Publisher {
         Self { to, epoch, incarnation, valid_from: first_call, hold_until: now, state: State::Asking }
     }
 
-    /// Whether the tracker has everything.
-    pub(crate) fn is_up_to_date(&self, share: &Share) -> bool {
+    /// Whether the receiver has the whole share.
+    pub(crate) fn is_up_to_date(&self, share: &ShareLog) -> bool {
         matches!(self.state, State::Known(known) if known == share.seq())
     }
 
-    /// When there is something to send, or to give up.
-    pub(crate) fn deadline(&self, share: &Share) -> Option<Timestamp> {
+    /// Time at which an announcement is to be sent, or the one under way counts as lost.
+    pub(crate) fn deadline(&self, share: &ShareLog) -> Option<Timestamp> {
         match &self.state {
             State::Asking => None,
             State::Known(known) => (*known < share.seq()).then_some(self.hold_until),
@@ -85,8 +93,8 @@ impl Publisher {
         }
     }
 
-    /// The tracker answered a heartbeat: how far it is.
-    pub(crate) fn on_ack(&mut self, call: CallId, known_seq: Option<u64>, share: &Share) {
+    /// Takes the receiver's number from its answer to the heartbeat `call`.
+    pub(crate) fn on_ack(&mut self, call: CallId, known_seq: Option<u64>, share: &ShareLog) {
         if call < self.valid_from || !matches!(self.state, State::Asking | State::Known(_)) {
             return;
         }
@@ -94,8 +102,8 @@ impl Publisher {
         self.state = usable.map_or_else(|| first_page(share), State::Known);
     }
 
-    /// What to send now, if anything; [`Self::sent`] must follow.
-    pub(crate) fn next(&mut self, now: Timestamp, share: &Share) -> Option<Announcement> {
+    /// Announcement to send now, if any. The caller sends it and calls [`Self::sent`].
+    pub(crate) fn next(&mut self, now: Timestamp, share: &ShareLog) -> Option<Announcement> {
         if let State::InFlight(in_flight) = &mut self.state
             && in_flight.until <= now
         {
@@ -107,38 +115,10 @@ impl Publisher {
         if let State::Known(known) = self.state
             && known < share.seq()
         {
-            self.state = match share.delta_after(known) {
-                Some(delta) => {
-                    let upserts = delta.upserts.iter().cloned().map(Into::into).collect();
-                    let removals = delta.removals.iter().cloned().map(Into::into).collect();
-                    let announcement = Announcement {
-                        to: self.to,
-                        epoch: self.epoch,
-                        incarnation: self.incarnation,
-                        seq: delta.seq,
-                        kind: AnnouncementKind::Delta,
-                        upserts,
-                        removals,
-                    };
-                    State::InFlight(InFlight { call: None, until: now, announcement, next: None })
-                }
-                None => first_page(share),
-            };
+            self.state = self.delta(now, known, share).unwrap_or_else(|| first_page(share));
         }
-        if let State::Snapshot(Cursor { seq, page, after }) = &self.state {
-            let (files, last) = share.page(after.as_ref());
-            let after = files.last().map(|file| file.name.clone());
-            let next = (!last).then_some(Cursor { seq: *seq, page: *page + 1, after });
-            let announcement = Announcement {
-                to: self.to,
-                epoch: self.epoch,
-                incarnation: self.incarnation,
-                seq: *seq,
-                kind: AnnouncementKind::Snapshot { page: *page, last },
-                upserts: files.into_iter().map(Into::into).collect(),
-                removals: Vec::new(),
-            };
-            self.state = State::InFlight(InFlight { call: None, until: now, announcement, next });
+        if let State::Snapshot(cursor) = &self.state {
+            self.state = self.page(now, cursor, share);
         }
         match &self.state {
             State::InFlight(in_flight) if in_flight.call.is_none() => Some(in_flight.announcement.clone()),
@@ -146,7 +126,36 @@ impl Publisher {
         }
     }
 
-    /// The announcement was sent with this call.
+    fn delta(&self, now: Timestamp, known: u64, share: &ShareLog) -> Option<State> {
+        let delta = share.delta_after(known)?;
+        let upserts = delta.upserts.iter().cloned().map(Into::into).collect();
+        let removals = delta.removals.iter().cloned().map(Into::into).collect();
+        let announcement = self.announcement(delta.seq, AnnouncementKind::Delta, upserts, removals);
+        Some(State::InFlight(InFlight { call: None, until: now, announcement, next: None }))
+    }
+
+    fn page(&self, now: Timestamp, Cursor { seq, page, after }: &Cursor, share: &ShareLog) -> State {
+        let (files, last) = share.page(after.as_ref());
+        let after = files.last().map(|file| file.name.clone());
+        let next = (!last).then_some(Cursor { seq: *seq, page: *page + 1, after });
+        let kind = AnnouncementKind::Snapshot { page: *page, last };
+        let upserts = files.into_iter().map(Into::into).collect();
+        let announcement = self.announcement(*seq, kind, upserts, Vec::new());
+        State::InFlight(InFlight { call: None, until: now, announcement, next })
+    }
+
+    fn announcement(
+        &self,
+        seq: u64,
+        kind: AnnouncementKind,
+        upserts: Vec<WireFile>,
+        removals: Vec<String>,
+    ) -> Announcement {
+        let Self { to, epoch, incarnation, .. } = *self;
+        Announcement { to, epoch, incarnation, seq, kind, upserts, removals }
+    }
+
+    /// Notes the call that carries the announcement.
     pub(crate) fn sent(&mut self, call: CallId, now: Timestamp) {
         if let State::InFlight(in_flight) = &mut self.state {
             in_flight.call = Some(call);
@@ -154,13 +163,13 @@ impl Publisher {
         }
     }
 
-    /// Whether this call is the one under way.
+    /// Whether `call` carries the announcement under way.
     pub(crate) fn is_in_flight(&self, call: CallId) -> bool {
         matches!(&self.state, State::InFlight(in_flight) if in_flight.call == Some(call))
     }
 
-    /// The announcement under way was taken; `next_call` is the first that will be made from now on.
-    pub(crate) fn taken(&mut self, next_call: CallId) {
+    /// Notes that the receiver accepted the announcement. `next_call` is the first call after that.
+    pub(crate) fn accepted(&mut self, next_call: CallId) {
         if let State::InFlight(in_flight) = &mut self.state {
             let seq = in_flight.announcement.seq;
             self.state = in_flight.next.take().map_or(State::Known(seq), State::Snapshot);
@@ -168,15 +177,15 @@ impl Publisher {
         }
     }
 
-    /// The announcement under way was lost, or not taken for the moment: the same again, later.
-    pub(crate) fn again(&mut self, at: Timestamp) {
+    /// Schedules the same announcement again, after a loss or a refusal that is temporary.
+    pub(crate) fn retry(&mut self, at: Timestamp) {
         if let State::InFlight(in_flight) = &mut self.state {
             in_flight.call = None;
             self.hold_until = at;
         }
     }
 
-    /// The announcement under way was refused: starts from what the tracker will say then.
+    /// Starts over after a refusal: waits for the receiver to name its number.
     pub(crate) fn restart(&mut self, next_call: CallId, at: Timestamp) {
         self.state = State::Asking;
         self.valid_from = next_call;
@@ -184,6 +193,6 @@ impl Publisher {
     }
 }
 
-fn first_page(share: &Share) -> State {
+fn first_page(share: &ShareLog) -> State {
     State::Snapshot(Cursor { seq: share.seq(), page: 0, after: None })
 }

@@ -1,5 +1,14 @@
-//! How a peer's share reaches the tracker and its standbys: numbered changes, announcements, admission of snapshots.
+//! How a peer's share reaches the tracker and its standbys. Data structures without I/O and without knowledge of the
+//! election.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`share_log`] | the files of this peer and the numbered changes to them |
+//! | [`announcer`] | how far one receiver has this peer's share, and the announcement under way to it |
+//! | [`standby_feeds`] | one announcer for each standby |
+//! | [`admission`] | the receiving side: when a tracker or standby accepts whose snapshot |
 
-pub mod admission;
-pub mod announcer;
-pub mod share_log;
+pub(crate) mod admission;
+pub(crate) mod announcer;
+pub(crate) mod share_log;
+pub(crate) mod standby_feeds;

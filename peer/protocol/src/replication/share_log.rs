@@ -1,4 +1,4 @@
-//! What this peer shares, and the announcements that tell the tracker about it.
+//! The files of this peer and the log of numbered changes from which announcements are made.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,11 +15,11 @@ use shared::{
 /// One numbered change of the share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delta {
-    /// Its number.
+    /// Number of the change.
     pub(crate) seq: u64,
-    /// Files that are there now, or in this form now.
+    /// Files added or replaced.
     pub(crate) upserts: Vec<FileMeta>,
-    /// Files that are there no more.
+    /// Names removed.
     pub(crate) removals: Vec<FileName>,
 }
 
@@ -29,32 +29,32 @@ impl Delta {
     }
 }
 
-/// What came of a change.
+/// Effect of a change.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Changed {
-    /// What is different now.
+    /// Files added or replaced.
     pub(crate) upserts: Vec<FileMeta>,
-    /// What is gone.
+    /// Names removed.
     pub(crate) removals: Vec<FileName>,
-    /// Files that did not fit.
+    /// Count of files beyond `MAX_FILES_PER_PEER`, which are not shared.
     pub(crate) left_out: usize,
 }
 
-/// This peer's files and the numbering of their changes. This peer is the only writer of its entries in the
-/// index; `(incarnation, seq)` orders what it says.
+/// Files of this peer, and the log of their changes. This peer is the only writer of its entries in the index;
+/// `(incarnation, seq)` orders its announcements.
 #[derive(Debug, Clone)]
-pub(crate) struct Share {
+pub(crate) struct ShareLog {
     files: BTreeMap<FileName, FileMeta>,
     bytes: u64,
     digest: ShareDigest,
-    /// Number of the last announcement. The empty share of the start is number 1.
+    /// Number of the last change. The empty share at the start is number 1.
     seq: u64,
-    /// The last changes, without gaps, up to `seq`.
+    /// Latest changes up to `seq`, without gaps.
     log: VecDeque<Delta>,
     logged_files: usize,
 }
 
-impl Default for Share {
+impl Default for ShareLog {
     fn default() -> Self {
         Self {
             files: BTreeMap::new(),
@@ -67,8 +67,8 @@ impl Default for Share {
     }
 }
 
-impl Share {
-    /// Takes a change in; what changes nothing is left out.
+impl ShareLog {
+    /// Applies a change. Returns its effect, without entries that change nothing.
     pub(crate) fn change(&mut self, upserts: Vec<FileMeta>, removals: Vec<FileName>) -> Changed {
         let mut changed = Changed { upserts: Vec::new(), removals: Vec::new(), left_out: 0 };
         for name in removals {
@@ -101,13 +101,13 @@ impl Share {
     fn log(&mut self, changed: &Changed) {
         let files = changed.upserts.len() + changed.removals.len();
         if files > MAX_LOGGED_FILES {
-            // Cheaper said as a snapshot: without a log nobody can be behind by deltas.
+            // A snapshot is cheaper: an empty log makes every receiver ask for one.
             self.log.clear();
             self.logged_files = 0;
             self.seq += 1;
             return;
         }
-        // Removals first, as in the change itself: a name in both is there at the end.
+        // Removals first, as in the change itself: a name in both lists is present at the end.
         for removals in changed.removals.chunks(FILES_PER_PAGE) {
             self.push(Vec::new(), removals.to_vec());
         }
@@ -127,24 +127,24 @@ impl Share {
         }
     }
 
-    /// Number of the last announcement.
+    /// Number of the last change.
     pub(crate) fn seq(&self) -> u64 {
         self.seq
     }
 
-    /// What is shared as of that number.
+    /// Digest of the share as of [`Self::seq`].
     pub(crate) fn digest(&self) -> ShareDigest {
         self.digest
     }
 
-    /// The change after number `seq`; `None` when there is none or it is forgotten.
+    /// Change that follows number `seq`; `None` when there is none or the log does not reach back to it.
     pub(crate) fn delta_after(&self, seq: u64) -> Option<&Delta> {
         let first = self.log.front()?.seq;
         let wanted = seq.checked_add(1)?;
         self.log.get(usize::try_from(wanted.checked_sub(first)?).ok()?)
     }
 
-    /// Up to `FILES_PER_PAGE` files after `after`, by name, and whether they are the last.
+    /// Up to `FILES_PER_PAGE` files after `after`, in order of names, and whether they are the last.
     pub(crate) fn page(&self, after: Option<&FileName>) -> (Vec<FileMeta>, bool) {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = self.files.range::<FileName, _>((start, Bound::Unbounded)).map(|(_, file)| file);
@@ -152,12 +152,12 @@ impl Share {
         (page, rest.next().is_none())
     }
 
-    /// All files, by name.
+    /// All files by name.
     pub(crate) fn files(&self) -> &BTreeMap<FileName, FileMeta> {
         &self.files
     }
 
-    /// Their bytes.
+    /// Sum of the sizes of all files, bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -175,8 +175,8 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_numbered_without_gaps_and_nothing_is_no_change() {
-        let mut share = Share::default();
+    fn changes_get_numbers_without_gaps_and_empty_changes_get_none() {
+        let mut share = ShareLog::default();
         assert_eq!(share.seq(), 1);
         share.change(vec![file("a", 1), file("b", 2)], vec![]);
         share.change(vec![file("a", 1)], vec!["c".parse().unwrap()]);
@@ -191,8 +191,8 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_bounded_and_a_large_change_is_a_snapshot() {
-        let mut share = Share::default();
+    fn log_is_bounded_and_large_change_forces_a_snapshot() {
+        let mut share = ShareLog::default();
         let many: Vec<FileMeta> = (0..MAX_LOGGED_FILES + 1).map(|i| file(&format!("f{i}"), 1)).collect();
         share.change(many, vec![]);
         assert_eq!((share.seq(), share.delta_after(1)), (2, None));
@@ -206,8 +206,8 @@ mod tests {
     }
 
     #[test]
-    fn pages_hold_every_file_once_and_say_which_is_last() {
-        let mut share = Share::default();
+    fn pages_hold_every_file_once_and_flag_the_last() {
+        let mut share = ShareLog::default();
         assert_eq!(share.page(None), (vec![], true));
         let many: Vec<FileMeta> = (0..FILES_PER_PAGE * 2).map(|i| file(&format!("f{i:05}"), 1)).collect();
         share.change(many.clone(), vec![]);

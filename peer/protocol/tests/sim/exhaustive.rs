@@ -1,12 +1,13 @@
-//! Every run within bounds, instead of many at random: an election without the nameserver among three real cores.
+//! Search of all runs within bounds: an election without the nameserver among three real cores.
 //!
-//! The network is a set of messages that were sent: each of them can arrive at any time, again, or never, which is loss,
-//! duplication and reordering at once. A step is one of: a message arrives, a peer's next timer goes off (each has its own
-//! clock, so any of them may be first), a peer crashes and starts again with what its disk has. A write is done before
-//! what depends on it is sent; a crash before that write is one before the step, a crash after it a loss of messages.
+//! The network is the set of all messages sent: each may arrive at any time, repeatedly, or never, which covers loss,
+//! duplication and reordering. In a step, a message arrives, a peer's next timer fires (each peer has its own clock,
+//! so any may be first), or a peer crashes and restarts from its disk. A write is stored before a message that
+//! depends on it is sent; a crash before the write equals one before the step, a crash after it equals a loss of
+//! messages.
 //!
 //! Bounds: 3 peers, epochs up to [`MAX_EPOCHS`] elections without the nameserver, [`MAX_CRASHES`] crashes,
-//! [`MAX_TIMERS`] timers a peer, `BRASA_SEARCH_DEPTH` steps. Within them all states are visited; equal ones once.
+//! [`MAX_TIMERS`] timers for each peer, `BRASA_SEARCH_DEPTH` steps. The search visits every state within them once.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
@@ -31,7 +32,7 @@ const PEERS: usize = 3;
 const MAX_EPOCHS: u64 = 3;
 const MAX_CRASHES: usize = 1;
 const MAX_TIMERS: usize = 2;
-/// What the ordinary test run has the time for.
+/// Depth of an ordinary test run.
 const DEFAULT_DEPTH: usize = 5;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +54,12 @@ struct Machine {
 #[derive(Clone)]
 struct State {
     machines: Vec<Machine>,
-    /// All that was ever sent, by what it looks like.
+    /// All messages sent, by their `Debug` text.
     sent: BTreeMap<String, Message>,
     crashes: usize,
-    /// Whom each peer voted for in each epoch.
+    /// Candidate of each peer's vote in each epoch.
     votes: BTreeMap<(usize, Epoch), PeerId>,
-    /// Who became tracker in each epoch.
+    /// Tracker of each epoch.
     winners: BTreeMap<Epoch, usize>,
 }
 
@@ -82,8 +83,8 @@ fn contact(number: usize) -> Contact {
 }
 
 impl State {
-    /// Three peers that know each other and no tracker, and that the nameserver does not answer.
-    fn orphans() -> Self {
+    /// Three peers that know each other and no tracker, while the nameserver does not answer.
+    fn without_tracker() -> Self {
         let machines = (0..PEERS).map(|number| Machine::start(number, 1, DurableState::default())).collect();
         let mut state =
             Self { machines, sent: BTreeMap::new(), crashes: 0, votes: BTreeMap::new(), winners: BTreeMap::new() };
@@ -91,7 +92,7 @@ impl State {
         state
     }
 
-    /// Lets a peer learn who there is, and that the nameserver is away.
+    /// Lets a peer learn the list of peers, and that the nameserver is away.
     fn settle(&mut self, number: usize) {
         let peers = (0..PEERS).map(contact).collect();
         self.event(number, Event::PeersWatched { peers });
@@ -101,16 +102,26 @@ impl State {
     }
 
     fn event(&mut self, number: usize, event: Event) {
-        let machine = &mut self.machines[number];
         let asked = match &event {
             Event::VoteRequested { from, request, .. } => Some((from.clone(), request.clone())),
             _ => None,
         };
+        self.step(number, asked.as_ref(), |core, now, actions| core.handle(now, event, actions));
+    }
+
+    /// Runs one step of a core and checks its effects.
+    fn step(
+        &mut self,
+        number: usize,
+        asked: Option<&(PeerId, VoteRequest)>,
+        step: impl FnOnce(&mut Core, Timestamp, &mut Vec<Action>),
+    ) {
+        let machine = &mut self.machines[number];
         let mut actions = Vec::new();
         let role = machine.core.role();
-        machine.core.handle(machine.now, event, &mut actions);
+        step(&mut machine.core, machine.now, &mut actions);
         for action in actions {
-            self.carry_out(number, action, asked.as_ref());
+            self.carry_out(number, action, asked);
         }
         let core = &self.machines[number].core;
         if core.role() == Role::Tracker && role != Role::Tracker {
@@ -119,7 +130,7 @@ impl State {
             assert_eq!(first, number, "S1: two trackers of epoch {epoch}");
             assert!(
                 core.durable().epoch_high <= self.machines[number].durable.epoch_high,
-                "S5: it would forget {epoch}"
+                "S5: {epoch} is not durable"
             );
         }
     }
@@ -142,11 +153,11 @@ impl State {
                 self.send(Message::Notice { from: number, to: self::number(&to.peer), notice });
             }
             Action::Reply { token: Token(token), reply: Reply::Vote(reply) } => {
-                let (from, request) = asked.expect("a vote was asked for");
+                let (from, request) = asked.expect("a vote was requested");
                 if reply.granted && !request.pre_vote {
                     self.voted(number, request.epoch, from);
                 }
-                // The token is the call's number, the run's above it.
+                // The token holds the run in its upper half and the call in its lower half.
                 let (run, call) = (token >> 32, CallId(token & u64::from(u32::MAX)));
                 self.send(Message::Answer { from: number, to: self::number(from), run, call, reply });
             }
@@ -182,7 +193,7 @@ impl State {
             Step::Timer(number) => {
                 let machine = &mut self.machines[*number];
                 machine.timers += 1;
-                // The timers that matter: those before its next campaign's end or begin, all at once.
+                // All timers up to the next begin or end of a campaign fire at once.
                 machine.now = machine.core.next_deadline().expect("it runs") + Duration::from_millis(60);
                 self.event(*number, Event::Tick);
             }
@@ -201,7 +212,7 @@ impl State {
                     self.event(to, Event::VoteAnswered { call, from: id(from), result: Ok(reply) });
                 }
                 Message::Notice { from, to, notice } => {
-                    self.event(to, Event::NoticeReceived { token: Token(0), from: id(from), notice });
+                    self.step(to, None, |core, now, actions| drop(core.on_notice(now, &id(from), notice, actions)));
                 }
             },
         }
@@ -232,10 +243,10 @@ impl Machine {
     }
 }
 
-/// What the search has seen.
+/// Progress of the search.
 #[derive(Default)]
 struct Search {
-    /// The fewest steps after which each state was reached.
+    /// Fewest steps to each state.
     seen: HashMap<u64, usize>,
     steps: u64,
     won: u64,
@@ -243,7 +254,7 @@ struct Search {
 }
 
 impl Search {
-    /// Visits all that can follow `state`, which is `depth` steps from the start, up to `limit` steps.
+    /// Visits all successors of `state`, which is `depth` steps from the start, up to `limit` steps.
     fn visit(&mut self, state: &State, depth: usize, limit: usize) {
         for step in state.steps() {
             let mut after = state.clone();
@@ -269,12 +280,12 @@ impl Search {
 }
 
 #[test]
-fn every_short_election_without_the_nameserver_has_at_most_one_winner_an_epoch() {
+fn every_short_provisional_election_has_at_most_one_winner_per_epoch() {
     let depth =
         crate::number("BRASA_SEARCH_DEPTH").map_or(DEFAULT_DEPTH, |depth| usize::try_from(depth).expect("small"));
     let mut search = Search::default();
-    search.visit(&State::orphans(), 0, depth);
+    search.visit(&State::without_tracker(), 0, depth);
     let Search { seen, steps, won, epochs } = search;
     eprintln!("{} states, {steps} steps, depth {depth}; {won} with a winner; epochs voted on: {epochs:?}", seen.len());
-    assert!(won > 0, "nobody ever won: the search shows nothing");
+    assert!(won > 0, "no run has a winner, so the search shows nothing");
 }

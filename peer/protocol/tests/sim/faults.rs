@@ -1,4 +1,4 @@
-//! What goes wrong: processes, shares, links, the nameserver.
+//! Injected faults of processes, links and the nameserver, and changes of shares.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::world::{Item, NAMESERVER, World};
 impl World {
     pub(crate) fn fault(&mut self) {
         let node = self.rng.usize(0..self.nodes.len());
-        // Trackers are hit more often than their number suggests.
+        // A tracker is chosen more often than by chance.
         let tracker = self.tracker();
         let node = tracker.filter(|_| self.rng.u8(0..3) == 0).unwrap_or(node);
         match self.rng.u8(0..19) {
@@ -27,7 +27,7 @@ impl World {
             7 => self.leave(node),
             8 => self.elect(node),
             9 => {
-                // Several at once, and some of them again: rivals at every stage.
+                // Several forced elections at once: rivals in every stage.
                 for _ in 0..self.rng.usize(2..6) {
                     let (node, wait) = (self.rng.usize(0..self.nodes.len()), self.random(Duration::from_millis(250)));
                     self.push(wait, Item::Elect(node));
@@ -46,7 +46,7 @@ impl World {
             13 | 14 => {
                 self.note("all links work");
                 self.cuts.clear();
-                self.mistaken.clear();
+                self.false_refusals.clear();
             }
             15 => {
                 let other = self.rng.usize(0..self.nodes.len());
@@ -55,10 +55,10 @@ impl World {
                 }
             }
             16 => {
-                // A firewall, or whoever can forge it, says that nobody listens there.
+                // A firewall, or a forger, refuses probes of an open port.
                 let from = self.rng.usize(0..=self.nodes.len());
                 let from = if from == self.nodes.len() { NAMESERVER } else { from };
-                self.mistaken.insert((from, node));
+                self.false_refusals.insert((from, node));
             }
             _ => self.nameserver_dies(),
         }
@@ -77,16 +77,16 @@ impl World {
         let process = &self.nodes[node];
         if process.core.is_some() && !process.frozen && process.syncing.is_none() && !process.leaving {
             let was_tracker = self.tracker() == Some(node);
-            self.note(&format!("peer{node} is to leave"));
+            self.note(&format!("peer{node} leaves"));
             self.nodes[node].leaving = true;
             self.handle(node, Event::Shutdown);
             if was_tracker {
-                self.checks.sometimes("tracker left in good order");
+                self.checks.sometimes("tracker left gracefully");
             }
         }
     }
 
-    /// Two parts that do not hear each other, or of which one does not hear the other.
+    /// Cuts the network into two parts, in one direction or both.
     fn split(&mut self) {
         let members = (0..self.nodes.len()).chain([NAMESERVER]);
         let (left, right): (Vec<usize>, Vec<usize>) = members.partition(|_| self.rng.bool());
@@ -103,7 +103,7 @@ impl World {
         }
     }
 
-    /// Nobody hears this machine and it hears nobody.
+    /// Cuts all links of this machine.
     pub(crate) fn isolate(&mut self, node: usize) {
         self.note(&format!("peer{node} is isolated"));
         for other in (0..self.nodes.len()).chain([NAMESERVER]).filter(|other| *other != node) {
@@ -151,14 +151,14 @@ impl World {
         self.note(&format!("peer{number} thaws"));
         self.nodes[number].frozen = false;
         if self.nodes[number].syncing.is_some() {
-            // The disk was done long ago.
+            // The write has ended meanwhile.
             self.synced(number);
             return;
         }
-        // The timer and the sockets are ready at once; which is looked at first is anybody's guess.
+        // The timer and the sockets are ready at once; either may be handled first.
         let unread = &mut self.nodes[number].unread;
         let at = self.rng.usize(0..=unread.len());
-        unread.insert(at, Event::Tick);
+        unread.insert(at, Event::Tick.into());
         if at > 0 {
             let first = self.nodes[number].unread.pop_front().expect("it was just filled");
             self.handle(number, first);

@@ -1,4 +1,4 @@
-//! What must become true when nothing goes wrong any more, and what single faults may cost then.
+//! Liveness after the faults end, and the effects of single faults after that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,27 +17,28 @@ use shared::{
 
 use crate::world::{NAMESERVER, Node, World};
 
-/// After healing: one tracker known to all.
+/// Longest time after healing until all peers know one tracker.
 const L1_BOUND: Duration = Duration::from_secs(4);
-/// After healing: the index is the union of the shares.
+/// Longest time after healing until the index is the union of the shares.
 const L2_BOUND: Duration = Duration::from_secs(6);
-/// After a tracker was killed in a healed network: another one, known to all.
+/// Longest time after the crash of a tracker in a healed network until all peers know another.
 const FAILOVER_BOUND: Duration = Duration::from_millis(1500);
-/// Without the nameserver: a provisional tracker, known to all of a majority; and its registration afterwards.
+/// Longest time without the nameserver until a majority knows a provisional tracker, and with it until that is
+/// registered.
 const PROVISIONAL_BOUND: Duration = Duration::from_secs(2);
-/// How long one is told that the tracker's port is closed.
+/// Time for which probes of the tracker's open port are refused.
 const MISLED: Duration = Duration::from_secs(1);
-/// How long a peer is cut off before it comes back.
+/// Time for which a peer is isolated.
 const ISOLATION: Duration = Duration::from_secs(3);
 
 impl World {
-    /// Everything works again; some of the dead stay dead. Then L1 and L2 hold within their bounds, a peer that was
-    /// cut off for a while disturbs nobody when it comes back (L4), and a tracker that is killed is replaced.
+    /// Ends all faults and restarts the crashed peers but one. Then L1 and L2 hold within their bounds, a peer that
+    /// was isolated disturbs no other when it returns (L4), and a tracker that crashes is replaced.
     pub(crate) fn heal(&mut self) {
-        self.note("everything works again");
+        self.note("all faults end");
         self.calm = true;
         self.cuts.clear();
-        self.mistaken.clear();
+        self.false_refusals.clear();
         (self.loss, self.duplication) = (0.0, 0.0);
         self.latency = self.latency.min(Duration::from_millis(20));
         self.disk = self.disk.min(Duration::from_millis(4));
@@ -83,87 +84,89 @@ impl World {
     fn isolate_one_for_a_while(&mut self) {
         let Some(follower) = self.follower() else { return };
         let before = self.registry.seat(self.now);
-        let numbers = self.numbers();
+        let epochs = self.durable_epochs();
         self.isolate(follower);
         self.run_for(ISOLATION);
         self.cuts.clear();
-        self.note("it is back");
+        self.note("the isolated peer returns");
         self.run_for(ISOLATION);
         assert_eq!(self.registry.seat(self.now), before, "L4: a peer that was isolated raised the epoch");
-        assert_eq!(self.numbers(), numbers, "L4: a peer that was isolated stood for election");
+        assert_eq!(self.durable_epochs(), epochs, "L4: a peer that was isolated stood for election");
         self.check_one_tracker();
         self.check_index();
-        self.checks.sometimes("isolated peer came back");
+        self.checks.sometimes("isolated peer returned");
     }
 
-    /// One peer is told for a while that nobody listens at the tracker's port, then the nameserver is: that unseats nobody.
+    /// Probes of the tracker's open port are refused, first to one peer, then to the nameserver: the tracker keeps
+    /// its seat (L5).
     fn mislead_one_at_a_time(&mut self) {
         let (Some(tracker), Some(follower)) = (self.tracker(), self.follower()) else { return };
         let before = self.registry.seat(self.now);
         for misled in [follower, NAMESERVER] {
-            self.note("one is misled");
-            self.mistaken.insert((misled, tracker));
+            self.note("probes of an open port are refused");
+            self.false_refusals.insert((misled, tracker));
             self.run_for(MISLED);
-            self.mistaken.clear();
-            assert_eq!(self.registry.seat(self.now), before, "L5: a living tracker was unseated for its port");
+            self.false_refusals.clear();
+            assert_eq!(self.registry.seat(self.now), before, "L5: a living tracker lost its seat to refused probes");
         }
         self.run_for(HEARTBEAT * 2);
         self.check_one_tracker();
     }
 
-    /// The epochs that the machines' disks know, of votes and of seats.
-    fn numbers(&self) -> Vec<(Option<Epoch>, Epoch)> {
+    /// Epochs of votes and seats on the machines' disks.
+    fn durable_epochs(&self) -> Vec<(Option<Epoch>, Epoch)> {
         let of = |node: &Node| (node.durable.voted.as_ref().map(|vote| vote.epoch), node.durable.epoch_high);
         self.nodes.iter().map(of).collect()
     }
 
-    /// Its files go when it was silent for too long: which is later if the tracker waved it to rest, since it elects not,
-    /// and at the standbys, which all peers tell of themselves at a resting peer's pace.
+    /// Crashes a follower, whose files go after the silence allowed to it. That is longer for a peer with a reduced
+    /// heartbeat, and at standbys, to which all heartbeats are reduced.
     fn kill_a_follower(&mut self) {
-        let resting = self.resting_follower();
-        let Some(follower) = resting.or_else(|| self.follower()) else { return };
+        let reduced = self.reduced_follower();
+        let Some(follower) = reduced.or_else(|| self.follower()) else { return };
         self.crash(follower);
         self.run_for(PEER_SILENCE + HEARTBEAT * 2);
-        if resting.is_none() {
+        if reduced.is_none() {
             self.check_index();
         }
         self.run_for(REDUCED_HEARTBEAT - HEARTBEAT);
         self.check_index();
-        if resting.is_some() {
-            self.checks.sometimes("resting peer forgotten");
+        if reduced.is_some() {
+            self.checks.sometimes("peer with reduced heartbeat forgotten");
         }
     }
 
-    /// A follower that is no elector.
-    fn resting_follower(&self) -> Option<usize> {
+    /// A follower that does not elect.
+    fn reduced_follower(&self) -> Option<usize> {
         let electors = self.nodes[self.tracker()?].core.as_ref()?.electors();
-        let rests = |node: &Node| {
+        let is_reduced = |node: &Node| {
             node.core.as_ref().is_some_and(|core| core.role() == Role::Follower) && !electors.contains(&node.id)
         };
-        self.nodes.iter().position(rests)
+        self.nodes.iter().position(is_reduced)
     }
 
     fn kill_the_tracker(&mut self) {
         if self.alive() > 1 {
             let tracker = self.tracker().expect("there is one");
             let named = self.nodes[tracker].core.as_ref().expect("it runs").standbys().to_vec();
-            let warm: Vec<PeerId> = named.into_iter().filter(|standby| self.is_warm(standby, tracker)).collect();
+            let complete: Vec<PeerId> =
+                named.into_iter().filter(|standby| self.is_complete_standby(standby, tracker)).collect();
             self.crash(tracker);
             self.run_for(FAILOVER_BOUND);
             self.check_one_tracker();
             self.run_for(L1_BOUND - FAILOVER_BOUND);
             self.check_index();
             let seat = self.registry.seat(self.now).seat.expect("checked before");
-            if warm.contains(&seat.peer) {
-                self.checks.nothing_again(&seat.peer, seat.epoch);
+            if complete.contains(&seat.peer) {
+                self.checks.complete_standby_took_seat(&seat.peer, seat.epoch);
             } else {
-                self.checks.sometimes("failover to a peer that had nothing");
+                self.checks.sometimes("failover to a peer without the index");
             }
         }
     }
 
-    /// Whether a standby has what all others but the tracker have.
-    fn is_warm(&self, standby: &PeerId, tracker: usize) -> bool {
+    /// Whether a standby has the shares of all peers but the tracker.
+    fn is_complete_standby(&self, standby: &PeerId, tracker: usize) -> bool {
         let others = self.nodes.iter().enumerate().filter(|(number, node)| *number != tracker && node.id != *standby);
         let others: Vec<&Node> = others.map(|(_, node)| node).filter(|node| node.core.is_some()).collect();
         let files: BTreeSet<_> =
@@ -172,8 +175,8 @@ impl World {
         core.and_then(Core::standby_size) == Some((others.len(), files.len()))
     }
 
-    /// The nameserver is away and the tracker dies: a majority has a provisional one soon, and keeps it when the
-    /// nameserver is back; others know whom to ask (L3), and find a tracker then.
+    /// The nameserver is away and the tracker crashes: a majority elects a provisional one and keeps it when the
+    /// nameserver is back. A minority knows all living peers (L3), and finds a tracker when the nameserver is back.
     fn do_without_the_nameserver(&mut self) {
         self.note("the nameserver is away");
         self.nameserver_up = false;
@@ -190,7 +193,7 @@ impl World {
         let minority = !cores.iter().any(is_enough);
         for core in &cores {
             let knows = |other: &&Core| core.id() == other.id() || core.members().contains_key(other.id());
-            assert!(cores.iter().all(knows), "L3: {} does not know whom to ask", core.id());
+            assert!(cores.iter().all(knows), "L3: {} does not know all living peers", core.id());
             if majority {
                 let seat = core.tracker().unwrap_or_else(|| panic!("L1: {} knows no provisional tracker", core.id()));
                 assert!(
@@ -209,7 +212,7 @@ impl World {
             self.run_for(INDEX_SETTLE + HEARTBEAT * 2);
             self.check_index();
         } else if minority {
-            self.checks.sometimes("orphans");
+            self.checks.sometimes("minority without a tracker");
         }
         self.nameserver_back();
         if self.alive() > 0 {
@@ -237,7 +240,7 @@ impl World {
                 expected.entry((file.name.to_string(), file.hash)).or_default().push(node.id.clone());
             }
         }
-        // In order of their ids, not of their numbers.
+        // In order of ids, not of numbers.
         expected.values_mut().for_each(|owners| owners.sort());
         let tracker = self.tracker().expect("checked before");
         let now = self.nodes[tracker].clock.local(self.now);

@@ -1,4 +1,4 @@
-//! Messages: loss, duplication, delay, deadlines; and the nameserver's side of its calls.
+//! Messages with loss, duplication, delay and deadlines, and the nameserver.
 
 use std::time::Duration;
 
@@ -17,9 +17,12 @@ use shared::{
     time::Timestamp,
 };
 
-use crate::world::{Item, Kind, NAMESERVER, Node, Question, Run, Waiting, World};
+use crate::{
+    input::{Answer, Call, Input},
+    world::{Item, Kind, NAMESERVER, Node, Question, Run, Waiting, World},
+};
 
-/// When a watcher that could not be told asks again.
+/// Time until a watch that failed is repeated.
 const WATCH_AGAIN: Duration = Duration::from_millis(700);
 
 impl World {
@@ -27,7 +30,7 @@ impl World {
         !self.cuts.contains(&(from, to))
     }
 
-    /// How long a message takes; `None` when it is lost.
+    /// Latency of a message; `None` when it is lost.
     pub(crate) fn travel(&mut self, from: usize, to: usize) -> Option<Duration> {
         let lost = !self.reaches(from, to) || self.rng.f64() < self.loss;
         let spread = if self.rng.u8(0..20) == 0 { self.latency * 6 } else { self.latency };
@@ -35,9 +38,14 @@ impl World {
         (!lost).then_some(travel)
     }
 
-    pub(crate) fn ask_peer(&mut self, node: usize, to: &Contact, kind: Kind, call: CallId, event: Event) {
+    pub(crate) fn call_peer(&mut self, node: usize, to: &Contact, kind: Kind, id: CallId, call: Call) {
+        let input = Input::Call { token: Token(0), from: self.nodes[node].id.clone(), call };
+        self.ask_peer(node, to, kind, id, input);
+    }
+
+    pub(crate) fn ask_peer(&mut self, node: usize, to: &Contact, kind: Kind, call: CallId, input: Input) {
         let callee = self.nodes.iter().position(|node| node.id == to.peer).expect("a known peer");
-        self.ask(node, callee, kind, call, Question::Peer(Box::new(event)));
+        self.ask(node, callee, kind, call, Question::Peer(Box::new(input)));
     }
 
     pub(crate) fn ask(&mut self, node: usize, callee: usize, kind: Kind, call: CallId, question: Question) {
@@ -61,29 +69,30 @@ impl World {
         self.push(deadline, Item::Expire { rpc, failure: CallFailure::NoAnswer });
     }
 
-    /// How long it takes until `from` learns that nobody listens at `to`; `None` when it does not. The machine of a
-    /// process that crashed says so, sometimes in vain; one that is cut off, or whose process is frozen, says nothing.
+    /// Time until `from` receives the refusal of its probe of `to`; `None` when it receives none. The machine of a
+    /// crashed process refuses, but not always; one that is cut off, or whose process is frozen, does not.
     fn refusal(&mut self, from: usize, to: usize) -> Option<Duration> {
-        let mistaken = self.mistaken.contains(&(from, to));
+        let is_false = self.false_refusals.contains(&(from, to));
         let refused = self.nodes[to].core.is_none() && self.rng.u8(0..8) != 0;
         let (there, back) = (self.travel(from, to)?, self.travel(to, from)?);
-        if mistaken {
-            self.checks.sometimes("refused by mistake");
+        if is_false {
+            self.checks.sometimes("open port refused");
         }
-        (refused || mistaken).then_some(there + back)
+        (refused || is_false).then_some(there + back)
     }
 
-    pub(crate) fn knock(&mut self, node: usize, at: Contact) {
+    pub(crate) fn probe_port(&mut self, node: usize, at: Contact) {
         let to = self.nodes.iter().position(|node| node.id == at.peer).expect("a known peer");
         if let Some(wait) = self.refusal(node, to) {
-            self.checks.sometimes("knock refused");
+            self.checks.sometimes("probe refused");
             let run = self.run_of(node);
             self.push(wait, Item::Refused { run, at });
         }
     }
 
-    /// A majority misses the holder of the seat, whom the nameserver has heard not long ago: it looks for itself.
-    fn look(&mut self, rpc: u64, caller: Run, claim: Claim, held: &Seat) {
+    /// A majority misses the holder of the seat, which the nameserver has heard recently: the nameserver probes its
+    /// port.
+    fn probe_incumbent(&mut self, rpc: u64, caller: Run, claim: Claim, held: &Seat) {
         let holder = self.nodes.iter().position(|node| node.id == held.peer).expect("a known peer");
         let refusals = [self.refusal(NAMESERVER, holder), self.refusal(NAMESERVER, holder)];
         let within = |refusal: &Option<Duration>| refusal.filter(|wait| *wait <= PROBE_TIMEOUT);
@@ -93,20 +102,20 @@ impl World {
             [Some(first), Some(second)] => (first + PROBE_RETRY + second, Some(held.epoch)),
         };
         let (nameserver, since) = (self.nameserver_run, self.now);
-        self.push(wait, Item::Looked { rpc, nameserver, caller, claim, closed, since });
+        self.push(wait, Item::Probed { rpc, nameserver, caller, claim, closed, since });
     }
 
-    /// The nameserver has looked: the claim is put once more.
-    pub(crate) fn looked(&mut self, rpc: u64, caller: Run, claim: Claim, closed: Option<Epoch>, since: Timestamp) {
+    /// The nameserver has probed the port: it handles the claim again.
+    pub(crate) fn probed(&mut self, rpc: u64, caller: Run, claim: Claim, closed: Option<Epoch>, since: Timestamp) {
         let busy = self.nameserver_busy.since(self.now);
         if !busy.is_zero() {
             let nameserver = self.nameserver_run;
-            return self.push(busy, Item::Looked { rpc, nameserver, caller, claim, closed, since });
+            return self.push(busy, Item::Probed { rpc, nameserver, caller, claim, closed, since });
         }
         if let Some(epoch) = closed
             && self.registry.record_closed_port(self.now, epoch, since)
         {
-            self.checks.sometimes("nameserver saw a closed port");
+            self.checks.sometimes("nameserver found a closed port");
         }
         let result = self.put_claim(caller, &claim);
         self.answer_claim(rpc, result);
@@ -129,7 +138,7 @@ impl World {
         self.answer(rpc, NAMESERVER, |call| Event::ClaimAnswered { call, result });
     }
 
-    /// `from` answers a call, unless it is the nameserver and has just died.
+    /// `from` answers a call, unless it is the nameserver and has just crashed.
     pub(crate) fn answer(&mut self, rpc: u64, from: usize, event: impl FnOnce(CallId) -> Event) {
         if from == NAMESERVER && !self.nameserver_up {
             return;
@@ -153,9 +162,9 @@ impl World {
     }
 
     pub(crate) fn arrive(&mut self, rpc: u64, caller: Run, callee: usize, question: Question) {
-        if let Question::Peer(event) = question {
+        if let Question::Peer(input) = question {
             if self.nodes[callee].core.is_none() {
-                // The machine lives and says that nobody listens; sometimes that is lost or never sent.
+                // The machine refuses the connection; the refusal may be lost or never sent.
                 if self.rng.bool()
                     && let Some(travel) = self.travel(callee, caller.0)
                 {
@@ -166,7 +175,7 @@ impl World {
             let token = Token(self.last_item);
             self.last_item += 1;
             self.tokens.insert(token, rpc);
-            self.deliver(self.run_of(callee), with_token(*event, token));
+            self.deliver(self.run_of(callee), input.with_token(token));
             return;
         }
         if !self.nameserver_up {
@@ -179,21 +188,21 @@ impl World {
         }
         let busy = self.nameserver_busy.since(self.now);
         if !busy.is_zero() {
-            // Its one owner is at the disk.
+            // The nameserver is writing to its disk.
             self.push(busy, Item::Arrive { rpc, caller, callee, question });
             return;
         }
         self.ask_nameserver(rpc, caller, question);
     }
 
-    /// Something is different in the nameserver: those who watch hear of it, as of what is when they hear.
+    /// The registry has changed: watchers receive its state as of the arrival.
     pub(crate) fn wake_watchers(&mut self) {
         let revision = self.registry.revision();
-        if !self.nameserver_up || std::mem::replace(&mut self.told, revision) == revision {
+        if !self.nameserver_up || std::mem::replace(&mut self.watched, revision) == revision {
             return;
         }
         for node in 0..self.nodes.len() {
-            // A call that is lost is made again.
+            // A lost call is repeated.
             let travel = self.travel(NAMESERVER, node).unwrap_or(WATCH_AGAIN);
             self.push(travel, Item::Watched(self.run_of(node)));
         }
@@ -209,7 +218,7 @@ impl World {
         let now = self.now;
         let registered = |node: &&Node| self.registry.lookup(now, &format!("{PEER_PREFIX}{}", node.id)).is_ok();
         let peers = self.nodes.iter().filter(registered).map(World::contact).collect();
-        self.checks.sometimes("watched");
+        self.checks.sometimes("list of peers watched");
         self.deliver(run, Event::SeatChanged);
         self.deliver(run, Event::PeersWatched { peers });
     }
@@ -232,7 +241,7 @@ impl World {
             Question::Claim(claim) => {
                 let held = self.registry.seat(now).seat;
                 match (self.put_claim(caller, &claim), held) {
-                    (Err(ClaimError::Held { .. }), Some(held)) => self.look(rpc, caller, claim, &held),
+                    (Err(ClaimError::Held { .. }), Some(held)) => self.probe_incumbent(rpc, caller, claim, &held),
                     (result, _) => self.answer_claim(rpc, result),
                 }
             }
@@ -250,7 +259,7 @@ impl World {
         self.checks.registry(now, &self.registry);
     }
 
-    /// The nameserver writes, which takes time and can be the last thing that it does; whether it was stored.
+    /// The nameserver writes, which takes time and may end in a crash. Returns whether the write was stored.
     fn commit(&mut self) -> bool {
         if self.registry.pending().is_empty() {
             return true;
@@ -259,7 +268,7 @@ impl World {
         let write = self.random(if slow { Duration::from_millis(300) } else { self.disk });
         self.nameserver_busy = self.now + write;
         let stored = if !self.calm && self.rng.u8(0..40) == 0 {
-            self.checks.sometimes("nameserver died while it wrote");
+            self.checks.sometimes("nameserver crashed during a write");
             self.nameserver_dies();
             self.rng.bool()
         } else {
@@ -273,10 +282,10 @@ impl World {
         stored
     }
 
-    /// The nameserver is gone for a while.
+    /// The nameserver crashes and restarts later.
     pub(crate) fn nameserver_dies(&mut self) {
         if self.nameserver_up {
-            self.note("the nameserver is dead");
+            self.note("the nameserver crashes");
             self.nameserver_up = false;
             let back = self.random(Duration::from_millis(2500));
             self.push(back, Item::NameserverBack);
@@ -284,7 +293,7 @@ impl World {
     }
 
     pub(crate) fn nameserver_back(&mut self) {
-        self.note("the nameserver is back");
+        self.note("the nameserver restarts");
         self.nameserver_up = true;
         self.nameserver_run += 1;
         self.nameserver_busy = self.now;
@@ -297,14 +306,22 @@ impl World {
         let from = self.nodes[node].id.clone();
         self.answer(rpc, node, |call| match reply {
             Reply::Vote(reply) => Event::VoteAnswered { call, from, result: Ok(reply) },
-            Reply::Notice(view) => Event::NoticeAnswered { from, view },
-            Reply::Heartbeat(result) => {
+            Reply::Elected(_) => Event::Tick,
+        });
+    }
+
+    pub(crate) fn answer_peer(&mut self, node: usize, token: Token, answer: Answer) {
+        let Some(rpc) = self.tokens.remove(&token) else { return };
+        let from = self.nodes[node].id.clone();
+        self.answer(rpc, node, |call| match answer {
+            Answer::Heartbeat(result) => {
                 Event::HeartbeatAnswered { call, from, result: result.map_err(CallError::Refused) }
             }
-            Reply::Announcement(result) => {
+            Answer::Announcement(result) => {
                 Event::AnnouncementAnswered { call, from, result: result.map_err(CallError::Refused) }
             }
-            Reply::Leave(_) | Reply::Elected(_) => Event::Tick,
+            Answer::Notice(view) => Event::NoticeAnswered { from, view },
+            Answer::Leave => Event::Tick,
         });
     }
 
@@ -318,27 +335,12 @@ impl World {
             condition: Condition::Always,
             incarnation: *incarnation,
         };
-        self.registry.register(self.now, &Identity::Peer(id.clone()), request).expect("one's own name");
+        self.registry.register(self.now, &Identity::Peer(id.clone()), request).expect("a peer registers its own name");
         self.registry.settle();
     }
 }
 
-fn with_token(event: Event, token: Token) -> Event {
-    match event {
-        Event::VoteRequested { from, request, .. } => Event::VoteRequested { token, from, request },
-        Event::NoticeReceived { from, notice, .. } => Event::NoticeReceived { token, from, notice },
-        Event::HeartbeatReceived { from, beat, .. } => Event::HeartbeatReceived { token, from, beat },
-        Event::AnnouncementReceived { from, announcement, .. } => {
-            Event::AnnouncementReceived { token, from, announcement }
-        }
-        Event::LeaveReceived { from, epoch, incarnation, .. } => {
-            Event::LeaveReceived { token, from, epoch, incarnation }
-        }
-        other => other,
-    }
-}
-
-/// What the shell reports of a call that had no answer.
+/// Event of a call that was not answered.
 pub(crate) fn failed(kind: Kind, call: CallId, from: Option<PeerId>, failure: CallFailure) -> Option<Event> {
     let from = from.or_else(|| "nameserver".parse().ok())?;
     Some(match kind {

@@ -1,4 +1,4 @@
-//! The processes: what they take in, what they do about it, their disks, and how they start and end.
+//! Processes: inputs, execution of actions, disks, start and stop.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,52 +13,59 @@ use shared::{
     rpc::nameserver::Selector,
 };
 
-use crate::world::{Item, Kind, NAMESERVER, Question, Run, Syncing, World};
+use crate::{
+    input::{Call, Input, Output},
+    world::{Item, Kind, NAMESERVER, Question, Run, Syncing, World},
+};
 
 impl World {
-    /// Whether the process can take nothing in now.
+    /// Whether the process handles no input now.
     pub(crate) fn is_held_up(&self, node: usize) -> bool {
         self.nodes[node].frozen || self.nodes[node].syncing.is_some()
     }
 
-    pub(crate) fn deliver(&mut self, run: Run, event: Event) {
+    pub(crate) fn deliver(&mut self, run: Run, input: impl Into<Input>) {
+        let input = input.into();
         if self.running(run).is_none() {
             return;
         }
         if self.is_held_up(run.0) {
-            self.nodes[run.0].unread.push_back(event);
+            self.nodes[run.0].unread.push_back(input);
         } else {
-            self.handle(run.0, event);
+            self.handle(run.0, input);
         }
     }
 
-    pub(crate) fn handle(&mut self, number: usize, event: Event) {
+    pub(crate) fn handle(&mut self, number: usize, input: impl Into<Input>) {
+        let input = input.into();
         let node = &mut self.nodes[number];
         let shown = node.clock.local(self.now);
         let Some(core) = &mut node.core else { return };
-        self.checks.told(&node.id, node.incarnation, &event);
-        let mut actions = Vec::new();
-        core.handle(shown, event.clone(), &mut actions);
-        self.checks.deadline(shown, core, &actions);
+        self.checks.receives(&node.id, node.incarnation, &input);
+        let outputs = input.clone().give_to(core, shown);
+        self.checks.deadline(shown, core, &outputs);
+        if let Some(digest) = &mut self.digest {
+            digest.record(self.now, number, (&input, &outputs, core.next_deadline()));
+        }
         let deadline = core.next_deadline().map(|deadline| node.clock.world(deadline));
         let run = (number, node.incarnation);
-        self.carry_out(number, actions.into(), event);
+        self.carry_out(number, outputs.into(), input);
         if let Some(deadline) = deadline {
             self.push(deadline.since(self.now), Item::Tick(run));
         }
     }
 
-    /// What the shell does: one after the other, what follows a write after it.
-    fn carry_out(&mut self, number: usize, mut actions: VecDeque<Action>, event: Event) {
+    /// Executes outputs in order, as the core's task does; those behind a write wait for it.
+    fn carry_out(&mut self, number: usize, mut outputs: VecDeque<Output>, input: Input) {
         let run = self.run_of(number);
-        while let Some(action) = actions.pop_front() {
+        while let Some(output) = outputs.pop_front() {
             if self.running(run).is_none() {
                 return;
             }
-            if let Action::Persist(state) = action {
+            if let Output::Action(Action::Persist(state)) = output {
                 let slow = self.rng.u8(0..50) == 0 && !self.calm;
                 let write = self.random(if slow { Duration::from_millis(400) } else { self.disk });
-                self.nodes[number].syncing = Some(Syncing { state, then: actions, event });
+                self.nodes[number].syncing = Some(Syncing { state, then: outputs, input });
                 if write.is_zero() {
                     self.finish_write(number);
                 } else {
@@ -67,13 +74,21 @@ impl World {
                 return;
             }
             let id = self.nodes[number].id.clone();
+            let action = match output {
+                Output::Action(action) => action,
+                Output::Answer { token, answer } => {
+                    self.checks.answer(&id, run.1, &answer, &input);
+                    self.answer_peer(number, token, answer);
+                    continue;
+                }
+            };
             if self.trace {
-                self.print(&id, &event, &action);
+                self.print(&id, &input, &action);
             }
-            self.checks.action(&id, run.1, &action, &event);
+            self.checks.action(&id, run.1, &action, &input);
             if let (Action::Report(Report::BecameProvisional { epoch }), Some(core)) = (&action, self.running(run)) {
                 let electors = core.electors().clone();
-                self.checks.elected_alone(&id, run.1, *epoch, &electors);
+                self.checks.elected_provisionally(&id, run.1, *epoch, &electors);
             }
             self.execute(number, action);
         }
@@ -81,19 +96,19 @@ impl World {
     }
 
     fn finish_write(&mut self, number: usize) {
-        let Some(Syncing { state, then, event }) = self.nodes[number].syncing.take() else { return };
+        let Some(Syncing { state, then, input }) = self.nodes[number].syncing.take() else { return };
         self.checks.persisted(&self.nodes[number].id, &state);
         self.nodes[number].durable = state;
-        self.carry_out(number, then, event);
+        self.carry_out(number, then, input);
     }
 
-    /// The disk is done: the process goes on with what waited. A timer that is due comes first, as in the shell.
+    /// The write is done: the process continues. A timer that is due comes first, as in the core's task.
     pub(crate) fn synced(&mut self, number: usize) {
         self.finish_write(number);
         self.catch_up(number);
     }
 
-    /// Reads what waits to be read, as long as nothing holds the process up.
+    /// Handles the waiting inputs until the process is held up.
     pub(crate) fn catch_up(&mut self, number: usize) {
         let run = self.run_of(number);
         let shown = self.nodes[number].clock.local(self.now);
@@ -102,8 +117,8 @@ impl World {
             self.handle(number, Event::Tick);
         }
         while !self.is_held_up(number) && self.running(run).is_some() {
-            let Some(event) = self.nodes[number].unread.pop_front() else { return };
-            self.handle(number, event);
+            let Some(input) = self.nodes[number].unread.pop_front() else { return };
+            self.handle(number, input);
         }
     }
 
@@ -117,21 +132,23 @@ impl World {
         self.checks.trackers(&self.nodes);
     }
 
-    /// What a reader of a replayed run wants to see: not every heartbeat.
-    fn print(&self, peer: &PeerId, event: &Event, action: &Action) {
+    /// Prints an action and its cause in a replay, without heartbeats and announcements.
+    fn print(&self, peer: &PeerId, input: &Input, action: &Action) {
         let at = self.now.since_origin().as_secs_f64();
         match action {
             Action::Report(report) => eprintln!("{at:.4} {peer} {report:?}"),
             Action::Claim { claim, .. } => eprintln!("{at:.4} {peer} {claim:?}"),
             Action::Resign { epoch, .. } => eprintln!("{at:.4} {peer} resigns {epoch}"),
             Action::RequestVote { to, request, .. } => eprintln!("{at:.4} {peer} asks {} {request:?}", to.peer),
-            Action::Reply { reply: Reply::Vote(reply), .. } => eprintln!("{at:.4} {peer} {event:?} {reply:?}"),
+            Action::Reply { reply: Reply::Vote(reply), .. } => eprintln!("{at:.4} {peer} {input:?} {reply:?}"),
             Action::Reply { reply: Reply::Elected(result), .. } => eprintln!("{at:.4} {peer} {result:?}"),
             _ => {}
         }
-        match event {
-            Event::ClaimAnswered { result, .. } => eprintln!("{at:.4} {peer} answered {result:?}"),
-            Event::RenewalAnswered { result: Err(error), .. } => eprintln!("{at:.4} {peer} not renewed {error:?}"),
+        match input {
+            Input::Event(Event::ClaimAnswered { result, .. }) => eprintln!("{at:.4} {peer} answered {result:?}"),
+            Input::Event(Event::RenewalAnswered { result: Err(error), .. }) => {
+                eprintln!("{at:.4} {peer} not renewed {error:?}")
+            }
             _ => {}
         }
     }
@@ -151,7 +168,7 @@ impl World {
         node.core = Some(Core::new(config, node.clock.local(now)));
         self.note(&format!("peer{number} starts"));
         if self.nodes[number].incarnation.0 > 1 {
-            self.checks.sometimes("run restarted");
+            self.checks.sometimes("peer restarted");
         }
         let run = self.run_of(number);
         if self.nameserver_up && self.reaches(number, NAMESERVER) {
@@ -170,14 +187,14 @@ impl World {
         node.unread.clear();
         node.leaving = false;
         if let Some(syncing) = node.syncing.take() {
-            self.checks.sometimes("crashed while the disk was written");
-            // What was being written is there or is not; nothing was done on the strength of it.
+            self.checks.sometimes("peer crashed during a write");
+            // The write is stored or not; nothing that depends on it was done.
             if coin {
                 self.checks.persisted(&node.id, &syncing.state);
                 node.durable = syncing.state;
             }
         }
-        self.note(&format!("peer{number} is dead"));
+        self.note(&format!("peer{number} crashes"));
     }
 
     fn execute(&mut self, node: usize, action: Action) {
@@ -191,27 +208,21 @@ impl World {
             }
             Action::Resign { call, epoch } => self.ask(node, NAMESERVER, Kind::Resign, call, Question::Resign(epoch)),
             Action::SendHeartbeat { call, to, beat } => {
-                let event = Event::HeartbeatReceived { token: Token(0), from: self.nodes[node].id.clone(), beat };
-                self.ask_peer(node, &to, Kind::Heartbeat, call, event);
+                self.call_peer(node, &to, Kind::Heartbeat, call, Call::Heartbeat(beat));
             }
-            Action::Knock { at } => self.knock(node, at),
+            Action::ProbePort { at } => self.probe_port(node, at),
             Action::SendAnnouncement { call, to, announcement } => {
-                let from = self.nodes[node].id.clone();
-                let event = Event::AnnouncementReceived { token: Token(0), from, announcement };
-                self.ask_peer(node, &to, Kind::Announcement, call, event);
+                self.call_peer(node, &to, Kind::Announcement, call, Call::Announcement(announcement));
             }
             Action::RequestVote { call, to, request } => {
                 let event = Event::VoteRequested { token: Token(0), from: self.nodes[node].id.clone(), request };
-                self.ask_peer(node, &to, Kind::Vote, call, event);
+                self.ask_peer(node, &to, Kind::Vote, call, event.into());
             }
             Action::SendNotice { to, notice } => {
-                let event = Event::NoticeReceived { token: Token(0), from: self.nodes[node].id.clone(), notice };
-                self.ask_peer(node, &to, Kind::Notice, CallId(0), event);
+                self.call_peer(node, &to, Kind::Notice, CallId(0), Call::Notice(notice));
             }
             Action::SendLeave { to, epoch, incarnation } => {
-                let from = self.nodes[node].id.clone();
-                let event = Event::LeaveReceived { token: Token(0), from, epoch, incarnation };
-                self.ask_peer(node, &to, Kind::Leave, CallId(0), event);
+                self.call_peer(node, &to, Kind::Leave, CallId(0), Call::Leave(epoch, incarnation));
             }
             Action::Reply { token, reply } => self.reply(node, token, reply),
             Action::Report(_) => {}
@@ -219,14 +230,14 @@ impl World {
         }
     }
 
-    /// A process ended in good order: its name goes, its connections are closed.
+    /// A process stopped gracefully: its name is removed and its connections are closed.
     fn stopped(&mut self, number: usize) {
         let id = self.nodes[number].id.clone();
         if self.nameserver_up && self.reaches(number, NAMESERVER) {
             let name = Some(format!("{PEER_PREFIX}{id}"));
             let caller = Identity::Peer(id.clone());
             let selector = Selector { name, prefix: None, regex: None };
-            self.registry.remove(self.now, &caller, selector).expect("one's own name");
+            self.registry.remove(self.now, &caller, selector).expect("a peer removes its own name");
             self.registry.settle();
         }
         for other in (0..self.nodes.len()).filter(|other| *other != number) {

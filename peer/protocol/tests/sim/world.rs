@@ -1,4 +1,4 @@
-//! The simulated machines: processes with clocks and disks of their own, and the order in which things happen.
+//! Simulated machines, each with a process, a clock and a disk, and the queue of events.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -8,7 +8,7 @@ use std::{
 use nameserver::registry::{Registry, Snapshot};
 use protocol::{
     CallId,
-    election::{Action, CallFailure, Core, DurableState, Event, Role, Token},
+    election::{CallFailure, Core, DurableState, Event, Role, Token},
 };
 use shared::{
     contact::Contact,
@@ -22,18 +22,24 @@ use shared::{
     time::Timestamp,
 };
 
-use crate::{checks::Checks, network};
+use crate::{
+    checks::Checks,
+    digest::Digest,
+    input::{Input, Output},
+    network,
+};
 
+/// Time during which faults are injected.
 const CHAOS: Duration = Duration::from_secs(7);
-/// The nameserver's place among the nodes when cuts are drawn.
+/// Number of the nameserver among the nodes, for cuts.
 pub(crate) const NAMESERVER: usize = usize::MAX;
-/// How much a clock runs too fast or too slow, parts per million: some hundred times what quartz does.
+/// Largest drift of a clock, parts per million: about a hundred times that of quartz.
 const MAX_DRIFT_PPM: i64 = 10_000;
 
 /// One run of a process.
 pub(crate) type Run = (usize, Incarnation);
 
-/// A machine's monotonic clock: another origin and another pace than the world's.
+/// Monotonic clock of a machine, with an origin and a drift of its own.
 #[derive(Clone, Copy)]
 pub(crate) struct LocalClock {
     origin_nanos: u64,
@@ -41,14 +47,14 @@ pub(crate) struct LocalClock {
 }
 
 impl LocalClock {
-    /// What it shows at `now` of the world.
+    /// Time that it shows at `now` of the world.
     pub(crate) fn local(&self, now: Timestamp) -> Timestamp {
         let world = i128::try_from(now.since_origin().as_nanos()).expect("short");
         let shown = i128::from(self.origin_nanos) + world + world * i128::from(self.drift_ppm) / 1_000_000;
         Timestamp::from_origin(Duration::from_nanos(u64::try_from(shown).expect("short")))
     }
 
-    /// The first moment of the world at which it shows `local`, or up to a microsecond later.
+    /// Time of the world at which it shows `local`, or up to a microsecond later.
     pub(crate) fn world(&self, local: Timestamp) -> Timestamp {
         let shown = i128::try_from(local.since_origin().as_nanos()).expect("short") - i128::from(self.origin_nanos);
         let world = shown * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm)) + 1000;
@@ -56,7 +62,7 @@ impl LocalClock {
     }
 }
 
-/// A machine and the peer that runs on it, if it runs.
+/// Machine with the peer that runs on it, if any.
 pub(crate) struct Node {
     pub(crate) id: PeerId,
     pub(crate) endpoint: Endpoint,
@@ -65,23 +71,23 @@ pub(crate) struct Node {
     pub(crate) durable: DurableState,
     pub(crate) files: BTreeMap<FileName, FileMeta>,
     pub(crate) clock: LocalClock,
-    /// The process is stopped; its timers and messages wait.
+    /// Whether the process is suspended; its timers and messages wait.
     pub(crate) frozen: bool,
-    /// The process waits for its disk.
+    /// Write that the process waits for.
     pub(crate) syncing: Option<Syncing>,
-    /// What waits to be read until the process goes on.
-    pub(crate) unread: VecDeque<Event>,
+    /// Inputs that wait until the process continues.
+    pub(crate) unread: VecDeque<Input>,
     pub(crate) leaving: bool,
 }
 
-/// A write under way, and what the shell does after it.
+/// Write under way, and the outputs that follow it.
 pub(crate) struct Syncing {
     pub(crate) state: DurableState,
-    pub(crate) then: VecDeque<Action>,
-    pub(crate) event: Event,
+    pub(crate) then: VecDeque<Output>,
+    pub(crate) input: Input,
 }
 
-/// Who waits for an answer, and for which.
+/// Call that waits for its answer.
 pub(crate) struct Waiting {
     pub(crate) run: Run,
     pub(crate) callee: usize,
@@ -103,7 +109,7 @@ pub(crate) enum Kind {
     Leave,
 }
 
-/// What a call brings with it.
+/// Content of a call.
 #[derive(Clone)]
 pub(crate) enum Question {
     Seat,
@@ -111,19 +117,19 @@ pub(crate) enum Question {
     Claim(Claim),
     Renewal(Epoch),
     Resign(Epoch),
-    Peer(Box<Event>),
+    Peer(Box<Input>),
 }
 
 pub(crate) enum Item {
     Tick(Run),
-    /// A question arrives at its callee.
+    /// A call arrives at its callee.
     Arrive {
         rpc: u64,
         caller: Run,
         callee: usize,
         question: Question,
     },
-    /// The nameserver, if it is still the same run, sends an answer.
+    /// The nameserver sends an answer, if it is still the same run.
     Answered {
         rpc: u64,
         nameserver: u64,
@@ -134,23 +140,23 @@ pub(crate) enum Item {
         rpc: u64,
         event: Box<Event>,
     },
-    /// The caller's deadline.
+    /// The call's deadline passes.
     Expire {
         rpc: u64,
         failure: CallFailure,
     },
-    /// A connection's end arrives.
+    /// The end of a connection is noticed.
     Lost {
         run: Run,
         peer: PeerId,
     },
-    /// A knock was refused.
+    /// A probe is refused.
     Refused {
         run: Run,
         at: Contact,
     },
-    /// The nameserver has looked whether the port of the seat's holder is closed, since `since`.
-    Looked {
+    /// The nameserver has probed the port of the seat's holder, beginning at `since`.
+    Probed {
         rpc: u64,
         nameserver: u64,
         caller: Run,
@@ -158,7 +164,7 @@ pub(crate) enum Item {
         closed: Option<Epoch>,
         since: Timestamp,
     },
-    /// The nameserver tells a watcher what is now.
+    /// The nameserver sends a watcher the current state.
     Watched(Run),
     /// A write to the disk is done.
     Synced(Run),
@@ -173,31 +179,33 @@ pub(crate) enum Item {
 pub(crate) struct World {
     pub(crate) now: Timestamp,
     pub(crate) rng: fastrand::Rng,
-    /// Boxed: the tree moves its entries about.
+    /// Boxed, since the tree moves its entries.
     queue: BTreeMap<(Timestamp, u64), Box<Item>>,
     pub(crate) last_item: u64,
     pub(crate) nodes: Vec<Node>,
     pub(crate) registry: Registry,
     pub(crate) nameserver_up: bool,
-    /// Which run of it.
+    /// Number of the nameserver's run.
     pub(crate) nameserver_run: u64,
-    /// Up to where watchers were told.
-    pub(crate) told: Revision,
-    /// Until when it writes, and answers nobody.
+    /// Revision that watchers were notified of.
+    pub(crate) watched: Revision,
+    /// Time until which the nameserver writes and answers no call.
     pub(crate) nameserver_busy: Timestamp,
     pub(crate) waiting: BTreeMap<u64, Waiting>,
     pub(crate) tokens: BTreeMap<Token, u64>,
     pub(crate) last_rpc: u64,
     pub(crate) cuts: BTreeSet<(usize, usize)>,
-    /// Whose knocks at whose living port are refused all the same.
-    pub(crate) mistaken: BTreeSet<(usize, usize)>,
+    /// Pairs of prober and probed peer whose probes are refused although the port is open.
+    pub(crate) false_refusals: BTreeSet<(usize, usize)>,
     pub(crate) loss: f64,
     pub(crate) duplication: f64,
     pub(crate) latency: Duration,
-    /// How long an ordinary write to a disk takes at most.
+    /// Longest time of an ordinary write to a disk.
     pub(crate) disk: Duration,
     pub(crate) calm: bool,
     pub(crate) trace: bool,
+    /// The digest of the run so far, if it is asked for.
+    pub(crate) digest: Option<Digest>,
     pub(crate) checks: Checks,
 }
 
@@ -214,19 +222,20 @@ impl World {
             registry: Registry::restore(Snapshot::default(), Timestamp::ZERO),
             nameserver_up: true,
             nameserver_run: 0,
-            told: Revision::default(),
+            watched: Revision::default(),
             nameserver_busy: Timestamp::ZERO,
             waiting: BTreeMap::new(),
             tokens: BTreeMap::new(),
             last_rpc: 0,
             cuts: BTreeSet::new(),
-            mistaken: BTreeSet::new(),
+            false_refusals: BTreeSet::new(),
             loss: if rng.bool() { 0.0 } else { rng.f64() * 0.15 },
             duplication: if rng.bool() { 0.0 } else { 0.1 },
             latency: Duration::from_micros([300, 2_000, 20_000, 60_000][rng.usize(0..4)]),
             disk: Duration::from_micros([0, 500, 4_000, 30_000][rng.usize(0..4)]),
             calm: false,
             trace,
+            digest: None,
             checks: Checks::default(),
             rng,
         };
@@ -313,10 +322,10 @@ impl World {
                 }
             }
             Item::Lost { run, peer } => self.deliver(run, Event::ConnectionLost { peer }),
-            Item::Refused { run, at } => self.deliver(run, Event::KnockRefused { at }),
-            Item::Looked { rpc, nameserver, caller, claim, closed, since } => {
+            Item::Refused { run, at } => self.deliver(run, Event::ProbeRefused { at }),
+            Item::Probed { rpc, nameserver, caller, claim, closed, since } => {
                 if self.nameserver_up && nameserver == self.nameserver_run {
-                    self.looked(rpc, caller, claim, closed, since);
+                    self.probed(rpc, caller, claim, closed, since);
                 }
             }
             Item::Watched(run) => self.tell_watcher(run),
@@ -370,7 +379,7 @@ impl World {
         }
     }
 
-    /// Where the tracker is, the first if there are several.
+    /// Number of the tracker, the first if there are several.
     pub(crate) fn tracker(&self) -> Option<usize> {
         self.nodes.iter().position(|node| node.core.as_ref().is_some_and(|core| core.role() == Role::Tracker))
     }
@@ -379,7 +388,7 @@ impl World {
         self.nodes.iter().filter(|node| node.core.is_some()).count()
     }
 
-    /// The end of `from`'s connection to `to` is on its way.
+    /// Closes the connection of `from` to `to`, which `to` notices later.
     pub(crate) fn lose_connection(&mut self, from: usize, to: usize) {
         if let Some(travel) = self.travel(from, to) {
             self.checks.sometimes("connection lost");

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use protocol::packs::{Action, Event, ItemId, ProviderId, PackId, Packs, Wanted, PackFailure};
+use protocol::packs::{Action, Event, ItemId, PackFailure, PackId, Packs, ProviderId, Wanted};
 use shared::{
     contact::Contact,
     content::ContentHash,
@@ -351,7 +351,8 @@ fn introduce(contents: &[Content], me: &PeerId) -> (Vec<Provider>, Vec<Wanted>) 
     }
     let mut contacts: Vec<&Contact> = contacts.into_values().collect();
     fastrand::shuffle(&mut contacts);
-    let numbers: HashMap<&PeerId, ProviderId> = (0..).map(ProviderId).zip(&contacts).map(|(id, c)| (&c.peer, id)).collect();
+    let numbers: HashMap<&PeerId, ProviderId> =
+        (0..).map(ProviderId).zip(&contacts).map(|(id, c)| (&c.peer, id)).collect();
     let wanted = contents.iter().map(|content| {
         let known = content.providers.iter().filter_map(|contact| numbers.get(&contact.peer).copied());
         let mut known: Vec<ProviderId> = known.collect();

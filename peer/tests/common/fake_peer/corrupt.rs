@@ -9,6 +9,7 @@ use peer::{
     store::Share,
     transfer::{serve, throttle::Pace},
 };
+use protocol::swarm::params::MIN_PIECE_BYTES;
 use shared::{
     content::ContentHash,
     group_ranges::GroupRanges,
@@ -19,7 +20,6 @@ use shared::{
         serve::{Handler, Remote},
     },
 };
-use protocol::swarm::params::MIN_PIECE_BYTES;
 
 use super::finish;
 

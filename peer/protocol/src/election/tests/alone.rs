@@ -1,8 +1,8 @@
-//! Elections without the nameserver, and what becomes of them when it is back.
+//! Elections without the nameserver, and registration when it is back.
 
 use super::*;
 
-/// A follower whose tracker and nameserver are gone, when its turn to stand has come.
+/// Follower whose tracker and nameserver are gone, when its turn to stand has come.
 fn orphan(peers: &[&str]) -> (Harness, Vec<Action>) {
     orphan_as("me", peers)
 }
@@ -14,25 +14,25 @@ fn orphan_as(peer: &str, peers: &[&str]) -> (Harness, Vec<Action>) {
     (peer, out)
 }
 
-/// One of four that two others made the tracker without the nameserver, and its first call to that.
+/// Provisional tracker, elected by two of its three peers, and its first renewal.
 fn provisional() -> (Harness, CallId) {
     let (mut peer, out) = orphan(&["a", "tracker", "me", "b"]);
-    let out = peer.promise(&out, &["a", "b"]);
-    let out = peer.promise(&out, &["a", "b"]);
+    let out = peer.grant_votes(&out, &["a", "b"]);
+    let out = peer.grant_votes(&out, &["a", "b"]);
     assert!(peer.core.is_provisional());
     let call = picked!(out, Action::RenewSeat { call, epoch: Epoch(64) } => call);
     (peer, call)
 }
 
 #[test]
-fn a_majority_without_the_nameserver_makes_a_provisional_tracker_that_registers_later() {
+fn majority_without_nameserver_elects_provisional_tracker_that_registers_later() {
     let (mut peer, out) = orphan(&["a", "b", "tracker", "me"]);
     let request = picked!(out, Action::RequestVote { request, .. } => request);
     assert!(request.pre_vote && request.provisional && request.epoch == Epoch(64));
-    // Three of four: the one that is missed counts, for it may be alive elsewhere.
-    let out = peer.promise(&out, &["a", "b"]);
-    none!(peer.promise(&out, &["a"]), Action::Report(Report::BecameProvisional { .. }));
-    let out = peer.promise(&out, &["b"]);
+    // Three votes of four: the missed tracker counts, since it may be alive elsewhere.
+    let out = peer.grant_votes(&out, &["a", "b"]);
+    none!(peer.grant_votes(&out, &["a"]), Action::Report(Report::BecameProvisional { .. }));
+    let out = peer.grant_votes(&out, &["b"]);
     assert!(
         position(&out, |a| matches!(a, Action::Persist(d) if d.epoch_high == Epoch(64)))
             < position(&out, |a| matches!(a, Action::SendNotice { .. }))
@@ -40,7 +40,7 @@ fn a_majority_without_the_nameserver_makes_a_provisional_tracker_that_registers_
     assert!(peer.core.is_provisional());
     assert_eq!(peer.core.tracker(), Some(&seat("me", 64)));
 
-    // The nameserver is back and knows only of the tracker that is gone.
+    // The nameserver is back and names the former tracker.
     let call = picked!(out, Action::RenewSeat { call, epoch: Epoch(64) } => call);
     let moved = Err(CallError::Refused(ClaimError::Moved(held("tracker", 1))));
     let out = peer.event(Event::RenewalAnswered { call, result: moved });
@@ -53,15 +53,15 @@ fn a_majority_without_the_nameserver_makes_a_provisional_tracker_that_registers_
 }
 
 #[test]
-fn a_provisional_tracker_has_no_votes_against_a_seat_that_its_voters_did_not_know() {
+fn provisional_tracker_claims_without_votes_against_unknown_seat() {
     let (mut peer, call) = provisional();
-    // A claim of `a` had been accepted before the nameserver went, and nobody has heard of it. Not even this peer's own
-    // vote was given for replacing that one: among two peers it alone would be a majority.
+    // A claim of `a` was accepted before the nameserver went away, unknown to all. This peer's own vote, which would
+    // be a majority of two peers, was not given for replacing that seat either.
     let moved = Err(CallError::Refused(ClaimError::Moved(held("a", 2))));
     let out = peer.event(Event::RenewalAnswered { call, result: moved });
     let (call, claim) = picked!(out, Action::Claim { call, claim } => (*call, claim.clone()));
     assert_eq!((claim.epoch, claim.expected_epoch, claim.votes), (Epoch(64), Epoch(2), vec![]));
-    // Its holder is told, and gives it up or lets its lease end.
+    // The heartbeat tells its holder, which resigns or lets its lease end.
     let told = picked!(out, Action::SendHeartbeat { to, beat, .. } => (to.peer.clone(), beat.epoch));
     assert_eq!(told, (id("a"), Epoch(64)));
 
@@ -78,7 +78,7 @@ fn a_provisional_tracker_has_no_votes_against_a_seat_that_its_voters_did_not_kno
 }
 
 #[test]
-fn a_claim_that_is_made_again_names_the_seat_that_its_votes_were_given_for() {
+fn repeated_claim_names_the_seat_that_its_votes_replace() {
     let (mut peer, call) = provisional();
     let moved = |view| Err(CallError::Refused(ClaimError::Moved(view)));
     let out = peer.event(Event::RenewalAnswered { call, result: moved(held("tracker", 1)) });
@@ -87,7 +87,7 @@ fn a_claim_that_is_made_again_names_the_seat_that_its_votes_were_given_for() {
     let refused = ClaimError::Held { retry_after: SEAT_RENEWAL };
     let out = peer.event(Event::ClaimAnswered { call, result: Err(CallError::Refused(refused)) });
 
-    // While it waits, somebody who never heard of it takes the seat: the votes were not given for replacing that one.
+    // Meanwhile a peer that does not know it takes the seat: the votes were not given for replacing that seat.
     let out = [out, peer.pass(SEAT_RENEWAL - ms(20))].concat();
     let call = picked!(out, Action::RenewSeat { call, .. } => call);
     let out = peer.event(Event::RenewalAnswered { call, result: moved(held("a", 2)) });
@@ -97,11 +97,11 @@ fn a_claim_that_is_made_again_names_the_seat_that_its_votes_were_given_for() {
 }
 
 #[test]
-fn of_two_that_ask_at_once_one_lets_the_other_go_first() {
+fn simultaneous_pre_votes_let_one_candidate_win() {
     let peers = ["a", "b", "tracker"];
     let (mut a, asked_by_a) = orphan_as("a", &peers);
     let (mut b, asked_by_b) = orphan_as("b", &peers);
-    // Hands the request of one to the other; the answer.
+    // Hands the request of one peer to the other and returns the answer.
     let ask = |out: &[Action], from: &str, voter: &mut Harness| {
         let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
         let out = voter.event(Event::VoteRequested { token: Token(1), from: id(from), request });
@@ -117,7 +117,7 @@ fn of_two_that_ask_at_once_one_lets_the_other_go_first() {
     assert_eq!((winner.core.role(), voter.core.role()), (Role::Candidate, Role::Suspect));
     voter.event(no);
 
-    // Both votes are needed, and both are there.
+    // Both votes are needed, and both are given.
     let out = winner.event(yes);
     let name = winner.core.id().to_string();
     let (granted, answer) = ask(&out, &name, &mut voter);
@@ -127,9 +127,9 @@ fn of_two_that_ask_at_once_one_lets_the_other_go_first() {
 }
 
 #[test]
-fn a_voter_with_another_view_of_the_network_counts_by_that_too() {
+fn vote_counts_by_the_electors_that_its_voter_sees() {
     let (mut peer, out) = orphan(&["a", "b", "tracker", "me"]);
-    let out = peer.promise(&out, &["a", "b"]);
+    let out = peer.grant_votes(&out, &["a", "b"]);
     let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
     let reply = |electors: &[&str]| VoteReply {
         epoch: request.epoch,
@@ -140,7 +140,7 @@ fn a_voter_with_another_view_of_the_network_counts_by_that_too() {
     };
     let known = reply(&["a", "b", "me", "tracker"]);
     peer.event(Event::VoteAnswered { call, from: id("a"), result: Ok(known) });
-    // This one knows of more peers, of which three are no majority.
+    // This voter knows more peers, of which three are no majority.
     let larger = reply(&["a", "b", "c", "d", "e", "me", "tracker"]);
     let out = peer.event(Event::VoteAnswered { call, from: id("b"), result: Ok(larger) });
     none!(out, Action::Report(Report::BecameProvisional { .. }));
@@ -148,15 +148,15 @@ fn a_voter_with_another_view_of_the_network_counts_by_that_too() {
 }
 
 #[test]
-fn who_hears_the_nameserver_or_the_tracker_has_no_part_in_an_election_without_it() {
+fn peer_that_hears_nameserver_or_tracker_refuses_provisional_vote() {
     let mut follower = Harness::follower(&["a", "b", "tracker", "me"]);
     assert!(!follower.vote("a", 64, 1, false).0.granted);
     follower.event(Event::ConnectionLost { peer: id("tracker") });
-    // It has not been asked yet.
+    // The nameserver was not queried yet.
     assert!(!follower.vote("a", 64, 1, false).0.granted);
     follower.pass(HEARTBEAT_DEADLINE);
     assert!(follower.vote("a", 64, 1, false).0.granted);
-    // In the same epoch to nobody else, and an epoch is won in one way only.
+    // No second vote in the epoch, and no vote for a claim to a provisional epoch.
     assert!(!follower.vote("b", 64, 1, false).0.granted);
     let request =
         VoteRequest { epoch: Epoch(65), expected_epoch: Epoch(1), force: false, pre_vote: false, provisional: true };
@@ -165,7 +165,7 @@ fn who_hears_the_nameserver_or_the_tracker_has_no_part_in_an_election_without_it
 }
 
 #[test]
-fn a_lone_peer_and_a_minority_stay_without_a_tracker() {
+fn lone_peer_and_minority_elect_no_tracker() {
     for peers in [&["tracker", "me"][..], &["a", "tracker", "me"][..]] {
         let (mut peer, _) = orphan(peers);
         let out = peer.pass(Duration::from_secs(3));

@@ -1,38 +1,38 @@
-//! What a refused knock does, and what it does not.
+//! Effects of refused port probes.
 
 use super::*;
 
 impl Harness {
     fn refused(&mut self) -> Vec<Action> {
-        self.event(Event::KnockRefused { at: contact("tracker") })
+        self.event(Event::ProbeRefused { at: contact("tracker") })
     }
 }
 
-fn knocks(out: &[Action]) -> usize {
-    out.iter().filter(|action| matches!(action, Action::Knock { at } if *at == contact("tracker"))).count()
+fn probes(out: &[Action]) -> usize {
+    out.iter().filter(|action| matches!(action, Action::ProbePort { at } if *at == contact("tracker"))).count()
 }
 
 #[test]
-fn two_refusals_and_no_answer_between_them_are_a_suspicion() {
+fn two_refusals_without_an_answer_between_raise_suspicion() {
     let mut peer = Harness::follower(&["a", "b", "tracker"]);
-    assert_eq!(knocks(&peer.pass(PROBE_INTERVAL)), 1);
+    assert_eq!(probes(&peer.pass(PROBE_INTERVAL)), 1);
     picked!(peer.refused(), Action::SendHeartbeat { to, .. } => to);
-    // What was on its way already says nothing new.
+    // A refusal of an earlier probe is ignored.
     peer.refused();
     assert_eq!(peer.core.role(), Role::Follower);
-    assert_eq!(knocks(&peer.pass(PROBE_RETRY)), 1);
+    assert_eq!(probes(&peer.pass(PROBE_RETRY)), 1);
     let out = peer.refused();
     assert_eq!(peer.core.role(), Role::Suspect);
     picked!(out, Action::QuerySeat { call } => call);
 }
 
 #[test]
-fn the_refusal_of_another_port_says_nothing() {
+fn refusal_of_another_port_is_ignored() {
     let mut peer = Harness::follower(&["a", "b", "tracker"]);
     let elsewhere = Contact { endpoint: endpoint("elsewhere"), ..contact("tracker") };
     for at in [elsewhere, contact("a")] {
         for _ in 0..3 {
-            peer.event(Event::KnockRefused { at: at.clone() });
+            peer.event(Event::ProbeRefused { at: at.clone() });
             let out = peer.pass(HEARTBEAT);
             peer.ack(&out, None);
         }
@@ -41,7 +41,7 @@ fn the_refusal_of_another_port_says_nothing() {
 }
 
 #[test]
-fn who_answers_although_its_port_is_refused_is_not_knocked_at_any_more() {
+fn tracker_that_answers_despite_refusals_is_not_probed_again() {
     for suspected in [false, true] {
         let mut peer = Harness::follower(&["a", "b", "tracker"]);
         let out = peer.refused();
@@ -54,16 +54,16 @@ fn who_answers_although_its_port_is_refused_is_not_knocked_at_any_more() {
         assert_eq!(peer.core.role(), Role::Follower);
         peer.refused();
         let out = peer.pass(PROBE_INTERVAL * 3);
-        assert_eq!(knocks(&out), 0);
+        assert_eq!(probes(&out), 0);
         peer.refused();
         assert_eq!(peer.core.role(), Role::Follower);
-        // Then it has nothing to look with, and answers candidates at once.
+        // Without probes, candidates are answered at once.
         assert!(!peer.vote("a", 2, 1, false).0.granted);
     }
 }
 
 #[test]
-fn an_answer_from_before_the_refusal_disproves_nothing() {
+fn answer_sent_before_the_refusal_does_not_disprove_it() {
     let mut peer = Harness::follower(&["a", "b", "tracker"]);
     let asked_before = peer.pass(HEARTBEAT);
     peer.refused();
@@ -74,11 +74,11 @@ fn an_answer_from_before_the_refusal_disproves_nothing() {
 }
 
 #[test]
-fn a_voter_looks_for_itself_before_it_answers() {
+fn voter_probes_the_port_before_it_answers() {
     let mut voter = Harness::follower(&["a", "b", "tracker"]);
     let out = voter.ask_for_vote("a", 2, 1, false);
     none!(out, Action::Reply { .. });
-    assert_eq!(knocks(&out), 1);
+    assert_eq!(probes(&out), 1);
     voter.refused();
     none!(voter.pass(PROBE_RETRY), Action::Reply { .. });
     let out = voter.refused();
@@ -88,7 +88,7 @@ fn a_voter_looks_for_itself_before_it_answers() {
 }
 
 #[test]
-fn so_many_candidates_wait_and_no_more() {
+fn deferred_votes_are_bounded() {
     let mut voter = Harness::follower(&["a", "b", "tracker"]);
     for _ in 0..MAX_ELECTORS {
         none!(voter.ask_for_vote("a", 2, 1, false), Action::Reply { .. });
@@ -99,12 +99,12 @@ fn so_many_candidates_wait_and_no_more() {
 }
 
 #[test]
-fn who_rests_does_not_knock() {
+fn peer_with_reduced_heartbeat_does_not_probe() {
     let mut peer = Harness::follower(&["a", "b", "tracker"]);
     let out = peer.pass(HEARTBEAT);
     let call = picked!(out, Action::SendHeartbeat { call, .. } => call);
     let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: REDUCED_HEARTBEAT, standbys: Vec::new() };
     let result = Ok(ack);
     peer.event(Event::HeartbeatAnswered { call, from: id("tracker"), result });
-    assert_eq!(knocks(&peer.pass(REDUCED_HEARTBEAT / 2)), 0);
+    assert_eq!(probes(&peer.pass(REDUCED_HEARTBEAT / 2)), 0);
 }

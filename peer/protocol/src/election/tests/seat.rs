@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_first_peer_becomes_tracker_at_once_by_itself() {
+fn first_peer_becomes_tracker_by_its_own_vote() {
     let mut peer = Harness::new("me");
     peer.event(Event::Tick);
     let out = peer.answer_seat(vacant(0));
@@ -16,7 +16,7 @@ fn the_first_peer_becomes_tracker_at_once_by_itself() {
         force: false,
     };
     assert_eq!(claim, expected);
-    // Its own vote is a vote: durable before it is used.
+    // The own vote is durable before it is used.
     assert!(
         position(&out, |a| matches!(a, Action::Persist(_))) < position(&out, |a| matches!(a, Action::Claim { .. }))
     );
@@ -27,7 +27,7 @@ fn the_first_peer_becomes_tracker_at_once_by_itself() {
 }
 
 #[test]
-fn one_grant_per_epoch_durable_before_the_answer_and_across_restarts() {
+fn vote_is_durable_before_the_answer_and_unique_across_restarts() {
     let mut voter = Harness::new("me");
     let (reply, out) = voter.vote("a", 4, 3, false);
     assert!(reply.granted);
@@ -47,7 +47,7 @@ fn one_grant_per_epoch_durable_before_the_answer_and_across_restarts() {
 }
 
 #[test]
-fn who_hears_a_tracker_votes_only_by_force() {
+fn voter_that_hears_a_tracker_grants_only_forced_votes() {
     let mut voter = Harness::follower(&["a", "tracker"]);
     none!(voter.ask_for_vote("a", 2, 1, false), Action::Reply { .. });
     let out = voter.pass(VOTE_HOLD);
@@ -61,7 +61,7 @@ fn who_hears_a_tracker_votes_only_by_force() {
 }
 
 #[test]
-fn a_candidate_that_does_not_know_the_seat_gets_no_vote() {
+fn candidate_that_does_not_know_the_newest_seat_is_refused() {
     let mut voter = Harness::with("me", DurableState { voted: None, epoch_high: Epoch(5) });
     for (epoch, expected) in [(5, 4), (6, 4), (6, 6)] {
         assert!(!voter.vote("a", epoch, expected, true).0.granted, "{epoch} over {expected}");
@@ -71,20 +71,20 @@ fn a_candidate_that_does_not_know_the_seat_gets_no_vote() {
 }
 
 #[test]
-fn nobody_can_use_up_the_epochs() {
+fn incredible_epochs_of_peers_are_ignored() {
     let mut tracker = Harness::tracker(&["a", "b"]);
     let wild = MAX_EPOCH_STEP;
     assert!(!tracker.vote("a", wild, 1, true).0.granted);
     assert!(!tracker.vote("a", wild + 1, wild, true).0.granted);
     assert!(matches!(tracker.beat("a", u64::MAX), Err(TrackerError::NotTracker(_))));
     let notice = SeatNotice::Taken(seat("a", u64::MAX));
-    tracker.event(Event::NoticeReceived { token: Token(9), from: id("a"), notice });
+    tracker.notice("a", notice);
     assert_eq!(tracker.core.durable().epoch_high, Epoch(1));
     assert_eq!(tracker.core.role(), Role::Tracker);
 }
 
 #[test]
-fn silence_makes_suspicion_and_an_answer_lifts_it() {
+fn silent_tracker_is_suspected_until_it_answers() {
     let mut peer = Harness::follower(&["a", "tracker"]);
     peer.pass(SUSPICION - ms(1));
     assert_eq!(peer.core.role(), Role::Follower);
@@ -97,7 +97,7 @@ fn silence_makes_suspicion_and_an_answer_lifts_it() {
 }
 
 #[test]
-fn a_closed_connection_and_a_tracker_that_is_none_are_suspected_at_once() {
+fn lost_connection_and_not_tracker_answer_raise_suspicion_at_once() {
     let mut peer = Harness::follower(&["a", "tracker"]);
     peer.event(Event::ConnectionLost { peer: id("a") });
     assert_eq!(peer.core.role(), Role::Follower);
@@ -113,11 +113,11 @@ fn a_closed_connection_and_a_tracker_that_is_none_are_suspected_at_once() {
 }
 
 #[test]
-fn who_overslept_mistrusts_itself_first() {
+fn stalled_follower_ignores_disconnects_and_extends_suspicion() {
     let mut peer = Harness::follower(&["a", "tracker"]);
     peer.now += ms(5000);
     let out = peer.event(Event::Tick);
-    picked!(out, Action::Report(Report::Overslept { late }) => late);
+    picked!(out, Action::Report(Report::Stalled { late }) => late);
     picked!(out, Action::SendHeartbeat { call, .. } => call);
     peer.event(Event::ConnectionLost { peer: id("tracker") });
     assert_eq!(peer.core.role(), Role::Follower);
@@ -128,10 +128,10 @@ fn who_overslept_mistrusts_itself_first() {
 }
 
 #[test]
-fn a_candidate_with_a_majority_claims_with_the_votes_and_the_seat_they_replace() {
+fn candidate_with_majority_claims_with_its_votes_and_the_replaced_seat() {
     let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
     peer.event(Event::ConnectionLost { peer: id("tracker") });
-    // Long enough for any of four places, and shorter than a vote waits.
+    // Longer than the stagger of any of four ranks, and shorter than `VOTE_WAIT`.
     let out = [peer.answer_seat(held("tracker", 1)), peer.pass(ms(100))].concat();
     assert_eq!(peer.core.role(), Role::Candidate);
     let asked: Vec<PeerId> = out
@@ -142,10 +142,10 @@ fn a_candidate_with_a_majority_claims_with_the_votes_and_the_seat_they_replace()
         })
         .collect();
     assert_eq!(asked, [id("a"), id("b"), id("c")]);
-    // First only whether: nothing is durable, here or there, before a majority would agree.
+    // The pre-vote comes first: nothing is durable before a majority has promised.
     none!(out, Action::Persist(_));
     assert!(picked!(out, Action::RequestVote { request, .. } => request).pre_vote);
-    let out = peer.promise(&out, &["a", "b"]);
+    let out = peer.grant_votes(&out, &["a", "b"]);
     picked!(out, Action::Persist(durable) => durable);
     let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
     assert!(!request.pre_vote);
@@ -158,7 +158,7 @@ fn a_candidate_with_a_majority_claims_with_the_votes_and_the_seat_they_replace()
     };
     let answered = |from: &str, granted| Event::VoteAnswered { call, from: id(from), result: Ok(reply(granted)) };
     none!(peer.event(answered("a", true)), Action::Claim { .. });
-    // Answered twice is one vote.
+    // A repeated answer is one vote.
     none!(peer.event(answered("a", true)), Action::Claim { .. });
     let out = peer.event(answered("b", true));
     let claim = picked!(out, Action::Claim { claim, .. } => claim);
@@ -168,20 +168,20 @@ fn a_candidate_with_a_majority_claims_with_the_votes_and_the_seat_they_replace()
 }
 
 #[test]
-fn without_a_majority_it_tries_again_in_the_same_epoch_later() {
+fn candidate_without_majority_retries_in_the_same_epoch() {
     let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
     peer.event(Event::ConnectionLost { peer: id("tracker") });
     let out = [peer.answer_seat(held("tracker", 1)), peer.pass(ms(100))].concat();
     let first = picked!(out, Action::RequestVote { request, .. } => request);
     let out = peer.pass(VOTE_WAIT);
-    // It only asked whether: nobody has to know.
+    // A failed pre-vote is not reported.
     none!(out, Action::Report(Report::ElectionFailed { .. }));
     let out = [peer.answer_seat(held("tracker", 1)), peer.pass(ms(250))].concat();
     assert_eq!(picked!(out, Action::RequestVote { request, .. } => request), first);
 }
 
 #[test]
-fn a_held_seat_is_claimed_again_in_time_and_a_moved_one_followed() {
+fn held_seat_is_claimed_again_and_moved_seat_is_followed() {
     let mut peer = Harness::follower(&["tracker"]);
     peer.event(Event::ConnectionLost { peer: id("tracker") });
     let out = peer.answer_seat(held("tracker", 1));
@@ -199,13 +199,13 @@ fn a_held_seat_is_claimed_again_in_time_and_a_moved_one_followed() {
 }
 
 #[test]
-fn a_goodbye_needs_no_votes() {
+fn vacated_seat_is_claimed_without_votes() {
     let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
     let notice = SeatNotice::Vacated(Epoch(1));
-    // Not from somebody else.
-    peer.event(Event::NoticeReceived { token: Token(1), from: id("a"), notice: notice.clone() });
+    // Another peer's notice is ignored.
+    peer.notice("a", notice.clone());
     assert_eq!(peer.core.role(), Role::Follower);
-    peer.event(Event::NoticeReceived { token: Token(1), from: id("tracker"), notice });
+    peer.notice("tracker", notice);
     let answered = peer.answer_seat(vacant(1));
     let out = [answered, peer.pass(ms(150))].concat();
     let claim = picked!(out, Action::Claim { claim, .. } => claim);
@@ -214,7 +214,7 @@ fn a_goodbye_needs_no_votes() {
 }
 
 #[test]
-fn an_accepted_claim_whose_answer_was_lost_is_found_out() {
+fn accepted_claim_with_lost_answer_is_discovered() {
     let mut peer = Harness::new("me");
     peer.event(Event::Tick);
     peer.answer_seat(vacant(0));
@@ -222,13 +222,13 @@ fn an_accepted_claim_whose_answer_was_lost_is_found_out() {
     none!(out, Action::Report(Report::BecameTracker { .. }));
     let out = peer.answer_seat(held("me", 1));
     assert_eq!(peer.core.role(), Role::Tracker);
-    // How long the lease still runs is not known.
+    // The end of the lease is not known.
     assert_eq!(peer.core.lease_until(), None);
     picked!(out, Action::RenewSeat { epoch, .. } => epoch);
 }
 
 #[test]
-fn the_seat_of_an_earlier_run_is_given_up_not_taken_up() {
+fn seat_of_an_earlier_run_is_resigned() {
     let mut peer = Harness::with("me", DurableState { voted: None, epoch_high: Epoch(3) });
     peer.event(Event::Tick);
     let out = peer.answer_seat(held("me", 3));
@@ -240,14 +240,14 @@ fn the_seat_of_an_earlier_run_is_given_up_not_taken_up() {
 }
 
 #[test]
-fn a_nameserver_that_lost_its_memory_does_not_bring_old_epochs_back() {
+fn nameserver_that_lost_its_memory_does_not_lower_epochs() {
     let mut peer = Harness::with("me", DurableState { voted: None, epoch_high: Epoch(7) });
     peer.event(Event::Tick);
     let out = peer.answer_seat(vacant(0));
     let claim = picked!(out, Action::Claim { claim, .. } => claim);
     assert_eq!((claim.epoch, claim.expected_epoch), (Epoch(8), Epoch(0)));
 
-    // A newcomer was faster: it is told of the higher epoch, not followed.
+    // A new peer took the seat first: this peer sends it the higher epoch and does not follow it.
     let mut peer = Harness::with("me", DurableState { voted: None, epoch_high: Epoch(7) });
     peer.event(Event::Tick);
     let out = peer.answer_seat(held("new", 1));
@@ -257,7 +257,7 @@ fn a_nameserver_that_lost_its_memory_does_not_bring_old_epochs_back() {
 }
 
 #[test]
-fn eleger_gives_even_a_lone_tracker_a_new_epoch() {
+fn forced_election_gives_a_lone_tracker_a_new_epoch() {
     let mut tracker = Harness::tracker(&["me"]);
     tracker.event(Event::ShareChanged { upserts: vec![file("x")], removals: vec![] });
     let out = tracker.event(Event::ElectionRequested { token: Token(7) });
@@ -272,7 +272,7 @@ fn eleger_gives_even_a_lone_tracker_a_new_epoch() {
 }
 
 #[test]
-fn eleger_without_votes_says_so_and_the_tracker_is_followed_on() {
+fn forced_election_without_votes_fails_and_keeps_the_tracker() {
     let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
     let out = peer.event(Event::ElectionRequested { token: Token(7) });
     assert!(picked!(out, Action::RequestVote { request, .. } => request).force);
@@ -283,7 +283,7 @@ fn eleger_without_votes_says_so_and_the_tracker_is_followed_on() {
 }
 
 #[test]
-fn the_same_seed_and_events_give_the_same_actions() {
+fn same_seed_and_events_give_the_same_actions() {
     let run = || {
         let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
         peer.event(Event::ConnectionLost { peer: id("tracker") });
@@ -294,7 +294,7 @@ fn the_same_seed_and_events_give_the_same_actions() {
 }
 
 #[test]
-fn a_tracker_that_agrees_to_eleger_counts_like_any_other_voter() {
+fn vote_of_the_incumbent_counts_in_a_forced_election() {
     let mut peer = Harness::follower(&["a", "b", "c", "tracker"]);
     let out = peer.event(Event::ElectionRequested { token: Token(7) });
     let (call, request) = picked!(out, Action::RequestVote { call, request, .. } => (*call, request.clone()));
@@ -312,7 +312,7 @@ fn a_tracker_that_agrees_to_eleger_counts_like_any_other_voter() {
 }
 
 #[test]
-fn a_probe_promises_and_stores_nothing() {
+fn pre_vote_is_granted_to_several_candidates_and_not_stored() {
     let mut voter = Harness::new("me");
     let request =
         VoteRequest { epoch: Epoch(4), expected_epoch: Epoch(0), force: false, pre_vote: true, provisional: false };
@@ -325,7 +325,7 @@ fn a_probe_promises_and_stores_nothing() {
 }
 
 #[test]
-fn nine_of_many_elect_and_the_others_rest() {
+fn peers_that_do_not_elect_get_a_reduced_heartbeat() {
     let many: Vec<String> = (0..30).map(|number| format!("peer{number}")).collect();
     let mut names: Vec<&str> = many.iter().map(String::as_str).collect();
     names.push("me");
@@ -342,7 +342,7 @@ fn nine_of_many_elect_and_the_others_rest() {
 }
 
 #[test]
-fn a_resting_peer_waits_longer_before_it_suspects() {
+fn peer_with_reduced_heartbeat_suspects_later() {
     let mut peer = Harness::follower(&["a", "tracker"]);
     let out = peer.pass(HEARTBEAT);
     let (call, to) = picked!(out, Action::SendHeartbeat { call, to, .. } => (*call, to.clone()));

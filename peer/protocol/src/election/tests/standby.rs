@@ -1,4 +1,4 @@
-//! Standbys: who is one, what it is told, and what it has when it becomes tracker.
+//! Standbys: their choice, the announcements to them, and their index when they take the seat.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn named(peers: &[&str]) -> Vec<StandbyContact> {
 }
 
 impl Harness {
-    /// The tracker names its standbys in its next answer, and knows the share up to `known_seq`.
+    /// Answers the next heartbeat as a tracker that names `standbys` and has the share up to `known_seq`.
     fn name(&mut self, standbys: &[&str], known_seq: Option<u64>) -> Vec<Action> {
         let out = self.pass(HEARTBEAT);
         let is_to_tracker = |to: &Contact| *to == contact("tracker");
@@ -17,7 +17,7 @@ impl Harness {
         self.event(Event::HeartbeatAnswered { call, from: id("tracker"), result: Ok(ack) })
     }
 
-    /// A follower of `tracker` that is its standby, with what `a` announced.
+    /// Standby of `tracker` with one file of `a`.
     fn standby() -> Self {
         let mut peer = Self::follower(&["me", "a", "b", "tracker"]);
         peer.name(&["me", "b"], Some(1));
@@ -26,10 +26,10 @@ impl Harness {
         peer
     }
 
-    /// The tracker leaves, and the seat is this peer's at once.
+    /// Lets the tracker leave and this peer take the seat.
     fn succeed(&mut self) -> Vec<Action> {
         let notice = SeatNotice::Vacated(Epoch(1));
-        self.event(Event::NoticeReceived { token: Token(9), from: id("tracker"), notice });
+        self.notice("tracker", notice);
         let mut out = self.answer_seat(vacant(1));
         if !out.iter().any(|action| matches!(action, Action::Claim { .. })) {
             out = self.pass(ms(15));
@@ -41,7 +41,7 @@ impl Harness {
 }
 
 #[test]
-fn a_follower_tells_the_standbys_what_the_tracker_has_taken() {
+fn follower_announces_to_standbys_after_the_tracker() {
     let mut peer = Harness::new("me");
     let first = peer.event(Event::Tick);
     peer.event(Event::ShareChanged { upserts: vec![file("x")], removals: vec![] });
@@ -52,7 +52,7 @@ fn a_follower_tells_the_standbys_what_the_tracker_has_taken() {
     let (call, beat) = picked!(out, Action::SendHeartbeat { call, to, beat } if to_a(to) => (*call, beat.clone()));
     assert_eq!(beat.to, Addressee::Standby);
     picked!(out, Action::SendHeartbeat { to, .. } if *to == contact("b") => ());
-    // The standby lacks all; the tracker comes first.
+    // The standby has nothing, but the tracker comes first.
     let ack = HeartbeatAck { epoch: Epoch(1), known_seq: None, next_beat: REDUCED_HEARTBEAT, standbys: vec![] };
     let answered = peer.event(Event::HeartbeatAnswered { call, from: id("a"), result: Ok(ack) });
     none!(answered, Action::SendAnnouncement { .. });
@@ -61,7 +61,7 @@ fn a_follower_tells_the_standbys_what_the_tracker_has_taken() {
     assert!(peer.core.is_announced());
     let said = picked!(out, Action::SendAnnouncement { to, announcement, .. } if to_a(to) => announcement);
     assert_eq!((said.to, said.seq, said.upserts.len()), (Addressee::Standby, 2, 1));
-    // A standby's silence is not the tracker's, and who is none any more is told nothing.
+    // A standby's silence does not concern the tracker, and a former standby gets no announcements.
     peer.event(Event::HeartbeatAnswered {
         call,
         from: id("a"),
@@ -74,7 +74,7 @@ fn a_follower_tells_the_standbys_what_the_tracker_has_taken() {
 }
 
 #[test]
-fn the_tracker_names_electors_that_it_hears_and_keeps_to_them() {
+fn tracker_names_heard_electors_as_standbys_and_keeps_them() {
     let mut tracker = Harness::tracker(&["me", "a", "b", "c"]);
     for peer in ["a", "b", "c"] {
         tracker.beat(peer, 1).unwrap();
@@ -82,28 +82,28 @@ fn the_tracker_names_electors_that_it_hears_and_keeps_to_them() {
     }
     let first = tracker.beat_as("a", 1, Addressee::Tracker, &["a"]).unwrap().standbys;
     assert_eq!(first.len(), 2);
-    // One of them goes: the other one stays, and stays first.
+    // One standby leaves: the other stays, and becomes first.
     let (gone, stays) = (first[0].peer.clone(), first[1].clone());
-    tracker.event(Event::LeaveReceived { token: Token(4), from: gone, epoch: Epoch(1), incarnation: Incarnation(1) });
+    tracker.leave(gone.as_str(), 1).unwrap();
     let asker = stays.peer.to_string();
     let then = tracker.beat_as(&asker, 1, Addressee::Tracker, &[&asker]).unwrap().standbys;
     assert_eq!((then.len(), &then[0]), (2, &stays));
 }
 
 #[test]
-fn a_standby_that_takes_the_seat_needs_digests_only() {
+fn standby_that_takes_the_seat_settles_by_digests() {
     let mut peer = Harness::standby();
     let out = peer.succeed();
     none!(out, Action::Report(Report::Settled { .. }));
     assert_eq!(peer.list(2), Err(TrackerError::Settling));
-    // What it knows counts when its owner says that it is still so.
+    // An inherited share counts when its owner's heartbeat confirms it.
     assert_eq!(peer.beat_as("a", 2, Addressee::Tracker, &["x"]).map(|ack| ack.known_seq), Ok(Some(1)));
     picked!(peer.out, Action::Report(Report::Settled { missing: 0, announcements: 0, .. }) => ());
     assert_eq!(peer.list(2), Ok(vec!["x".to_owned()]));
 }
 
 #[test]
-fn what_a_standby_knew_wrongly_or_of_the_dead_does_not_stay() {
+fn inherited_entries_with_wrong_digest_or_without_heartbeat_are_removed() {
     let mut peer = Harness::standby();
     peer.succeed();
     assert_eq!(peer.beat_as("a", 2, Addressee::Tracker, &["y"]).map(|ack| ack.known_seq), Ok(None));
@@ -124,7 +124,7 @@ fn what_a_standby_knew_wrongly_or_of_the_dead_does_not_stay() {
 }
 
 #[test]
-fn a_standby_is_no_tracker_and_a_tracker_no_standby() {
+fn standby_and_tracker_refuse_calls_meant_for_the_other() {
     let mut peer = Harness::standby();
     assert!(matches!(peer.beat("a", 1), Err(TrackerError::NotTracker(_))));
     assert!(matches!(peer.announce("a", 1, "y"), Err(TrackerError::NotTracker(_))));
@@ -139,12 +139,12 @@ fn a_standby_is_no_tracker_and_a_tracker_no_standby() {
 }
 
 #[test]
-fn standbys_stand_for_election_before_others() {
+fn standbys_stand_for_election_before_other_peers() {
     for (standbys, is_first) in [(&["me", "b"][..], true), (&["a", "b"], false)] {
         let mut peer = Harness::follower(&["me", "a", "b", "tracker"]);
         peer.name(standbys, Some(1));
         let notice = SeatNotice::Vacated(Epoch(1));
-        peer.event(Event::NoticeReceived { token: Token(9), from: id("tracker"), notice });
+        peer.notice("tracker", notice);
         let mut out = peer.answer_seat(vacant(1));
         out.extend(peer.pass(ms(20)));
         assert_eq!(out.iter().any(|action| matches!(action, Action::Claim { .. })), is_first);

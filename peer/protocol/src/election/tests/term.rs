@@ -1,9 +1,9 @@
-//! The tracker's term, and following it.
+//! The tracker while it holds the seat, and its followers' announcements.
 
 use super::*;
 
 #[test]
-fn the_lease_counts_from_the_sending_of_the_renewal() {
+fn lease_counts_from_the_sending_of_the_renewal() {
     let mut tracker = Harness::tracker(&["me"]);
     let out = tracker.pass(SEAT_RENEWAL);
     let sent = tracker.now;
@@ -15,7 +15,7 @@ fn the_lease_counts_from_the_sending_of_the_renewal() {
 }
 
 #[test]
-fn a_lone_tracker_goes_on_without_the_nameserver_and_claims_again_what_it_lost() {
+fn lone_tracker_survives_nameserver_outage_and_reclaims_its_seat() {
     let mut tracker = Harness::tracker(&["me"]);
     tracker.event(Event::ShareChanged { upserts: vec![file("x")], removals: vec![] });
     tracker.pass(Duration::from_secs(10));
@@ -34,7 +34,7 @@ fn a_lone_tracker_goes_on_without_the_nameserver_and_claims_again_what_it_lost()
 }
 
 #[test]
-fn a_majoritys_heartbeats_keep_a_tracker_without_a_lease_and_their_end_ends_it() {
+fn tracker_without_lease_lasts_as_long_as_a_majority_is_heard() {
     let mut tracker = Harness::tracker(&["me", "a", "b"]);
     for _ in 0..30 {
         tracker.beat("a", 1).unwrap();
@@ -48,18 +48,18 @@ fn a_majoritys_heartbeats_keep_a_tracker_without_a_lease_and_their_end_ends_it()
 }
 
 #[test]
-fn a_thawed_tracker_steps_down_before_it_takes_a_write() {
+fn tracker_that_stalled_past_its_lease_steps_down_before_a_write() {
     for members in [&["me", "a"][..], &["me"][..]] {
         let mut tracker = Harness::tracker(members);
         tracker.beat("a", 1).unwrap();
         tracker.now += ms(1200);
         assert!(matches!(tracker.announce("a", 1, "x"), Err(TrackerError::NotTracker(_))));
-        picked!(tracker.out, Action::Report(Report::SteppedDown { why: StepDown::Overslept, .. }) => ());
+        picked!(tracker.out, Action::Report(Report::SteppedDown { why: StepDown::Stalled, .. }) => ());
     }
 }
 
 #[test]
-fn after_a_shorter_sleep_writes_wait_for_the_nameserver() {
+fn tracker_that_stalled_briefly_refuses_writes_until_confirmed() {
     let mut tracker = Harness::tracker(&["me", "a"]);
     tracker.beat("a", 1).unwrap();
     let out = tracker.pass(SEAT_RENEWAL);
@@ -91,7 +91,7 @@ fn lower_epochs_are_refused_and_a_higher_one_ends_the_term() {
 }
 
 #[test]
-fn a_tracker_resigns_before_it_says_goodbye() {
+fn tracker_resigns_before_it_notifies_followers() {
     let mut tracker = Harness::tracker(&["me", "a", "b"]);
     let out = tracker.event(Event::Shutdown);
     let call = picked!(out, Action::Resign { call, epoch: Epoch(1) } => call);
@@ -103,14 +103,14 @@ fn a_tracker_resigns_before_it_says_goodbye() {
     assert_eq!(out.last(), Some(&Action::Stopped));
     assert_eq!(tracker.core.next_deadline(), None);
 
-    // The nameserver does not answer: it does not wait for long.
+    // Without an answer of the nameserver it stops after `CLOSE_DEADLINE`.
     let mut tracker = Harness::tracker(&["me", "a", "b"]);
     tracker.event(Event::Shutdown);
     assert_eq!(tracker.pass(ms(300)).last(), Some(&Action::Stopped));
 }
 
 #[test]
-fn a_follower_leaves_and_is_forgotten_at_once() {
+fn leaving_follower_is_forgotten_at_once() {
     let mut peer = Harness::follower(&["a", "tracker"]);
     let out = peer.event(Event::Shutdown);
     assert_eq!(picked!(out, Action::SendLeave { to, .. } => to), contact("tracker"));
@@ -120,15 +120,14 @@ fn a_follower_leaves_and_is_forgotten_at_once() {
     tracker.beat("a", 1).unwrap();
     tracker.announce("a", 1, "x").unwrap();
     assert_eq!(tracker.list(1), Ok(vec!["x".to_owned()]));
-    let event = |incarnation| Event::LeaveReceived { token: Token(4), from: id("a"), epoch: Epoch(1), incarnation };
-    tracker.event(event(Incarnation(0)));
+    assert_eq!(tracker.leave("a", 0), Err(TrackerError::Superseded));
     assert_eq!(tracker.list(1), Ok(vec!["x".to_owned()]));
-    tracker.event(event(Incarnation(1)));
+    tracker.leave("a", 1).unwrap();
     assert_eq!(tracker.list(1), Ok(vec![]));
 }
 
 #[test]
-fn a_silent_peers_files_go_and_come_back_with_it() {
+fn files_of_a_silent_peer_are_removed_and_return_with_it() {
     let mut tracker = Harness::tracker(&["me", "a"]);
     tracker.beat("a", 1).unwrap();
     tracker.announce("a", 1, "x").unwrap();
@@ -146,7 +145,7 @@ fn a_silent_peers_files_go_and_come_back_with_it() {
 }
 
 #[test]
-fn a_new_index_opens_when_all_have_announced_or_the_time_is_over() {
+fn index_opens_when_all_peers_announced_or_time_is_over() {
     let mut tracker = Harness::tracker(&["me", "a", "b"]);
     tracker.beat("a", 1).unwrap();
     tracker.announce("a", 1, "x").unwrap();
@@ -167,7 +166,7 @@ fn a_new_index_opens_when_all_have_announced_or_the_time_is_over() {
 }
 
 #[test]
-fn a_follower_announces_a_snapshot_then_what_changed() {
+fn follower_announces_a_snapshot_then_deltas() {
     let mut peer = Harness::new("me");
     let first = peer.event(Event::Tick);
     peer.event(Event::ShareChanged { upserts: vec![file("x")], removals: vec![] });
@@ -177,7 +176,7 @@ fn a_follower_announces_a_snapshot_then_what_changed() {
     let sent = |out: &[Action]| picked!(out, Action::SendAnnouncement { call, announcement, .. } => (*call, announcement.clone()));
     let (call, snapshot) = sent(&out);
     assert_eq!((snapshot.seq, snapshot.kind), (2, AnnouncementKind::Snapshot { page: 0, last: true }));
-    // One at a time: what changes meanwhile follows.
+    // One announcement at a time: later changes wait.
     none!(
         peer.event(Event::ShareChanged { upserts: vec![file("y")], removals: vec![] }),
         Action::SendAnnouncement { .. }
@@ -185,7 +184,7 @@ fn a_follower_announces_a_snapshot_then_what_changed() {
     let taken = |call| Event::AnnouncementAnswered { call, from: id("tracker"), result: Ok(()) };
     let (call, delta) = sent(&peer.event(taken(call)));
     assert_eq!((delta.seq, delta.kind), (3, AnnouncementKind::Delta));
-    // Lost: the very same again.
+    // A lost announcement is repeated unchanged.
     let lost = Err(CallError::Failed(CallFailure::NoAnswer));
     peer.event(Event::AnnouncementAnswered { call, from: id("tracker"), result: lost });
     let (call, again) = sent(&peer.pass(HEARTBEAT));
@@ -196,7 +195,7 @@ fn a_follower_announces_a_snapshot_then_what_changed() {
 }
 
 #[test]
-fn an_answer_from_before_an_announcement_does_not_undo_it() {
+fn heartbeat_answer_from_before_an_announcement_is_ignored() {
     let mut peer = Harness::new("me");
     peer.event(Event::Tick);
     let first = peer.answer_seat(held("tracker", 1));
@@ -205,13 +204,13 @@ fn an_answer_from_before_an_announcement_does_not_undo_it() {
     let call = picked!(out, Action::SendAnnouncement { call, .. } => call);
     peer.event(Event::AnnouncementAnswered { call, from: id("tracker"), result: Ok(()) });
     assert!(peer.core.is_announced());
-    // Sent before the snapshot, answered before it arrived, read after.
+    // The heartbeat was sent and answered before the snapshot arrived; its answer is read after that.
     none!(peer.ack(&late, None), Action::SendAnnouncement { .. });
     assert!(peer.core.is_announced());
 }
 
 #[test]
-fn an_earlier_run_stops_when_it_learns_of_a_later_one() {
+fn superseded_run_stops() {
     let mut peer = Harness::follower(&["tracker"]);
     let out = peer.pass(HEARTBEAT);
     let call = picked!(out, Action::SendHeartbeat { call, .. } => call);

@@ -1,4 +1,4 @@
-//! Finding things: files by the tracker, peers by the nameserver, and both by asking around when those are away.
+//! Discovery: files by the tracker, peers by the nameserver, and both by asking the known peers when those are away.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 
 use shared::{
     contact::Contact,
-    content::{DIRECTORY_HASH, FileMeta, HashPrefix},
+    content::{ContentHash, DIRECTORY_HASH, FileMeta, HashPrefix},
     error::{Failure, FailureCode},
     file_name::FileName,
     id::PeerId,
@@ -19,81 +19,120 @@ use shared::{
     rpc::{
         nameserver::Seat,
         peer::{FilePage, PeerServiceClient},
-        tracker::{IndexedFile, ListAll, Owner, TrackerError, TrackerServiceClient, Version, WhoHas},
+        tracker::{IndexPage, IndexedFile, ListAll, Owner, TrackerError, TrackerServiceClient, Version, WhoHas},
     },
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{
     api::GlobalListing,
-    core_handle::{CoreHandle, Stopped},
+    core_handle::{CoreHandle, Stopped, View},
     net::rpc_client::RpcClient,
     store::Share,
 };
 
-/// How long after a refusal the tracker is asked again, unless the seat changes before.
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// Pause after a refusal before the tracker is asked again, unless the seat changes before.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// Pages that a peer with the most files possible has. One that sends more is broken.
+const MAX_PAGES_PER_PEER: usize = limits::MAX_FILES_PER_PEER.div_ceil(limits::FILES_PER_PAGE) + 1;
+
+/// Reason why a question to the tracker has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TrackerQueryError {
+    /// No tracker answered in time. The known peers can be asked instead.
+    #[error("no tracker answers: {why}")]
+    NoTracker {
+        /// Last refusal or failure.
+        why: String,
+    },
+    /// The tracker is at a limit. The next one is as well.
+    #[error("the tracker is at its limit of {limit} {what}")]
+    LimitReached {
+        /// Limited quantity.
+        what: String,
+        /// Value of the limit.
+        limit: u64,
+    },
+    /// This peer is stopping.
+    #[error(transparent)]
+    Stopping(#[from] Stopped),
+}
+
+impl From<TrackerQueryError> for Failure {
+    fn from(error: TrackerQueryError) -> Self {
+        match error {
+            TrackerQueryError::NoTracker { why } => Self::new(
+                FailureCode::NoTracker,
+                "no tracker answers",
+                why,
+                "try again in a moment; `tracker` shows who it is, `eleger` elects one",
+            ),
+            TrackerQueryError::LimitReached { what, limit } => Self::new(
+                FailureCode::LimitReached,
+                "the tracker cannot answer",
+                format!("too many {what}, at most {limit}"),
+                "share fewer files",
+            ),
+            TrackerQueryError::Stopping(stopped) => stopping(stopped),
+        }
+    }
+}
 
 /// Finds files and peers.
 #[derive(Clone)]
-pub struct Lookup {
-    /// Who this peer is.
+pub struct Discovery {
+    /// Id of this peer.
     pub me: PeerId,
-    /// The node.
+    /// Handle of the election core: the tracker, and the index if this peer is the tracker.
     pub node: CoreHandle,
-    /// Connections to others.
+    /// Connections for calls.
     pub connections: Connections,
-    /// RpcClient to the nameserver.
+    /// Client of the nameserver.
     pub calls: Arc<RpcClient>,
-    /// This peer's own files.
+    /// Files of this peer.
     pub share: Share,
-    /// The peers that the nameserver named last, for when it is away. The core's own list is some seconds old.
+    /// Peers that the nameserver listed last, for when it is away. The list of the election core is some seconds old.
     pub last_seen: Arc<Mutex<Vec<Contact>>>,
 }
 
-impl Lookup {
-    /// The tracker, as soon as there is one.
+impl Discovery {
+    /// The tracker. Waits up to `wait` until there is one.
     ///
     /// # Errors
-    /// `NoTracker` when there is none for `wait`.
-    pub async fn tracker(&self, wait: Duration) -> Result<Seat, Failure> {
+    /// `NoTracker` if none is elected in time.
+    pub async fn tracker(&self, wait: Duration) -> Result<Seat, TrackerQueryError> {
         let mut views = self.node.watch();
         let found = async {
             loop {
                 if let Some(seat) = views.borrow_and_update().tracker() {
-                    return Ok(seat.clone());
+                    return Ok::<_, Stopped>(seat.clone());
                 }
                 views.changed().await.map_err(|_| Stopped)?;
             }
         };
         match timeout(wait, found).await {
-            Ok(found) => found.map_err(stopping),
-            Err(_) => Err(no_tracker(&"none was elected in time")),
+            Ok(found) => Ok(found?),
+            Err(_) => Err(none_elected()),
         }
     }
 
-    /// All files whose names begin with `prefix`, from the tracker.
+    /// All files whose names begin with `prefix`, from the tracker. `page_wait` bounds the wait for each page. If the
+    /// tracker changes in between, the next one continues the listing.
     ///
     /// # Errors
-    /// `NoTracker` when none answers for `wait`.
-    pub async fn list_all(&self, prefix: &str, wait: Duration) -> Result<GlobalListing, Failure> {
-        self.ask_tracker(wait, |seat| async move {
-            let mut files = Vec::new();
-            let mut after = None;
-            loop {
-                let query = ListAll { epoch: seat.epoch, prefix: prefix.to_owned(), after };
-                let page = if seat.peer == self.me {
-                    self.node.list_all(query).await.map_err(Problem::Stopping)?
-                } else {
-                    self.call_tracker(&seat, |tracker, cx| async move { tracker.list_all(cx, query).await }).await?
-                };
-                let page = page.map_err(Problem::Refused)?;
-                files.extend(page.files);
-                match page.next {
-                    Some(next) => after = Some(next),
-                    None => return Ok(GlobalListing { epoch: page.epoch, tracker: seat.peer, files }),
-                }
-            }
+    /// `NoTracker` if no tracker answers for one page in time.
+    pub async fn list_all(&self, prefix: &str, page_wait: Duration) -> Result<GlobalListing, TrackerQueryError> {
+        list_pages(self.node.watch(), page_wait, |seat, after| async move {
+            let query = ListAll { epoch: seat.epoch, prefix: prefix.to_owned(), after };
+            let page = if seat.peer == self.me {
+                self.node.list_all(query).await?
+            } else {
+                self.call_tracker(&seat, |tracker, cx| async move { tracker.list_all(cx, query).await }).await?
+            };
+            page.map_err(Refusal::Tracker)
         })
         .await
     }
@@ -101,30 +140,30 @@ impl Lookup {
     /// The versions of a file with their owners, from the tracker.
     ///
     /// # Errors
-    /// `NoTracker` when none answers for `wait`.
+    /// `NoTracker` if no tracker answers within `wait`.
     pub async fn who_has(
         &self,
         name: &FileName,
         version: Option<&HashPrefix>,
         wait: Duration,
-    ) -> Result<Vec<Version>, Failure> {
-        self.ask_tracker(wait, |seat| async move {
+    ) -> Result<Vec<Version>, TrackerQueryError> {
+        ask_tracker(&mut self.node.watch(), wait, |seat| async move {
             let query = WhoHas { epoch: seat.epoch, name: name.to_string(), version: version.cloned() };
             let answer = if seat.peer == self.me {
-                self.node.who_has(self.me.clone(), query).await.map_err(Problem::Stopping)?
+                self.node.who_has(self.me.clone(), query).await?
             } else {
                 self.call_tracker(&seat, |tracker, cx| async move { tracker.who_has(cx, query).await }).await?
             };
-            answer.map_err(Problem::Refused)
+            answer.map_err(Refusal::Tracker)
         })
         .await
     }
 
-    /// The files whose names begin with `prefix` that the known peers say they have, for when there is no tracker.
-    /// Asks at most [`limits::MAX_FAN_OUT`] peers.
+    /// The files whose names begin with `prefix` that the known peers have, as they say. Asks up to
+    /// [`limits::MAX_FAN_OUT`] peers.
     pub async fn ask_around(&self, prefix: &str) -> Vec<IndexedFile> {
         let mut versions: BTreeMap<_, IndexedFile> = BTreeMap::new();
-        let mut note = |owner: &PeerId, file: FileMeta| {
+        let mut add = |owner: &PeerId, file: FileMeta| {
             let entry = versions
                 .entry((file.name.clone(), file.hash))
                 .or_insert_with(|| IndexedFile { file, owners: Vec::new() });
@@ -132,7 +171,7 @@ impl Lookup {
         };
         for file in self.share.list() {
             if file.name.as_str().starts_with(prefix) {
-                note(&self.me, file);
+                add(&self.me, file);
             }
         }
         let peers = self.known_peers().await;
@@ -143,43 +182,43 @@ impl Lookup {
         });
         for (peer, files) in futures::future::join_all(answers).await {
             for file in files {
-                note(&peer, file);
+                add(&peer, file);
             }
         }
         versions.into_values().collect()
     }
 
-    /// The files whose names begin with `prefix` that the known peers receive, with those who do in place of owners: how many they are
-    /// says which version is meant, but none of them has it, and what they have is to be asked of them. For when nobody shares such a file.
+    /// The files whose names begin with `prefix` that the known peers receive, with the receivers in place of owners.
+    /// Their number tells which version is meant, but no receiver has all of it.
     pub async fn received(&self, prefix: &str) -> Vec<IndexedFile> {
         by_receivers(self.receivers(prefix).await)
     }
 
-    /// Who receives files whose names begin with `prefix`. Asks at most [`limits::MAX_FAN_OUT`] of the known peers, which ones is left to
-    /// chance, and waits no longer than [`limits::RECEIVERS_DEADLINE`] for them.
+    /// Peers that receive files whose names begin with `prefix`. Asks up to [`limits::MAX_FAN_OUT`] of the known peers,
+    /// chosen at random, and waits up to [`limits::RECEIVERS_DEADLINE`] for them.
     pub async fn receivers(&self, prefix: &str) -> Vec<(Contact, FileMeta)> {
         let mut others = self.known_peers().await;
         others.retain(|contact| contact.peer != self.me);
         fastrand::shuffle(&mut others);
-        let asked = others.into_iter().take(limits::MAX_FAN_OUT).map(|contact| async move {
+        let answers = others.into_iter().take(limits::MAX_FAN_OUT).map(|contact| async move {
             let prefix = prefix.to_owned();
             let ask = |peer: PeerServiceClient, cx| async move { peer.receiving(cx, prefix).await };
-            let asked = Target::from(&contact);
-            let call = self.connections.call(&asked, limits::RECEIVERS_DEADLINE, ask);
+            let target = Target::from(&contact);
+            let call = self.connections.call(&target, limits::RECEIVERS_DEADLINE, ask);
             match timeout(limits::RECEIVERS_DEADLINE, call).await {
                 Ok(Ok(files)) => files.into_iter().map(|file| (contact.clone(), file)).collect(),
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, peer = %contact.peer, "a peer does not say what it receives");
+                    tracing::debug!(%error, peer = %contact.peer, "cannot ask a peer what it receives");
                     Vec::new()
                 }
                 Err(_) => Vec::new(),
             }
         });
-        let found: Vec<Vec<_>> = futures::future::join_all(asked).await;
+        let found: Vec<Vec<_>> = futures::future::join_all(answers).await;
         found.into_iter().flatten().filter(|(_, file)| file.name.as_str().starts_with(prefix)).collect()
     }
 
-    /// All registered peers; those this peer knows of when the nameserver does not answer.
+    /// All registered peers. If the nameserver does not answer, those that this peer knows.
     pub async fn known_peers(&self) -> Vec<Contact> {
         match self.calls.peers().await {
             Ok(peers) => {
@@ -187,7 +226,7 @@ impl Lookup {
                 peers
             }
             Err(error) => {
-                tracing::debug!(%error, "the nameserver does not answer; using the peers known");
+                tracing::debug!(%error, "the nameserver does not answer; using the known peers");
                 let mut known = self.node.members().await.unwrap_or_default();
                 for contact in self.last_seen.lock().unwrap_or_else(PoisonError::into_inner).iter() {
                     known.entry(contact.peer.clone()).or_insert_with(|| contact.endpoint.clone());
@@ -197,111 +236,179 @@ impl Lookup {
         }
     }
 
-    /// Where these peers answer, as far as anybody knows.
+    /// Endpoints of the [known peers](Self::known_peers).
     pub async fn endpoints(&self) -> BTreeMap<PeerId, Endpoint> {
         self.known_peers().await.into_iter().map(|contact| (contact.peer, contact.endpoint)).collect()
     }
 
     async fn files_of(&self, contact: &Contact, prefix: &str) -> Vec<FileMeta> {
-        let mut files = Vec::new();
-        let mut after = None;
-        loop {
-            let ask = |peer: PeerServiceClient, cx| async move { peer.list(cx, after).await };
-            match self.connections.call(&Target::from(contact), limits::CALL_DEADLINE, ask).await {
-                Ok(FilePage { files: page, next }) => {
-                    files.extend(page.into_iter().filter(|file| file.name.as_str().starts_with(prefix)));
-                    match next {
-                        Some(next) if files.len() < limits::MAX_FILES_PER_PEER => after = Some(next),
-                        _ => return files,
-                    }
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "a peer could not be asked");
-                    return files;
-                }
-            }
+        let target = Target::from(contact);
+        let list = |after| {
+            let list = |peer: PeerServiceClient, cx| async move { peer.list(cx, after).await };
+            self.connections.call(&target, limits::CALL_DEADLINE, list)
+        };
+        let (files, ended) = collect_files(prefix, list).await;
+        if let Err(error) = ended {
+            tracing::debug!(%error, peer = %contact.peer, "the listing of a peer is incomplete");
         }
+        files
     }
 
     async fn call_tracker<T, F>(
         &self,
         seat: &Seat,
         call: impl FnOnce(TrackerServiceClient, tarpc::context::Context) -> F,
-    ) -> Result<T, Problem>
+    ) -> Result<T, Refusal>
     where
         F: Future<Output = Result<T, tarpc::client::RpcError>>,
     {
         let contact = Contact { peer: seat.peer.clone(), endpoint: seat.endpoint.clone() };
-        self.connections.call(&Target::from(&contact), limits::CALL_DEADLINE, call).await.map_err(Problem::Net)
+        Ok(self.connections.call(&Target::from(&contact), limits::CALL_DEADLINE, call).await?)
     }
+}
 
-    /// Asks whoever is tracker, again and again through a failover, for at most `wait`.
-    async fn ask_tracker<T, F>(&self, wait: Duration, ask: impl Fn(Seat) -> F) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<T, Problem>>,
-    {
-        let mut views = self.node.watch();
-        let mut last = None;
-        let answered = async {
-            loop {
-                let seat = views.borrow_and_update().tracker().cloned();
-                if let Some(seat) = seat {
-                    match ask(seat).await {
-                        Ok(answer) => return Ok(answer),
-                        Err(Problem::Stopping(stopped)) => return Err(stopping(stopped)),
-                        Err(problem) => {
-                            tracing::debug!(?problem, "the tracker did not answer; asking again");
-                            last = Some(problem);
-                        }
-                    }
-                }
-                tokio::select! {
-                    changed = views.changed() => changed.map_err(|_| stopping(Stopped))?,
-                    () = sleep(ASK_AGAIN) => {}
-                }
-            }
+/// Reason why one attempt to ask the tracker failed.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error(transparent)]
+    Net(#[from] NetError),
+    #[error(transparent)]
+    Tracker(TrackerError),
+    #[error(transparent)]
+    Stopping(#[from] Stopped),
+}
+
+/// Position in a listing of the index.
+type After = Option<(String, ContentHash)>;
+
+/// Lists the index page by page. `ask` asks a tracker for the page after a position; `page_wait` bounds the wait for
+/// each page, through failovers.
+async fn list_pages<F>(
+    mut views: watch::Receiver<View>,
+    page_wait: Duration,
+    ask: impl Fn(Seat, After) -> F,
+) -> Result<GlobalListing, TrackerQueryError>
+where
+    F: Future<Output = Result<IndexPage, Refusal>>,
+{
+    let mut files = Vec::new();
+    let mut after: After = None;
+    loop {
+        let ask_page = |seat: Seat| {
+            let tracker = seat.peer.clone();
+            let page = ask(seat, after.clone());
+            async move { Ok((tracker, page.await?)) }
         };
-        match timeout(wait, answered).await {
-            Ok(answered) => answered,
-            Err(_) => Err(match last {
-                Some(Problem::Refused(TrackerError::LimitReached { what, limit })) => Failure::new(
-                    FailureCode::LimitReached,
-                    "the tracker cannot answer",
-                    format!("too many {what}, at most {limit}"),
-                    "share fewer files",
-                ),
-                Some(Problem::Refused(error)) => no_tracker(&error),
-                Some(Problem::Net(error)) => no_tracker(&error),
-                Some(Problem::Stopping(_)) | None => no_tracker(&"none was elected in time"),
-            }),
+        let (tracker, page) = ask_tracker(&mut views, page_wait, ask_page).await?;
+        files.extend(page.files);
+        match page.next {
+            Some(next)
+                if files.len() > limits::MAX_INDEX_ENTRIES || after.as_ref().is_some_and(|after| next <= *after) =>
+            {
+                return Err(TrackerQueryError::NoTracker { why: format!("the listing of {tracker} does not end") });
+            }
+            Some(next) => after = Some(next),
+            None => return Ok(GlobalListing { epoch: page.epoch, tracker, files }),
         }
     }
 }
 
-#[derive(Debug)]
-enum Problem {
-    Net(NetError),
-    Refused(TrackerError),
-    Stopping(Stopped),
+/// Asks the tracker, repeatedly through failovers, for up to `wait`.
+async fn ask_tracker<T, F>(
+    views: &mut watch::Receiver<View>,
+    wait: Duration,
+    ask: impl Fn(Seat) -> F,
+) -> Result<T, TrackerQueryError>
+where
+    F: Future<Output = Result<T, Refusal>>,
+{
+    let mut last = None;
+    let answered = async {
+        loop {
+            let seat = views.borrow_and_update().tracker().cloned();
+            if let Some(seat) = seat {
+                match ask(seat).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(Refusal::Stopping(stopped)) => return Err(stopped),
+                    Err(refusal) => {
+                        tracing::debug!(error = %refusal, "the tracker did not answer; asking again");
+                        last = Some(refusal);
+                    }
+                }
+            }
+            tokio::select! {
+                changed = views.changed() => changed.map_err(|_| Stopped)?,
+                () = sleep(RETRY_INTERVAL) => {}
+            }
+        }
+    };
+    match timeout(wait, answered).await {
+        Ok(answered) => Ok(answered?),
+        Err(_) => Err(match last {
+            Some(Refusal::Tracker(TrackerError::LimitReached { what, limit })) => {
+                TrackerQueryError::LimitReached { what, limit }
+            }
+            Some(refusal) => TrackerQueryError::NoTracker { why: refusal.to_string() },
+            None => none_elected(),
+        }),
+    }
 }
 
-fn no_tracker(why: &dyn std::fmt::Display) -> Failure {
-    Failure::new(
-        FailureCode::NoTracker,
-        "no tracker answers",
-        why,
-        "try again in a moment; `tracker` shows who it is, `eleger` elects one",
-    )
+fn none_elected() -> TrackerQueryError {
+    TrackerQueryError::NoTracker { why: "none was elected in time".to_owned() }
 }
 
-/// Versions with those who receive them. What cannot be received in company is left out, and of what several say of one version the
-/// oldest time counts, so that nobody can make it newer alone. Pure.
+/// Reason why the listing of a peer is incomplete.
+#[derive(Debug, thiserror::Error)]
+enum ListingError<E> {
+    #[error(transparent)]
+    Call(E),
+    #[error("its pages are not in order")]
+    NotInOrder,
+    #[error("it has too many pages")]
+    TooLong,
+}
+
+/// Collects the files of a peer whose names begin with `prefix`. `list` asks for the page after a name. Examines up to
+/// [`MAX_PAGES_PER_PEER`] pages and [`limits::MAX_FILES_PER_PEER`] files, whether they match or not, and only pages in
+/// the order of names, so that no peer can continue the listing forever.
+async fn collect_files<E, F>(
+    prefix: &str,
+    list: impl Fn(Option<FileName>) -> F,
+) -> (Vec<FileMeta>, Result<(), ListingError<E>>)
+where
+    F: Future<Output = Result<FilePage, E>>,
+{
+    let mut files = Vec::new();
+    let mut examined = 0;
+    let mut after: Option<FileName> = None;
+    for _ in 0..MAX_PAGES_PER_PEER {
+        let FilePage { files: page, next } = match list(after.clone()).await {
+            Ok(page) => page,
+            Err(error) => return (files, Err(ListingError::Call(error))),
+        };
+        examined += page.len();
+        files.extend(page.into_iter().filter(|file| file.name.as_str().starts_with(prefix)));
+        let Some(next) = next else { return (files, Ok(())) };
+        if after.as_ref().is_some_and(|after| next <= *after) {
+            return (files, Err(ListingError::NotInOrder));
+        }
+        if examined >= limits::MAX_FILES_PER_PEER {
+            break;
+        }
+        after = Some(next);
+    }
+    (files, Err(ListingError::TooLong))
+}
+
+/// Groups received files by version. Versions that no swarm can have are left out. Of several times of one version the
+/// oldest counts, so that no peer alone can make it newer. Pure.
 fn by_receivers(received: Vec<(Contact, FileMeta)>) -> Vec<IndexedFile> {
-    let can_be = |file: &FileMeta| {
+    let has_swarm = |file: &FileMeta| {
         file.size >= limits::MIN_SWARM_BYTES && file.hash != PACKS_HASH && file.hash != DIRECTORY_HASH
     };
     let mut versions: BTreeMap<_, (FileMeta, BTreeSet<PeerId>)> = BTreeMap::new();
-    for (contact, file) in received.into_iter().filter(|(_, file)| can_be(file)) {
+    for (contact, file) in received.into_iter().filter(|(_, file)| has_swarm(file)) {
         let version = (file.name.clone(), file.hash, file.size);
         let (known, receivers) = versions.entry(version).or_insert_with(|| (file.clone(), BTreeSet::new()));
         known.mtime_micros = known.mtime_micros.min(file.mtime_micros);
@@ -311,7 +418,7 @@ fn by_receivers(received: Vec<(Contact, FileMeta)>) -> Vec<IndexedFile> {
     versions.map(|(file, receivers)| IndexedFile { file, owners: receivers.into_iter().collect() }).collect()
 }
 
-/// What a user is told when the peer stops while a command runs.
+/// Failure of a command that the stop of the peer interrupts.
 pub fn stopping(stopped: Stopped) -> Failure {
     Failure::new(FailureCode::Interrupted, "the command was not finished", stopped, "start the peer again")
 }
@@ -322,33 +429,4 @@ pub fn contacts(owners: Vec<Owner>) -> Vec<Contact> {
 }
 
 #[cfg(test)]
-mod tests {
-    use shared::content::ContentHash;
-
-    use super::*;
-
-    fn said(peer: &str, hash: ContentHash, size: u64, mtime_micros: i64) -> (Contact, FileMeta) {
-        let contact = Contact { peer: peer.parse().unwrap(), endpoint: "quic://127.0.0.1:1".parse().unwrap() };
-        (contact, FileMeta { name: "a.bin".parse().unwrap(), size, hash, mtime_micros, executable: false })
-    }
-
-    #[test]
-    fn a_version_counts_each_of_its_receivers_once_and_what_nobody_can_receive_is_none() {
-        let (real, phantom) = (ContentHash([1; 32]), ContentHash([2; 32]));
-        let size = limits::MIN_SWARM_BYTES;
-        let versions = by_receivers(vec![
-            said("p1", real, size, 5),
-            said("liar", phantom, size, i64::MAX),
-            said("liar", phantom, size, i64::MAX),
-            said("p2", real, size, 5),
-            said("liar", real, size, i64::MAX),
-            said("liar", real, size - 1, i64::MAX),
-            said("liar", DIRECTORY_HASH, size, i64::MAX),
-            said("liar", DIRECTORY_HASH, 0, i64::MAX),
-            said("liar", PACKS_HASH, size, i64::MAX),
-        ]);
-        let counted: Vec<_> =
-            versions.iter().map(|found| (found.file.hash, found.file.mtime_micros, found.owners.len())).collect();
-        assert_eq!(counted, [(real, 5, 3), (phantom, i64::MAX, 1)]);
-    }
-}
+mod tests;

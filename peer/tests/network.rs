@@ -213,6 +213,26 @@ fn added_changed_and_removed_files_reach_the_index() {
 }
 
 #[test]
+fn download_after_removal_of_own_version_takes_the_version_of_another_peer() {
+    let network = Network::start();
+    network.put("peer1", "a", b"old");
+    File::options()
+        .write(true)
+        .open(network.shared("peer1", "a"))
+        .unwrap()
+        .set_modified(SystemTime::UNIX_EPOCH)
+        .unwrap();
+    network.put("peer2", "a", b"newer");
+    let _one = network.headless("peer1");
+    let _two = network.headless("peer2");
+    network.json_until("peer2", &["listAll"], |listing| files(listing).len() == 2);
+    // The index lists the version of peer2 until peer2 has announced its removal, which takes at least its debounce.
+    fs::remove_file(network.shared("peer2", "a")).unwrap();
+    let done = network.json("peer2", &["download", "a"]);
+    assert_eq!(fs::read(network.shared("peer2", "a")).unwrap(), b"old", "{done}");
+}
+
+#[test]
 fn version_is_chosen_by_hash_and_name_with_at_sign_is_a_name() {
     let network = Network::start();
     network.put("peer1", "a.txt", b"one");

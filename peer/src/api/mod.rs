@@ -281,8 +281,11 @@ impl ProgressSink {
 /// # Errors
 /// `invalid_name` for a name that no shared file can have.
 pub(crate) fn parse_name(name: &str) -> Result<FileName, Failure> {
-    name.parse().map_err(|error: InvalidFileName| {
-        let what = format!("{:?} is not a valid file name", error.name);
-        Failure::new(FailureCode::InvalidName, what, error.reason, "`list` and `listAll` show the names")
-    })
+    name.parse().map_err(|error| invalid_name(&error))
+}
+
+/// Failure of a command with an invalid file name.
+pub(crate) fn invalid_name(error: &InvalidFileName) -> Failure {
+    let what = format!("{:?} is not a valid file name", error.name);
+    Failure::new(FailureCode::InvalidName, what, &error.reason, "`list` and `listAll` show the names")
 }

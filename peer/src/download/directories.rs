@@ -1,6 +1,7 @@
-//! The directories of a download: those with nothing in them are made, and all get the times and modes that they have with an owner.
+//! Directories of a download: empty ones are created, and all get the times and modes that they have at an owner.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -10,90 +11,92 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use shared::{
     contact::Contact,
     content::FileMeta,
-    error::{Failure, FailureCode},
     file_name::FileName,
     id::PeerId,
     limits,
-    net::Target,
+    net::{Connections, Target},
     rpc::peer::{DirectoryMeta, PeerServiceClient},
     time::Clock,
 };
 use tokio::{runtime::Handle, task, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{Job, Numbered, Run, select::common_prefix};
+use super::{
+    context::DownloadContext,
+    error::{DownloadError, FileError},
+    job::{Job, NumberedJobs},
+    select::common_prefix,
+};
 use crate::{
     api::Downloaded,
-    core_handle::Stopped,
-    discovery::stopping,
-    runtime::peer::Peer,
     store::{DirMetadata, Share},
 };
 
-/// The directories that a download is of: the one that was named and those in it. None of a download of files.
+/// Directories of a download: the one that was named and those in it. Empty for a download of files.
 #[derive(Debug, Default)]
-pub(crate) struct DirectoriesOf {
-    places: Vec<Place>,
-    /// What the new ones among them are noted under until it is over.
-    note: Option<String>,
+pub(crate) struct DirectorySet {
+    entries: Vec<Entry>,
+    /// Key under which the share's journal lists the new ones until the download is over.
+    journal_key: Option<String>,
 }
 
-/// One of them.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+struct Entry {
     name: FileName,
-    /// Where it goes, if not into the share.
+    /// Path outside of the share.
     to: Option<PathBuf>,
-    /// This download makes it.
+    /// This download creates it.
     is_new: bool,
 }
 
-impl DirectoriesOf {
-    /// The directories of a download of `files` that was asked for as `pattern`, to the folder `to` or the share. To be called before any
-    /// of them is made. New are those that are not there yet, and those that the same download was making when it was killed.
+impl DirectorySet {
+    /// Directories of a download of `files` that was requested as `pattern`, to the folder `to` or into the share. To
+    /// be called before any of them is created. New are those that do not exist, and those that the same download was
+    /// creating when it was killed.
     ///
     /// # Errors
-    /// When this peer stops.
-    pub(crate) async fn download<'a>(
+    /// If the journal cannot be written.
+    pub(crate) async fn of<'a>(
         pattern: &str,
         files: impl Iterator<Item = &'a FileMeta>,
         to: Option<&Path>,
         share: &Share,
-    ) -> Result<Self, Failure> {
-        let all = named(pattern, files);
+    ) -> Result<Self, DownloadError> {
+        let all = directories_of(pattern, files);
         if all.is_empty() {
             return Ok(Self::default());
         }
         let base = to.unwrap_or(share.path()).to_path_buf();
-        let note = format!("{}\0{}", pattern.trim_end_matches('/'), base.display());
-        let look = {
+        let key = format!("{}\0{}", pattern.trim_end_matches('/'), base.display());
+        let find_missing = {
             let all = all.clone();
             move || all.into_iter().filter(|name| name.below(&base).symlink_metadata().is_err()).collect()
         };
-        let missing = task::spawn_blocking(look).await.map_err(|_| stopping(Stopped))?;
-        let new = share.begin_dir_journal(note.clone(), all.clone(), missing).await?;
-        let place = |name: FileName| Place { is_new: new.contains(&name), to: to.map(|to| name.below(to)), name };
-        Ok(Self { places: all.into_iter().map(place).collect(), note: (!new.is_empty()).then_some(note) })
+        let missing = blocking(find_missing).await?;
+        let new = share.begin_dir_journal(key.clone(), all.clone(), missing).await.map_err(DownloadError::store)?;
+        let entry = |name: FileName| Entry { is_new: new.contains(&name), to: to.map(|to| name.below(to)), name };
+        Ok(Self { entries: all.into_iter().map(entry).collect(), journal_key: (!new.is_empty()).then_some(key) })
     }
 
-    /// Who is asked about them: those that have most of the files, but not this peer, whose directories they may be.
-    pub(crate) fn owners<'a>(&self, jobs: impl Iterator<Item = &'a Job>, me: &PeerId) -> Vec<Contact> {
-        if self.places.is_empty() {
+    /// Providers that are asked about the directories: those that have most of the files. This peer is none of them:
+    /// the directories may be its own.
+    pub(crate) fn providers<'a>(&self, jobs: impl Iterator<Item = &'a Job>, me: &PeerId) -> Vec<Contact> {
+        if self.entries.is_empty() {
             return Vec::new();
         }
         let mut files: BTreeMap<&PeerId, (usize, &Contact)> = BTreeMap::new();
-        for owner in jobs.flat_map(|job| &job.owners).filter(|owner| owner.peer != *me) {
-            files.entry(&owner.peer).or_insert((0, owner)).0 += 1;
+        for provider in jobs.flat_map(|job| &job.providers).filter(|provider| provider.peer != *me) {
+            files.entry(&provider.peer).or_insert((0, provider)).0 += 1;
         }
-        let mut owners: Vec<_> = files.into_values().collect();
-        owners.sort_by_key(|(files, _)| std::cmp::Reverse(*files));
-        owners.into_iter().take(limits::DIRECTORY_OWNERS_ASKED).map(|(_, owner)| owner.clone()).collect()
+        let mut providers: Vec<_> = files.into_values().collect();
+        providers.sort_by_key(|(files, _)| Reverse(*files));
+        providers.into_iter().take(limits::DIRECTORY_OWNERS_ASKED).map(|(_, provider)| provider.clone()).collect()
     }
 }
 
-/// The directory `pattern` and those of `files` in it; none unless all of them lie in it. A glob for all that is in a directory
-/// (`docs/**`, or `**`) stands for that directory. Pure.
-fn named<'a>(pattern: &str, files: impl Iterator<Item = &'a FileMeta>) -> BTreeSet<FileName> {
+/// The directory `pattern` and those of `files` in it; none unless all files lie in it. A glob for everything in a
+/// directory (`docs/**`, or `**`) stands for that directory. Pure.
+fn directories_of<'a>(pattern: &str, files: impl Iterator<Item = &'a FileMeta>) -> BTreeSet<FileName> {
     let files: Vec<_> = files.collect();
     let named = pattern.trim_end_matches('/');
     if files.iter().any(|file| file.name.as_str() == named && !file.is_directory()) {
@@ -101,12 +104,12 @@ fn named<'a>(pattern: &str, files: impl Iterator<Item = &'a FileMeta>) -> BTreeS
     }
     let all_in = if named == "**" { Some("") } else { named.strip_suffix("/**") };
     let all_in = all_in.filter(|folder| common_prefix(folder).len() == folder.len());
-    // As for the files: what stands there letter for letter comes before the glob.
+    // As for files, a literal name precedes a glob.
     let mut found = [Some(named), all_in].into_iter().flatten().map(|folder| below(folder, &files));
     found.find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-/// The directory `folder`, the share if that is empty, and those of `files` in it; none unless all of them lie in it.
+/// The directory `folder` (the share if that is empty) and those of `files` in it; none unless all files lie in it.
 fn below(folder: &str, files: &[&FileMeta]) -> BTreeSet<FileName> {
     let is_in = |name: &str| {
         let rest = name.strip_prefix(folder);
@@ -119,68 +122,72 @@ fn below(folder: &str, files: &[&FileMeta]) -> BTreeSet<FileName> {
             return BTreeSet::new();
         }
         let itself = file.is_directory().then_some(name);
-        // Parts of a name are a name.
         let of_file = file.name.directories().chain(itself).filter(|directory| is_in(directory));
+        // The directories of a valid name are valid names.
         found.extend(of_file.filter_map(|directory| directory.parse().ok()));
     }
     found
 }
 
-/// The directories of a download that runs, and what is known of them so far. However it ends, those that it made get their modes, as far as
-/// they are known; of the others the note stays, so that they are still new when it is repeated.
-pub(crate) struct Describing {
+/// Metadata of the directories of a running download, as far as it is known. However the download ends, the directories
+/// that it created get their modes if they are known. Of the others the journal entry stays, so that they count as new
+/// when the download is repeated.
+pub(crate) struct MetadataCollector {
     share: Share,
-    places: Vec<Place>,
-    note: Option<String>,
+    entries: Vec<Entry>,
+    journal_key: Option<String>,
     known: Mutex<BTreeMap<FileName, DirectoryMeta>>,
 }
 
-impl Describing {
-    /// Nothing is known yet.
-    pub(crate) fn new(share: Share, directories: DirectoriesOf) -> Self {
-        let DirectoriesOf { places, note } = directories;
-        Self { share, places, note, known: Mutex::default() }
+impl MetadataCollector {
+    pub(crate) fn new(share: Share, directories: DirectorySet) -> Self {
+        let DirectorySet { entries, journal_key } = directories;
+        Self { share, entries, journal_key, known: Mutex::default() }
     }
 
-    /// After the last file that came into one of them: they get times and modes.
+    /// Gives all directories their times and modes. To be called after the last file has arrived in them.
     ///
     /// # Errors
-    /// When this peer stops.
-    pub(crate) async fn all_came(mut self) -> Result<(), Failure> {
+    /// If the share is closed.
+    pub(crate) async fn apply(mut self) -> Result<(), DownloadError> {
         let described = self.take();
-        self.share.apply_dir_metadata(described).await?;
-        match self.note.take() {
-            Some(note) => Ok(self.share.end_dir_journal(note).await?),
+        self.share.apply_dir_metadata(described).await.map_err(DownloadError::store)?;
+        match self.journal_key.take() {
+            Some(key) => self.share.end_dir_journal(key).await.map_err(DownloadError::store),
             None => Ok(()),
         }
     }
 
-    /// Not all came: those that are new get their modes, as far as they are known.
-    pub(crate) async fn not_all_came(mut self) {
-        let note = self.superfluous_note();
+    /// Gives new directories their modes. To be called if a file did not arrive.
+    pub(crate) async fn apply_modes(mut self) {
+        let key = self.take_key_if_complete();
         let described = self.take();
-        narrow(self.share.clone(), described, note).await;
+        apply_modes(self.share.clone(), described, key).await;
     }
 
-    /// The note, if all that it says is known of.
-    fn superfluous_note(&mut self) -> Option<String> {
+    /// Key of the journal entry, if the metadata of everything that it lists is known.
+    fn take_key_if_complete(&mut self) -> Option<String> {
         let known = self.known();
-        let is_known = self.places.iter().all(|place| !place.is_new || known.contains_key(&place.name));
+        let is_complete = self.entries.iter().all(|entry| !entry.is_new || known.contains_key(&entry.name));
         drop(known);
-        self.note.take().filter(|_| is_known)
+        self.journal_key.take().filter(|_| is_complete)
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<FileName, DirectoryMeta>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those of `places` of which nothing is known yet.
-    fn unknown_of(&self, places: &[Place]) -> Vec<FileName> {
-        let known = self.known();
-        places.iter().map(|place| &place.name).filter(|name| !known.contains_key(*name)).cloned().collect()
+    fn is_complete(&self) -> bool {
+        self.unknown_of(&self.entries).is_empty()
     }
 
-    fn learn(&self, names: Vec<FileName>, answers: Vec<Option<DirectoryMeta>>) {
+    /// Those of `entries` whose metadata is not known yet.
+    fn unknown_of(&self, entries: &[Entry]) -> Vec<FileName> {
+        let known = self.known();
+        entries.iter().map(|entry| &entry.name).filter(|name| !known.contains_key(*name)).cloned().collect()
+    }
+
+    fn add(&self, names: Vec<FileName>, answers: Vec<Option<DirectoryMeta>>) {
         let mut known = self.known();
         for (name, answer) in names.into_iter().zip(answers) {
             if let Some(answer) = answer {
@@ -191,119 +198,117 @@ impl Describing {
 
     fn take(&mut self) -> Vec<DirMetadata> {
         let known = std::mem::take(&mut *self.known());
-        let places = std::mem::take(&mut self.places).into_iter();
-        let described = |Place { name, to, is_new }: Place| {
+        let entries = std::mem::take(&mut self.entries).into_iter();
+        let described = |Entry { name, to, is_new }: Entry| {
             let meta = *known.get(&name)?;
             Some(DirMetadata { name, to, is_new, meta })
         };
-        places.filter_map(described).collect()
+        entries.filter_map(described).collect()
     }
 }
 
-/// The download was interrupted: nobody waits for it any more.
-impl Drop for Describing {
+/// A collector that is dropped with metadata belongs to a download that was cancelled.
+impl Drop for MetadataCollector {
     fn drop(&mut self) {
-        let note = self.superfluous_note();
+        let key = self.take_key_if_complete();
         let described = self.take();
         if let (false, Ok(runtime)) = (described.is_empty(), Handle::try_current()) {
-            runtime.spawn(narrow(self.share.clone(), described, note));
+            runtime.spawn(apply_modes(self.share.clone(), described, key));
         }
     }
 }
 
-/// Gives directories their modes; then the note is not needed any more.
-async fn narrow(share: Share, described: Vec<DirMetadata>, note: Option<String>) {
-    let narrowed = async {
+/// Gives directories their modes and removes their journal entry.
+async fn apply_modes(share: Share, described: Vec<DirMetadata>, key: Option<String>) {
+    let applied = async {
         share.restrict_dir_modes(described).await?;
-        match note {
-            Some(note) => share.end_dir_journal(note).await,
+        match key {
+            Some(key) => share.end_dir_journal(key).await,
             None => Ok(()),
         }
     };
-    if let Err(failure) = narrowed.await {
-        tracing::warn!(%failure, "directories do not get their modes");
+    if let Err(error) = applied.await {
+        tracing::warn!(%error, "cannot set the modes of directories");
     }
 }
 
-/// Makes folders that the user named, or that are to be below them.
-pub(crate) async fn make_folders(folders: BTreeSet<PathBuf>) -> Result<(), Failure> {
-    let make = move || {
-        folders.iter().try_for_each(|folder| {
-            std::fs::create_dir_all(folder).map_err(|error| {
-                let what = format!("cannot make {}", folder.display());
-                Failure::new(FailureCode::Io, what, error, "choose another folder with --to")
-            })
+/// Creates folders outside of the share.
+pub(crate) async fn create_folders(folders: BTreeSet<PathBuf>) -> Result<(), DownloadError> {
+    let create = move || {
+        folders.into_iter().try_for_each(|folder| {
+            std::fs::create_dir_all(&folder).map_err(|error| DownloadError::CreateFolder { folder, error })
         })
     };
-    task::spawn_blocking(make).await.map_err(|_| stopping(Stopped))?
+    blocking(create).await?
 }
 
-impl Peer {
-    /// Makes directories with nothing in them: they need no owner.
-    pub(crate) async fn make_directories(
-        &self,
-        jobs: Numbered,
-        run: &Run,
-    ) -> Result<Vec<(usize, Result<Downloaded, Failure>)>, Failure> {
-        if jobs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let clock = Clock::start();
-        let wanted = jobs.iter().map(|(_, job)| (job.file.clone(), job.to.clone())).collect();
-        let made = self.share.create_directories(wanted).await?;
-        let done = jobs.into_iter().zip(made).map(|((place, Job { file, .. }), made)| {
-            let made = made.map_err(Failure::from).map(|path| {
-                run.files_done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                run.tell(&file);
-                Downloaded { path, seconds: clock.now().since_origin().as_secs_f64(), sources: Vec::new(), file }
-            });
-            (place, made)
+/// Creates empty directories. They need no provider.
+pub(crate) async fn create_directories(
+    share: &Share,
+    jobs: NumberedJobs,
+    context: &DownloadContext,
+) -> Result<Vec<(usize, Result<Downloaded, FileError>)>, DownloadError> {
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let clock = Clock::start();
+    let wanted = jobs.iter().map(|(_, job)| (job.file.clone(), job.to.clone())).collect();
+    let created = share.create_directories(wanted).await.map_err(DownloadError::store)?;
+    let done = jobs.into_iter().zip(created).map(|((place, Job { file, .. }), created)| {
+        let created = created.map_err(FileError::store).map(|path| {
+            context.add_file(&file);
+            Downloaded { path, seconds: clock.now().since_origin().as_secs_f64(), sources: Vec::new(), file }
         });
-        Ok(done.collect())
-    }
+        (place, created)
+    });
+    Ok(done.collect())
+}
 
-    /// Asks the owners what the directories are, all at the same time, until the first has said all or `arrived` was a moment ago. Where
-    /// none says anything, a directory keeps what it has: the files are what was asked for.
-    pub(crate) async fn look_at_directories(
-        &self,
-        describing: &Describing,
-        owners: Vec<Contact>,
-        arrived: &CancellationToken,
-    ) {
-        let mut asked: FuturesUnordered<_> =
-            owners.iter().map(|owner| self.ask_for_directories(owner, describing)).collect();
-        let answered =
-            async { while asked.next().await.is_some() && !describing.unknown_of(&describing.places).is_empty() {} };
-        let arrived = async {
-            arrived.cancelled().await;
-            sleep(limits::DIRECTORIES_GRACE).await;
-        };
-        tokio::select! {
-            () = answered => return,
-            () = arrived => {}
-            () = sleep(limits::DIRECTORIES_DEADLINE) => {}
-        }
-        tracing::info!("the owners did not say in time what their directories are");
+/// Asks the providers for the metadata of the directories, all at the same time, until everything is known or
+/// [`limits::DIRECTORIES_GRACE`] has passed since `arrived`. A directory about which no provider answers keeps its time
+/// and mode: the request is for the files.
+pub(crate) async fn collect_metadata(
+    collector: &MetadataCollector,
+    connections: &Connections,
+    providers: Vec<Contact>,
+    arrived: &CancellationToken,
+) {
+    let mut queries: FuturesUnordered<_> =
+        providers.iter().map(|provider| query_provider(collector, connections, provider)).collect();
+    let answered = async { while queries.next().await.is_some() && !collector.is_complete() {} };
+    let arrived = async {
+        arrived.cancelled().await;
+        sleep(limits::DIRECTORIES_GRACE).await;
+    };
+    tokio::select! {
+        () = answered => return,
+        () = arrived => {}
+        () = sleep(limits::DIRECTORIES_DEADLINE) => {}
     }
+    tracing::info!("no provider sent the metadata of all directories in time");
+}
 
-    /// Asks one owner for what is not known by then.
-    async fn ask_for_directories(&self, owner: &Contact, describing: &Describing) {
-        for page in describing.places.chunks(limits::FILES_PER_PAGE) {
-            let missing = describing.unknown_of(page);
-            if missing.is_empty() {
-                continue;
-            }
-            let names = missing.iter().map(FileName::to_string).collect();
-            let ask = |peer: PeerServiceClient, cx| async move { peer.directories(cx, names).await };
-            match self.connections.call(&Target::from(owner), limits::CALL_DEADLINE, ask).await {
-                Ok(answers) => describing.learn(missing, answers),
-                Err(error) => {
-                    tracing::info!(%error, owner = %owner.peer, "an owner says nothing of its directories");
-                    return;
-                }
+/// Asks one provider for what is not known at that time.
+async fn query_provider(collector: &MetadataCollector, connections: &Connections, provider: &Contact) {
+    for page in collector.entries.chunks(limits::FILES_PER_PAGE) {
+        let missing = collector.unknown_of(page);
+        if missing.is_empty() {
+            continue;
+        }
+        let names = missing.iter().map(FileName::to_string).collect();
+        let query = |peer: PeerServiceClient, cx| async move { peer.directories(cx, names).await };
+        match connections.call(&Target::from(provider), limits::CALL_DEADLINE, query).await {
+            Ok(answers) => collector.add(missing, answers),
+            Err(error) => {
+                tracing::info!(%error, peer = %provider.peer, "cannot get the metadata of directories");
+                return;
             }
         }
     }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, DownloadError> {
+    task::spawn_blocking(work).await.map_err(|error| DownloadError::Panicked(error.to_string()))
 }
 
 #[cfg(test)]
@@ -323,19 +328,19 @@ mod tests {
                 executable: false,
             })
             .collect();
-        named(pattern, files.iter()).iter().map(FileName::to_string).collect()
+        directories_of(pattern, files.iter()).iter().map(FileName::to_string).collect()
     }
 
     #[test]
-    fn only_a_directory_that_was_named_is_described() {
+    fn directories_of_a_pattern_are_those_in_the_directory_that_it_names() {
         let all = ["docs/a", "docs/deep/er/b", "docs/empty/"];
         for pattern in ["docs", "docs/"] {
             assert_eq!(names(pattern, &all), ["docs", "docs/deep", "docs/deep/er", "docs/empty"]);
         }
-        assert_eq!(names("docs/deep", &["docs/deep/er/b"]), ["docs/deep", "docs/deep/er"], "not what is above it");
+        assert_eq!(names("docs/deep", &["docs/deep/er/b"]), ["docs/deep", "docs/deep/er"], "none above it");
         assert_eq!(names("docs/empty", &["docs/empty/"]), ["docs/empty"]);
         assert!(names("docs/a", &["docs/a"]).is_empty() && names("docs/*", &all).is_empty());
-        assert_eq!(names("docs/**", &all), ["docs", "docs/deep", "docs/deep/er", "docs/empty"], "all that is in it");
+        assert_eq!(names("docs/**", &all), ["docs", "docs/deep", "docs/deep/er", "docs/empty"], "everything in it");
         assert_eq!(names("**", &["docs/a", "top", "b/c/d"]), ["b", "b/c", "docs"]);
         assert!(
             names("d*/**", &all).is_empty()

@@ -1,401 +1,410 @@
-//! The shell around the swarm core: one bulk stream for each request that the core wants, each proven group reported
-//! back.
+//! The shell around the swarm core: one bulk stream for each request of the core, and a report for each verified group.
 //!
 //! ```text
-//!             Action::Request                        bulk stream to the owner ─ verified ─ written to the partial
-//!   [ swarm ] ───────────────> a task for the request ───────────────────────────────────────────────────────>
+//!             Action::Request                        bulk stream from the provider ─ verified ─ written to the partial
+//!   [ swarm ] ───────────────> a task for the request ───────────────────────────────────────────────────────────>
 //!     ^   ^   Truncate, Cancel ───> stop │
-//!     │   └── Verified, Done, Failed <───┘
-//!     └────── ProviderAdded, ProviderGained <─── the other members (net::swarms), the tracker when nobody is left
+//!     │   └── TaskReport <───────────────┘
+//!     └────── events of other receivers (swarm), of the tracker and of known peers when no provider is left
 //! ```
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
-use shared::{
-    contact::Contact,
-    content::FileMeta,
-    error::{Failure, FailureCode},
-    id::PeerId,
-    limits,
-    net::Connections,
-    time::Clock,
-};
-use tokio::{sync::mpsc, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use protocol::swarm::{Action, Event, Has, ProviderId, RequestId, Swarm, SwarmConfig};
+use shared::{contact::Contact, content::FileMeta, id::PeerId, limits, net::Connections, time::Clock};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
 
 use super::{
-    OwnerError, Run,
-    providers::{Owner, Owners},
-    request::{Stream, why},
-    stall_policy::{Next, Patience},
-    undelivered,
+    context::DownloadContext,
+    error::FileError,
+    providers::{Provider, Providers},
+    request::{RequestStream, TaskReport, run_request},
+    running::{RequestProgress, RunningRequests},
+    stall_policy::{StallAction, StallPolicy},
 };
 use crate::{
-    discovery::{Lookup, contacts},
+    discovery::{Discovery, contacts},
     store::Partial,
     swarm::{MemberEvent, Membership},
-    transfer::{Brought, FetchError, throttle::Pace},
+    transfer::throttle::Pace,
 };
-use protocol::swarm::{Action, Event, Has, ProviderId, RequestId, Swarm, SwarmConfig};
 
-/// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its owner.
+/// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its
+/// provider.
 const MAX_QUEUED_REPORTS: usize = 64;
 
-/// One download of one version.
-pub(crate) struct Engine {
+/// Parameters of a download of one version.
+pub(crate) struct Transfer {
     /// Connections for bytes.
     pub(crate) bulk: Connections,
-    /// The cap on what comes in.
-    pub(crate) pace: Pace,
-    /// Where owners are looked for when all that were known are gone.
-    pub(crate) lookup: Lookup,
-    /// Bytes that this peer fetched since it started.
+    /// Cap on the bytes that this peer receives.
+    pub(crate) throttle: Pace,
+    /// Finds other providers when none is left.
+    pub(crate) discovery: Discovery,
+    /// Bytes that this peer has fetched since it started.
     pub(crate) all_bytes: Arc<AtomicU64>,
     /// The version.
     pub(crate) file: FileMeta,
-    /// Where it goes.
+    /// Its destination.
     pub(crate) partial: Partial,
-    /// What it is part of.
-    pub(crate) run: Arc<Run>,
-    /// Its place among those who receive it, and what they tell; `None` when only given owners may be asked, or it
-    /// is not worth it.
-    pub(crate) swarm: Option<(Arc<Membership>, mpsc::Receiver<MemberEvent>)>,
+    pub(crate) context: Arc<DownloadContext>,
 }
 
-/// A request under way.
-struct Running {
-    stop: CancellationToken,
-    /// The first group that is not wanted of it any more.
-    end: Arc<AtomicU64>,
-}
+/// Membership of the file's swarm, and the events of the other members.
+pub(crate) type JoinedSwarm = (Arc<Membership>, mpsc::Receiver<MemberEvent>);
 
-pub(crate) enum Told {
-    Event(Event),
-    /// Why an owner did not deliver, in words; an event follows.
-    Problem(ProviderId, String),
-    /// No owner helps.
-    Fatal(FetchError),
-}
-
-/// Who else was found.
-enum Others {
-    /// Who has the content, as the tracker says.
-    Owners(Vec<Contact>),
-    /// Who receives it, as they say.
+/// Answer of a search for others that may help.
+enum Discovered {
+    /// Providers that the tracker names.
+    Providers(Vec<Contact>),
+    /// Known peers that receive the content, as they say.
     Receivers(Vec<Contact>),
 }
 
+/// Input of the engine.
+enum Input {
+    Report(TaskReport),
+    Member(MemberEvent),
+    Discovered(Discovered),
+    Deadline,
+    TaskEnded,
+}
+
+/// One running download of one version.
+pub(crate) struct Engine {
+    transfer: Transfer,
+    clock: Clock,
+    swarm: Swarm,
+    actions: Vec<Action>,
+    providers: Providers,
+    policy: StallPolicy,
+    membership: Option<Arc<Membership>>,
+    members: Option<mpsc::Receiver<MemberEvent>>,
+    members_changed: bool,
+    /// Rank of this peer among the receivers, as the core knows it.
+    rank: (u32, u32),
+    running: RunningRequests,
+    /// Bytes that each provider delivered first. Counted by the tasks, so that the count is complete when the core has
+    /// all groups.
+    delivered: BTreeMap<ProviderId, Arc<AtomicU64>>,
+    report: mpsc::Sender<TaskReport>,
+    reports: mpsc::Receiver<TaskReport>,
+    discover: mpsc::Sender<Discovered>,
+    discovered: mpsc::Receiver<Discovered>,
+    /// Dropped with the engine: a download that is cancelled ends its streams.
+    tasks: JoinSet<()>,
+}
+
 impl Engine {
-    /// Fetches what is missing, from all `owners` at once and from whoever else turns up; who sent how much.
-    ///
-    /// # Errors
-    /// `NoOwner` or `VerificationFailed` when nobody who is left can deliver what is missing, with what each did wrong;
-    /// what the disk says.
-    pub(crate) async fn fetch(mut self, contacts: Vec<Contact>) -> Result<Vec<(PeerId, u64)>, Failure> {
+    /// Engine of a download that begins now. Without `swarm`, only given providers are asked.
+    pub(crate) fn new(transfer: Transfer, swarm: Option<JoinedSwarm>) -> Self {
         let clock = Clock::start();
-        let mut owners = Owners::default();
         let config = SwarmConfig {
-            size: self.file.size,
-            have: self.partial.verified(),
-            expects_receivers: self.swarm.is_some(),
+            size: transfer.file.size,
+            have: transfer.partial.verified(),
+            expects_receivers: swarm.is_some(),
             seed: fastrand::u64(..),
         };
-        let mut swarm = Swarm::new(config, clock.now());
-        let (tell, mut told) = mpsc::channel(MAX_QUEUED_REPORTS);
-        let mut actions = Vec::new();
-        let (membership, mut members) =
-            self.swarm.take().map_or((None, None), |(membership, members)| (Some(membership), Some(members)));
-        // All owners are introduced before the first is asked, so that the work is divided among all from the start.
+        let (membership, members) = swarm.unzip();
+        let (report, reports) = mpsc::channel(MAX_QUEUED_REPORTS);
+        let (discover, discovered) = mpsc::channel(1);
+        let providers = Providers::default();
+        let rank = providers.rank_of(&transfer.discovery.me);
+        Self {
+            swarm: Swarm::new(config, clock.now()),
+            policy: StallPolicy::new(clock.now(), membership.is_some()),
+            transfer,
+            clock,
+            actions: Vec::new(),
+            providers,
+            membership,
+            members,
+            members_changed: false,
+            rank,
+            running: RunningRequests::default(),
+            delivered: BTreeMap::new(),
+            report,
+            reports,
+            discover,
+            discovered,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Fetches what is missing, from all providers at once and from those that are found later. Returns the bytes that
+    /// each delivered.
+    ///
+    /// # Errors
+    /// If no provider that is left can deliver what is missing, or this peer cannot write.
+    pub(crate) async fn fetch(mut self, contacts: Vec<Contact>) -> Result<Vec<(PeerId, u64)>, FileError> {
+        self.introduce(contacts);
+        loop {
+            if self.carry_out_actions() {
+                return Ok(self.sources());
+            }
+            if std::mem::take(&mut self.members_changed) {
+                self.on_members_changed()?;
+                if !self.actions.is_empty() {
+                    continue;
+                }
+            }
+            self.transfer.context.set_sources(self.running.providers());
+            let input = self.next_input().await;
+            self.on_input(input)?;
+        }
+    }
+
+    /// Introduces all providers before the first request, so that the work is divided among all of them.
+    fn introduce(&mut self, contacts: Vec<Contact>) {
+        let now = self.clock.now();
         for contact in contacts {
-            if let Some((owner, true)) = owners.number(&contact, false) {
-                swarm.introduce(clock.now(), owner, &Has::All, None, &mut actions);
-                if let Some(membership) = &membership {
+            if let Some((provider, true)) = self.providers.number(&contact, false) {
+                self.swarm.introduce(now, provider, &Has::All, None, &mut self.actions);
+                if let Some(membership) = &self.membership {
                     membership.talk_to(contact);
                 }
             }
         }
-        swarm.handle(clock.now(), Event::Tick, &mut actions);
+        self.swarm.handle(now, Event::Tick, &mut self.actions);
+    }
 
-        // Dropped with this future: a download that is cancelled ends its streams.
-        let mut tasks = JoinSet::new();
-        let mut running: HashMap<RequestId, Running> = HashMap::new();
-        let (found, mut newly_found) = mpsc::channel(1);
-        let mut patience = Patience::new(clock.now(), membership.is_some());
-        let mut placed = owners.place_of(&self.lookup.me);
-        // Members came, left or were dropped.
-        let mut members_changed = false;
-        loop {
-            for action in actions.drain(..) {
-                match action {
-                    Action::Request { request, groups } => {
-                        let Some(owner) = owners.list.get(request.provider.0 as usize) else { continue };
-                        patience.asked();
-                        let started =
-                            Running { stop: CancellationToken::new(), end: Arc::new(AtomicU64::new(groups.end)) };
-                        tasks.spawn(self.request(request, groups, owner, &started, tell.clone()));
-                        running.insert(request, started);
-                    }
-                    Action::Truncate { request, at_group } => {
-                        if let Some(running) = running.get(&request) {
-                            running.end.fetch_min(at_group, Ordering::Relaxed);
-                        }
-                    }
-                    Action::Cancel { request } => {
-                        if let Some(running) = running.remove(&request) {
-                            running.stop.cancel();
-                        }
-                    }
-                    Action::Drop { provider: owner, why } => {
-                        if let Some(owner) = owners.get_mut(owner) {
-                            owner.dropped(why);
-                            members_changed = true;
-                            tracing::warn!(owner = %owner.contact.peer, file = %self.file.name, ?why,
-                                problem = owner.problem.as_deref().unwrap_or_default(), "an owner is asked for no more");
-                        }
-                    }
-                    Action::Stuck => {
-                        patience.stuck(clock.now());
-                        tasks.spawn(self.look_for_owners(found.clone()));
-                    }
-                    Action::Finished => {
-                        let sources = owners.list.into_iter().map(|owner| {
-                            let bytes = owner.bytes.load(Ordering::Relaxed);
-                            (owner.contact.peer, bytes)
-                        });
-                        return Ok(sources.filter(|(_, bytes)| *bytes > 0 || self.file.size == 0).collect());
+    /// Carries out the actions of the core. Returns true when every group is verified.
+    fn carry_out_actions(&mut self) -> bool {
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Request { request, groups } => self.start_request(request, groups),
+                Action::Truncate { request, at_group } => self.running.truncate(request, at_group),
+                Action::Cancel { request } => self.running.cancel(request),
+                Action::Drop { provider, why } => {
+                    if let Some(provider) = self.providers.get_mut(provider) {
+                        provider.on_dropped(why);
+                        self.members_changed = true;
+                        tracing::warn!(provider = %provider.contact.peer, file = %self.transfer.file.name, ?why,
+                            problem = provider.problem.as_deref().unwrap_or_default(), "dropped a provider");
                     }
                 }
+                Action::Stuck => {
+                    self.policy.on_stuck(self.clock.now());
+                    let Transfer { discovery, file, .. } = &self.transfer;
+                    self.tasks.spawn(find_providers(discovery.clone(), file.clone(), self.discover.clone()));
+                }
+                Action::Finished => return true,
             }
-            if std::mem::take(&mut members_changed) {
-                let now_placed = owners.place_of(&self.lookup.me);
-                if std::mem::replace(&mut placed, now_placed) != now_placed {
-                    let (place, receivers) = now_placed;
-                    swarm.handle(clock.now(), Event::Ranked { rank: place, receivers }, &mut actions);
-                }
-                self.act_on(patience.members_changed(owners.has_members()), &owners, &found, &mut tasks)?;
-                if !actions.is_empty() {
-                    continue;
-                }
-            }
-            let senders = running.keys().map(|request| request.provider).collect::<std::collections::BTreeSet<_>>();
-            self.run.sources.store(senders.len() as u64, Ordering::Relaxed);
-            let deadline = swarm.next_deadline().into_iter().chain(patience.deadline()).min();
-            let deadline = deadline.map(|at| clock.instant(at));
-            let mut next = Next::GoOn;
-            let events = tokio::select! {
-                Some(told) = told.recv() => match told {
-                    Told::Event(event) => vec![event],
-                    Told::Problem(owner, problem) => {
-                        if let Some(owner) = owners.get_mut(owner) {
-                            owner.problem = Some(problem);
-                        }
-                        continue;
-                    }
-                    Told::Fatal(error) => return Err(error.to_failure(self.file.name.as_str())),
-                },
-                Some(event) = next_of(&mut members) => {
-                    members_changed = true;
-                    owners.member_event(event).into_iter().collect()
-                }
-                Some(others) = newly_found.recv() => match others {
-                    Others::Owners(named) => {
-                        let events: Vec<_> = named.iter().filter_map(|contact| owners.found(contact)).collect();
-                        next = patience.named(!events.is_empty(), owners.has_members());
-                        events
-                    }
-                    Others::Receivers(mut receivers) => {
-                        receivers.retain(|one| owners.may_help(&one.peer));
-                        next = patience.received(!receivers.is_empty(), owners.has_members());
-                        if let Some(membership) = &membership {
-                            // What they have, they say themselves.
-                            receivers.into_iter().for_each(|receiver| membership.talk_to(receiver));
-                        }
-                        Vec::new()
-                    }
-                },
-                () = crate::runtime::core_task::sleep_until(deadline) => {
-                    next = patience.due(clock.now(), owners.has_members());
-                    vec![Event::Tick]
-                }
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
-            };
-            self.act_on(next, &owners, &found, &mut tasks)?;
-            for event in events {
-                match &event {
-                    Event::RequestDone { request } | Event::RequestFailed { request, .. } => {
-                        running.remove(request);
-                    }
-                    Event::Verified { groups, .. } => {
-                        patience.proven(clock.now());
-                        if let Some(membership) = &membership {
-                            membership.proven(groups.clone());
-                        }
-                    }
-                    _ => {}
-                }
-                swarm.handle(clock.now(), event, &mut actions);
-            }
+        }
+        self.actions = actions;
+        false
+    }
+
+    fn start_request(&mut self, request: RequestId, groups: Range<u64>) {
+        let Some(provider) = self.providers.get(request.provider) else { return };
+        self.policy.on_request();
+        let handle = self.running.add(request, groups.end);
+        let stop = handle.stop.clone();
+        let progress = RequestProgress {
+            request,
+            groups: groups.clone(),
+            handle,
+            context: self.transfer.context.clone(),
+            file: self.transfer.file.clone(),
+            all_bytes: self.transfer.all_bytes.clone(),
+            delivered: self.delivered.entry(request.provider).or_default().clone(),
+            reports: self.report.clone(),
+        };
+        let stream = RequestStream {
+            bulk: self.transfer.bulk.clone(),
+            throttle: self.transfer.throttle.clone(),
+            provider: provider.contact.clone(),
+            file: self.transfer.file.clone(),
+            partial: self.transfer.partial.clone(),
+            meter: self.transfer.context.profile.source(&provider.contact),
+        };
+        let report = self.report.clone();
+        self.tasks.spawn(async move {
+            let fetch = stream.fetch(request, groups, &report, progress.into_callback());
+            run_request(request, fetch, stop, report.clone()).await;
+        });
+    }
+
+    fn on_members_changed(&mut self) -> Result<(), FileError> {
+        let rank = self.providers.rank_of(&self.transfer.discovery.me);
+        if std::mem::replace(&mut self.rank, rank) != rank {
+            let (place, receivers) = rank;
+            self.swarm.handle(self.clock.now(), Event::Ranked { rank: place, receivers }, &mut self.actions);
+        }
+        let action = self.policy.on_members_changed(self.providers.has_members());
+        self.apply(action)
+    }
+
+    async fn next_input(&mut self) -> Input {
+        let deadline = self.swarm.next_deadline().into_iter().chain(self.policy.deadline()).min();
+        let deadline = deadline.map(|at| self.clock.instant(at));
+        tokio::select! {
+            // The engine holds a sender of both channels, so neither ends.
+            Some(report) = self.reports.recv() => Input::Report(report),
+            event = next_member_event(&mut self.members) => Input::Member(event),
+            Some(discovered) = self.discovered.recv() => Input::Discovered(discovered),
+            () = until(deadline) => Input::Deadline,
+            Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => Input::TaskEnded,
         }
     }
 
-    /// Does what patience wants.
-    ///
-    /// # Errors
-    /// When it is over: what each owner did wrong.
-    fn act_on(
-        &self,
-        next: Next,
-        owners: &Owners,
-        found: &mpsc::Sender<Others>,
-        tasks: &mut JoinSet<()>,
-    ) -> Result<(), Failure> {
-        match next {
-            Next::GoOn => Ok(()),
-            Next::AskPeers => {
-                tasks.spawn(self.look_for_receivers(found.clone()));
+    fn on_input(&mut self, input: Input) -> Result<(), FileError> {
+        match input {
+            Input::Report(report) => self.on_report(report),
+            Input::Member(event) => {
+                self.members_changed = true;
+                if let Some(event) = self.providers.on_member_event(event) {
+                    self.handle(event);
+                }
                 Ok(())
             }
-            Next::GiveUp => Err(self.failure(&owners.list)),
-        }
-    }
-
-    /// Asks the tracker who has the version now.
-    fn look_for_owners(&self, found: mpsc::Sender<Others>) -> impl Future<Output = ()> + Send + 'static {
-        let (lookup, file) = (self.lookup.clone(), self.file.clone());
-        async move {
-            let owners = owners_of(&lookup, &file).await;
-            // The engine is gone when nobody listens.
-            let _ = found.send(Others::Owners(owners)).await;
-        }
-    }
-
-    /// Asks the known peers who of them receives the version. They are asked by name: one that receives the same content under a name that
-    /// does not begin like this one is missed.
-    fn look_for_receivers(&self, found: mpsc::Sender<Others>) -> impl Future<Output = ()> + Send + 'static {
-        let (lookup, file) = (self.lookup.clone(), self.file.clone());
-        async move {
-            let received = lookup.receivers(file.name.as_str()).await.into_iter();
-            let of_this = received.filter(|(_, received)| received.hash == file.hash);
-            // As above.
-            let _ = found.send(Others::Receivers(of_this.map(|(contact, _)| contact).collect())).await;
-        }
-    }
-
-    /// The task of one request, which tells what comes of it.
-    fn request(
-        &self,
-        request: RequestId,
-        groups: Range<u64>,
-        owner: &Owner,
-        running: &Running,
-        tell: mpsc::Sender<Told>,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let stream = Stream {
-            bulk: self.bulk.clone(),
-            pace: self.pace.clone(),
-            owner: owner.contact.clone(),
-            file: self.file.clone(),
-            partial: self.partial.clone(),
-            meter: self.run.meter.source(&owner.contact),
-        };
-        let progress = self.progress(request, groups.clone(), owner, running, tell.clone());
-        let stop = running.stop.clone();
-        async move {
-            let outcome = tokio::select! {
-                outcome = stream.fetch(request, groups, &tell, progress) => outcome,
-                () = stop.cancelled() => return,
-            };
-            // The engine is gone when nobody listens; then nothing is to be told.
-            let told = match outcome {
-                Ok(()) => Told::Event(Event::RequestDone { request }),
-                Err(OwnerError::Fetch(error)) if !error.is_owners_fault() => Told::Fatal(error),
-                Err(error) => {
-                    let _ = tell.send(Told::Problem(request.provider, error.to_string())).await;
-                    Told::Event(Event::RequestFailed { request, why: why(&error) })
+            Input::Discovered(Discovered::Providers(named)) => {
+                let events: Vec<_> = named.iter().filter_map(|contact| self.providers.on_named(contact)).collect();
+                let action = self.policy.on_providers(!events.is_empty(), self.providers.has_members());
+                self.apply(action)?;
+                events.into_iter().for_each(|event| self.handle(event));
+                Ok(())
+            }
+            Input::Discovered(Discovered::Receivers(mut receivers)) => {
+                receivers.retain(|receiver| self.providers.may_help(&receiver.peer));
+                let action = self.policy.on_receivers(!receivers.is_empty(), self.providers.has_members());
+                if let Some(membership) = &self.membership {
+                    // They announce what they have by their swarm sessions.
+                    receivers.into_iter().for_each(|receiver| membership.talk_to(receiver));
                 }
-            };
-            let _ = tell.send(told).await;
+                self.apply(action)
+            }
+            Input::Deadline => {
+                let action = self.policy.on_deadline(self.clock.now(), self.providers.has_members());
+                self.apply(action)?;
+                self.handle(Event::Tick);
+                Ok(())
+            }
+            Input::TaskEnded => Ok(()),
         }
     }
 
-    /// Turns bytes that were written into groups that are proven. Runs on the thread that writes.
-    fn progress(
-        &self,
-        request: RequestId,
-        groups: Range<u64>,
-        owner: &Owner,
-        running: &Running,
-        tell: mpsc::Sender<Told>,
-    ) -> impl FnMut(Brought) + Send + 'static {
-        let (run, file, all, from_owner) =
-            (self.run.clone(), self.file.clone(), self.all_bytes.clone(), owner.bytes.clone());
-        let (stop, end) = (running.stop.clone(), running.end.clone());
-        let start = groups.start * limits::GROUP_BYTES;
-        let (mut bytes_proven, mut next) = (0, groups.start);
-        move |Brought { bytes, new_bytes }| {
-            bytes_proven += bytes;
-            all.fetch_add(new_bytes, Ordering::Relaxed);
-            from_owner.fetch_add(new_bytes, Ordering::Relaxed);
-            run.bytes_done.fetch_add(new_bytes, Ordering::Relaxed);
-            run.tell(&file);
-            let reached = start + bytes_proven;
-            let proven = if reached >= file.size { groups.end } else { reached / limits::GROUP_BYTES };
-            if proven > next {
-                let groups = next..proven;
-                next = proven;
-                // The engine is gone when nobody listens.
-                let _ = tell.blocking_send(Told::Event(Event::Verified { request, groups }));
+    fn on_report(&mut self, report: TaskReport) -> Result<(), FileError> {
+        match report {
+            TaskReport::Event(event) => {
+                if let Event::RequestDone { request } = &event {
+                    self.running.remove(*request);
+                }
+                self.handle(event);
             }
-            if next >= end.load(Ordering::Relaxed) && next < groups.end {
-                stop.cancel();
+            TaskReport::Verified { request, groups, new_bytes } => {
+                self.policy.on_verified(self.clock.now());
+                self.providers.on_delivered(request.provider, new_bytes);
+                if let Some(membership) = &self.membership {
+                    membership.proven(groups.clone());
+                }
+                self.handle(Event::Verified { request, groups });
             }
+            TaskReport::Failed { request, why, problem } => {
+                self.running.remove(request);
+                if let Some(provider) = self.providers.get_mut(request.provider) {
+                    provider.problem = Some(problem);
+                }
+                self.handle(Event::RequestFailed { request, why });
+            }
+            TaskReport::Stopped(request) => self.running.remove(request),
+            TaskReport::Fatal(error) => {
+                return Err(FileError::Write { name: self.transfer.file.name.clone(), error: Arc::new(error) });
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.swarm.handle(self.clock.now(), event, &mut self.actions);
+    }
+
+    /// Applies a decision of the stall policy.
+    ///
+    /// # Errors
+    /// If the download ends: the failures of all providers.
+    fn apply(&mut self, action: StallAction) -> Result<(), FileError> {
+        match action {
+            StallAction::Continue => Ok(()),
+            StallAction::AskPeers => {
+                let Transfer { discovery, file, .. } = &self.transfer;
+                self.tasks.spawn(find_receivers(discovery.clone(), file.clone(), self.discover.clone()));
+                Ok(())
+            }
+            StallAction::GiveUp => Err(self.failure()),
         }
     }
 
-    fn failure(&self, owners: &[Owner]) -> Failure {
-        let reasons: Vec<_> = owners
-            .iter()
-            .filter_map(|owner| Some(format!("{}: {}", owner.contact.peer, owner.problem.as_ref()?)))
-            .collect();
-        let receivers = owners.iter().filter(|owner| owner.is_member && !owner.lied).count();
+    fn failure(&self) -> FileError {
+        let name = self.transfer.file.name.clone();
+        let problem = |provider: &Provider| Some(format!("{}: {}", provider.contact.peer, provider.problem.as_ref()?));
+        let problems = self.providers.iter().filter_map(problem).collect();
+        let is_receiver = |provider: &&Provider| provider.is_member && !provider.sent_corrupt_data;
+        let receivers = self.providers.iter().filter(is_receiver).count();
         if receivers > 0 {
-            let others = if reasons.is_empty() { "no owner is there".to_owned() } else { reasons.join(", ") };
-            let why = format!("{others}, and none of {receivers} who were receiving it too has what is missing");
-            let hint = "what came is kept; try again when an owner is back";
-            return Failure::new(FailureCode::NoOwner, format!("cannot download {}", self.file.name), why, hint);
+            return FileError::ReceiversLackParts { name, problems, receivers };
         }
-        undelivered(&self.file.name, &reasons, owners.iter().all(|owner| owner.lied))
+        let all_corrupt = self.providers.iter().all(|provider| provider.sent_corrupt_data);
+        FileError::NoProvider { name, problems, all_corrupt }
+    }
+
+    /// Bytes that each provider delivered. All providers count as sources of an empty file.
+    fn sources(&self) -> Vec<(PeerId, u64)> {
+        let delivered =
+            |number: u32| self.delivered.get(&ProviderId(number)).map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+        let sources = (0..).zip(self.providers.iter());
+        let sources = sources.map(|(number, provider)| (provider.contact.peer.clone(), delivered(number)));
+        sources.filter(|(_, bytes)| *bytes > 0 || self.transfer.file.size == 0).collect()
     }
 }
 
-/// The owners that the tracker names; nobody when there is no tracker.
-async fn owners_of(lookup: &Lookup, file: &FileMeta) -> Vec<Contact> {
+/// Asks the tracker for the providers of the version. Finds none while there is no tracker.
+async fn find_providers(discovery: Discovery, file: FileMeta, discover: mpsc::Sender<Discovered>) {
     let version = file.hash.to_hex().parse().ok();
-    let answer = lookup.who_has(&file.name, version.as_ref(), limits::TRACKER_WAIT_BEFORE_FAN_OUT).await;
-    let versions = answer.unwrap_or_else(|failure| {
-        tracing::info!(%failure, "other owners cannot be looked for");
+    let answer = discovery.who_has(&file.name, version.as_ref(), limits::TRACKER_WAIT_BEFORE_FAN_OUT).await;
+    let versions = answer.unwrap_or_else(|error| {
+        tracing::info!(%error, file = %file.name, "cannot look for other providers");
         Vec::new()
     });
-    let owners = versions.into_iter().filter(|version| version.file.hash == file.hash);
-    let mut owners: Vec<_> = owners.flat_map(|version| contacts(version.owners)).collect();
-    owners.retain(|owner| owner.peer != lookup.me);
-    owners
+    let found = versions.into_iter().filter(|version| version.file.hash == file.hash);
+    let mut providers: Vec<_> = found.flat_map(|version| contacts(version.owners)).collect();
+    providers.retain(|provider| provider.peer != discovery.me);
+    // Fails only if the engine has ended.
+    let _ = discover.send(Discovered::Providers(providers)).await;
 }
 
-/// Pends for ever where there are no others.
-async fn next_of(members: &mut Option<mpsc::Receiver<MemberEvent>>) -> Option<MemberEvent> {
-    match members {
-        Some(members) => match members.recv().await {
-            Some(event) => Some(event),
-            None => std::future::pending().await,
-        },
+/// Asks the known peers which of them receive the version. They are asked by name, so one that receives the same
+/// content under a name that does not begin like this one is missed.
+async fn find_receivers(discovery: Discovery, file: FileMeta, discover: mpsc::Sender<Discovered>) {
+    let received = discovery.receivers(file.name.as_str()).await.into_iter();
+    let receivers = received.filter(|(_, received)| received.hash == file.hash).map(|(contact, _)| contact).collect();
+    // Fails only if the engine has ended.
+    let _ = discover.send(Discovered::Receivers(receivers)).await;
+}
+
+/// Next event of the swarm. Pends forever without a swarm, or after its end.
+async fn next_member_event(members: &mut Option<mpsc::Receiver<MemberEvent>>) -> MemberEvent {
+    if let Some(members) = members
+        && let Some(event) = members.recv().await
+    {
+        return event;
+    }
+    std::future::pending().await
+}
+
+/// Waits until `deadline`; forever without one.
+pub(crate) async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
 }

@@ -1,190 +1,203 @@
-//! The owners of a download: those that the tracker named, and those that receive the content too. Pure.
+//! Providers of a download: those that the tracker names, and those that receive the content at the same time. Pure: it
+//! learns of verified bytes by calls.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::collections::BTreeMap;
 
+use protocol::swarm::params::MAX_SWARM_PROVIDERS;
+use protocol::swarm::{Dropped, Event, Has, ProviderId};
 use shared::{contact::Contact, id::PeerId};
 
 use crate::swarm::MemberEvent;
-use protocol::swarm::{Dropped, Event, Has, ProviderId};
 
-/// How often an owner that failed, or a member that left, is asked again although nothing has come of it since.
-const MAX_CHANCES: u32 = 2;
+/// Retries of a provider that failed, or of a member that left, without a verified byte in between.
+const MAX_RETRIES: u32 = 2;
 
-/// An owner, numbered by its place.
-pub(crate) struct Owner {
+/// A provider, numbered by its place in [`Providers`].
+pub(crate) struct Provider {
     pub(crate) contact: Contact,
-    /// Bytes proven of it.
-    pub(crate) bytes: Arc<AtomicU64>,
-    /// What it did wrong last.
+    /// Its last failure.
     pub(crate) problem: Option<String>,
-    pub(crate) lied: bool,
-    /// It receives the content itself, and is known only from what it tells.
+    pub(crate) sent_corrupt_data: bool,
+    /// It receives the content itself and is known only from its swarm session.
     pub(crate) is_member: bool,
     presence: Presence,
-    /// How often it was asked again since it last brought anything.
-    chances: u32,
-    /// What it had brought by then.
-    bytes_at_last_chance: u64,
+    /// Retries since it last delivered something.
+    retries: u32,
+    /// It delivered bytes since its last retry.
+    has_delivered: bool,
 }
 
-/// Whether a member is there, as it tells by its stream.
+/// Presence of a member, as its swarm session shows it.
 ///
-/// | state | leaves it for | by |
+/// | state | next state | cause |
 /// |---|---|---|
-/// | away | receiving, whole | its news; when it was there before, as long as it has chances |
-/// | receiving | whole | it says that it has everything, once: saying so again changes nothing |
-/// | receiving, whole | given up | it is asked for no more |
-/// | given up | whole | it says that it has everything, as long as it has chances |
+/// | away | receiving, complete | it announces what it has; if it was present before, as long as it has retries |
+/// | receiving | complete | it announces that it has everything, for the first time |
+/// | receiving, complete | given up | it is dropped |
+/// | given up | complete | it announces that it has everything, as long as it has retries |
 /// | all | away | it leaves |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
     Away,
     Receiving,
-    Whole,
+    Complete,
     GivenUp,
 }
 
-impl Owner {
-    /// It is asked for no more.
-    pub(crate) fn dropped(&mut self, why: Dropped) {
-        self.lied |= why == Dropped::SentCorruptData;
+impl Provider {
+    /// The swarm core asks it for nothing any more.
+    pub(crate) fn on_dropped(&mut self, why: Dropped) {
+        self.sent_corrupt_data |= why == Dropped::SentCorruptData;
         if self.presence != Presence::Away {
             self.presence = Presence::GivenUp;
         }
     }
 
-    fn has_chance(&self) -> bool {
-        self.chances < MAX_CHANCES || self.bytes.load(Ordering::Relaxed) > self.bytes_at_last_chance
+    fn has_retries(&self) -> bool {
+        self.retries < MAX_RETRIES || self.has_delivered
     }
 
-    /// Whether it may be asked again; counts. Who has brought something since begins anew.
-    fn takes_chance(&mut self) -> bool {
-        if self.lied || !self.has_chance() {
+    /// Uses a retry, if there is one. Delivered bytes renew all of them.
+    fn take_retry(&mut self) -> bool {
+        if self.sent_corrupt_data || !self.has_retries() {
             return false;
         }
-        let bytes = self.bytes.load(Ordering::Relaxed);
-        if std::mem::replace(&mut self.bytes_at_last_chance, bytes) < bytes {
-            self.chances = 0;
+        if std::mem::take(&mut self.has_delivered) {
+            self.retries = 0;
         }
-        self.chances += 1;
+        self.retries += 1;
         true
     }
 }
 
-/// All of them, numbered by their places.
+/// All providers of a download. None is ever removed, so numbers stay valid.
 #[derive(Default)]
-pub(crate) struct Owners {
-    pub(crate) list: Vec<Owner>,
+pub(crate) struct Providers {
+    list: Vec<Provider>,
     by_peer: BTreeMap<PeerId, ProviderId>,
 }
 
-impl Owners {
-    /// The number of a peer, and whether it is new; `None` when there are too many.
+impl Providers {
+    /// Number of a peer, and whether it is new; `None` beyond [`MAX_SWARM_PROVIDERS`].
     pub(crate) fn number(&mut self, contact: &Contact, is_member: bool) -> Option<(ProviderId, bool)> {
         if let Some(&number) = self.by_peer.get(&contact.peer) {
             return Some((number, false));
         }
-        if self.list.len() >= protocol::swarm::params::MAX_SWARM_PROVIDERS {
+        if self.list.len() >= MAX_SWARM_PROVIDERS {
             return None;
         }
         let number = ProviderId(u32::try_from(self.list.len()).ok()?);
         let contact = contact.clone();
         self.by_peer.insert(contact.peer.clone(), number);
-        self.list.push(Owner {
+        self.list.push(Provider {
             contact,
-            bytes: Arc::default(),
             problem: None,
-            lied: false,
+            sent_corrupt_data: false,
             is_member,
             presence: Presence::Away,
-            chances: 0,
-            bytes_at_last_chance: 0,
+            retries: 0,
+            has_delivered: false,
         });
         Some((number, true))
     }
 
-    /// The tracker names it although nobody was left to ask: it is new, has come back, or deserves another chance.
-    pub(crate) fn found(&mut self, contact: &Contact) -> Option<Event> {
-        let (owner, is_new) = self.number(contact, false)?;
-        let known = self.get_mut(owner)?;
+    /// The tracker names a provider after no provider was left. Returns the event for the core if it is new, has come
+    /// back or has retries left.
+    pub(crate) fn on_named(&mut self, contact: &Contact) -> Option<Event> {
+        let (number, is_new) = self.number(contact, false)?;
+        let known = self.get_mut(number)?;
         if !is_new {
-            if !known.takes_chance() {
+            if !known.take_retry() {
                 return None;
             }
             known.contact = contact.clone();
         }
         known.is_member = false;
-        Some(Event::ProviderAdded { provider: owner, has: Has::All, rtt: None })
+        Some(Event::ProviderAdded { provider: number, has: Has::All, rtt: None })
     }
 
-    /// What another member's news are to the core.
-    pub(crate) fn member_event(&mut self, event: MemberEvent) -> Option<Event> {
-        let ((owner, is_new), has) = match event {
+    /// Bytes of a provider are verified that no other had delivered.
+    pub(crate) fn on_delivered(&mut self, number: ProviderId, new_bytes: u64) {
+        if let Some(provider) = self.get_mut(number) {
+            provider.has_delivered |= new_bytes > 0;
+        }
+    }
+
+    /// Translates an event of the swarm's sessions for the core.
+    pub(crate) fn on_member_event(&mut self, event: MemberEvent) -> Option<Event> {
+        let ((number, is_new), has) = match event {
             MemberEvent::Has(contact, gained) => (self.number(&contact, true)?, Has::Groups(gained)),
             MemberEvent::HasAll(contact) => (self.number(&contact, true)?, Has::All),
-            MemberEvent::Left(peer) => {
-                let owner = *self.by_peer.get(&peer)?;
-                let known = self.get_mut(owner)?;
-                let was_here = std::mem::replace(&mut known.presence, Presence::Away) != Presence::Away;
-                return (was_here && known.is_member).then_some(Event::ProviderLost { provider: owner });
-            }
+            MemberEvent::Left(peer) => return self.on_left(&peer),
         };
-        // What is known of an owner from the tracker needs no news.
-        let known = self.get_mut(owner).filter(|owner| owner.is_member)?;
-        let is_again = match (known.presence, &has) {
+        // A provider that the tracker named has all of the content.
+        let known = self.get_mut(number).filter(|provider| provider.is_member)?;
+        let is_retry = match (known.presence, &has) {
             (Presence::Receiving, Has::Groups(_)) => {
                 let Has::Groups(gained) = has else { return None };
-                return Some(Event::ProviderGained { provider: owner, gained });
+                return Some(Event::ProviderGained { provider: number, gained });
             }
-            (Presence::Whole, _) | (Presence::GivenUp, Has::Groups(_)) => return None,
+            (Presence::Complete, _) | (Presence::GivenUp, Has::Groups(_)) => return None,
             (Presence::Receiving, Has::All) => false,
             (Presence::Away, _) => !is_new,
             (Presence::GivenUp, Has::All) => true,
         };
-        if is_again && !known.takes_chance() {
+        if is_retry && !known.take_retry() {
             return None;
         }
-        known.presence = if has == Has::All { Presence::Whole } else { Presence::Receiving };
-        Some(Event::ProviderAdded { provider: owner, has, rtt: None })
+        known.presence = if has == Has::All { Presence::Complete } else { Presence::Receiving };
+        Some(Event::ProviderAdded { provider: number, has, rtt: None })
     }
 
-    /// Whether somebody is there who receives the content too.
+    fn on_left(&mut self, peer: &PeerId) -> Option<Event> {
+        let number = *self.by_peer.get(peer)?;
+        let known = self.get_mut(number)?;
+        let was_present = std::mem::replace(&mut known.presence, Presence::Away) != Presence::Away;
+        (was_present && known.is_member).then_some(Event::ProviderLost { provider: number })
+    }
+
+    /// Returns true if another receiver of the content is connected.
     pub(crate) fn has_members(&self) -> bool {
-        self.list.iter().any(|owner| owner.presence != Presence::Away && !owner.lied)
+        self.list.iter().any(|provider| provider.presence != Presence::Away && !provider.sent_corrupt_data)
     }
 
-    /// Whether news of a peer that is not there would be listened to.
+    /// Returns true if announcements of an absent peer would be used.
     pub(crate) fn may_help(&self, peer: &PeerId) -> bool {
-        let known = self.by_peer.get(peer).and_then(|owner| self.list.get(owner.0 as usize));
-        known.is_none_or(|owner| !owner.lied && owner.has_chance())
+        let known = self.by_peer.get(peer).and_then(|number| self.get(*number));
+        known.is_none_or(|provider| !provider.sent_corrupt_data && provider.has_retries())
     }
 
-    /// Where `me` stands among those who receive the content, by their names.
-    pub(crate) fn place_of(&self, me: &PeerId) -> (u32, u32) {
-        let others = self.list.iter().filter(|owner| owner.presence == Presence::Receiving && !owner.lied);
-        let (mut place, mut receivers) = (0, 1);
-        for other in others {
-            place += u32::from(other.contact.peer < *me);
+    /// Rank of `me` among the receivers of the content in the order of their ids, and the number of receivers.
+    pub(crate) fn rank_of(&self, me: &PeerId) -> (u32, u32) {
+        let is_receiver =
+            |provider: &&Provider| provider.presence == Presence::Receiving && !provider.sent_corrupt_data;
+        let (mut rank, mut receivers) = (0, 1);
+        for other in self.list.iter().filter(is_receiver) {
+            rank += u32::from(other.contact.peer < *me);
             receivers += 1;
         }
-        (place, receivers)
+        (rank, receivers)
     }
 
-    pub(crate) fn get_mut(&mut self, owner: ProviderId) -> Option<&mut Owner> {
-        self.list.get_mut(owner.0 as usize)
+    pub(crate) fn get(&self, number: ProviderId) -> Option<&Provider> {
+        self.list.get(number.0 as usize)
+    }
+
+    pub(crate) fn get_mut(&mut self, number: ProviderId) -> Option<&mut Provider> {
+        self.list.get_mut(number.0 as usize)
+    }
+
+    /// All providers in the order of their numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Provider> {
+        self.list.iter()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use shared::group_ranges::GroupRanges;
+
+    use super::*;
 
     fn peer(id: &str) -> PeerId {
         id.parse().unwrap()
@@ -207,55 +220,59 @@ mod tests {
     }
 
     #[test]
-    fn the_place_is_among_those_who_receive_by_their_names() {
-        let mut owners = Owners::default();
+    fn rank_counts_receivers_in_the_order_of_their_ids() {
+        let mut providers = Providers::default();
         let me = peer("m");
-        owners.number(&contact("owner"), false);
-        assert_eq!(owners.place_of(&me), (0, 1), "an owner receives nothing");
+        providers.number(&contact("provider"), false);
+        assert_eq!(providers.rank_of(&me), (0, 1), "a provider that the tracker named receives nothing");
         for id in ["a", "z", "k"] {
-            assert!(owners.member_event(has(id)).is_some());
+            assert!(providers.on_member_event(has(id)).is_some());
         }
-        assert_eq!(owners.place_of(&me), (2, 4));
-        assert!(owners.member_event(has_all("a")).is_some());
-        assert_eq!(owners.place_of(&me), (1, 3), "who has it all receives no more");
-        assert!(matches!(owners.member_event(left("z")), Some(Event::ProviderLost { .. })));
-        assert_eq!(owners.place_of(&me), (1, 2));
-        let liar = owners.number(&contact("k"), true).unwrap().0;
-        owners.get_mut(liar).unwrap().dropped(Dropped::SentCorruptData);
-        assert_eq!(owners.place_of(&me), (0, 1), "who lied does not count");
-        assert!(owners.member_event(has("z")).is_some());
-        assert_eq!(owners.place_of(&me), (0, 2), "it is back");
+        assert_eq!(providers.rank_of(&me), (2, 4));
+        assert!(providers.on_member_event(has_all("a")).is_some());
+        assert_eq!(providers.rank_of(&me), (1, 3), "a member that has everything receives no more");
+        assert!(matches!(providers.on_member_event(left("z")), Some(Event::ProviderLost { .. })));
+        assert_eq!(providers.rank_of(&me), (1, 2));
+        let corrupt = providers.number(&contact("k"), true).unwrap().0;
+        providers.get_mut(corrupt).unwrap().on_dropped(Dropped::SentCorruptData);
+        assert_eq!(providers.rank_of(&me), (0, 1), "a member that sent corrupt data does not count");
+        assert!(providers.on_member_event(has("z")).is_some());
+        assert_eq!(providers.rank_of(&me), (0, 2), "it is back");
     }
 
     #[test]
-    fn who_comes_and_goes_without_bringing_anything_is_left_alone_in_the_end() {
-        let mut owners = Owners::default();
-        let comes = |owners: &mut Owners| {
-            let came = owners.member_event(has("a")).is_some() && owners.member_event(has_all("a")).is_some();
-            owners.member_event(left("a"));
+    fn member_that_comes_and_goes_without_delivering_is_ignored_in_the_end() {
+        let mut providers = Providers::default();
+        let comes = |providers: &mut Providers| {
+            let came =
+                providers.on_member_event(has("a")).is_some() && providers.on_member_event(has_all("a")).is_some();
+            providers.on_member_event(left("a"));
             came
         };
-        for _ in 0..=MAX_CHANCES {
-            assert!(owners.may_help(&peer("a")) && comes(&mut owners));
+        for _ in 0..=MAX_RETRIES {
+            assert!(providers.may_help(&peer("a")) && comes(&mut providers));
         }
-        assert!(!owners.may_help(&peer("a")) && !comes(&mut owners) && !owners.has_members());
-        // Had it brought something, it could go on.
-        owners.list[0].bytes.fetch_add(1, Ordering::Relaxed);
-        assert!(owners.may_help(&peer("a")) && comes(&mut owners));
+        assert!(!providers.may_help(&peer("a")) && !comes(&mut providers) && !providers.has_members());
+        let number = providers.number(&contact("a"), true).unwrap().0;
+        providers.on_delivered(number, 0);
+        assert!(!providers.may_help(&peer("a")), "bytes that another had delivered do not count");
+        providers.on_delivered(number, 1);
+        assert!(providers.may_help(&peer("a")) && comes(&mut providers));
     }
 
     #[test]
-    fn saying_again_that_it_has_everything_does_not_excuse_a_member() {
-        let mut owners = Owners::default();
-        assert!(owners.member_event(has("a")).is_some() && owners.member_event(has_all("a")).is_some());
+    fn repeated_announcement_of_everything_does_not_renew_retries() {
+        let mut providers = Providers::default();
+        assert!(providers.on_member_event(has("a")).is_some() && providers.on_member_event(has_all("a")).is_some());
         for _ in 0..3 {
-            assert_eq!((owners.member_event(has("a")), owners.member_event(has_all("a"))), (None, None));
+            let again = (providers.on_member_event(has("a")), providers.on_member_event(has_all("a")));
+            assert_eq!(again, (None, None));
         }
-        let mut forgiven = 0;
+        let mut retried = 0;
         for _ in 0..9 {
-            owners.list[0].dropped(Dropped::Failing);
-            forgiven += u32::from(owners.member_event(has_all("a")).is_some());
+            providers.get_mut(ProviderId(0)).unwrap().on_dropped(Dropped::Failing);
+            retried += u32::from(providers.on_member_event(has_all("a")).is_some());
         }
-        assert_eq!(forgiven, MAX_CHANCES);
+        assert_eq!(retried, MAX_RETRIES);
     }
 }

@@ -1,8 +1,10 @@
-//! One request of a download: one bulk stream from an owner into the partial file.
+//! One request of a download: a bulk stream from a provider into the partial file.
 
 use std::{io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use protocol::provider_health::PROVIDER_SILENCE;
+use protocol::swarm::{self, Event, ProviderId, RequestId};
 use shared::{
     contact::Contact,
     content::FileMeta,
@@ -22,150 +24,202 @@ use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
-use super::{OwnerError, engine::Told, was_reset_as_changed};
+use super::error::RequestError;
 use crate::{
-    diagnostics::meter::{Phase, SourceMeter},
+    diagnostics::meter::{Phase, SourceMeter, Stage},
     store::Partial,
     transfer::{
-        Brought, FetchError, Writing, fetch_from,
+        FetchError, Writing, Written, fetch_from,
         metered::Metered,
         stream::ChunkSource,
         throttle::{Pace, PacedIn},
     },
 };
-use protocol::swarm::{Event, Failure as Why, RequestId};
 
-/// One bulk stream.
-pub(crate) struct Stream {
+/// Interval at which the core learns that bytes arrive: within the margin after which it considers a provider stalled.
+const ACTIVITY_INTERVAL: Duration = Duration::from_millis(20);
+/// Bytes that a dead provider's machine, or one that only sends queue notices, does not send within
+/// [`PROVIDER_SILENCE`].
+const BUSY_BYTES: u64 = limits::GROUP_BYTES;
+
+/// Report of a request's task to the engine.
+#[derive(Debug)]
+pub(crate) enum TaskReport {
+    /// Event for the swarm core.
+    Event(Event),
+    /// Groups of a request are verified and written. `new_bytes` of them had not been written by another request.
+    Verified { request: RequestId, groups: Range<u64>, new_bytes: u64 },
+    /// A request failed because of its provider.
+    Failed { request: RequestId, why: swarm::Failure, problem: String },
+    /// A request ended because the core cancelled or truncated it. The core expects no event.
+    Stopped(RequestId),
+    /// This peer cannot write. No provider helps.
+    Fatal(FetchError),
+}
+
+/// Runs the task of a request: waits until `fetch` ends or `stop` is cancelled, and reports the end.
+pub(crate) async fn run_request(
+    request: RequestId,
+    fetch: impl Future<Output = Result<(), RequestError>>,
+    stop: CancellationToken,
+    reports: mpsc::Sender<TaskReport>,
+) {
+    let outcome = tokio::select! {
+        outcome = fetch => Some(outcome),
+        () = stop.cancelled() => None,
+    };
+    let report = match outcome {
+        None => TaskReport::Stopped(request),
+        Some(Ok(())) => TaskReport::Event(Event::RequestDone { request }),
+        Some(Err(RequestError::Fetch(error))) if !error.is_owners_fault() => TaskReport::Fatal(error),
+        Some(Err(error)) => TaskReport::Failed { request, why: failure_of(&error), problem: error.to_string() },
+    };
+    // Fails only if the engine has ended.
+    let _ = reports.send(report).await;
+}
+
+/// Everything that one request needs.
+pub(crate) struct RequestStream {
     pub(crate) bulk: Connections,
-    pub(crate) pace: Pace,
-    pub(crate) owner: Contact,
+    pub(crate) throttle: Pace,
+    pub(crate) provider: Contact,
     pub(crate) file: FileMeta,
     pub(crate) partial: Partial,
     pub(crate) meter: Arc<SourceMeter>,
 }
 
-impl Stream {
-    /// Asks for `groups` and keeps what comes. Tells the core that the owner is alive while nothing is proven yet.
+impl RequestStream {
+    /// Requests `groups` and writes what arrives. Reports activity of the provider until groups are verified.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
     pub(crate) async fn fetch(
         &self,
         request: RequestId,
         groups: Range<u64>,
-        tell: &mpsc::Sender<Told>,
-        mut progress: impl FnMut(Brought) + Send + 'static,
-    ) -> Result<(), OwnerError> {
+        reports: &mpsc::Sender<TaskReport>,
+        mut progress: impl FnMut(Written) + Send + 'static,
+    ) -> Result<(), RequestError> {
         let mut stage = self.meter.request();
-        let target = Target::from(&self.owner);
         let ranges = GroupRanges::requested(&[(groups.start, groups.end)], self.file.size)
-            .map_err(|_| OwnerError::Refused(BulkRefusal::BadRanges))?;
-        let header = BulkRequest { hash: self.file.hash, groups: ranges.to_request() };
-        let ask = async {
-            let (mut send, mut recv) = self.bulk.bulk(&target).await?;
-            write_header(&mut send, &header).await?;
-            // The request is all that is said; a stream that the owner closed already shows in its answer.
-            let _ = send.finish();
-            let accepted = read_header::<Result<BulkAccepted, BulkRefusal>>(&mut recv).await??;
-            Ok::<_, OwnerError>((accepted, recv))
-        };
-        let (BulkAccepted { size }, mut recv) =
-            timeout(protocol::provider_health::PROVIDER_SILENCE, ask).await.map_err(|_| OwnerError::Silent)??;
-        if size != self.file.size {
-            return Err(OwnerError::OtherSize { claimed: size, announced: self.file.size });
-        }
-        let connection = self.bulk.connection(&target).await?;
-        let rtt = Some(connection.rtt());
-        self.meter.set_rtt(connection.rtt());
-        let mut life = Life::of(connection);
-        stage.enter(Phase::Queued);
-        let heard = |rtt| Told::Event(Event::Activity { provider: request.provider, rtt });
-        // Here and below: the engine is gone when nobody listens.
-        let _ = tell.send(heard(rtt)).await;
-        // A full queue means that the core has enough to hear of.
-        let waits = || drop(tell.try_send(heard(None)));
-        wait_for_turn(&mut recv, waits, || life.is_busy()).await?;
-        stage.enter(Phase::Streaming);
-        let heard = Heard {
-            source: PacedIn::new(&mut recv, self.pace.clone()),
+            .map_err(|_| RequestError::Refused(BulkRefusal::BadRanges))?;
+        let activity = ActivityReporter { request, reports };
+        let mut recv = self.open(&ranges).await?;
+        let liveness = self.wait_for_turn(&mut recv, &mut stage, &activity).await?;
+        let source = ReportingSource {
+            source: PacedIn::new(&mut recv, self.throttle.clone()),
             has_begun: false,
-            life,
-            news: News { request, tell },
+            liveness,
+            activity,
             clock: Clock::start(),
-            next: Timestamp::ZERO,
+            next_report: Timestamp::ZERO,
         };
         let progress = {
             let meter = self.meter.clone();
-            move |more: Brought| {
-                meter.arrived(more.bytes);
-                progress(more);
+            move |written: Written| {
+                meter.arrived(written.bytes);
+                progress(written);
             }
         };
-        let mut source = Metered { source: heard, meter: &self.meter };
+        let mut source = Metered { source, meter: &self.meter };
         let writing = Writing::for_this_machine();
-        match fetch_from(
-            &mut source,
-            ranges,
-            &self.partial,
-            protocol::provider_health::PROVIDER_SILENCE,
-            writing,
-            progress,
-        )
-        .await
-        {
+        match fetch_from(&mut source, ranges, &self.partial, PROVIDER_SILENCE, writing, progress).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 let is_wrong = matches!(error, FetchError::Verification { .. });
                 let why = if is_wrong { BulkAbort::Wrong } else { BulkAbort::Enough };
-                // Fails only when the stream has ended anyway.
+                // Fails only if the stream has ended.
                 let _ = recv.stop(why.to_varint());
-                Err(if was_reset_as_changed(&error) { OwnerError::Changed } else { error.into() })
+                Err(if was_reset_as_changed(&error) { RequestError::Changed } else { error.into() })
             }
         }
     }
+
+    /// Sends the request and reads the answer.
+    async fn open(&self, ranges: &GroupRanges) -> Result<quinn::RecvStream, RequestError> {
+        let header = BulkRequest { hash: self.file.hash, groups: ranges.to_request() };
+        let open = async {
+            let (mut send, mut recv) = self.bulk.bulk(&Target::from(&self.provider)).await?;
+            write_header(&mut send, &header).await?;
+            // A stream that the provider has closed shows in its answer.
+            let _ = send.finish();
+            let accepted = read_header::<Result<BulkAccepted, BulkRefusal>>(&mut recv).await??;
+            Ok::<_, RequestError>((accepted, recv))
+        };
+        let (BulkAccepted { size }, recv) =
+            timeout(PROVIDER_SILENCE, open).await.map_err(|_| RequestError::Silent)??;
+        if size != self.file.size {
+            return Err(RequestError::OtherSize { claimed: size, announced: self.file.size });
+        }
+        Ok(recv)
+    }
+
+    /// Waits until the provider begins to send.
+    async fn wait_for_turn(
+        &self,
+        recv: &mut quinn::RecvStream,
+        stage: &mut Stage,
+        activity: &ActivityReporter<'_>,
+    ) -> Result<Liveness, RequestError> {
+        let connection = self.bulk.connection(&Target::from(&self.provider)).await?;
+        let rtt = connection.rtt();
+        self.meter.set_rtt(rtt);
+        let mut liveness = Liveness::of(connection);
+        stage.enter(Phase::Queued);
+        // Fails only if the engine has ended.
+        let _ = activity.reports.send(activity.active(Some(rtt))).await;
+        wait_for_turn(recv, || activity.report(), || liveness.is_busy()).await?;
+        stage.enter(Phase::Streaming);
+        Ok(liveness)
+    }
 }
 
-/// Tells the core, between the groups that are proven, that bytes arrive: on a slow path a write to the disk has many
-/// groups and takes a while to fill.
-struct Heard<'a> {
-    source: PacedIn<&'a mut quinn::RecvStream>,
-    /// Something came.
-    has_begun: bool,
-    life: Life,
-    news: News<'a>,
-    clock: Clock,
-    /// When the core is told next.
-    next: Timestamp,
-}
-
-/// How often the core is told that bytes arrive: within the margin after which an owner counts as quiet.
-const TELL_EVERY: Duration = Duration::from_millis(20);
-
-struct News<'a> {
+/// Reports to the core that a provider is active.
+#[derive(Clone, Copy)]
+struct ActivityReporter<'a> {
     request: RequestId,
-    tell: &'a mpsc::Sender<Told>,
+    reports: &'a mpsc::Sender<TaskReport>,
 }
 
-impl News<'_> {
-    fn heard(&self) {
-        // A full queue means that the core has enough to hear of.
-        let _ = self.tell.try_send(Told::Event(Event::Activity { provider: self.request.provider, rtt: None }));
+impl ActivityReporter<'_> {
+    fn active(&self, rtt: Option<Duration>) -> TaskReport {
+        let provider: ProviderId = self.request.provider;
+        TaskReport::Event(Event::Activity { provider, rtt })
     }
 
-    fn begun(&self) {
-        // Likewise; that it began shows in its first group as well.
-        let _ = self.tell.try_send(Told::Event(Event::RequestStarted { request: self.request }));
+    fn report(&self) {
+        // A full queue means that the core has other reports to process.
+        let _ = self.reports.try_send(self.active(None));
+    }
+
+    fn report_begun(&self) {
+        // The first group shows as well that the request has begun.
+        let _ = self.reports.try_send(TaskReport::Event(Event::RequestStarted { request: self.request }));
     }
 }
 
-impl ChunkSource for Heard<'_> {
-    /// It is this peer that holds the owner back: no silence of the owner's.
+/// A stream that reports arriving bytes between the groups that are verified: on a slow path a write to the disk holds
+/// many groups and takes long to fill.
+struct ReportingSource<'a> {
+    source: PacedIn<&'a mut quinn::RecvStream>,
+    has_begun: bool,
+    liveness: Liveness,
+    activity: ActivityReporter<'a>,
+    clock: Clock,
+    next_report: Timestamp,
+}
+
+impl ChunkSource for ReportingSource<'_> {
+    /// Waits for the throttle. The core learns meanwhile that the provider is not stalled: this peer holds it back.
     async fn ready(&mut self) {
         let mut turn = std::pin::pin!(self.source.ready());
         loop {
             tokio::select! {
                 biased;
                 () = &mut turn => return,
-                () = sleep(TELL_EVERY) => self.news.heard(),
+                () = sleep(ACTIVITY_INTERVAL) => self.activity.report(),
             }
         }
     }
@@ -175,59 +229,57 @@ impl ChunkSource for Heard<'_> {
     }
 
     fn is_excused(&mut self) -> bool {
-        self.life.is_busy()
+        self.liveness.is_busy()
     }
 
     async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
         let chunks = self.source.next(at_most).await?;
         if !std::mem::replace(&mut self.has_begun, true) {
-            self.news.begun();
+            self.activity.report_begun();
         }
         let now = self.clock.now();
-        if now >= self.next {
-            self.next = now + TELL_EVERY;
-            self.news.heard();
+        if now >= self.next_report {
+            self.next_report = now + ACTIVITY_INTERVAL;
+            self.activity.report();
         }
         Ok(chunks)
     }
 }
 
-/// Tells an owner that is dead from one that sends something else first: it serves one request after another.
-struct Life {
+/// Distinguishes a dead provider from one that serves another request of this peer first.
+struct Liveness {
     connection: quinn::Connection,
     received: u64,
 }
 
-/// What a dead owner's machine, or one that only says that requests wait, does not send within a silence.
-const BUSY_BYTES: u64 = limits::GROUP_BYTES;
-
-impl Life {
+impl Liveness {
     fn of(connection: quinn::Connection) -> Self {
         let received = connection.stats().udp_rx.bytes;
         Self { connection, received }
     }
 
-    /// Whether much came on the connection since the last call.
+    /// Returns true if at least [`BUSY_BYTES`] arrived on the connection since the last call.
     fn is_busy(&mut self) -> bool {
         let before = std::mem::replace(&mut self.received, self.connection.stats().udp_rx.bytes);
         self.received - before >= BUSY_BYTES
     }
 }
 
-/// Waits until an owner begins with what was asked for. `waits` hears that the request is in its queue: for how long that is
-/// all right, the core judges, which may have others who are faster. Silence ends it, unless the owner `is_busy`.
+/// Waits until a provider begins to send. `on_queued` is called for each notice that the request is in the provider's
+/// queue: the core decides how long that is acceptable, since other providers may be faster. Silence ends the wait
+/// unless `is_busy`.
 ///
 /// # Errors
-/// When the stream breaks, says something else, or nothing for `protocol::provider_health::PROVIDER_SILENCE`.
+/// If the stream breaks, carries anything else, or nothing for [`PROVIDER_SILENCE`].
 pub(crate) async fn wait_for_turn(
     recv: &mut quinn::RecvStream,
-    mut waits: impl FnMut(),
+    mut on_queued: impl FnMut(),
     mut is_busy: impl FnMut() -> bool,
 ) -> Result<(), HeaderError> {
     loop {
-        match timeout(protocol::provider_health::PROVIDER_SILENCE, recv.read_u8()).await {
+        match timeout(PROVIDER_SILENCE, recv.read_u8()).await {
             Ok(Ok(BULK_BEGINS)) => return Ok(()),
-            Ok(Ok(BULK_WAITS)) => waits(),
+            Ok(Ok(BULK_WAITS)) => on_queued(),
             Ok(Ok(_)) => return Err(HeaderError::Malformed),
             Ok(Err(error)) => return Err(HeaderError::Stream(error)),
             Err(_) if is_busy() => {}
@@ -236,18 +288,27 @@ pub(crate) async fn wait_for_turn(
     }
 }
 
-/// As the core sees it.
-pub(crate) fn why(error: &OwnerError) -> Why {
+/// Returns true if the provider reset the stream because its file changed.
+fn was_reset_as_changed(error: &FetchError) -> bool {
+    let FetchError::Stream(error) = error else { return false };
+    let reset = error.get_ref().and_then(|source| source.downcast_ref::<quinn::ReadError>());
+    matches!(reset, Some(quinn::ReadError::Reset(code)) if BulkAbort::from_varint(*code) == Some(BulkAbort::Changed))
+}
+
+/// The failure as the swarm core distinguishes it.
+fn failure_of(error: &RequestError) -> swarm::Failure {
     match error {
-        OwnerError::Refused(BulkRefusal::NotHere) => Why::NotHere,
-        OwnerError::Refused(BulkRefusal::Busy) => Why::Busy { retry_after: None },
-        OwnerError::Refused(BulkRefusal::BadRanges | BulkRefusal::Unreadable) | OwnerError::OtherSize { .. } => {
-            Why::Refused
+        RequestError::Refused(BulkRefusal::NotHere) => swarm::Failure::NotHere,
+        RequestError::Refused(BulkRefusal::Busy) => swarm::Failure::Busy { retry_after: None },
+        RequestError::Refused(BulkRefusal::BadRanges | BulkRefusal::Unreadable) | RequestError::OtherSize { .. } => {
+            swarm::Failure::Refused
         }
-        OwnerError::Changed => Why::Changed,
-        OwnerError::Header(HeaderError::Stream(error)) if error.kind() == io::ErrorKind::TimedOut => Why::Silent,
-        OwnerError::Silent | OwnerError::Fetch(FetchError::Silent(_)) => Why::Silent,
-        OwnerError::Fetch(FetchError::Verification { .. }) => Why::SentCorruptData,
-        OwnerError::Net(_) | OwnerError::Header(_) | OwnerError::Fetch(_) => Why::Broken,
+        RequestError::Changed => swarm::Failure::Changed,
+        RequestError::Header(HeaderError::Stream(error)) if error.kind() == io::ErrorKind::TimedOut => {
+            swarm::Failure::Silent
+        }
+        RequestError::Silent | RequestError::Fetch(FetchError::Silent(_)) => swarm::Failure::Silent,
+        RequestError::Fetch(FetchError::Verification { .. }) => swarm::Failure::SentCorruptData,
+        RequestError::Net(_) | RequestError::Header(_) | RequestError::Fetch(_) => swarm::Failure::Broken,
     }
 }

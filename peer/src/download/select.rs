@@ -1,69 +1,98 @@
-//! Which files a download is about. Pure.
+//! Selects the versions that a download request means. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use globset::GlobBuilder;
 use shared::{
     content::{ContentHash, HashPrefix},
-    error::{Failure, FailureCode},
     id::PeerId,
     rpc::tracker::IndexedFile,
 };
 
-/// What a user asked for, of what there is.
+/// Criteria of a request.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wish<'a> {
+pub(crate) struct Selection<'a> {
     /// A file name, a directory (with or without a `/` at the end), or a glob (`*`, `?`, `[…]`, `{a,b}`, `**`;
     /// `*` does not cross a `/`).
     pub(crate) pattern: &'a str,
-    /// Only the version whose hash begins so.
+    /// Only the version whose hash begins with this prefix.
     pub(crate) version: Option<&'a HashPrefix>,
-    /// Only what this peer has.
+    /// Only files of this peer.
     pub(crate) from: Option<&'a PeerId>,
-    /// Versions of which a part is here already.
+    /// Versions of which a partial file exists.
     pub(crate) unfinished: &'a [ContentHash],
 }
 
-/// The beginning that every file has which `pattern` can mean.
+/// Reason why nothing is selected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectError {
+    /// No file matches.
+    #[error("no file matches {pattern:?}")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+        /// The only peer that was considered.
+        from: Option<PeerId>,
+        /// The only version that was considered.
+        version: Option<HashPrefix>,
+    },
+    /// The pattern is not a valid glob.
+    #[error("{pattern:?} is not a glob: {reason}")]
+    InvalidGlob {
+        /// The pattern.
+        pattern: String,
+        /// Reason, as the parser gives it.
+        reason: String,
+    },
+}
+
+/// Longest prefix of all names that `pattern` can match.
 pub(crate) fn common_prefix(pattern: &str) -> &str {
     let special = pattern.find(['*', '?', '[', '{', '\\']).unwrap_or(pattern.len());
     &pattern[..special]
 }
 
-/// The same for the tracker: a directory with nothing in it is listed by its name alone.
+/// The same as the tracker lists names: an empty directory has no `/` at the end.
 pub(crate) fn listed_prefix(pattern: &str) -> &str {
     let prefix = common_prefix(pattern);
     if prefix.len() == pattern.len() { prefix.trim_end_matches('/') } else { prefix }
 }
 
-/// One file a name: of several versions the one of which a part is here, then the one with most owners, then the
-/// newest, then the lowest hash.
+/// Selects one version for each name: the one with a partial file, then the one with most owners, then the newest, then
+/// the one with the lowest hash.
 ///
-/// A file's name that stands there letter for letter wins over a directory, a directory over a glob. A directory with nothing in it
-/// is left out when there is something in it elsewhere.
+/// A file whose name equals the pattern precedes a directory, a directory precedes a glob. An empty directory is left
+/// out if another peer has something in it.
 ///
 /// # Errors
-/// `NoSuchFile` when nothing fits, with the reason; `Usage` when the glob is none.
-pub(crate) fn select(wish: Wish<'_>, files: Vec<IndexedFile>) -> Result<Vec<IndexedFile>, Failure> {
+/// See [`SelectError`].
+pub(crate) fn select(selection: Selection<'_>, files: Vec<IndexedFile>) -> Result<Vec<IndexedFile>, SelectError> {
     let candidates: Vec<IndexedFile> = files
         .into_iter()
-        .filter(|file| wish.version.is_none_or(|version| version.matches(&file.file.hash)))
-        .filter(|file| wish.from.is_none_or(|from| file.owners.contains(from)))
+        .filter(|file| selection.version.is_none_or(|version| version.matches(&file.file.hash)))
+        .filter(|file| selection.from.is_none_or(|from| file.owners.contains(from)))
         .collect();
-    let is_exact = |file: &&IndexedFile| file.file.name.as_str() == wish.pattern && !file.file.is_directory();
+    let is_exact = |file: &&IndexedFile| file.file.name.as_str() == selection.pattern && !file.file.is_directory();
     let exact: Vec<_> = candidates.iter().filter(is_exact).cloned().collect();
-    let chosen = if exact.is_empty() { below_or_glob(wish.pattern, candidates)? } else { exact };
+    let chosen = if exact.is_empty() { below_or_glob(selection.pattern, candidates)? } else { exact };
     let mut best: BTreeMap<String, IndexedFile> = BTreeMap::new();
     for file in chosen {
         let name = file.file.name.to_string();
-        let rank = |file: &IndexedFile| (wish.unfinished.contains(&file.file.hash), rank(file));
+        let rank = |file: &IndexedFile| (selection.unfinished.contains(&file.file.hash), rank(file));
         let better = best.get(&name).is_none_or(|other| rank(&file) > rank(other));
         if better {
             best.insert(name, file);
         }
     }
     if best.is_empty() {
-        return Err(nothing(wish));
+        return Err(SelectError::NoMatch {
+            pattern: selection.pattern.to_owned(),
+            from: selection.from.cloned(),
+            version: selection.version.cloned(),
+        });
     }
     let above: BTreeSet<String> =
         best.values().flat_map(|file| file.file.name.directories().map(str::to_owned)).collect();
@@ -71,11 +100,11 @@ pub(crate) fn select(wish: Wish<'_>, files: Vec<IndexedFile>) -> Result<Vec<Inde
     Ok(best.into_values().collect())
 }
 
-fn rank(file: &IndexedFile) -> (usize, i64, std::cmp::Reverse<ContentHash>) {
-    (file.owners.len(), file.file.mtime_micros, std::cmp::Reverse(file.file.hash))
+fn rank(file: &IndexedFile) -> (usize, i64, Reverse<ContentHash>) {
+    (file.owners.len(), file.file.mtime_micros, Reverse(file.file.hash))
 }
 
-fn below_or_glob(pattern: &str, candidates: Vec<IndexedFile>) -> Result<Vec<IndexedFile>, Failure> {
+fn below_or_glob(pattern: &str, candidates: Vec<IndexedFile>) -> Result<Vec<IndexedFile>, SelectError> {
     let folder = format!("{}/", pattern.trim_end_matches('/'));
     let is_in = |IndexedFile { file, .. }: &&IndexedFile| {
         file.name.as_str().starts_with(&folder)
@@ -85,27 +114,12 @@ fn below_or_glob(pattern: &str, candidates: Vec<IndexedFile>) -> Result<Vec<Inde
     if !below.is_empty() || common_prefix(pattern).len() == pattern.len() {
         return Ok(below);
     }
-    let glob = GlobBuilder::new(pattern).literal_separator(true).build().map_err(|error| {
-        Failure::new(
-            FailureCode::Usage,
-            format!("{pattern:?} is not a pattern"),
-            error.kind(),
-            "quote it, or correct it",
-        )
-    })?;
+    let glob = GlobBuilder::new(pattern)
+        .literal_separator(true)
+        .build()
+        .map_err(|error| SelectError::InvalidGlob { pattern: pattern.to_owned(), reason: error.kind().to_string() })?;
     let matcher = glob.compile_matcher();
     Ok(candidates.into_iter().filter(|file| matcher.is_match(file.file.name.as_str())).collect())
-}
-
-fn nothing(wish: Wish<'_>) -> Failure {
-    let mut why = "nobody shares it".to_owned();
-    if let Some(from) = wish.from {
-        why = format!("{from} does not share it");
-    }
-    if let Some(version) = wish.version {
-        why = format!("{why} in a version that begins with {version}");
-    }
-    Failure::new(FailureCode::NoSuchFile, format!("no file {:?}", wish.pattern), why, "listAll shows what there is")
 }
 
 #[cfg(test)]
@@ -132,23 +146,23 @@ mod tests {
     }
 
     fn names(pattern: &str) -> Vec<String> {
-        let wish = Wish { pattern, version: None, from: None, unfinished: &[] };
-        select(wish, network()).unwrap().iter().map(|file| file.file.name.to_string()).collect()
+        let selection = Selection { pattern, version: None, from: None, unfinished: &[] };
+        select(selection, network()).unwrap().iter().map(|file| file.file.name.to_string()).collect()
     }
 
     #[test]
-    fn names_directories_and_globs_are_told_apart() {
+    fn name_precedes_directory_and_directory_precedes_glob() {
         assert_eq!(names("main.rs"), ["main.rs"]);
         assert_eq!(names("docs"), ["docs/a.rs", "docs/deep/b.rs"]);
         assert_eq!(names("docs/"), ["docs/a.rs", "docs/deep/b.rs"]);
         assert_eq!(names("*.rs"), ["[x].rs", "main.rs"]);
         assert_eq!(names("**/*.rs"), ["[x].rs", "docs/a.rs", "docs/deep/b.rs", "main.rs"]);
         assert_eq!(names("docs/?.rs"), ["docs/a.rs"]);
-        assert_eq!(names("[x].rs"), ["[x].rs"], "letter for letter before a glob");
+        assert_eq!(names("[x].rs"), ["[x].rs"], "a literal name precedes a glob");
     }
 
     #[test]
-    fn a_directory_is_chosen_unless_something_is_in_it() {
+    fn empty_directory_is_selected_unless_another_peer_has_something_in_it() {
         let directory = |name: &str| {
             let mut entry = file(name, 0, 0, &["p1"]);
             (entry.file.size, entry.file.hash) = (0, DIRECTORY_HASH);
@@ -157,14 +171,14 @@ mod tests {
         let mut files = network();
         files.extend([directory("docs"), directory("docs/empty"), directory("main.rs"), directory("void")]);
         let names = |pattern: &str| -> Vec<String> {
-            let wish = Wish { pattern, version: None, from: None, unfinished: &[] };
+            let selection = Selection { pattern, version: None, from: None, unfinished: &[] };
             let name = |found: &IndexedFile| {
                 format!("{}{}", found.file.name, if found.file.is_directory() { "/" } else { "" })
             };
-            select(wish, files.clone()).unwrap().iter().map(name).collect()
+            select(selection, files.clone()).unwrap().iter().map(name).collect()
         };
-        for wish in ["docs", "docs/"] {
-            assert_eq!(names(wish), ["docs/a.rs", "docs/deep/b.rs", "docs/empty/"], "{wish}");
+        for pattern in ["docs", "docs/"] {
+            assert_eq!(names(pattern), ["docs/a.rs", "docs/deep/b.rs", "docs/empty/"], "{pattern}");
         }
         assert_eq!((names("void"), names("void/")), (vec!["void/".to_owned()], vec!["void/".to_owned()]));
         assert_eq!(names("v*"), ["void/"]);
@@ -173,42 +187,51 @@ mod tests {
     }
 
     #[test]
-    fn the_version_with_most_owners_wins_then_the_newest() {
+    fn version_with_most_owners_precedes_the_newest() {
         let pick = |version: Option<&str>, from: Option<&str>| {
             let version = version.map(|version| version.parse().unwrap());
             let from = from.map(|from| from.parse().unwrap());
-            let wish = Wish { pattern: "a.txt", version: version.as_ref(), from: from.as_ref(), unfinished: &[] };
-            select(wish, network()).map(|files| files[0].file.hash.0[0])
+            let selection =
+                Selection { pattern: "a.txt", version: version.as_ref(), from: from.as_ref(), unfinished: &[] };
+            select(selection, network()).map(|files| files[0].file.hash.0[0])
         };
         assert_eq!(pick(None, None), Ok(2));
         assert_eq!(pick(Some("0101"), None), Ok(1));
         assert_eq!(pick(None, Some("p1")), Ok(1));
         let mut newer = network();
         newer.push(file("a.txt", 9, 99, &["p2", "p3"]));
-        let wish = Wish { pattern: "a.txt", version: None, from: None, unfinished: &[] };
-        assert_eq!(select(wish, newer).unwrap()[0].file.hash.0[0], 9);
+        let selection = Selection { pattern: "a.txt", version: None, from: None, unfinished: &[] };
+        assert_eq!(select(selection, newer).unwrap()[0].file.hash.0[0], 9);
         let begun = [ContentHash([1; 32])];
-        let wish = Wish { pattern: "a.txt", version: None, from: None, unfinished: &begun };
-        assert_eq!(select(wish, network()).unwrap()[0].file.hash, begun[0], "what was begun is continued");
+        let selection = Selection { pattern: "a.txt", version: None, from: None, unfinished: &begun };
+        assert_eq!(
+            select(selection, network()).unwrap()[0].file.hash,
+            begun[0],
+            "a version with a partial file precedes all others"
+        );
         let of_receivers = vec![file("a.txt", 1, 5, &["r1", "r2"]), file("a.txt", 2, i64::MAX, &["liar"])];
-        let wish = Wish { pattern: "a.txt", version: None, from: None, unfinished: &[] };
-        assert_eq!(select(wish, of_receivers).unwrap()[0].file.hash.0[0], 1, "no time outweighs a number");
-        assert_eq!(pick(Some("ffff"), None).unwrap_err().code, FailureCode::NoSuchFile);
-        assert_eq!(pick(None, Some("p9")).unwrap_err().code, FailureCode::NoSuchFile);
+        let selection = Selection { pattern: "a.txt", version: None, from: None, unfinished: &[] };
+        assert_eq!(
+            select(selection, of_receivers).unwrap()[0].file.hash.0[0],
+            1,
+            "the number of owners precedes the time"
+        );
+        assert!(matches!(pick(Some("ffff"), None), Err(SelectError::NoMatch { .. })));
+        assert!(matches!(pick(None, Some("p9")), Err(SelectError::NoMatch { .. })));
     }
 
     #[test]
-    fn what_is_not_there_or_no_pattern_is_an_error() {
-        for (pattern, code) in
-            [("none", FailureCode::NoSuchFile), ("*.zip", FailureCode::NoSuchFile), ("{a", FailureCode::Usage)]
-        {
-            let wish = Wish { pattern, version: None, from: None, unfinished: &[] };
-            assert_eq!(select(wish, network()).unwrap_err().code, code, "{pattern}");
+    fn unmatched_pattern_and_invalid_glob_are_errors() {
+        for (pattern, is_valid) in [("none", true), ("*.zip", true), ("{a", false)] {
+            let selection = Selection { pattern, version: None, from: None, unfinished: &[] };
+            let error = select(selection, network()).unwrap_err();
+            assert_eq!(matches!(error, SelectError::NoMatch { .. }), is_valid, "{pattern}: {error}");
+            assert_eq!(matches!(error, SelectError::InvalidGlob { .. }), !is_valid, "{pattern}: {error}");
         }
     }
 
     #[test]
-    fn the_tracker_is_asked_for_no_more_than_the_literal_beginning() {
+    fn common_prefix_ends_before_the_first_special_character() {
         assert_eq!(common_prefix("docs/*.rs"), "docs/");
         assert_eq!(common_prefix("docs"), "docs");
         assert_eq!(common_prefix("*"), "");

@@ -1,4 +1,4 @@
-//! Whom a download asks, and how long it waits, when nobody who is left has what is missing. Pure.
+//! Decides whom a download asks, and how long it waits, when no provider that is left has what is missing. Pure.
 
 use protocol::provider_health::PROVIDER_SILENCE;
 use shared::{
@@ -6,34 +6,39 @@ use shared::{
     time::Timestamp,
 };
 
-/// What to do now.
+/// Decision of a [`StallPolicy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
-    /// Nothing else than before.
-    GoOn,
+pub(crate) enum StallAction {
+    /// Go on as before.
+    Continue,
     /// Ask the known peers who receives the content.
     AskPeers,
     /// End the download.
     GiveUp,
 }
 
-/// See the module. `has_members` is always whether others who receive the content are there, now.
+/// State of a download's supply. `has_members` is always true if other receivers of the content are connected now.
 ///
-/// | state | leaves it for |
-/// |---|---|
-/// | supplied | asking the tracker: the core says that it is stuck |
-/// | asking the tracker for other owners | supplied: something is asked for; waiting: it named none, and others receive the content; asking the known peers: nobody does as far as this one knows |
-/// | asking the known peers who receives it | waiting: some do; given up: nobody does |
-/// | waiting | supplied: a member has more; asking the known peers: the last member leaves; given up: too long |
+/// | state | next state | cause |
+/// |---|---|---|
+/// | supplied | asking the tracker for other providers | the swarm core reports that it is stuck |
+/// | asking the tracker | supplied | a request starts |
+/// | | waiting | it names no provider, and other receivers are connected |
+/// | | asking the known peers who receives the content | it names no provider, and no receiver is connected |
+/// | asking the known peers | waiting | some receive it |
+/// | | given up | none does |
+/// | waiting | supplied | a member has more |
+/// | | asking the known peers | the last member leaves |
+/// | | given up | [`SWARM_PATIENCE`] has passed |
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct StallPolicy {
     state: State,
-    /// Since when nobody who is asked has brought anything after nobody was left to ask. What members promise does not end it: this
-    /// alone says how long they are waited for.
-    dry_since: Option<Timestamp>,
-    /// When the known peers are asked because nothing has come at all.
-    unheard: Option<Timestamp>,
-    /// How often the known peers may still be asked.
+    /// Time since which no group has been verified after no provider was left. What members announce does not reset
+    /// it, so it alone bounds the wait for them.
+    stalled_since: Option<Timestamp>,
+    /// Time at which the known peers are asked because nothing has been verified yet.
+    first_byte_deadline: Option<Timestamp>,
+    /// Remaining queries of the known peers.
     fan_outs: u32,
     had_members: bool,
 }
@@ -46,100 +51,105 @@ enum State {
     Waiting,
 }
 
-impl Patience {
-    /// Of a download that begins at `now`; not `in_company`, it asks no other receivers.
-    pub(crate) fn new(now: Timestamp, in_company: bool) -> Self {
+impl StallPolicy {
+    /// Policy of a download that begins at `now`. It never asks the known peers unless `may_ask_receivers`.
+    pub(crate) fn new(now: Timestamp, may_ask_receivers: bool) -> Self {
         Self {
             state: State::Supplied,
-            dry_since: None,
-            // An owner that the tracker still names and that has gone introduces nobody.
-            unheard: in_company.then(|| now + PROVIDER_SILENCE),
-            fan_outs: if in_company { MAX_SWARM_FAN_OUTS } else { 0 },
+            stalled_since: None,
+            // A provider that the tracker still names and that has left introduces no other receivers.
+            first_byte_deadline: may_ask_receivers.then(|| now + PROVIDER_SILENCE),
+            fan_outs: if may_ask_receivers { MAX_SWARM_FAN_OUTS } else { 0 },
             had_members: false,
         }
     }
 
-    /// When [`due`](Self::due) is to be called at the latest.
+    /// Latest time at which [`on_deadline`](Self::on_deadline) is to be called.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
-        self.gives_up_at().into_iter().chain(self.unheard).min()
+        self.gives_up_at().into_iter().chain(self.first_byte_deadline).min()
     }
 
     fn gives_up_at(&self) -> Option<Timestamp> {
-        self.dry_since.map(|since| since + SWARM_PATIENCE)
+        self.stalled_since.map(|since| since + SWARM_PATIENCE)
     }
 
-    /// Somebody is asked for something.
-    pub(crate) fn asked(&mut self) {
+    /// A request starts.
+    pub(crate) fn on_request(&mut self) {
         self.state = State::Supplied;
     }
 
-    /// A group is proven. Of a request that was given up it may come after nobody was left to ask: then the wait begins anew.
-    pub(crate) fn proven(&mut self, now: Timestamp) {
-        self.unheard = None;
-        self.dry_since = (self.state != State::Supplied).then_some(now);
+    /// A group is verified. It may belong to a cancelled request and come after the download stalled; then the wait
+    /// begins anew.
+    pub(crate) fn on_verified(&mut self, now: Timestamp) {
+        self.first_byte_deadline = None;
+        self.stalled_since = (self.state != State::Supplied).then_some(now);
     }
 
-    /// Nobody who is left has what is missing: the tracker is asked.
-    pub(crate) fn stuck(&mut self, now: Timestamp) {
+    /// No provider that is left has what is missing. The tracker is asked.
+    pub(crate) fn on_stuck(&mut self, now: Timestamp) {
         self.state = State::AskingTracker;
-        self.dry_since.get_or_insert(now);
+        self.stalled_since.get_or_insert(now);
     }
 
-    /// The tracker's answer is here; it names `any` owners that may help, or none. Whether others are there is judged now, not when it was
-    /// asked: the last of them may have left in between.
-    pub(crate) fn named(&mut self, any: bool, has_members: bool) -> Next {
+    /// The tracker has answered; `any` is true if it names a provider that may help. `has_members` is judged now and
+    /// not when the tracker was asked: the last member may have left in between.
+    pub(crate) fn on_providers(&mut self, any: bool, has_members: bool) -> StallAction {
         if any {
-            // Somebody can complete it: what holds is how long an owner may be silent.
-            self.dry_since = None;
-            return Next::GoOn;
+            // From now on, only the silence of that provider counts.
+            self.stalled_since = None;
+            return StallAction::Continue;
         }
         if self.state != State::AskingTracker {
-            return Next::GoOn;
+            return StallAction::Continue;
         }
         if has_members {
             self.state = State::Waiting;
-            return Next::GoOn;
+            return StallAction::Continue;
         }
         self.ask_peers()
     }
 
-    /// The known peers' answers are here; `any` of those who say that they receive the content may help, or none.
-    pub(crate) fn received(&mut self, any: bool, has_members: bool) -> Next {
+    /// The known peers have answered; `any` is true if one of them receives the content and may help.
+    pub(crate) fn on_receivers(&mut self, any: bool, has_members: bool) -> StallAction {
         if self.state != State::AskingPeers {
-            return Next::GoOn;
+            return StallAction::Continue;
         }
         if !any && !has_members {
-            return Next::GiveUp;
+            return StallAction::GiveUp;
         }
         self.state = State::Waiting;
-        Next::GoOn
+        StallAction::Continue
     }
 
-    /// Members came, left or were dropped.
-    pub(crate) fn members_changed(&mut self, has_members: bool) -> Next {
+    /// Members joined, left or were dropped.
+    pub(crate) fn on_members_changed(&mut self, has_members: bool) -> StallAction {
         let had_members = std::mem::replace(&mut self.had_members, has_members);
-        if self.state == State::Waiting && had_members && !has_members { self.ask_peers() } else { Next::GoOn }
+        if self.state == State::Waiting && had_members && !has_members {
+            self.ask_peers()
+        } else {
+            StallAction::Continue
+        }
     }
 
     /// Time has passed.
-    pub(crate) fn due(&mut self, now: Timestamp, has_members: bool) -> Next {
+    pub(crate) fn on_deadline(&mut self, now: Timestamp, has_members: bool) -> StallAction {
         if self.gives_up_at().is_some_and(|at| at <= now) {
-            return Next::GiveUp;
+            return StallAction::GiveUp;
         }
-        if self.unheard.take_if(|at| *at <= now).is_some() && !has_members && self.fan_outs > 0 {
+        if self.first_byte_deadline.take_if(|at| *at <= now).is_some() && !has_members && self.fan_outs > 0 {
             self.fan_outs -= 1;
-            return Next::AskPeers;
+            return StallAction::AskPeers;
         }
-        Next::GoOn
+        StallAction::Continue
     }
 
-    fn ask_peers(&mut self) -> Next {
+    fn ask_peers(&mut self) -> StallAction {
         if self.fan_outs == 0 {
-            return Next::GiveUp;
+            return StallAction::GiveUp;
         }
         self.fan_outs -= 1;
         self.state = State::AskingPeers;
-        Next::AskPeers
+        StallAction::AskPeers
     }
 }
 
@@ -151,95 +161,99 @@ mod tests {
 
     use super::*;
 
-    fn begin() -> (Timestamp, Patience) {
+    fn begin() -> (Timestamp, StallPolicy) {
         let now = Clock::start().now();
-        (now, Patience::new(now, true))
+        (now, StallPolicy::new(now, true))
     }
 
-    /// Waits for one other receiver, since `now`.
-    fn waiting() -> (Timestamp, Patience) {
-        let (now, mut patience) = begin();
-        assert_eq!(patience.members_changed(true), Next::GoOn);
-        patience.stuck(now);
-        assert_eq!(patience.named(false, true), Next::GoOn);
-        (now, patience)
+    /// A policy that waits for one other receiver, since the returned time.
+    fn waiting() -> (Timestamp, StallPolicy) {
+        let (now, mut policy) = begin();
+        assert_eq!(policy.on_members_changed(true), StallAction::Continue);
+        policy.on_stuck(now);
+        assert_eq!(policy.on_providers(false, true), StallAction::Continue);
+        (now, policy)
     }
 
     #[test]
-    fn who_is_there_when_the_tracker_answers_counts_not_who_was_when_it_was_asked() {
-        let (now, mut patience) = begin();
-        patience.members_changed(true);
-        patience.stuck(now);
-        assert_eq!(patience.members_changed(false), Next::GoOn, "the tracker has not answered yet");
-        assert_eq!(patience.named(false, false), Next::AskPeers);
-        assert_eq!(patience.received(false, false), Next::GiveUp);
+    fn answer_of_the_tracker_is_judged_by_the_members_of_that_moment() {
+        let (now, mut policy) = begin();
+        policy.on_members_changed(true);
+        policy.on_stuck(now);
+        assert_eq!(policy.on_members_changed(false), StallAction::Continue, "the tracker has not answered yet");
+        assert_eq!(policy.on_providers(false, false), StallAction::AskPeers);
+        assert_eq!(policy.on_receivers(false, false), StallAction::GiveUp);
         // The other way round.
-        let (now, mut patience) = begin();
-        patience.stuck(now);
-        patience.members_changed(true);
-        assert_eq!(patience.named(false, true), Next::GoOn);
-        assert_eq!(patience.deadline(), Some(now + PROVIDER_SILENCE), "nothing has come yet");
-        patience.due(now + PROVIDER_SILENCE, true);
-        assert_eq!(patience.deadline(), Some(now + SWARM_PATIENCE));
+        let (now, mut policy) = begin();
+        policy.on_stuck(now);
+        policy.on_members_changed(true);
+        assert_eq!(policy.on_providers(false, true), StallAction::Continue);
+        assert_eq!(policy.deadline(), Some(now + PROVIDER_SILENCE), "nothing is verified yet");
+        policy.on_deadline(now + PROVIDER_SILENCE, true);
+        assert_eq!(policy.deadline(), Some(now + SWARM_PATIENCE));
     }
 
     #[test]
-    fn nobody_is_waited_for_when_the_last_receiver_has_left() {
-        let (_, mut patience) = waiting();
-        assert_eq!(patience.members_changed(false), Next::AskPeers);
-        assert_eq!(patience.received(true, false), Next::GoOn, "another was found, who has said nothing yet");
-        assert_eq!(patience.members_changed(false), Next::GoOn);
-        patience.members_changed(true);
-        assert_eq!(patience.members_changed(false), Next::AskPeers);
-        assert_eq!(patience.received(false, false), Next::GiveUp);
-    }
-
-    #[test]
-    fn one_that_comes_and_goes_does_not_make_it_ask_for_ever() {
-        let (_, mut patience) = waiting();
-        for _ in 0..MAX_SWARM_FAN_OUTS {
-            assert_eq!(patience.members_changed(false), Next::AskPeers);
-            assert_eq!(patience.received(true, false), Next::GoOn);
-            patience.members_changed(true);
-        }
-        assert_eq!(patience.members_changed(false), Next::GiveUp);
-    }
-
-    #[test]
-    fn patience_is_renewed_by_what_comes_and_not_by_what_is_promised() {
-        let (now, mut patience) = waiting();
-        let later = now + SWARM_PATIENCE - Duration::from_secs(1);
-        patience.due(later, true);
-        // A member promises more and is asked, in vain.
-        patience.asked();
-        patience.stuck(later);
-        assert_eq!(patience.named(false, true), Next::GoOn);
-        assert_eq!(patience.due(now + SWARM_PATIENCE, true), Next::GiveUp);
-        // What comes late, of a request that was given up, does not end the wait: it begins anew.
-        patience.proven(later);
-        assert_eq!(patience.deadline(), Some(later + SWARM_PATIENCE));
-        patience.asked();
-        patience.proven(later);
-        assert_eq!(patience.deadline(), None);
-        patience.stuck(later);
+    fn last_receiver_that_leaves_ends_the_wait() {
+        let (_, mut policy) = waiting();
+        assert_eq!(policy.on_members_changed(false), StallAction::AskPeers);
         assert_eq!(
-            patience.due(now + SWARM_PATIENCE, true),
-            Next::GoOn,
-            "it counts from the moment that nobody was left"
+            policy.on_receivers(true, false),
+            StallAction::Continue,
+            "another one is found and not connected yet"
         );
-        assert_eq!(patience.named(true, true), Next::GoOn);
-        assert_eq!(patience.deadline(), None, "an owner was named");
+        assert_eq!(policy.on_members_changed(false), StallAction::Continue);
+        policy.on_members_changed(true);
+        assert_eq!(policy.on_members_changed(false), StallAction::AskPeers);
+        assert_eq!(policy.on_receivers(false, false), StallAction::GiveUp);
     }
 
     #[test]
-    fn when_nothing_comes_at_first_the_known_peers_are_asked_once() {
-        let (now, mut patience) = begin();
-        let due = patience.deadline().unwrap();
-        assert_eq!(patience.due(now, false), Next::GoOn);
-        assert_eq!((patience.due(due, false), patience.deadline()), (Next::AskPeers, None));
-        let mut alone = Patience::new(now, false);
-        assert_eq!(alone.deadline(), None);
-        alone.stuck(now);
-        assert_eq!(alone.named(false, false), Next::GiveUp, "only given owners may be asked");
+    fn receiver_that_comes_and_goes_causes_a_bounded_number_of_fan_outs() {
+        let (_, mut policy) = waiting();
+        for _ in 0..MAX_SWARM_FAN_OUTS {
+            assert_eq!(policy.on_members_changed(false), StallAction::AskPeers);
+            assert_eq!(policy.on_receivers(true, false), StallAction::Continue);
+            policy.on_members_changed(true);
+        }
+        assert_eq!(policy.on_members_changed(false), StallAction::GiveUp);
+    }
+
+    #[test]
+    fn wait_is_renewed_by_verified_groups_and_not_by_announcements() {
+        let (now, mut policy) = waiting();
+        let later = now + SWARM_PATIENCE - Duration::from_secs(1);
+        policy.on_deadline(later, true);
+        // A member announces more and is asked, in vain.
+        policy.on_request();
+        policy.on_stuck(later);
+        assert_eq!(policy.on_providers(false, true), StallAction::Continue);
+        assert_eq!(policy.on_deadline(now + SWARM_PATIENCE, true), StallAction::GiveUp);
+        // A late group of a cancelled request does not end the wait: it begins anew.
+        policy.on_verified(later);
+        assert_eq!(policy.deadline(), Some(later + SWARM_PATIENCE));
+        policy.on_request();
+        policy.on_verified(later);
+        assert_eq!(policy.deadline(), None);
+        policy.on_stuck(later);
+        assert_eq!(
+            policy.on_deadline(now + SWARM_PATIENCE, true),
+            StallAction::Continue,
+            "the wait begins when no provider is left"
+        );
+        assert_eq!(policy.on_providers(true, true), StallAction::Continue);
+        assert_eq!(policy.deadline(), None, "a provider is named");
+    }
+
+    #[test]
+    fn known_peers_are_asked_once_when_nothing_is_verified_at_first() {
+        let (now, mut policy) = begin();
+        let due = policy.deadline().unwrap();
+        assert_eq!(policy.on_deadline(now, false), StallAction::Continue);
+        assert_eq!((policy.on_deadline(due, false), policy.deadline()), (StallAction::AskPeers, None));
+        let mut given_only = StallPolicy::new(now, false);
+        assert_eq!(given_only.deadline(), None);
+        given_only.on_stuck(now);
+        assert_eq!(given_only.on_providers(false, false), StallAction::GiveUp, "only the named provider may be asked");
     }
 }

@@ -1,6 +1,6 @@
 //! What the commands ask of a running peer, carried out.
 
-use std::{num::NonZeroU64, sync::atomic::Ordering, time::Duration};
+use std::{num::NonZeroU64, time::Duration};
 
 use futures::future::BoxFuture;
 use shared::{
@@ -50,7 +50,7 @@ impl PeerApi for Peer {
         Box::pin(async {
             self.settle().await?;
             self.until_announced(ShareChange::None).await;
-            self.lookup.list_all("", limits::TRACKER_WAIT).await
+            Ok(self.discovery.list_all("", limits::TRACKER_WAIT).await?)
         })
     }
 
@@ -74,7 +74,7 @@ impl PeerApi for Peer {
 
     fn download(&self, request: DownloadRequest, progress: ProgressSink) -> BoxFuture<'_, Result<Fetched, Failure>> {
         Box::pin(async move {
-            let downloaded = self.fetch_all(request, progress).await?;
+            let downloaded = self.downloader.fetch(request, progress).await?;
             let shared = downloaded
                 .files
                 .iter()
@@ -97,12 +97,12 @@ impl PeerApi for Peer {
     }
 
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>> {
-        Box::pin(self.lookup.tracker(limits::TRACKER_WAIT))
+        Box::pin(async { Ok(self.discovery.tracker(limits::TRACKER_WAIT).await?) })
     }
 
     fn peers(&self) -> BoxFuture<'_, Result<Vec<(PeerId, Endpoint)>, Failure>> {
         Box::pin(async {
-            let mut peers = self.lookup.endpoints().await;
+            let mut peers = self.discovery.endpoints().await;
             // With the nameserver away, a peer knows at least of itself.
             peers.insert(self.id.clone(), self.endpoint.clone());
             Ok(peers.into_iter().collect())
@@ -141,7 +141,7 @@ impl PeerApi for Peer {
                 warnings
                     .push(format!("{} names in the share cannot be shared; the log says which and why", stats.skipped));
             }
-            if let Err(error) = self.lookup.calls.ping().await {
+            if let Err(error) = self.discovery.calls.ping().await {
                 warnings.push(format!("the nameserver does not answer: {error}"));
             }
             Ok(Status {
@@ -158,11 +158,11 @@ impl PeerApi for Peer {
                 uploads_waiting: self.uploads.waiting(),
                 upload_slots: self.upload_slots as u64,
                 limit_up: self.uploads.pace().bytes_per_second().map(NonZeroU64::get),
-                limit_down: self.downloads.pace.bytes_per_second().map(NonZeroU64::get),
-                running: self.running_downloads().await,
-                downloads: self.downloads.active.load(Ordering::Relaxed),
+                limit_down: self.downloader.limit(),
+                running: self.downloader.running().await,
+                downloads: self.downloader.active(),
                 bytes_up: self.uploads.bytes(),
-                bytes_down: self.downloads.bytes.load(Ordering::Relaxed),
+                bytes_down: self.downloader.bytes(),
                 unfinished: self.share.unfinished().await?,
                 warnings,
             })

@@ -5,18 +5,16 @@
 //! ```
 
 use std::{
-    collections::HashMap,
     fs::File,
     io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use nameserver::{config::Config as NameserverConfig, server::Server};
 use shared::{
     contact::Contact,
-    content::ContentHash,
     error::{Failure, FailureCode},
     id::{Incarnation, PeerId, Role},
     limits,
@@ -39,8 +37,8 @@ use crate::{
     config::PeerConfig,
     core_handle::CoreHandle,
     diagnostics::{system::Machine, upload_stats::Reports},
-    discovery::Lookup,
-    download::Run,
+    discovery::Discovery,
+    download::{Downloader, DownloaderConfig},
     net::{
         nameserver_watch,
         registration::{Ended, Registration},
@@ -68,17 +66,12 @@ pub struct Peer {
     pub(crate) nameserver: Endpoint,
     pub(crate) share: Share,
     pub(crate) node: CoreHandle,
-    pub(crate) lookup: Lookup,
+    pub(crate) discovery: Discovery,
     pub(crate) uploads: Arc<Uploads>,
-    pub(crate) swarms: Swarms,
     pub(crate) connections: Connections,
-    /// For bytes: apart from the calls, so that no heartbeat waits behind a file.
-    pub(crate) bulk: Connections,
-    pub(crate) downloads: Downloads,
+    pub(crate) downloader: Downloader,
     /// Uploads at a time.
     pub(crate) upload_slots: usize,
-    /// The socket's receive buffer in bytes, when the system gave less than was asked for.
-    pub(crate) clamped_buffer: Option<u64>,
     pub(crate) warnings: Vec<String>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -88,20 +81,6 @@ pub struct Peer {
     embedded_nameserver: tokio::sync::Mutex<Option<Server>>,
     /// Held for as long as this process is this peer.
     _lock: File,
-}
-
-/// What runs and ran of downloads.
-#[derive(Default)]
-pub(crate) struct Downloads {
-    pub(crate) active: AtomicU64,
-    pub(crate) bytes: Arc<AtomicU64>,
-    /// The cap on what comes in.
-    pub(crate) pace: Pace,
-    /// Those that run, in the order in which they began.
-    pub(crate) running: Mutex<Vec<Arc<Run>>>,
-    pub(crate) machine: Arc<Machine>,
-    /// Contents that are being fetched: the same content under another name waits for the first, then has it here.
-    pub(crate) contents: Mutex<HashMap<ContentHash, Weak<tokio::sync::Mutex<()>>>>,
 }
 
 impl Peer {
@@ -179,7 +158,7 @@ impl Peer {
         };
         tasks.spawn(watch_over(kept, handle.clone(), config.id.clone(), end));
 
-        let lookup = Lookup {
+        let discovery = Discovery {
             me: config.id.clone(),
             node: handle.clone(),
             connections: session.connections.clone(),
@@ -187,20 +166,28 @@ impl Peer {
             share: share.clone(),
             last_seen: Arc::default(),
         };
+        let downloader = Downloader::new(DownloaderConfig {
+            me: config.id.clone(),
+            share: share.clone(),
+            // Apart from the calls, so that no heartbeat waits behind a file.
+            bulk,
+            swarms,
+            discovery: discovery.clone(),
+            throttle: Pace::new(config.limit_down),
+            machine,
+            clamped_buffer: session.clamped_buffer,
+        });
         let peer = Self {
             id: config.id,
             endpoint,
             nameserver: session.nameserver.endpoint.clone(),
             share,
             node: handle,
-            lookup,
+            discovery,
             uploads,
-            swarms,
-            bulk,
             connections: session.connections,
-            downloads: Downloads { pace: Pace::new(config.limit_down), machine, ..Downloads::default() },
+            downloader,
             upload_slots: config.max_uploads,
-            clamped_buffer: session.clamped_buffer,
             warnings: session.buffer_warning.into_iter().collect(),
             stop,
             tasks,

@@ -1,4 +1,4 @@
-//! Buffers for what is sent, used again and again: a transfer touches the same memory all the time instead of asking for more.
+//! Reused buffers for what is sent: a transfer touches the same memory all the time and allocates none.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,11 +7,12 @@ use shared::limits::{BULK_BATCH_BYTES, GROUP_BYTES};
 
 use crate::bao::verifier::PAIR_BYTES;
 
-/// A batch goes on until it is full; the last group, with the pairs before it, may stand over. A tree has at most 64 levels.
+/// Bytes of a buffer. A batch ends once it is full, so its last group, with up to 64 pairs before it (one for each
+/// level of the tree), may exceed [`BULK_BATCH_BYTES`].
 const BUFFER_BYTES: usize = BULK_BATCH_BYTES + GROUP_BYTES as usize + 64 * PAIR_BYTES;
 
-/// Buffers that nobody uses. How many there are is bounded by what QUIC keeps for retransmission (`limits::SEND_WINDOW_BYTES`) and
-/// the channels of the uploads; all are freed when the last upload has ended.
+/// Free buffers. Their number is bounded by the bytes that QUIC keeps for retransmission (`limits::SEND_WINDOW_BYTES`)
+/// and by the channels of the uploads. All are freed after the last upload.
 #[derive(Debug, Default)]
 pub struct Pool(Mutex<Vec<Vec<u8>>>);
 
@@ -22,7 +23,7 @@ impl Pool {
     }
 }
 
-/// A buffer on its way; it goes back when nobody needs its bytes any more.
+/// A buffer in use. It returns to its pool when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
@@ -31,12 +32,12 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// All of it, with whatever was in it last.
+    /// The whole buffer, with the contents of its last use.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
 
-    /// Its first `len` bytes, to be handed on.
+    /// The first `len` bytes, shared without a copy.
     pub(crate) fn freeze(mut self, len: usize) -> Bytes {
         self.len = len;
         Bytes::from_owner(self)
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_buffer_comes_back_when_its_last_part_is_gone() {
+    fn buffer_returns_to_the_pool_when_its_last_part_is_dropped() {
         let pool = Arc::<Pool>::default();
         let mut buffer = pool.take();
         buffer.bytes_mut()[..3].copy_from_slice(b"abc");

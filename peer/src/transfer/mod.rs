@@ -1,22 +1,22 @@
-//! Moving bytes: verified streaming of a file's groups, from a disk to a stream and from a stream to a disk.
+//! Verified transfer of a file's groups, from a disk to a stream and from a stream to a disk.
 //!
-//! Sending and receiving each run on two sides of a bounded channel: a blocking thread that reads or writes the disk and
-//! hashes, and the async task that owns the stream. What a transfer holds in memory does not depend on the file's
-//! size. The data flow and the formats are described in `docs/transfer.md`.
+//! Each side is split by a bounded channel: blocking threads read or write the disk and hash, and an async task owns
+//! the stream. The memory of a transfer does not depend on the file's size. `docs/transfer.md` describes the data
+//! flow.
 //!
-//! | room | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | `check` | which groups of a file on the disk are right |
-//! | `verify` | the verified-streaming format (pure) |
 //! | [`mod@serve`] | an owner's side |
-//! | [`mod@fetch`] | a receiver's side |
+//! | [`mod@fetch`], `decoder`, `fetch_error` | a receiver's side: its stream, its threads, its errors |
 //! | `pack_serve`, `pack_fetch` | the same for packs of small files |
-//! | [`stream`] | what both need of a stream |
-//! | [`meter`] | where the time goes |
-//! | `run_io`, `pool`, `aligned` | the disk, in large runs; the buffers for them |
+//! | [`stream`] | the interface of both sides to a stream |
+//! | [`throttle`], [`metered`] | streams with a cap, streams whose waits are counted |
+//! | `buffer_pool` | reused buffers for what is sent |
 
 mod buffer_pool;
+mod decoder;
 pub mod fetch;
+mod fetch_error;
 pub mod metered;
 mod pack_fetch;
 mod pack_serve;
@@ -25,7 +25,9 @@ pub mod stream;
 pub mod throttle;
 
 pub use buffer_pool::Pool;
-pub use fetch::{Brought, FetchError, Writing, fetch, fetch_from};
+pub use decoder::Written;
+pub use fetch::{Writing, fetch, fetch_from};
+pub use fetch_error::FetchError;
 pub(crate) use pack_fetch::{PackError, PackEvent, fetch_pack};
 pub(crate) use pack_serve::read_checked;
 pub use pack_serve::serve_pack;

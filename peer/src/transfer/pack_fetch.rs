@@ -1,11 +1,10 @@
-//! A receiver's side of a pack: contents from a stream, each handed over when it is proven to be what was asked for.
+//! A receiver's side of a pack: contents from a stream, each handed over once it is verified.
 
-use std::{io, pin::pin};
+use std::{io, pin::pin, time::Duration};
 
 use protocol::provider_health::PROVIDER_SILENCE;
 use shared::{
     content::ContentHash,
-    error::Failure,
     limits::{BULK_BATCHES, MAX_PACKED_FILE_BYTES},
     net::pack::{ITEM_FOLLOWS, ItemRefusal},
 };
@@ -15,24 +14,27 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{fetch::Incoming, stream::ChunkSource};
+use super::{decoder::Incoming, stream::ChunkSource};
 
-/// What comes of one content.
+/// Interval of `on_activity` while this peer is slow.
+const ACTIVITY_INTERVAL: Duration = PROVIDER_SILENCE.checked_div(4).expect("4 is not 0");
+
+/// Outcome of one content of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PackEvent<'a> {
-    /// Its bytes, proven.
+    /// Its verified bytes.
     Content(&'a [u8]),
     /// The owner leaves it out.
     Refused(ItemRefusal),
 }
 
-/// Why not all of a pack came. What was handed over until then is right.
+/// Reason why a pack is incomplete. The contents that were handed over before are right.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PackError {
-    /// The owner sent bytes that are not the content's. Blame it; try another.
+pub(crate) enum PackError<E> {
+    /// The owner sent bytes that are not the content's. Blame it and try another.
     #[error("wrong bytes for {0:?}")]
     Verification(ContentHash),
-    /// It does not keep to the format.
+    /// The answer violates the format. Try another owner.
     #[error("its answer is malformed")]
     Malformed,
     /// The stream ended too early. Try another owner.
@@ -41,84 +43,95 @@ pub(crate) enum PackError {
     /// The stream broke or was reset. Try another owner.
     #[error("the stream broke: {0}")]
     Stream(#[source] io::Error),
-    /// What was to be done with a content failed. No owner helps.
-    #[error(transparent)]
-    Taking(Failure),
+    /// `take` failed. No owner helps.
+    #[error("{0}")]
+    Rejected(E),
+    /// A thread of this peer panicked. No owner helps.
+    #[error("a thread of the download panicked: {0}")]
+    Panicked(String),
 }
 
-/// Receives `contents` in this order. `take` gets each, by its place, on a blocking thread.
+/// Receives `contents` in this order. `take` gets each with its index, on a blocking thread.
 ///
-/// `heard` is called whenever the owner sent something and, again and again, while it is this peer that is slow; there is no
-/// deadline here. In memory are some 2 MiB and one content.
+/// `on_activity` is called whenever the owner sends something and, repeatedly, while this peer is slow. There is no
+/// deadline. A call holds about 2 MiB and one content in memory.
 ///
 /// # Errors
-/// See [`PackError`]; `Taking` is what `take` gave.
-pub(crate) async fn fetch_pack<S: ChunkSource>(
+/// See [`PackError`]; `Rejected` holds the error of `take`.
+pub(crate) async fn fetch_pack<S: ChunkSource, E: Send + 'static>(
     source: &mut S,
     contents: Vec<(ContentHash, u64)>,
-    mut heard: impl FnMut(),
-    take: impl FnMut(usize, PackEvent<'_>) -> Result<(), Failure> + Send + 'static,
-) -> Result<(), PackError> {
+    mut on_activity: impl FnMut(),
+    take: impl FnMut(usize, PackEvent<'_>) -> Result<(), E> + Send + 'static,
+) -> Result<(), PackError<E>> {
     let (batches, incoming) = mpsc::channel(BULK_BATCHES);
     let incoming = Incoming::new(incoming, source.meter());
     let decoder = task::spawn_blocking(move || decode(&contents, incoming, take));
     let mut decoder = pin!(decoder);
-    let broken = loop {
-        // Room first: this peer's own pauses must not be taken for the owner's silence.
-        let room = match timeout(PROVIDER_SILENCE / 4, batches.reserve()).await {
-            Ok(Ok(room)) => room,
-            Ok(Err(_)) => break None,
-            Err(_) => {
-                heard();
-                continue;
-            }
-        };
-        {
-            let mut ready = pin!(source.ready());
-            loop {
-                tokio::select! {
-                    biased;
-                    () = &mut ready => break,
-                    () = sleep(PROVIDER_SILENCE / 4) => heard(),
-                }
-            }
-        }
-        let batch = source.batch_bytes();
-        let read = tokio::select! {
-            biased;
-            // The contents say themselves where they end.
-            () = batches.closed() => break None,
-            read = source.next(batch) => read,
-        };
-        match read {
-            Err(error) => break Some(PackError::Stream(error)),
-            Ok(chunks) if chunks.is_empty() => break None,
-            Ok(chunks) => {
-                heard();
-                room.send(chunks);
-            }
-        }
-    };
-    drop(batches);
+    let broken = read_batches(source, batches, &mut on_activity).await.err();
     let decoded = loop {
-        match timeout(PROVIDER_SILENCE / 4, &mut decoder).await {
+        match timeout(ACTIVITY_INTERVAL, &mut decoder).await {
             Ok(decoded) => break decoded,
-            Err(_) => heard(),
+            Err(_) => on_activity(),
         }
     };
-    let decoded = decoded.unwrap_or_else(|error| Err(PackError::Stream(io::Error::other(error))));
+    let decoded = decoded.unwrap_or_else(|error| Err(PackError::Panicked(error.to_string())));
     match (decoded, broken) {
-        // Wrong bytes and a full disk say more than the stream's end, which only follows from it.
-        (Err(PackError::Truncated), Some(broken)) => Err(broken),
+        // Wrong bytes and a full disk cause the end of the stream and say more than it.
+        (Err(PackError::Truncated), Some(broken)) => Err(PackError::Stream(broken)),
         (decoded, _) => decoded,
     }
 }
 
-fn decode(
+/// Reads the stream into `batches` until it ends or the decoder does.
+async fn read_batches<S: ChunkSource>(
+    source: &mut S,
+    batches: mpsc::Sender<Vec<bytes::Bytes>>,
+    on_activity: &mut impl FnMut(),
+) -> io::Result<()> {
+    loop {
+        // Capacity first: this peer must not take its own pauses for the owner's silence.
+        let slot = match timeout(ACTIVITY_INTERVAL, batches.reserve()).await {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(_)) => return Ok(()),
+            Err(_) => {
+                on_activity();
+                continue;
+            }
+        };
+        wait_until_ready(source, on_activity).await;
+        let batch_bytes = source.batch_bytes();
+        let chunks = tokio::select! {
+            biased;
+            // The decoder recognises the end of the contents.
+            () = batches.closed() => return Ok(()),
+            chunks = source.next(batch_bytes) => chunks?,
+        };
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        on_activity();
+        slot.send(chunks);
+    }
+}
+
+async fn wait_until_ready<S: ChunkSource>(source: &mut S, on_activity: &mut impl FnMut()) {
+    let mut ready = pin!(source.ready());
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut ready => return,
+            () = sleep(ACTIVITY_INTERVAL) => on_activity(),
+        }
+    }
+}
+
+/// Verifies the contents of a pack and hands them to `take`.
+fn decode<E>(
     contents: &[(ContentHash, u64)],
     mut incoming: Incoming,
-    mut take: impl FnMut(usize, PackEvent<'_>) -> Result<(), Failure>,
-) -> Result<(), PackError> {
+    mut take: impl FnMut(usize, PackEvent<'_>) -> Result<(), E>,
+) -> Result<(), PackError<E>> {
     let mut buffer = Vec::new();
     for (number, (hash, size)) in contents.iter().enumerate() {
         let mut first = [0];
@@ -138,7 +151,7 @@ fn decode(
         } else {
             PackEvent::Refused(ItemRefusal::from_byte(first[0]).ok_or(PackError::Malformed)?)
         };
-        take(number, event).map_err(PackError::Taking)?;
+        take(number, event).map_err(PackError::Rejected)?;
     }
     Ok(())
 }
@@ -146,6 +159,7 @@ fn decode(
 #[cfg(test)]
 mod tests {
     use std::{
+        convert::Infallible,
         fs::File,
         io::Write,
         sync::{Arc, Mutex},
@@ -169,7 +183,7 @@ mod tests {
 
     type Taken = Vec<(usize, Result<Vec<u8>, ItemRefusal>)>;
 
-    async fn receive(bytes: &[u8], contents: Vec<(ContentHash, u64)>) -> (Result<(), PackError>, Taken) {
+    async fn receive(bytes: &[u8], contents: Vec<(ContentHash, u64)>) -> (Result<(), PackError<Infallible>>, Taken) {
         let taken: Arc<Mutex<Taken>> = Arc::default();
         let take = {
             let taken = taken.clone();
@@ -207,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_there_comes_and_what_is_not_is_told() {
+    async fn pack_delivers_present_contents_and_refuses_the_others() {
         let large = vec![7; 200 << 10];
         let files = vec![
             (hash(b""), vec![]),
@@ -240,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_wrong_is_handed_over() {
+    async fn wrong_or_malformed_content_is_not_handed_over() {
         let contents = vec![(hash(b"first"), 5), (hash(b"other"), 5)];
         let (fetched, taken) = receive(b"\x00first\x00wrong", contents.clone()).await;
         assert!(matches!(fetched, Err(PackError::Verification(wrong)) if wrong == hash(b"other")), "{fetched:?}");
@@ -249,5 +263,13 @@ mod tests {
         assert!(matches!(fetched, Err(PackError::Truncated)), "{fetched:?}");
         let (fetched, taken) = receive(b"\x63first", contents).await;
         assert!(matches!(fetched, Err(PackError::Malformed)) && taken.is_empty(), "{fetched:?}");
+    }
+
+    #[tokio::test]
+    async fn panic_of_the_taker_is_not_a_failure_of_the_owner() {
+        let contents = vec![(hash(b"first"), 5)];
+        let panics = |_: usize, _: PackEvent<'_>| -> Result<(), Infallible> { panic!("the taker of a test") };
+        let fetched = fetch_pack(&mut Reader(&b"\x00first"[..]), contents, || {}, panics).await;
+        assert!(matches!(fetched, Err(PackError::Panicked(_))), "{fetched:?}");
     }
 }

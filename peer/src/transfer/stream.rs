@@ -1,5 +1,5 @@
-//! What a transfer needs of a stream: whole chunks in and out, so that a byte is copied once on its way to the disk and
-//! not at all on its way from it.
+//! Interface of transfers to streams. Whole chunks go in and out, so that a byte is copied once on its way to the disk
+//! and not at all on its way from it.
 
 use std::io;
 
@@ -9,44 +9,44 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::diagnostics::meter::DecoderMeter;
 
-/// Where an encoding comes from.
+/// Stream that delivers an encoding.
 pub trait ChunkSource: Send {
-    /// Waits until more may come. What passes here is nobody's silence.
+    /// Waits until more may be read. This time does not count as silence of the other side.
     fn ready(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
 
-    /// How many bytes are to be taken between two calls of [`ready`](Self::ready).
+    /// Bytes to read between two calls of [`ready`](Self::ready).
     fn batch_bytes(&self) -> usize {
         BULK_BATCH_BYTES
     }
 
-    /// The next bytes, as many as are there; at most `at_most`, if that is less than a batch. None at the end of the stream.
+    /// Reads the bytes that are available; up to `at_most` if that is less than a batch. Returns no chunk at the end
+    /// of the stream.
     fn next(&mut self, at_most: usize) -> impl Future<Output = io::Result<Vec<Bytes>>> + Send;
 
-    /// Nothing came for as long as is allowed: whether that is all right all the same, because the other side was busy
-    /// with something else for this peer.
+    /// Returns true if the silence of the other side is acceptable because it was busy with another request of this
+    /// peer. Called when the allowed time has passed.
     fn is_excused(&mut self) -> bool {
         false
     }
 
-    /// Where the decoder's time is counted.
+    /// Meter of the decoder's time.
     fn meter(&self) -> DecoderMeter {
         DecoderMeter::default()
     }
 }
 
-/// Where an encoding goes.
+/// Stream that takes an encoding.
 pub trait ChunkSink: Send {
-    /// Takes some of the bytes, in order, and returns how many: at least one, if there is one. What was taken is gone from
-    /// the chunks.
+    /// Takes some bytes in order and removes them from the chunks. Returns their number: at least one if there is one.
     fn send(&mut self, chunks: &mut [Bytes]) -> impl Future<Output = io::Result<usize>> + Send;
 }
 
 impl ChunkSource for quinn::RecvStream {
     async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
         if at_most < BULK_BATCH_BYTES {
-            // A chunk may be all that has come since the last read.
+            // One chunk may hold everything that has arrived since the last read.
             let chunk = self.read_chunk(at_most, true).await?;
             return Ok(chunk.into_iter().map(|chunk| chunk.bytes).collect());
         }
@@ -85,7 +85,7 @@ impl ChunkSink for quinn::SendStream {
     }
 }
 
-/// Any reader as a source, with one copy more.
+/// Any reader as a source, at the cost of one copy.
 #[derive(Debug)]
 pub struct Reader<R>(pub R);
 
@@ -97,7 +97,7 @@ impl<R: AsyncRead + Unpin + Send> ChunkSource for Reader<R> {
     }
 }
 
-/// Any writer as a sink, with one copy more.
+/// Any writer as a sink, at the cost of one copy.
 #[derive(Debug)]
 pub struct Writer<W>(pub W);
 

@@ -1,63 +1,62 @@
 //! Makes files durable in groups: while one group is being committed, the next one gathers.
 
-use shared::{error::Failure, limits};
+use shared::limits;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{Batch, Ready, blocking};
-use crate::store::Share;
+use super::batch::{Batch, Ready, blocking};
+use crate::{download::error::FileError, store::Share};
 
-/// Commits what comes in `queue`, until nobody sends any more.
+/// Commits the files that arrive in `queue` until all its senders are gone.
 pub(crate) async fn commit(share: &Share, batch: &Batch, mut queue: mpsc::Receiver<Ready>) {
     while let Some(first) = queue.recv().await {
         let group = gather(first, &mut queue).await;
-        let (mut whose, mut staged) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
-        for Ready { place, staged: file, sources } in group {
-            whose.push((place, sources));
-            staged.push(file);
-        }
-        let many = batch.many.clone();
-        let committed = match batch
-            .run
-            .meter
-            .syncing(blocking(move || many.commit(staged)))
-            .await
-            .and_then(|committed| committed.map_err(Failure::from))
-        {
-            Ok(committed) => committed,
-            Err(failure) => {
-                for (place, _) in whose {
-                    batch.fail(place, failure.clone());
-                }
-                continue;
+        commit_group(share, batch, group).await;
+    }
+}
+
+async fn commit_group(share: &Share, batch: &Batch, group: Vec<Ready>) {
+    let (mut files, mut staged) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+    for ready in group {
+        files.push((ready.file, ready.sources));
+        staged.push(ready.staged);
+    }
+    let staging = batch.staging.clone();
+    let committed = batch.context.profile.count_sync(blocking(move || staging.commit(staged))).await;
+    let committed = match committed.and_then(|committed| committed.map_err(FileError::store)) {
+        Ok(committed) => committed,
+        Err(error) => {
+            for (file, _) in files {
+                batch.fail(file, error.clone());
             }
-        };
-        if let Err(failure) = share.adopt(committed.arrived).await {
-            tracing::debug!(%failure, "files came to a share that is closed");
+            return;
         }
-        for ((place, sources), file) in whose.into_iter().zip(committed.files) {
-            match file {
-                Ok(path) => batch.complete(place, &path, sources),
-                Err(error) => batch.fail(place, error.into()),
-            }
+    };
+    if let Err(error) = share.adopt(committed.arrived).await {
+        tracing::debug!(%error, "cannot add the files to the index of a closed share");
+    }
+    for ((file, sources), committed) in files.into_iter().zip(committed.files) {
+        match committed {
+            Ok(path) => batch.complete(file, &path, sources),
+            Err(error) => batch.fail(file, FileError::store(error)),
         }
     }
 }
 
-/// The first file and those that come within a while, or until they are many.
+/// Gathers the first file and those that arrive within [`limits::COMMIT_WAIT`], up to [`limits::COMMIT_FILES`] and
+/// [`limits::COMMIT_BYTES`].
 async fn gather(first: Ready, queue: &mut mpsc::Receiver<Ready>) -> Vec<Ready> {
     let mut bytes = first.staged.size();
     let mut group = vec![first];
     let more = async {
         while group.len() < limits::COMMIT_FILES && bytes < limits::COMMIT_BYTES {
-            let room = limits::COMMIT_FILES - group.len();
             let before = group.len();
-            if queue.recv_many(&mut group, room).await == 0 {
+            if queue.recv_many(&mut group, limits::COMMIT_FILES - before).await == 0 {
                 return;
             }
             bytes += group[before..].iter().map(|ready| ready.staged.size()).sum::<u64>();
         }
     };
-    // What came until then is in the group.
-    let _waited_enough = timeout(limits::COMMIT_WAIT, more).await;
+    // What has arrived when the time is over is in the group.
+    let _ = timeout(limits::COMMIT_WAIT, more).await;
     group
 }

@@ -1,14 +1,14 @@
-//! The shell around the core of packs: one stream for each pack that the core wants.
+//! The shell around the core of packs: one stream for each pack of the core.
 //!
 //! ```text
-//!             Action::Ask                      stream to the owner ─ each content verified ─ staged ─> commits
+//!             Action::Ask                      stream from the provider ─ each content verified ─ staged ─> commits
 //!   [ packs ] ──────────────> a task for the pack ──────────────────────────────────────────────────────>
 //!       ^     Cancel ───> stop │
-//!       └── Delivered, Refused, Done, Failed <─┘
+//!       └── TaskReport <───────┘
 //! ```
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,15 +16,16 @@ use std::{
     time::Duration,
 };
 
+use protocol::packs::{Action, Event, ItemId, PackFailure, PackId, Packs, ProviderId, Wanted};
 use shared::{
     contact::Contact,
-    error::Failure,
+    content::ContentHash,
     id::PeerId,
     limits,
     net::{
         Connections, Target,
-        bulk::{BulkRefusal, HeaderError, read_header, write_header},
-        pack::{InvalidPack, ItemRefusal, PackAccepted, PackRequest},
+        bulk::{BulkRefusal, read_header, write_header},
+        pack::{ItemRefusal, PackAccepted, PackRequest},
     },
     time::{Clock, Timestamp},
 };
@@ -33,10 +34,14 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::{Batch, Content, Ready};
+use super::batch::{Batch, Content, Ready};
 use crate::{
     diagnostics::meter::{Phase, SourceMeter},
-    download::{request::wait_for_turn, undelivered},
+    download::{
+        engine::until,
+        error::{FileError, PackRequestError},
+        request::wait_for_turn,
+    },
     store::error::is_no_space,
     transfer::{
         PackError, PackEvent, fetch_pack,
@@ -44,147 +49,133 @@ use crate::{
         throttle::{Pace, PacedIn},
     },
 };
-use protocol::packs::{Action, Event, ItemId, PackFailure, PackId, Packs, ProviderId, Wanted};
 
 /// Reports of packs that wait for the core: two packs' worth.
 const MAX_QUEUED_REPORTS: usize = 2 * limits::MAX_PACK_CONTENTS;
-/// How often the core is told that bytes arrive.
-const TELL_EVERY: Duration = Duration::from_millis(50);
+/// Interval at which the core learns that bytes arrive.
+const ACTIVITY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One download of many small contents.
-pub(crate) struct Packer {
+pub(crate) struct PackEngine {
     /// Connections for bytes.
     pub(crate) bulk: Connections,
-    /// The cap on what comes in.
-    pub(crate) pace: Pace,
-    /// Bytes that this peer fetched since it started.
+    /// Cap on the bytes that this peer receives.
+    pub(crate) throttle: Pace,
+    /// Bytes that this peer has fetched since it started.
     pub(crate) all_bytes: Arc<AtomicU64>,
     pub(crate) batch: Arc<Batch>,
     pub(crate) contents: Arc<Vec<Content>>,
-    /// Where complete files go.
+    /// Staged files to commit.
     pub(crate) ready: mpsc::Sender<Ready>,
 }
 
-/// An owner, numbered by its place.
-struct Owner {
+/// A provider, numbered by its place.
+struct Provider {
     contact: Contact,
-    /// What it did wrong last.
+    /// Its last failure.
     problem: Option<String>,
 }
 
-enum Told {
+/// Report of a pack's task to the engine.
+enum TaskReport {
     Event(Event),
-    /// The owner refused an item, and how; as an event too.
+    /// The provider leaves an item out.
     Refused(PackId, ItemId, ItemRefusal),
-    /// A pack failed, why in words, and as the event that it is.
+    /// A pack failed because of its provider; the text is the problem.
     Failed(PackId, PackFailure, String),
-    /// No owner helps.
-    Fatal(Failure),
+    /// This peer cannot write. No provider helps.
+    Fatal(FileError),
 }
 
-/// PackFailure a pack did not come.
-#[derive(Debug, thiserror::Error)]
-enum OwnerError {
-    #[error(transparent)]
-    Net(#[from] shared::net::NetError),
-    #[error("its answer is unreadable: {0}")]
-    Header(#[from] HeaderError),
-    #[error(transparent)]
-    Refused(#[from] BulkRefusal),
-    #[error(transparent)]
-    Pack(#[from] PackError),
-    #[error("it cannot be asked: {0}")]
-    Request(#[from] InvalidPack),
+/// State of a running engine besides the core.
+struct State {
+    providers: Vec<Provider>,
+    refusals: HashMap<(ItemId, ProviderId), ItemRefusal>,
+    running: BTreeMap<PackId, AbortHandle>,
+    /// Dropped with the engine: a download that is cancelled ends its streams.
+    tasks: JoinSet<()>,
 }
 
-impl Packer {
-    /// Fetches all contents. What becomes of each file goes into the batch, directly or through `ready`.
+impl PackEngine {
+    /// Fetches all contents. The outcome of each file goes into the batch, directly or through `ready`.
     ///
     /// # Errors
-    /// What the disk says, when that ends everything.
-    pub(crate) async fn fetch(self) -> Result<(), Failure> {
+    /// If this peer cannot write any more.
+    pub(crate) async fn fetch(self) -> Result<(), FileError> {
         let clock = Clock::start();
-        let (mut owners, wanted) = introduce(&self.contents, &self.batch.me);
-        let count = u32::try_from(owners.len()).unwrap_or(u32::MAX);
+        let (providers, wanted) = introduce(&self.contents, &self.batch.me);
+        let count = u32::try_from(providers.len()).unwrap_or(u32::MAX);
+        let mut state = State { providers, refusals: HashMap::new(), running: BTreeMap::new(), tasks: JoinSet::new() };
         let mut packs = Packs::new(wanted, count, fastrand::u64(..));
-        let mut refusals: HashMap<(ItemId, ProviderId), ItemRefusal> = HashMap::new();
-        let (tell, mut told) = mpsc::channel(MAX_QUEUED_REPORTS);
-        // Dropped with this future: a download that is cancelled ends its streams.
-        let mut tasks = JoinSet::new();
-        let mut running: BTreeMap<PackId, AbortHandle> = BTreeMap::new();
+        let (report, mut reports) = mpsc::channel(MAX_QUEUED_REPORTS);
         let mut actions = Vec::new();
         packs.handle(clock.now(), Event::Tick, &mut actions);
         loop {
             for action in actions.drain(..) {
-                match action {
-                    Action::Request(pack, items) => {
-                        let Some(owner) = owners.get(pack.provider.0 as usize) else { continue };
-                        running.insert(pack, tasks.spawn(self.ask(pack, items, owner, tell.clone())));
-                    }
-                    Action::Cancel(pack) => {
-                        if let Some(task) = running.remove(&pack) {
-                            task.abort();
-                        }
-                    }
-                    Action::Drop(owner, why) => {
-                        let Some(owner) = owners.get(owner.0 as usize) else { continue };
-                        tracing::warn!(owner = %owner.contact.peer, ?why,
-                            problem = owner.problem.as_deref().unwrap_or_default(), "an owner is asked for no more");
-                    }
-                    Action::Failed(item, reasons) => self.failed(item, &reasons, &owners, &refusals),
-                    Action::Finished => return Ok(()),
+                if self.carry_out(action, &mut state, &report) {
+                    return Ok(());
                 }
             }
-            let senders = running.keys().map(|pack| pack.provider).collect::<std::collections::BTreeSet<_>>().len();
-            self.batch.run.sources.store(senders as u64, Ordering::Relaxed);
+            let senders = state.running.keys().map(|pack| pack.provider).collect::<BTreeSet<_>>().len();
+            self.batch.context.set_sources(senders);
             let deadline = packs.next_deadline(clock.now()).map(|at| clock.instant(at));
             let event = tokio::select! {
-                Some(told) = told.recv() => match told {
-                    Told::Event(event) => event,
-                    Told::Refused(pack, item, refusal) => {
-                        refusals.insert((item, pack.provider), refusal);
-                        Event::Refused(pack, item)
-                    }
-                    Told::Failed(pack, why, problem) => {
-                        if let Some(owner) = owners.get_mut(pack.provider.0 as usize) {
-                            owner.problem = Some(problem);
-                        }
-                        Event::Failed(pack, why)
-                    }
-                    Told::Fatal(failure) => return Err(failure),
-                },
-                () = crate::runtime::core_task::sleep_until(deadline) => Event::Tick,
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => continue,
+                Some(report) = reports.recv() => state.on_report(report)?,
+                () = until(deadline) => Event::Tick,
+                Some(_) = state.tasks.join_next(), if !state.tasks.is_empty() => continue,
             };
-            if let Event::Done(pack) | Event::Failed(pack, _) = event {
-                running.remove(&pack);
-            }
             packs.handle(clock.now(), event, &mut actions);
         }
     }
 
-    /// The task of one pack, which tells what comes of it.
-    fn ask(
+    /// Carries out an action of the core. Returns true when the download has ended.
+    fn carry_out(&self, action: Action, state: &mut State, report: &mpsc::Sender<TaskReport>) -> bool {
+        match action {
+            Action::Request(pack, items) => {
+                if let Some(provider) = state.providers.get(pack.provider.0 as usize) {
+                    let task = state.tasks.spawn(self.request(pack, items, provider, report.clone()));
+                    state.running.insert(pack, task);
+                }
+            }
+            Action::Cancel(pack) => {
+                if let Some(task) = state.running.remove(&pack) {
+                    task.abort();
+                }
+            }
+            Action::Drop(provider, why) => {
+                if let Some(provider) = state.providers.get(provider.0 as usize) {
+                    tracing::warn!(provider = %provider.contact.peer, ?why,
+                        problem = provider.problem.as_deref().unwrap_or_default(), "dropped a provider");
+                }
+            }
+            Action::Failed(item, reasons) => self.fail(item, &reasons, state),
+            Action::Finished => return true,
+        }
+        false
+    }
+
+    /// The task of one pack.
+    fn request(
         &self,
         pack: PackId,
         items: Vec<ItemId>,
-        owner: &Owner,
-        tell: mpsc::Sender<Told>,
+        provider: &Provider,
+        report: mpsc::Sender<TaskReport>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let contents: Vec<_> = items.iter().map(|item| self.content(*item)).map(|c| (c.hash, c.size)).collect();
-        let contact = owner.contact.clone();
-        let meter = self.batch.run.meter.source(&contact);
-        let take = self.taker(pack, items, contact.peer.clone(), meter.clone(), tell.clone());
-        let way = Way { bulk: self.bulk.clone(), pace: self.pace.clone(), contact, meter };
+        let contact = provider.contact.clone();
+        let meter = self.batch.context.profile.source(&contact);
+        let take = self.taker(pack, items, contact.peer.clone(), meter.clone(), report.clone());
+        let stream = PackStream { bulk: self.bulk.clone(), throttle: self.throttle.clone(), contact, meter };
         async move {
-            let fetched = receive(&way, contents, pack.provider, &tell, take).await;
-            let told = match fetched {
-                Ok(()) => Told::Event(Event::Done(pack)),
-                Err(OwnerError::Pack(PackError::Taking(failure))) => Told::Fatal(failure),
-                Err(error) => Told::Failed(pack, why(&error), error.to_string()),
+            let report_of_end = match stream.fetch(contents, pack.provider, &report, take).await {
+                Ok(()) => TaskReport::Event(Event::Done(pack)),
+                Err(PackRequestError::Pack(PackError::Rejected(error))) => TaskReport::Fatal(error),
+                Err(PackRequestError::Pack(PackError::Panicked(why))) => TaskReport::Fatal(FileError::Panicked(why)),
+                Err(error) => TaskReport::Failed(pack, failure_of(&error), error.to_string()),
             };
-            // The core is gone when nobody listens; then nothing is to be told.
-            let _ = tell.send(told).await;
+            // Fails only if the engine has ended.
+            let _ = report.send(report_of_end).await;
         }
     }
 
@@ -192,171 +183,198 @@ impl Packer {
         &self.contents[item.0 as usize]
     }
 
-    /// What is done, on a blocking thread, with each content that comes.
+    /// Callback for each content of a pack, on a blocking thread: stages it and reports it.
     fn taker(
         &self,
         pack: PackId,
         items: Vec<ItemId>,
         from: PeerId,
         meter: Arc<SourceMeter>,
-        tell: mpsc::Sender<Told>,
-    ) -> impl FnMut(usize, PackEvent<'_>) -> Result<(), Failure> + Send + 'static {
+        report: mpsc::Sender<TaskReport>,
+    ) -> impl FnMut(usize, PackEvent<'_>) -> Result<(), FileError> + Send + 'static {
         let (batch, contents, ready) = (self.batch.clone(), self.contents.clone(), self.ready.clone());
         let all_bytes = self.all_bytes.clone();
         move |number, event| {
             let Some(item) = items.get(number).copied() else { return Ok(()) };
             let content = &contents[item.0 as usize];
-            let told = match event {
-                PackEvent::Refused(refusal) => Told::Refused(pack, item, refusal),
+            let outcome = match event {
+                PackEvent::Refused(refusal) => TaskReport::Refused(pack, item, refusal),
                 PackEvent::Content(bytes) => {
                     all_bytes.fetch_add(content.size, Ordering::Relaxed);
-                    // Asked of two owners, it may come twice.
-                    if content.taken.swap(true, Ordering::Relaxed) {
+                    if !content.take() {
                         return Ok(());
                     }
-                    // What checks the contents writes them too.
+                    // The thread that verifies the contents also writes them.
                     let disk = meter.decoder();
                     disk.waiting_for_disk(|| disk.writing(|| stage(&batch, content, bytes, &from, &ready)))?;
                     meter.arrived(content.size);
-                    Told::Event(Event::Delivered(pack, item))
+                    TaskReport::Event(Event::Delivered(pack, item))
                 }
             };
-            // The core is gone when nobody listens; the stream ends with its task.
-            let _ = tell.blocking_send(told);
+            // Fails only if the engine has ended; its end ends the stream.
+            let _ = report.blocking_send(outcome);
             Ok(())
         }
     }
 
-    /// Nobody has this content: its files fail, with what each of its owners did.
-    fn failed(
-        &self,
-        item: ItemId,
-        reasons: &[(ProviderId, PackFailure)],
-        owners: &[Owner],
-        refusals: &HashMap<(ItemId, ProviderId), ItemRefusal>,
-    ) {
-        let lied = !reasons.is_empty() && reasons.iter().all(|(_, why)| *why == PackFailure::SentCorruptData);
-        let reasons: Vec<String> = reasons
-            .iter()
-            .filter_map(|(number, why)| {
-                let owner = owners.get(number.0 as usize)?;
-                let problem = match (why, refusals.get(&(item, *number))) {
-                    (PackFailure::Refused, Some(refusal)) => refusal.to_string(),
-                    (PackFailure::Silent, _) => "it did not answer in time".to_owned(),
-                    _ => owner.problem.clone().unwrap_or_else(|| "it failed".to_owned()),
-                };
-                Some(format!("{}: {problem}", owner.contact.peer))
-            })
-            .collect();
+    /// No provider delivers a content: its files fail with the problems of all of them.
+    fn fail(&self, item: ItemId, reasons: &[(ProviderId, PackFailure)], state: &State) {
+        let all_corrupt = !reasons.is_empty() && reasons.iter().all(|(_, why)| *why == PackFailure::SentCorruptData);
+        let problem = |(number, why): &(ProviderId, PackFailure)| {
+            let provider = state.providers.get(number.0 as usize)?;
+            let problem = match (why, state.refusals.get(&(item, *number))) {
+                (PackFailure::Refused, Some(refusal)) => refusal.to_string(),
+                (PackFailure::Silent, _) => "it did not answer in time".to_owned(),
+                _ => provider.problem.clone().unwrap_or_else(|| "it failed".to_owned()),
+            };
+            Some(format!("{}: {problem}", provider.contact.peer))
+        };
+        let problems: Vec<String> = reasons.iter().filter_map(problem).collect();
         for target in &self.content(item).targets {
-            self.batch.fail(target.place, undelivered(&self.batch.files[target.place].name, &reasons, lied));
+            let name = self.batch.files[target.file].name.clone();
+            self.batch.fail(target.file, FileError::NoProvider { name, problems: problems.clone(), all_corrupt });
         }
     }
 }
 
-/// Writes a content for every file that it is for.
+impl State {
+    /// Takes a report in and returns its event for the core.
+    ///
+    /// # Errors
+    /// If this peer cannot write any more.
+    fn on_report(&mut self, report: TaskReport) -> Result<Event, FileError> {
+        let event = match report {
+            TaskReport::Event(event) => event,
+            TaskReport::Refused(pack, item, refusal) => {
+                self.refusals.insert((item, pack.provider), refusal);
+                Event::Refused(pack, item)
+            }
+            TaskReport::Failed(pack, why, problem) => {
+                if let Some(provider) = self.providers.get_mut(pack.provider.0 as usize) {
+                    provider.problem = Some(problem);
+                }
+                Event::Failed(pack, why)
+            }
+            TaskReport::Fatal(error) => return Err(error),
+        };
+        if let Event::Done(pack) | Event::Failed(pack, _) = event {
+            self.running.remove(&pack);
+        }
+        Ok(event)
+    }
+}
+
+/// Stages a content for every file that has it.
+///
+/// # Errors
+/// If the disk is full, so that the other files do not fit either.
 fn stage(
     batch: &Batch,
     content: &Content,
     bytes: &[u8],
     from: &PeerId,
     ready: &mpsc::Sender<Ready>,
-) -> Result<(), Failure> {
+) -> Result<(), FileError> {
     for (copy, target) in content.targets.iter().enumerate() {
-        let place = target.place;
-        match batch.many.stage(&target.destination, &batch.files[place], bytes) {
+        let file = target.file;
+        match batch.staging.stage(&target.destination, &batch.files[file], bytes) {
             Ok(staged) => {
-                batch.came(place);
-                // The first came from its owner, the others from here.
+                batch.add_bytes(file);
+                // The provider sent the first copy; this peer made the others.
                 let source = if copy == 0 { from } else { &batch.me };
                 let sources = vec![(source.clone(), content.size)];
-                if ready.blocking_send(Ready { place, staged, sources }).is_err() {
-                    // The download was given up, and this stream is about to be.
+                if ready.blocking_send(Ready { file, staged, sources }).is_err() {
+                    // The download was cancelled.
                     return Ok(());
                 }
             }
-            // The others would have no room either.
-            Err(error) if is_no_space(&error.error) => return Err(error.into()),
-            Err(error) => batch.fail(place, error.into()),
+            // No other file fits either.
+            Err(error) if is_no_space(&error.error) => return Err(FileError::store(error)),
+            Err(error) => batch.fail(file, FileError::store(error)),
         }
     }
     Ok(())
 }
 
-/// How a pack comes.
-struct Way {
+/// Everything that one pack needs.
+struct PackStream {
     bulk: Connections,
-    pace: Pace,
+    throttle: Pace,
     contact: Contact,
     meter: Arc<SourceMeter>,
 }
 
-/// Asks one owner for one pack.
-async fn receive(
-    Way { bulk, pace, contact, meter }: &Way,
-    contents: Vec<(shared::content::ContentHash, u64)>,
-    owner: ProviderId,
-    tell: &mpsc::Sender<Told>,
-    take: impl FnMut(usize, PackEvent<'_>) -> Result<(), Failure> + Send + 'static,
-) -> Result<(), OwnerError> {
-    let request = PackRequest::new(contents.clone())?;
-    let mut stage = meter.request();
-    let (mut send, mut recv) = bulk.pack(&Target::from(contact)).await?;
-    write_header(&mut send, &request).await?;
-    // The request is all that is said; a stream that the owner closed already shows in its answer.
-    let _ = send.finish();
-    let PackAccepted = read_header::<Result<PackAccepted, BulkRefusal>>(&mut recv).await??;
-    if let Ok(connection) = bulk.connection(&Target::from(contact)).await {
-        meter.set_rtt(connection.rtt());
-    }
-    stage.enter(Phase::Queued);
-    let waits = || drop(tell.try_send(Told::Event(Event::Activity(owner))));
-    wait_for_turn(&mut recv, waits, || false).await?;
-    stage.enter(Phase::Streaming);
-    let clock = Clock::start();
-    let mut next = Timestamp::ZERO;
-    let heard = || {
-        let now = clock.now();
-        if now >= next {
-            next = now + TELL_EVERY;
-            // A full queue means that the core has enough to hear of.
-            let _ = tell.try_send(Told::Event(Event::Activity(owner)));
+impl PackStream {
+    /// Requests one pack and hands its contents to `take`. Reports activity of the provider in between.
+    async fn fetch(
+        &self,
+        contents: Vec<(ContentHash, u64)>,
+        provider: ProviderId,
+        reports: &mpsc::Sender<TaskReport>,
+        take: impl FnMut(usize, PackEvent<'_>) -> Result<(), FileError> + Send + 'static,
+    ) -> Result<(), PackRequestError> {
+        let target = Target::from(&self.contact);
+        let request = PackRequest::new(contents.clone())?;
+        let mut stage = self.meter.request();
+        let (mut send, mut recv) = self.bulk.pack(&target).await?;
+        write_header(&mut send, &request).await?;
+        // A stream that the provider has closed shows in its answer.
+        let _ = send.finish();
+        let PackAccepted = read_header::<Result<PackAccepted, BulkRefusal>>(&mut recv).await??;
+        if let Ok(connection) = self.bulk.connection(&target).await {
+            self.meter.set_rtt(connection.rtt());
         }
-    };
-    let mut source = Metered { source: PacedIn::new(recv, pace.clone()), meter };
-    fetch_pack(&mut source, contents, heard, take).await.map_err(OwnerError::Pack)
+        stage.enter(Phase::Queued);
+        // A full queue means that the core has other reports to process.
+        let report_activity = || drop(reports.try_send(TaskReport::Event(Event::Activity(provider))));
+        wait_for_turn(&mut recv, report_activity, || false).await?;
+        stage.enter(Phase::Streaming);
+        let clock = Clock::start();
+        let mut next_report = Timestamp::ZERO;
+        let on_activity = || {
+            let now = clock.now();
+            if now >= next_report {
+                next_report = now + ACTIVITY_INTERVAL;
+                report_activity();
+            }
+        };
+        let mut source = Metered { source: PacedIn::new(recv, self.throttle.clone()), meter: &self.meter };
+        Ok(fetch_pack(&mut source, contents, on_activity, take).await?)
+    }
 }
 
-/// Numbers the owners, in an order of chance, so that many askers spread over them; and what is wanted of whom. This peer is not
-/// asked: what it has was copied.
-fn introduce(contents: &[Content], me: &PeerId) -> (Vec<Owner>, Vec<Wanted>) {
+/// Numbers the providers in a random order, so that many receivers spread over them, and lists for each content its
+/// size and providers. This peer is none of them: what it has was copied.
+fn introduce(contents: &[Content], me: &PeerId) -> (Vec<Provider>, Vec<Wanted>) {
     let mut contacts: BTreeMap<&PeerId, &Contact> = BTreeMap::new();
-    for owner in contents.iter().flat_map(|content| &content.owners).filter(|owner| owner.peer != *me) {
-        contacts.entry(&owner.peer).or_insert(owner);
+    for provider in contents.iter().flat_map(|content| &content.providers).filter(|provider| provider.peer != *me) {
+        contacts.entry(&provider.peer).or_insert(provider);
     }
     let mut contacts: Vec<&Contact> = contacts.into_values().collect();
     fastrand::shuffle(&mut contacts);
     let numbers: HashMap<&PeerId, ProviderId> =
         (0..).map(ProviderId).zip(&contacts).map(|(id, c)| (&c.peer, id)).collect();
     let wanted = contents.iter().map(|content| {
-        let mut owners: Vec<ProviderId> = content.owners.iter().filter_map(|c| numbers.get(&c.peer).copied()).collect();
-        owners.sort_unstable();
-        // The same ones for all contents that the same owners have.
-        Wanted { size: content.size, providers: owners.into_iter().take(limits::MAX_OWNERS_PER_PACKED).collect() }
+        let known = content.providers.iter().filter_map(|contact| numbers.get(&contact.peer).copied());
+        let mut known: Vec<ProviderId> = known.collect();
+        known.sort_unstable();
+        // The lowest numbers: contents with the same providers are asked of the same ones.
+        Wanted { size: content.size, providers: known.into_iter().take(limits::MAX_OWNERS_PER_PACKED).collect() }
     });
     let wanted = wanted.collect();
-    let owners = contacts.into_iter().map(|contact| Owner { contact: contact.clone(), problem: None }).collect();
-    (owners, wanted)
+    let providers = contacts.into_iter().map(|contact| Provider { contact: contact.clone(), problem: None }).collect();
+    (providers, wanted)
 }
 
-fn why(error: &OwnerError) -> PackFailure {
+/// The failure as the core distinguishes it.
+fn failure_of(error: &PackRequestError) -> PackFailure {
     match error {
-        OwnerError::Refused(BulkRefusal::Busy) => PackFailure::Busy,
-        OwnerError::Pack(PackError::Verification(_)) => PackFailure::SentCorruptData,
-        OwnerError::Net(_)
-        | OwnerError::Header(_)
-        | OwnerError::Refused(_)
-        | OwnerError::Request(_)
-        | OwnerError::Pack(_) => PackFailure::Broken,
+        PackRequestError::Refused(BulkRefusal::Busy) => PackFailure::Busy,
+        PackRequestError::Pack(PackError::Verification(_)) => PackFailure::SentCorruptData,
+        PackRequestError::Net(_)
+        | PackRequestError::Header(_)
+        | PackRequestError::Refused(_)
+        | PackRequestError::Request(_)
+        | PackRequestError::Pack(_) => PackFailure::Broken,
     }
 }

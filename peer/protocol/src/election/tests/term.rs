@@ -173,9 +173,7 @@ fn follower_announces_a_snapshot_then_deltas() {
     peer.out = first;
     let out = peer.answer_seat(held("tracker", 1));
     let out = peer.ack(&out, None);
-    let sent = |out: &[Action]| {
-        picked!(out, Action::SendAnnouncement { call, announcement, .. } => (*call, announcement.clone()))
-    };
+    let sent = |out: &[Action]| picked!(out, Action::SendAnnouncement { call, announcement, .. } => (*call, announcement.clone()));
     let (call, snapshot) = sent(&out);
     assert_eq!((snapshot.seq, snapshot.kind), (2, AnnouncementKind::Snapshot { page: 0, last: true }));
     // One announcement at a time: later changes wait.

@@ -1,5 +1,5 @@
 //! Download scheduler: under arbitrary sequences of events it never panics, sends only permitted requests, always sets
-//! a finite deadline, and completes once one honest owner has the whole content.
+//! a finite deadline, and completes once one honest provider has the whole content.
 
 #![no_main]
 
@@ -11,20 +11,29 @@ use std::{
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use protocol::swarm::{Action, Dropped, Event, Failure, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
-use shared::{group_ranges::{GroupRanges, group_count}, limits::{GROUP_BYTES, MAX_ACTIVE_OWNERS, MAX_OWNER_BACKOFF, MAX_REQUESTS_PER_OWNER, MAX_REQUEST_BYTES, MIN_PIECE_BYTES, OWNER_SILENCE}, time::Timestamp};
+use protocol::{
+    provider_health::{MAX_PROVIDER_BACKOFF, PROVIDER_SILENCE},
+    swarm::{
+        Action, Dropped, Event, Failure, Has, ProviderId, RequestId, Swarm, SwarmConfig,
+        params::{MAX_ACTIVE_PROVIDERS, MAX_REQUEST_BYTES, MAX_REQUESTS_PER_PROVIDER, MIN_PIECE_BYTES},
+    },
+};
+use shared::{
+    group_ranges::{GroupRanges, group_count},
+    limits::GROUP_BYTES,
+    time::Timestamp,
+};
 
 /// Groups of a piece of the minimum size.
 const PIECE: u64 = MIN_PIECE_BYTES / GROUP_BYTES;
-const OWNERS: u8 = 20;
+const PROVIDERS: u8 = 20;
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 #[derive(Debug, Arbitrary)]
 struct Input {
     size: u32,
     have: Vec<(u16, u8)>,
-    sequential: bool,
-    sociable: bool,
+    expects_receivers: bool,
     seed: u64,
     steps: Vec<Step>,
 }
@@ -32,24 +41,29 @@ struct Input {
 #[derive(Debug, Arbitrary)]
 enum Step {
     Add {
-        owner: u8,
+        provider: u8,
         has: Option<Vec<(u16, u8)>>,
         rtt_millis: Option<u16>,
     },
+    /// A provider that gets no request before the next event.
+    Introduce {
+        provider: u8,
+        has: Option<Vec<(u16, u8)>>,
+    },
     Gain {
-        owner: u8,
+        provider: u8,
         run: (u16, u8),
     },
     Lose {
-        owner: u8,
+        provider: u8,
     },
     /// Arbitrary values, valid or not.
-    Place {
-        place: u8,
+    Rank {
+        rank: u8,
         receivers: u8,
     },
-    Heard {
-        owner: u8,
+    Activity {
+        provider: u8,
         rtt_millis: Option<u16>,
     },
     /// The first bytes of a request in flight.
@@ -61,18 +75,18 @@ enum Step {
         which: u8,
     },
     /// The next groups of a request in flight.
-    Bring {
+    Deliver {
         which: u8,
         count: u8,
     },
     /// The next groups of a cancelled request.
-    BringLate {
+    DeliverLate {
         which: u8,
         count: u8,
     },
     /// Groups of a request that the scheduler never sent.
     Invent {
-        owner: u8,
+        provider: u8,
         serial: u8,
         run: (u16, u8),
     },
@@ -88,12 +102,10 @@ enum Step {
         which: u8,
         why: u8,
     },
-    Wait {
+    Advance {
         millis: u16,
     },
     Tick,
-    Pause,
-    Resume,
 }
 
 /// Scheduler under test with a model of its state.
@@ -108,14 +120,13 @@ struct Model {
     in_flight: BTreeMap<RequestId, Range<u64>>,
     /// Ended requests, with the groups that were missing.
     ended: Vec<(RequestId, Range<u64>)>,
-    /// Groups of each owner.
-    has: BTreeMap<OwnerId, BTreeSet<u64>>,
-    /// Owners that sent corrupt data.
-    corrupt: BTreeSet<OwnerId>,
+    /// Groups of each provider.
+    has: BTreeMap<ProviderId, BTreeSet<u64>>,
+    /// Providers that sent corrupt data.
+    corrupt: BTreeSet<ProviderId>,
     /// Verified groups.
     proven: BTreeSet<u64>,
-    last_serial: BTreeMap<OwnerId, u64>,
-    paused: bool,
+    last_serial: BTreeMap<ProviderId, u64>,
     stuck: bool,
     finished: bool,
 }
@@ -124,9 +135,8 @@ fuzz_target!(|input: Input| {
     let size = u64::from(input.size) % (40 * MIN_PIECE_BYTES);
     let groups = group_count(size);
     let have = set(input.have.iter().map(|&run| range(run, groups)));
-    let picker = if input.sequential { PickerKind::Sequential } else { PickerKind::RarestFirst };
     let proven = have.iter().flatten().collect();
-    let config = SwarmConfig { size, have, picker, is_sociable: input.sociable, seed: input.seed };
+    let config = SwarmConfig { size, have, expects_receivers: input.expects_receivers, seed: input.seed };
     let mut model = Model {
         swarm: Swarm::new(config, Timestamp::ZERO),
         size,
@@ -138,7 +148,6 @@ fuzz_target!(|input: Input| {
         corrupt: BTreeSet::new(),
         proven,
         last_serial: BTreeMap::new(),
-        paused: false,
         stuck: false,
         finished: false,
     };
@@ -161,7 +170,7 @@ fn set(runs: impl Iterator<Item = Range<u64>>) -> GroupRanges {
 
 fn why(number: u8, retry_millis: Option<u16>) -> Failure {
     match number % 7 {
-        0 => Failure::Lied,
+        0 => Failure::SentCorruptData,
         1 => Failure::Changed,
         2 => Failure::NotHere,
         3 => Failure::Refused,
@@ -177,43 +186,48 @@ fn millis(number: u16) -> Duration {
 
 impl Model {
     fn step(&mut self, step: Step) {
-        let id = |owner: u8| OwnerId(u32::from(owner % OWNERS));
+        let id = |provider: u8| ProviderId(u32::from(provider % PROVIDERS));
         match step {
-            Step::Add { owner, has, rtt_millis } => {
-                let groups = self.groups;
-                let has = match has {
-                    None => Has::All,
-                    Some(runs) => Has::Groups(set(runs.into_iter().map(|run| range(run, groups)))),
-                };
-                self.add(id(owner), has, rtt_millis.map(millis));
+            Step::Add { provider, has, rtt_millis } => {
+                let has = self.groups_of(has);
+                self.learn(id(provider), &has);
+                self.handle(Event::ProviderAdded { provider: id(provider), has, rtt: rtt_millis.map(millis) });
             }
-            Step::Gain { owner, run } => {
+            Step::Introduce { provider, has } => {
+                let has = self.groups_of(has);
+                self.learn(id(provider), &has);
+                let mut out = Vec::new();
+                self.swarm.introduce(self.now, id(provider), &has, None, &mut out);
+                assert!(!out.iter().any(|action| matches!(action, Action::Request { .. })), "{out:?}");
+                self.carry_out(out);
+            }
+            Step::Gain { provider, run } => {
                 let gained = range(run, self.groups);
-                if let Some(has) = self.has.get_mut(&id(owner)) {
+                if let Some(has) = self.has.get_mut(&id(provider)) {
                     has.extend(gained.clone());
                 }
-                self.handle(Event::OwnerHas { owner: id(owner), gained: set([gained].into_iter()) });
+                self.handle(Event::ProviderGained { provider: id(provider), gained: set([gained].into_iter()) });
             }
-            Step::Lose { owner } => {
-                self.forget(id(owner));
-                self.handle(Event::OwnerLost { owner: id(owner) });
+            Step::Lose { provider } => {
+                self.forget(id(provider));
+                self.handle(Event::ProviderLost { provider: id(provider) });
             }
-            Step::Heard { owner, rtt_millis } => {
-                self.handle(Event::Heard { owner: id(owner), rtt: rtt_millis.map(millis) });
+            Step::Activity { provider, rtt_millis } => {
+                self.handle(Event::Activity { provider: id(provider), rtt: rtt_millis.map(millis) });
             }
             Step::Begin { which } => {
                 if let Some(request) = self.pick(which) {
-                    self.handle(Event::Begun { request });
+                    self.handle(Event::RequestStarted { request });
                 }
             }
             Step::BeginLate { which } => {
                 if let Some(&(request, _)) = self.ended.get(usize::from(which) % self.ended.len().max(1)) {
-                    self.handle(Event::Begun { request });
+                    self.handle(Event::RequestStarted { request });
                 }
             }
-            Step::Bring { which, count } => self.bring(which, count.into()),
-            Step::BringLate { which, count } => self.bring_late(which, count.into()),
-            Step::Invent { owner, serial, run } => self.invent(id(owner), serial, run),
+            Step::Deliver { which, count } => self.deliver(which, count.into()),
+            Step::DeliverLate { which, count } => self.deliver_late(which, count.into()),
+            Step::Invent { provider, serial, run } => self.invent(id(provider), serial, run),
             Step::Done { which } => {
                 if let Some(request) = self.pick(which) {
                     self.end(request);
@@ -230,20 +244,11 @@ impl Model {
                     self.fail(request, why(number, None));
                 }
             }
-            Step::Place { place, receivers } => {
-                self.handle(Event::Placed { place: place.into(), receivers: receivers.into() });
+            Step::Rank { rank, receivers } => {
+                self.handle(Event::Ranked { rank: rank.into(), receivers: receivers.into() });
             }
-            Step::Wait { millis } => self.wait(Duration::from_millis(millis.into())),
+            Step::Advance { millis } => self.advance(Duration::from_millis(millis.into())),
             Step::Tick => self.handle(Event::Tick),
-            Step::Pause => {
-                self.paused = !self.finished;
-                self.handle(Event::Pause);
-                assert!(self.in_flight.is_empty(), "a request is in flight while paused");
-            }
-            Step::Resume => {
-                self.paused = false;
-                self.handle(Event::Resume);
-            }
         }
     }
 
@@ -251,44 +256,52 @@ impl Model {
         self.in_flight.keys().nth(usize::from(which) % self.in_flight.len().max(1)).copied()
     }
 
-    fn add(&mut self, owner: OwnerId, has: Has, rtt: Option<Duration>) {
-        if !self.corrupt.contains(&owner) && !self.finished {
-            let known = self.has.entry(owner).or_default();
-            match &has {
-                Has::All => known.extend(0..self.groups),
-                Has::Groups(groups) => known.extend(groups.iter().flatten()),
-            }
+    fn groups_of(&self, runs: Option<Vec<(u16, u8)>>) -> Has {
+        match runs {
+            None => Has::All,
+            Some(runs) => Has::Groups(set(runs.into_iter().map(|run| range(run, self.groups)))),
         }
-        self.handle(Event::OwnerAdded { owner, has, rtt });
     }
 
-    fn bring(&mut self, which: u8, count: u64) {
+    /// Records what a provider that joins has.
+    fn learn(&mut self, provider: ProviderId, has: &Has) {
+        if self.corrupt.contains(&provider) || self.finished {
+            return;
+        }
+        let known = self.has.entry(provider).or_default();
+        match has {
+            Has::All => known.extend(0..self.groups),
+            Has::Groups(groups) => known.extend(groups.iter().flatten()),
+        }
+    }
+
+    fn deliver(&mut self, which: u8, count: u64) {
         self.now += MILLISECOND;
         let Some(request) = self.pick(which) else { return };
         let left = self.in_flight.get_mut(&request).expect("`pick` returns a request in flight");
-        let brought = left.start..(left.start + count.max(1)).min(left.end);
-        left.start = brought.end;
+        let delivered = left.start..(left.start + count.max(1)).min(left.end);
+        left.start = delivered.end;
         if left.is_empty() {
             self.in_flight.remove(&request);
         }
-        self.proven.extend(brought.clone());
-        self.handle(Event::Verified { request, groups: brought });
+        self.proven.extend(delivered.clone());
+        self.handle(Event::Verified { request, groups: delivered });
     }
 
-    fn bring_late(&mut self, which: u8, count: u64) {
+    fn deliver_late(&mut self, which: u8, count: u64) {
         let at = usize::from(which) % self.ended.len().max(1);
         let Some((request, left)) = self.ended.get_mut(at) else { return };
-        let (request, brought) = (*request, left.start..(left.start + count).min(left.end));
-        left.start = brought.end;
-        self.proven.extend(brought.clone());
-        self.handle(Event::Verified { request, groups: brought });
+        let (request, delivered) = (*request, left.start..(left.start + count).min(left.end));
+        left.start = delivered.end;
+        self.proven.extend(delivered.clone());
+        self.handle(Event::Verified { request, groups: delivered });
     }
 
     /// Reports groups of a request that the scheduler never sent.
-    fn invent(&mut self, owner: OwnerId, serial: u8, run: (u16, u8)) {
-        let request = RequestId { owner, serial: u64::from(serial) + (1 << 40) };
+    fn invent(&mut self, provider: ProviderId, serial: u8, run: (u16, u8)) {
+        let request = RequestId { provider, serial: u64::from(serial) + (1 << 40) };
         let groups = range(run, self.groups);
-        self.handle(Event::Begun { request });
+        self.handle(Event::RequestStarted { request });
         self.proven.extend(groups.clone());
         self.handle(Event::Verified { request, groups });
         // Groups beyond the end prove nothing.
@@ -297,8 +310,8 @@ impl Model {
     }
 
     fn fail(&mut self, request: RequestId, why: Failure) {
-        if why == Failure::Lied {
-            self.corrupt.insert(request.owner);
+        if why == Failure::SentCorruptData {
+            self.corrupt.insert(request.provider);
         }
         self.end(request);
         self.handle(Event::RequestFailed { request, why });
@@ -310,14 +323,14 @@ impl Model {
         }
     }
 
-    /// Removes an owner and its requests.
-    fn forget(&mut self, owner: OwnerId) {
-        self.has.remove(&owner);
-        let gone: Vec<_> = self.in_flight.keys().filter(|request| request.owner == owner).copied().collect();
-        gone.into_iter().for_each(|request| self.end(request));
+    /// Removes a provider and its requests.
+    fn forget(&mut self, provider: ProviderId) {
+        self.has.remove(&provider);
+        let lost: Vec<_> = self.in_flight.keys().filter(|request| request.provider == provider).copied().collect();
+        lost.into_iter().for_each(|request| self.end(request));
     }
 
-    fn wait(&mut self, time: Duration) {
+    fn advance(&mut self, time: Duration) {
         let until = self.now + time;
         let mut ticks = 0;
         while let Some(due) = self.swarm.next_deadline().filter(|due| *due <= until) {
@@ -332,26 +345,35 @@ impl Model {
     fn handle(&mut self, event: Event) {
         let mut out = Vec::new();
         self.swarm.handle(self.now, event, &mut out);
-        for action in out {
+        self.carry_out(out);
+        self.check();
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
             assert!(!self.finished, "action after the end: {action:?}");
             match action {
                 Action::Request { request, groups } => self.on_request(request, groups),
                 Action::Truncate { request, at_group } => {
                     let left = self.in_flight.get_mut(&request).expect("truncated a request that is not in flight");
-                    assert!(left.start < at_group && at_group < left.end, "{left:?} cut at {at_group}");
+                    assert!(left.start < at_group && at_group < left.end, "{left:?} truncated at {at_group}");
                     left.end = at_group;
                 }
                 Action::Cancel { request } => {
                     let left = self.in_flight.remove(&request).expect("cancelled a request that is not in flight");
                     self.ended.push((request, left));
                 }
-                Action::Drop { owner, why } => {
-                    assert_eq!(why == Dropped::Lied, self.corrupt.contains(&owner), "{owner}: {why:?}");
-                    assert!(
-                        self.in_flight.keys().all(|request| request.owner != owner),
-                        "{owner} is dropped but has a request in flight"
+                Action::Drop { provider, why } => {
+                    assert_eq!(
+                        why == Dropped::SentCorruptData,
+                        self.corrupt.contains(&provider),
+                        "{provider}: {why:?}"
                     );
-                    self.has.remove(&owner);
+                    assert!(
+                        self.in_flight.keys().all(|request| request.provider != provider),
+                        "{provider} is dropped but has a request in flight"
+                    );
+                    self.has.remove(&provider);
                 }
                 Action::Stuck => {
                     assert!(self.in_flight.is_empty());
@@ -360,43 +382,44 @@ impl Model {
                 Action::Finished => self.finished = true,
             }
         }
-        self.check();
     }
 
     fn on_request(&mut self, request: RequestId, groups: Range<u64>) {
         assert!(!groups.is_empty() && groups.end <= self.groups, "{groups:?} of {}", self.groups);
         assert!((groups.end - groups.start) * GROUP_BYTES <= MAX_REQUEST_BYTES + MIN_PIECE_BYTES, "{groups:?} is long");
-        assert!(!self.paused, "requested while paused");
-        let has = self.has.get(&request.owner).unwrap_or_else(|| panic!("{} is unknown", request.owner));
-        assert!(groups.clone().all(|group| has.contains(&group)), "{} does not have {groups:?}", request.owner);
+        let has = self.has.get(&request.provider).unwrap_or_else(|| panic!("{} is unknown", request.provider));
+        assert!(groups.clone().all(|group| has.contains(&group)), "{} does not have {groups:?}", request.provider);
         assert!(groups.clone().all(|group| !self.proven.contains(&group)), "{groups:?} is verified already");
-        let last = self.last_serial.insert(request.owner, request.serial);
+        let last = self.last_serial.insert(request.provider, request.serial);
         assert!(last.is_none_or(|last| last < request.serial), "{request:?} after {last:?}");
         assert!(self.in_flight.insert(request, groups).is_none(), "request id reused");
     }
 
     /// Asserts the invariants.
     fn check(&self) {
-        let mut of_owner: BTreeMap<OwnerId, usize> = BTreeMap::new();
-        let mut of_piece: BTreeMap<u64, Vec<OwnerId>> = BTreeMap::new();
+        let mut of_provider: BTreeMap<ProviderId, usize> = BTreeMap::new();
+        let mut of_piece: BTreeMap<u64, Vec<ProviderId>> = BTreeMap::new();
         for (request, left) in &self.in_flight {
-            *of_owner.entry(request.owner).or_default() += 1;
+            *of_provider.entry(request.provider).or_default() += 1;
             for piece in left.start / PIECE..=(left.end - 1) / PIECE {
-                of_piece.entry(piece).or_default().push(request.owner);
+                of_piece.entry(piece).or_default().push(request.provider);
             }
         }
-        assert!(of_owner.len() <= MAX_ACTIVE_OWNERS, "{} owners are active", of_owner.len());
-        assert!(of_owner.values().all(|requests| *requests <= MAX_REQUESTS_PER_OWNER), "{of_owner:?}");
-        for (piece, owners) in of_piece {
-            assert!(owners.len() <= 2, "piece {piece} is requested from {owners:?}");
-            assert!(owners.len() < 2 || owners[0] != owners[1], "piece {piece} is requested from {owners:?}");
+        assert!(of_provider.len() <= MAX_ACTIVE_PROVIDERS, "{} providers are active", of_provider.len());
+        assert!(of_provider.values().all(|requests| *requests <= MAX_REQUESTS_PER_PROVIDER), "{of_provider:?}");
+        for (piece, providers) in of_piece {
+            assert!(providers.len() <= 2, "piece {piece} is requested from {providers:?}");
+            assert!(
+                providers.len() < 2 || providers[0] != providers[1],
+                "piece {piece} is requested from {providers:?}"
+            );
         }
         let byte = |group: u64| (group * GROUP_BYTES).min(self.size);
         let bytes: u64 = self.proven.iter().map(|&group| byte(group + 1) - byte(group)).sum();
-        assert_eq!(self.swarm.progress().bytes_proven, bytes);
+        assert_eq!(self.swarm.bytes_proven(), bytes);
         let due = self.swarm.next_deadline();
         // The longest jittered back-off, the longest silence timeout, and a margin for the round-trip time.
-        let latest = self.now + 2 * MAX_OWNER_BACKOFF + 2 * OWNER_SILENCE + Duration::from_secs(60);
+        let latest = self.now + 2 * MAX_PROVIDER_BACKOFF + 2 * PROVIDER_SILENCE + Duration::from_secs(60);
         assert!(due.is_none_or(|due| due <= latest), "due {due:?} at {:?}", self.now);
         assert!(self.in_flight.is_empty() || due.is_some(), "no deadline for a request in flight");
         if self.finished {
@@ -404,23 +427,22 @@ impl Model {
         }
     }
 
-    /// Completes the download with one honest owner of the whole content.
+    /// Completes the download with one honest provider of the whole content.
     fn complete(&mut self) {
-        self.paused = false;
-        self.handle(Event::Resume);
-        let honest = OwnerId(1000);
-        self.add(honest, Has::All, None);
+        let honest = ProviderId(1000);
+        self.learn(honest, &Has::All);
+        self.handle(Event::ProviderAdded { provider: honest, has: Has::All, rtt: None });
         let mut rounds = 0;
         while !self.finished {
             rounds += 1;
-            assert!(rounds < 20_000, "{:?} {:?}", self.swarm.progress(), self.in_flight);
-            let at = self.in_flight.keys().position(|request| request.owner == honest);
+            assert!(rounds < 20_000, "{:?} {:?}", self.swarm.bytes_proven(), self.in_flight);
+            let at = self.in_flight.keys().position(|request| request.provider == honest);
             match at.and_then(|at| u8::try_from(at).ok()) {
                 Some(at) => {
                     self.now += MILLISECOND;
-                    self.bring(at, 8);
+                    self.deliver(at, 8);
                 }
-                None => self.wait(100 * MILLISECOND),
+                None => self.advance(100 * MILLISECOND),
             }
         }
         assert!(self.in_flight.is_empty());

@@ -160,7 +160,7 @@ fn unreachable_nameserver_exits_with_3_and_missing_identity_with_4() {
     let fixture = Fixture::start();
     let port = fixture.program.port().to_string();
     let (_, err, status) = nsc(folder.path(), &["-n", "127.0.0.1", "-p", &port, "ping"], "");
-    assert!(status == 4 && err.contains("as the user who runs the nameserver"), "{err}");
+    assert!(status == 4 && err.contains("as the user who runs it"), "{err}");
 }
 
 #[test]

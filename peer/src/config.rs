@@ -9,10 +9,11 @@ use std::{
 
 use certs::JoinToken;
 use clap::Parser;
+use protocol::upload::params::MAX_UPLOADS;
 use shared::{
     error::{Failure, FailureCode},
     id::PeerId,
-    limits::{MAX_UPLOADS, MIN_RATE},
+    limits::MIN_RATE,
     name::{Endpoint, Host},
     net::session::StateDir,
     settings::{Environment, parse_host},

@@ -392,7 +392,11 @@ async fn two_corrupt_among_four_owners_are_dropped_and_cost_little_time() {
     let log = receiver.wait().err;
     for owner in ["corrupt1", "corrupt2"] {
         let dropped = |line: &str| line.contains("asked for no more") && line.contains(&format!("owner={owner} "));
-        assert_eq!(log.lines().filter(|line| dropped(line) && line.contains("Lied")).count(), 1, "{owner}: {log}");
+        assert_eq!(
+            log.lines().filter(|line| dropped(line) && line.contains("SentCorruptData")).count(),
+            1,
+            "{owner}: {log}"
+        );
     }
     assert!(!log.contains("owner=honest"), "{log}");
 }

@@ -1,19 +1,19 @@
-//! Which groups of a file: sets of ranges, in units of 16 KiB groups.
+//! Sets of a file's groups (16 KiB each), as ranges of group numbers.
 
 use std::ops::Range;
 
 use crate::limits::GROUP_BYTES;
 
-/// Groups that a file of `size` bytes has. The empty file has one, empty.
+/// Number of groups of a file of `size` bytes. The empty file has one empty group.
 pub fn group_count(size: u64) -> u64 {
     size.div_ceil(GROUP_BYTES).max(1)
 }
 
-/// A set of groups: ascending, disjoint ranges that do not touch, none empty.
+/// A set of groups: ascending, disjoint, non-empty ranges that do not touch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GroupRanges(Vec<Range<u64>>);
 
-/// Why ranges are not a request for groups of a file.
+/// Reason why ranges do not form a request for groups of a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRanges {
     /// A range is empty, overlaps the one before it or comes out of order.
@@ -59,7 +59,7 @@ impl GroupRanges {
         Ok(set)
     }
 
-    /// As a bulk request names them.
+    /// The ranges in the form of a bulk request.
     pub fn to_request(&self) -> Vec<(u64, u64)> {
         self.0.iter().map(|range| (range.start, range.end)).collect()
     }
@@ -69,7 +69,7 @@ impl GroupRanges {
         self.0.iter().cloned()
     }
 
-    /// Whether there is none.
+    /// True if the set has no group.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -130,7 +130,7 @@ impl GroupRanges {
         Self(rest)
     }
 
-    /// The first groups of this set, at most so many.
+    /// The first `groups` groups of this set, or all if there are fewer.
     pub fn first(&self, groups: u64) -> Self {
         let mut left = groups;
         let mut first = Vec::new();
@@ -145,23 +145,23 @@ impl GroupRanges {
         Self(first)
     }
 
-    /// How many ranges.
+    /// Number of ranges.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether any group of `range` is in the set.
+    /// True if any group of `range` is in the set.
     pub fn intersects(&self, range: Range<u64>) -> bool {
         let first = self.0.partition_point(|have| have.end <= range.start);
         self.0.get(first).is_some_and(|have| have.start < range.end)
     }
 
-    /// Whether all groups of `other` are in the set.
+    /// True if all groups of `other` are in the set.
     pub fn covers(&self, other: &Self) -> bool {
         other.0.iter().all(|range| self.run_end(range.start) >= range.end)
     }
 
-    /// Where the run of groups that contains `group` ends; `group` itself when it is not in the set.
+    /// End of the run of groups that contains `group`; `group` itself if it is not in the set.
     pub fn run_end(&self, group: u64) -> u64 {
         let first = self.0.partition_point(|have| have.end <= group);
         self.0.get(first).filter(|have| have.start <= group).map_or(group, |have| have.end)
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_that_make_no_sense_are_refused() {
+    fn request_with_disordered_or_excess_ranges_is_rejected() {
         let size = 10 * GROUP_BYTES;
         assert_eq!(GroupRanges::requested(&[], size), Ok(GroupRanges::all(size)));
         assert_eq!(GroupRanges::requested(&[(0, 10)], size), Ok(GroupRanges::all(size)));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_end_with_the_file() {
+    fn bytes_of_the_last_group_end_with_the_file() {
         assert_eq!(GroupRanges::all(GROUP_BYTES + 1).bytes(GROUP_BYTES + 1), GROUP_BYTES + 1);
         assert_eq!(GroupRanges::requested(&[(1, 2)], GROUP_BYTES + 1).unwrap().bytes(GROUP_BYTES + 1), 1);
         assert_eq!(GroupRanges::all(0).bytes(0), 0);
@@ -219,7 +219,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_set(ranges in prop::collection::vec((0u64..64, 0u64..8), 0..12)) {
+        fn inserted_ranges_form_a_set(ranges in prop::collection::vec((0u64..64, 0u64..8), 0..12)) {
             let mut set = GroupRanges::default();
             let mut model = [false; 80];
             for (start, len) in ranges {
@@ -237,7 +237,7 @@ mod tests {
         }
 
         #[test]
-        fn sets_are_made_at_once_and_taken_from_each_other(
+        fn collecting_and_subtracting_match_a_model(
             one in prop::collection::vec((0u64..64, 0u64..12), 0..12),
             other in prop::collection::vec((0u64..64, 0u64..12), 0..12),
         ) {

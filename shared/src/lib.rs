@@ -1,10 +1,10 @@
-//! What Brasa's programs have in common: the vocabulary, the tarpc services, and the QUIC transport.
+//! Vocabulary, tarpc services and QUIC transport shared by all programs of Brasa.
 //!
-//! | room | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | [`id`], [`name`], [`file_name`], [`content`], [`epoch`], [`time`] | vocabulary: parse, don't validate |
-//! | [`electors`] | who elects the tracker |
-//! | [`limits`] | every bound, with unit and reason |
+//! | [`id`], [`name`], [`contact`], [`file_name`], [`content`], [`group_ranges`], [`digest`], [`epoch`], [`time`] | types that are valid by construction |
+//! | [`electors`] | choice of the peers whose votes count |
+//! | [`limits`] | bounds of the wire and of several crates, with unit and reason |
 //! | [`error`] | failures as users see them |
 //! | [`rpc`] | the services and their messages |
 //! | [`net`] | endpoint, connections, stream kinds |

@@ -245,30 +245,13 @@ pub const MAX_DATAGRAM_BYTES: u16 = 32_000;
 pub const MTU_SEARCH_PAUSE: Duration = Duration::from_secs(1);
 /// Datagrams that the other side may leave unacknowledged for a moment (its acknowledgement delay, 25 ms).
 pub const DATAGRAMS_PER_ACK: u32 = 9;
-/// Bulk streams a peer serves at a time; more wait.
-/// More at a time make every receiver's first piece come late, and nothing faster (docs/swarm.md).
-pub const MAX_UPLOADS: usize = 8;
-/// How often a peer that uploads looks whether the receiver is still heard.
-pub const LOOK: Duration = Duration::from_millis(250);
-/// Looks in turn without an answer to what was sent, after which a receiver's slots go to those who wait: 1.5 s, longer than
-/// a path is silent that works, shorter than a user waits.
-pub const LOOKS_UNHEARD: u32 = 6;
-/// Over how many looks it is seen what an upload takes: 5 s, longer than most requests are served.
-pub const LOOKS_TAKING: usize = 20;
-/// An upload that takes less than this part of what uploads take on the average gives its slot to those who wait ...
-pub const SLOW_PART: u64 = 16;
-/// ... and goes on without one; so many at a time, each with a thread and some 2 MiB in memory. By the time they do, they take
-/// together no more than one upload that has a slot.
-pub const MAX_PARKED_UPLOADS: usize = 16;
-/// How often an asker whose request waits for its turn is told that it does: well within [`OWNER_SILENCE`].
+/// How often an asker whose request waits for its turn is told that it does: well within `PROVIDER_SILENCE`.
 pub const QUEUE_KEEPALIVE: Duration = Duration::from_millis(500);
 /// Smallest rate that `--limit-up` and `--limit-down` take, bytes a second: with less, a peer that shares its rate among
-/// [`MAX_UPLOADS`] would look dead to each.
+/// `MAX_UPLOADS` would look dead to each.
 pub const MIN_RATE: u64 = 16 << 10;
 /// A capped transfer moves what its rate brings in this time at once.
 pub const PACE: Duration = Duration::from_millis(20);
-/// Silence of an owner in a download after which another is tried.
-pub const OWNER_SILENCE: Duration = Duration::from_secs(2);
 /// Owners tried for one file before a download fails.
 pub const MAX_OWNERS_TRIED: usize = 16;
 /// Known peers that are asked directly when there is no tracker.
@@ -282,14 +265,6 @@ pub const MAX_SHARE_DEPTH: usize = 64;
 
 // --- the swarm ----------------------------------------------------------------------------------
 
-/// Smallest piece, bytes: a request a piece costs little beside it, and a receiver passes it on soon.
-pub const MIN_PIECE_BYTES: u64 = 256 << 10;
-/// Largest piece of an ordinary file, bytes; above 64 GiB pieces grow with the file.
-pub const MAX_PIECE_BYTES: u64 = 4 << 20;
-/// Pieces a file is divided into where the sizes above allow it: many, so that receivers have much to exchange.
-pub const PIECES_PER_FILE: u64 = 1024;
-/// Most pieces of a file: bounds what a swarm holds in memory (some MiB for 1 TiB).
-pub const MAX_PIECES: u64 = 65_536;
 /// Smallest content, bytes, whose receivers tell each other what they have: for less it is over before it helps.
 pub const MIN_SWARM_BYTES: u64 = 1 << 20;
 /// News of a swarm are gathered for so long, in a swarm of few ...
@@ -310,55 +285,8 @@ pub const SWARM_PATIENCE: Duration = Duration::from_secs(10);
 pub const MAX_SWARM_FAN_OUTS: u32 = 4;
 /// How long the known peers may take to say whether they receive a file that nobody shares: somebody waits to hear that it is nowhere.
 pub const RECEIVERS_DEADLINE: Duration = Duration::from_secs(1);
-/// Owners of one version that one download knows.
-pub const MAX_SWARM_OWNERS: usize = 256;
-/// Owners asked at a time: enough to fill any downlink, few enough that requests do not pin down all pieces.
-pub const MAX_ACTIVE_OWNERS: usize = 16;
-/// Pieces that an owner has begun which are remembered group by group; further ones count when they are whole.
-pub const MAX_BEGUN_PIECES_PER_OWNER: usize = 1024;
-/// Pieces at the front of another receiver's part that are left to it when it is nearly done: as many as are on their way to it,
-/// and as many again.
-pub const PIECES_LEFT_TO_OTHERS: usize = 4;
-/// How long an owner is left alone at most because what it could be asked for is left to other receivers.
-pub const LEFT_ALONE_AT_MOST: Duration = Duration::from_secs(1);
 /// Requests under way to one owner: one is served while the next one waits, so that the pipe never drains ...
-pub const MIN_REQUESTS_PER_OWNER: usize = 2;
-/// ... and more only where two do not last for a round trip.
-pub const MAX_REQUESTS_PER_OWNER: usize = 8;
-/// Longest request, bytes: what a lone owner is asked for at a time.
-pub const MAX_REQUEST_BYTES: u64 = 32 << 20;
-/// How long an owner should be at work on one request when there are several owners: short, so that work can move.
-pub const REQUEST_TIME: Duration = Duration::from_millis(250);
-/// Added to the round-trip time where a pipeline is sized: delays in this peer and in the owner.
-pub const PIPELINE_MARGIN: Duration = Duration::from_millis(50);
-/// Round-trip time of an owner before it is known.
-pub const DEFAULT_RTT: Duration = Duration::from_millis(50);
-/// Over how long an owner's rate is measured ...
-pub const RATE_WINDOW: Duration = Duration::from_millis(200);
-/// ... and over how long the first time, when any number is better than none.
-pub const FIRST_RATE_WINDOW: Duration = Duration::from_millis(20);
-/// How often owners with nothing to do look for work of slower ones.
-pub const BALANCE_INTERVAL: Duration = Duration::from_millis(20);
-/// How much earlier a piece must be there when it is moved to another owner: less is noise.
-pub const BALANCE_GAIN: Duration = Duration::from_millis(20);
-/// In the endgame a piece is asked for twice when the first owner is expected to need so many times as long for the rest
-/// of it as the second one.
-pub const ENDGAME_GAIN: f64 = 1.5;
-/// First wait before an owner that was busy or failed is asked again; doubled each time ...
-pub const OWNER_BACKOFF: Duration = Duration::from_millis(250);
-/// ... up to this.
-pub const MAX_OWNER_BACKOFF: Duration = Duration::from_secs(8);
-/// Failures in a row after which an owner is given up: one that is frozen costs its silence each time.
-pub const OWNER_FAILURES: u32 = 4;
-/// Uploads to one peer at a time; its next request begins when the one before has been sent, so that its pieces
-/// become whole one after another and can be passed on.
-pub const MAX_UPLOADS_PER_PEER: usize = 1;
-/// Requests that wait for an upload slot; with more, peers are told to come back.
-pub const MAX_WAITING_UPLOADS: usize = 256;
-/// Requests of one peer that wait for an upload slot.
-pub const MAX_WAITING_UPLOADS_PER_PEER: usize = 64;
-/// How far a capped transfer may run ahead of its rate after a pause.
-pub const RATE_BURST: Duration = Duration::from_millis(100);
+pub const MIN_REQUESTS_PER_PROVIDER: usize = 2;
 
 // --- packs of small files -----------------------------------------------------------------------
 
@@ -370,17 +298,8 @@ pub const MIN_PACKED_FILES: usize = 2;
 pub const MAX_PACK_CONTENTS: usize = 512;
 /// Bytes of contents in one pack.
 pub const MAX_PACK_BYTES: u64 = 8 << 20;
-/// What a content costs besides its bytes, in bytes that cost as much: opening, hashing, naming. Packs of many tiny
-/// files are measured by it.
-pub const PACK_ITEM_COST: u64 = 16 << 10;
-/// Smallest pack that is made while there is more to ask for, in bytes of cost: below, the request is what costs.
-pub const MIN_PACK_COST: u64 = 512 << 10;
-/// Packs under way to one owner: one is sent while the next is asked for.
-pub const PACKS_PER_OWNER: usize = 2;
 /// Owners that one content is asked of: with a million files it bounds what a download remembers.
 pub const MAX_OWNERS_PER_PACKED: usize = MAX_OWNERS_TRIED;
-/// How long what is left of a pack must be expected to take before an owner with nothing to do is asked for it too.
-pub const PACK_DUPLICATE_AFTER: Duration = Duration::from_millis(250);
 /// Files that are made durable together: a sync costs about the same for one and for a thousand ...
 pub const COMMIT_FILES: usize = 2048;
 /// ... and their bytes, ...
@@ -448,7 +367,7 @@ pub const DIRECT_TRIAL_TIME: Duration = Duration::from_millis(800);
 pub const DIRECT_REST_BYTES: u64 = 1 << 30;
 /// What is hashed of a content at most because a receiver says that it got wrong bytes: as much as one is asked for at a time.
 /// (Only files of more than 2 TiB have longer pieces.)
-pub const MAX_LOOK_BYTES: u64 = MAX_REQUEST_BYTES;
+pub const MAX_LOOK_BYTES: u64 = 32 << 20;
 /// Contents that are looked at for that reason at a time: some tens of milliseconds of a thread each.
 pub const MAX_LOOKS: usize = 4;
 /// Time in which the receiver of an upload must take at least one byte. Long, because a receiver says that it has room again only when
@@ -456,7 +375,7 @@ pub const MAX_LOOKS: usize = 4;
 /// that is given up meanwhile has up to [`CONNECTION_WINDOW_BYTES`] sent again.
 pub const UPLOAD_SILENCE: Duration = Duration::from_secs(240);
 const _: () = assert!(
-    UPLOAD_SILENCE.as_secs() * MIN_RATE >= CONNECTION_WINDOW_BYTES as u64 / 8 * MIN_REQUESTS_PER_OWNER as u64,
+    UPLOAD_SILENCE.as_secs() * MIN_RATE >= CONNECTION_WINDOW_BYTES as u64 / 8 * MIN_REQUESTS_PER_PROVIDER as u64,
     "the slowest receiver is not given up before it can say that it has room"
 );
 

@@ -142,10 +142,10 @@ impl Member {
     }
 
     /// Waits until the nameserver reports the removal of `name` after `since`; fails the test after `within`.
-    pub(crate) async fn wait_for_removal(&self, name: &str, mut since: Position, within: Duration) {
+    pub(crate) async fn wait_for_removal(&self, name: &str, mut since: Position) {
         let removal = async {
             loop {
-                let Changes::Delta { position, changes } = self.changes(Some(since), name, within).await else {
+                let Changes::Delta { position, changes } = self.changes(Some(since), name, DEADLINE).await else {
                     panic!("the log of changes does not reach back to {since:?}")
                 };
                 since = position;
@@ -154,8 +154,8 @@ impl Member {
                 }
             }
         };
-        let removed = tokio::time::timeout(within, removal).await;
-        assert!(removed.is_ok(), "{name} still exists after {within:?}");
+        let removed = tokio::time::timeout(DEADLINE, removal).await;
+        assert!(removed.is_ok(), "{name} still exists after {DEADLINE:?}");
     }
 
     /// Returns the names of all pages.

@@ -6,7 +6,7 @@
 //!   [ swarm ] ───────────────> a task for the request ───────────────────────────────────────────────────────>
 //!     ^   ^   Truncate, Cancel ───> stop │
 //!     │   └── Verified, Done, Failed <───┘
-//!     └────── OwnerAdded, OwnerHas <─── the other members (net::swarms), the tracker when nobody is left
+//!     └────── ProviderAdded, ProviderGained <─── the other members (net::swarms), the tracker when nobody is left
 //! ```
 
 use std::{
@@ -43,7 +43,7 @@ use crate::{
     swarm::{MemberEvent, Membership},
     transfer::{Brought, FetchError, throttle::Pace},
 };
-use protocol::swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
+use protocol::swarm::{Action, Event, Has, ProviderId, RequestId, Swarm, SwarmConfig};
 
 /// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its owner.
 const MAX_QUEUED_REPORTS: usize = 64;
@@ -79,7 +79,7 @@ struct Running {
 pub(crate) enum Told {
     Event(Event),
     /// Why an owner did not deliver, in words; an event follows.
-    Problem(OwnerId, String),
+    Problem(ProviderId, String),
     /// No owner helps.
     Fatal(FetchError),
 }
@@ -104,8 +104,7 @@ impl Engine {
         let config = SwarmConfig {
             size: self.file.size,
             have: self.partial.verified(),
-            picker: PickerKind::RarestFirst,
-            is_sociable: self.swarm.is_some(),
+            expects_receivers: self.swarm.is_some(),
             seed: fastrand::u64(..),
         };
         let mut swarm = Swarm::new(config, clock.now());
@@ -114,16 +113,15 @@ impl Engine {
         let (membership, mut members) =
             self.swarm.take().map_or((None, None), |(membership, members)| (Some(membership), Some(members)));
         // All owners are introduced before the first is asked, so that the work is divided among all from the start.
-        swarm.handle(clock.now(), Event::Pause, &mut actions);
         for contact in contacts {
             if let Some((owner, true)) = owners.number(&contact, false) {
-                swarm.handle(clock.now(), Event::OwnerAdded { owner, has: Has::All, rtt: None }, &mut actions);
+                swarm.introduce(clock.now(), owner, &Has::All, None, &mut actions);
                 if let Some(membership) = &membership {
                     membership.talk_to(contact);
                 }
             }
         }
-        swarm.handle(clock.now(), Event::Resume, &mut actions);
+        swarm.handle(clock.now(), Event::Tick, &mut actions);
 
         // Dropped with this future: a download that is cancelled ends its streams.
         let mut tasks = JoinSet::new();
@@ -137,7 +135,7 @@ impl Engine {
             for action in actions.drain(..) {
                 match action {
                     Action::Request { request, groups } => {
-                        let Some(owner) = owners.list.get(request.owner.0 as usize) else { continue };
+                        let Some(owner) = owners.list.get(request.provider.0 as usize) else { continue };
                         patience.asked();
                         let started =
                             Running { stop: CancellationToken::new(), end: Arc::new(AtomicU64::new(groups.end)) };
@@ -154,7 +152,7 @@ impl Engine {
                             running.stop.cancel();
                         }
                     }
-                    Action::Drop { owner, why } => {
+                    Action::Drop { provider: owner, why } => {
                         if let Some(owner) = owners.get_mut(owner) {
                             owner.dropped(why);
                             members_changed = true;
@@ -179,14 +177,14 @@ impl Engine {
                 let now_placed = owners.place_of(&self.lookup.me);
                 if std::mem::replace(&mut placed, now_placed) != now_placed {
                     let (place, receivers) = now_placed;
-                    swarm.handle(clock.now(), Event::Placed { place, receivers }, &mut actions);
+                    swarm.handle(clock.now(), Event::Ranked { rank: place, receivers }, &mut actions);
                 }
                 self.act_on(patience.members_changed(owners.has_members()), &owners, &found, &mut tasks)?;
                 if !actions.is_empty() {
                     continue;
                 }
             }
-            let senders = running.keys().map(|request| request.owner).collect::<std::collections::BTreeSet<_>>();
+            let senders = running.keys().map(|request| request.provider).collect::<std::collections::BTreeSet<_>>();
             self.run.sources.store(senders.len() as u64, Ordering::Relaxed);
             let deadline = swarm.next_deadline().into_iter().chain(patience.deadline()).min();
             let deadline = deadline.map(|at| clock.instant(at));
@@ -319,7 +317,7 @@ impl Engine {
                 Ok(()) => Told::Event(Event::RequestDone { request }),
                 Err(OwnerError::Fetch(error)) if !error.is_owners_fault() => Told::Fatal(error),
                 Err(error) => {
-                    let _ = tell.send(Told::Problem(request.owner, error.to_string())).await;
+                    let _ = tell.send(Told::Problem(request.provider, error.to_string())).await;
                     Told::Event(Event::RequestFailed { request, why: why(&error) })
                 }
             };

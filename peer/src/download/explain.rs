@@ -220,7 +220,7 @@ impl Peer {
         let mut contacts = contacts;
         contacts
             .sort_by_key(|contact| std::cmp::Reverse(measured.sources.get(&contact.peer).map(|of| of.time.streaming)));
-        contacts.truncate(limits::MAX_ACTIVE_OWNERS);
+        contacts.truncate(protocol::swarm::params::MAX_ACTIVE_PROVIDERS);
         let asked = contacts.iter().map(|contact| self.report_of(contact, &meter.hashes));
         for (contact, report) in contacts.iter().zip(join_all(asked).await) {
             if let Some(source) = measured.sources.get_mut(&contact.peer) {

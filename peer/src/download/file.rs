@@ -125,7 +125,8 @@ impl Peer {
             drop(writer);
             sent
         };
-        let (sent, fetched) = tokio::join!(sent, fetch(reader, missing, partial, limits::OWNER_SILENCE, progress));
+        let (sent, fetched) =
+            tokio::join!(sent, fetch(reader, missing, partial, protocol::provider_health::PROVIDER_SILENCE, progress));
         match (sent, fetched) {
             (Ok(_), Ok(_)) => Some(vec![(self.id.clone(), file.size)]),
             (sent, fetched) => {

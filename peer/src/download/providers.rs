@@ -8,10 +8,10 @@ use std::{
     },
 };
 
-use shared::{contact::Contact, id::PeerId, limits};
+use shared::{contact::Contact, id::PeerId};
 
 use crate::swarm::MemberEvent;
-use protocol::swarm::{Dropped, Event, Has, OwnerId};
+use protocol::swarm::{Dropped, Event, Has, ProviderId};
 
 /// How often an owner that failed, or a member that left, is asked again although nothing has come of it since.
 const MAX_CHANCES: u32 = 2;
@@ -53,7 +53,7 @@ enum Presence {
 impl Owner {
     /// It is asked for no more.
     pub(crate) fn dropped(&mut self, why: Dropped) {
-        self.lied |= why == Dropped::Lied;
+        self.lied |= why == Dropped::SentCorruptData;
         if self.presence != Presence::Away {
             self.presence = Presence::GivenUp;
         }
@@ -81,19 +81,19 @@ impl Owner {
 #[derive(Default)]
 pub(crate) struct Owners {
     pub(crate) list: Vec<Owner>,
-    by_peer: BTreeMap<PeerId, OwnerId>,
+    by_peer: BTreeMap<PeerId, ProviderId>,
 }
 
 impl Owners {
     /// The number of a peer, and whether it is new; `None` when there are too many.
-    pub(crate) fn number(&mut self, contact: &Contact, is_member: bool) -> Option<(OwnerId, bool)> {
+    pub(crate) fn number(&mut self, contact: &Contact, is_member: bool) -> Option<(ProviderId, bool)> {
         if let Some(&number) = self.by_peer.get(&contact.peer) {
             return Some((number, false));
         }
-        if self.list.len() >= limits::MAX_SWARM_OWNERS {
+        if self.list.len() >= protocol::swarm::params::MAX_SWARM_PROVIDERS {
             return None;
         }
-        let number = OwnerId(u32::try_from(self.list.len()).ok()?);
+        let number = ProviderId(u32::try_from(self.list.len()).ok()?);
         let contact = contact.clone();
         self.by_peer.insert(contact.peer.clone(), number);
         self.list.push(Owner {
@@ -120,7 +120,7 @@ impl Owners {
             known.contact = contact.clone();
         }
         known.is_member = false;
-        Some(Event::OwnerAdded { owner, has: Has::All, rtt: None })
+        Some(Event::ProviderAdded { provider: owner, has: Has::All, rtt: None })
     }
 
     /// What another member's news are to the core.
@@ -132,7 +132,7 @@ impl Owners {
                 let owner = *self.by_peer.get(&peer)?;
                 let known = self.get_mut(owner)?;
                 let was_here = std::mem::replace(&mut known.presence, Presence::Away) != Presence::Away;
-                return (was_here && known.is_member).then_some(Event::OwnerLost { owner });
+                return (was_here && known.is_member).then_some(Event::ProviderLost { provider: owner });
             }
         };
         // What is known of an owner from the tracker needs no news.
@@ -140,7 +140,7 @@ impl Owners {
         let is_again = match (known.presence, &has) {
             (Presence::Receiving, Has::Groups(_)) => {
                 let Has::Groups(gained) = has else { return None };
-                return Some(Event::OwnerHas { owner, gained });
+                return Some(Event::ProviderGained { provider: owner, gained });
             }
             (Presence::Whole, _) | (Presence::GivenUp, Has::Groups(_)) => return None,
             (Presence::Receiving, Has::All) => false,
@@ -151,7 +151,7 @@ impl Owners {
             return None;
         }
         known.presence = if has == Has::All { Presence::Whole } else { Presence::Receiving };
-        Some(Event::OwnerAdded { owner, has, rtt: None })
+        Some(Event::ProviderAdded { provider: owner, has, rtt: None })
     }
 
     /// Whether somebody is there who receives the content too.
@@ -176,7 +176,7 @@ impl Owners {
         (place, receivers)
     }
 
-    pub(crate) fn get_mut(&mut self, owner: OwnerId) -> Option<&mut Owner> {
+    pub(crate) fn get_mut(&mut self, owner: ProviderId) -> Option<&mut Owner> {
         self.list.get_mut(owner.0 as usize)
     }
 }
@@ -218,10 +218,10 @@ mod tests {
         assert_eq!(owners.place_of(&me), (2, 4));
         assert!(owners.member_event(has_all("a")).is_some());
         assert_eq!(owners.place_of(&me), (1, 3), "who has it all receives no more");
-        assert!(matches!(owners.member_event(left("z")), Some(Event::OwnerLost { .. })));
+        assert!(matches!(owners.member_event(left("z")), Some(Event::ProviderLost { .. })));
         assert_eq!(owners.place_of(&me), (1, 2));
         let liar = owners.number(&contact("k"), true).unwrap().0;
-        owners.get_mut(liar).unwrap().dropped(Dropped::Lied);
+        owners.get_mut(liar).unwrap().dropped(Dropped::SentCorruptData);
         assert_eq!(owners.place_of(&me), (0, 1), "who lied does not count");
         assert!(owners.member_event(has("z")).is_some());
         assert_eq!(owners.place_of(&me), (0, 2), "it is back");

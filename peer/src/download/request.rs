@@ -69,7 +69,7 @@ impl Stream {
             Ok::<_, OwnerError>((accepted, recv))
         };
         let (BulkAccepted { size }, mut recv) =
-            timeout(limits::OWNER_SILENCE, ask).await.map_err(|_| OwnerError::Silent)??;
+            timeout(protocol::provider_health::PROVIDER_SILENCE, ask).await.map_err(|_| OwnerError::Silent)??;
         if size != self.file.size {
             return Err(OwnerError::OtherSize { claimed: size, announced: self.file.size });
         }
@@ -78,7 +78,7 @@ impl Stream {
         self.meter.set_rtt(connection.rtt());
         let mut life = Life::of(connection);
         stage.enter(Phase::Queued);
-        let heard = |rtt| Told::Event(Event::Heard { owner: request.owner, rtt });
+        let heard = |rtt| Told::Event(Event::Activity { provider: request.provider, rtt });
         // Here and below: the engine is gone when nobody listens.
         let _ = tell.send(heard(rtt)).await;
         // A full queue means that the core has enough to hear of.
@@ -102,7 +102,16 @@ impl Stream {
         };
         let mut source = Metered { source: heard, meter: &self.meter };
         let writing = Writing::for_this_machine();
-        match fetch_from(&mut source, ranges, &self.partial, limits::OWNER_SILENCE, writing, progress).await {
+        match fetch_from(
+            &mut source,
+            ranges,
+            &self.partial,
+            protocol::provider_health::PROVIDER_SILENCE,
+            writing,
+            progress,
+        )
+        .await
+        {
             Ok(_) => Ok(()),
             Err(error) => {
                 let is_wrong = matches!(error, FetchError::Verification { .. });
@@ -139,12 +148,12 @@ struct News<'a> {
 impl News<'_> {
     fn heard(&self) {
         // A full queue means that the core has enough to hear of.
-        let _ = self.tell.try_send(Told::Event(Event::Heard { owner: self.request.owner, rtt: None }));
+        let _ = self.tell.try_send(Told::Event(Event::Activity { provider: self.request.provider, rtt: None }));
     }
 
     fn begun(&self) {
         // Likewise; that it began shows in its first group as well.
-        let _ = self.tell.try_send(Told::Event(Event::Begun { request: self.request }));
+        let _ = self.tell.try_send(Told::Event(Event::RequestStarted { request: self.request }));
     }
 }
 
@@ -209,14 +218,14 @@ impl Life {
 /// all right, the core judges, which may have others who are faster. Silence ends it, unless the owner `is_busy`.
 ///
 /// # Errors
-/// When the stream breaks, says something else, or nothing for `limits::OWNER_SILENCE`.
+/// When the stream breaks, says something else, or nothing for `protocol::provider_health::PROVIDER_SILENCE`.
 pub(crate) async fn wait_for_turn(
     recv: &mut quinn::RecvStream,
     mut waits: impl FnMut(),
     mut is_busy: impl FnMut() -> bool,
 ) -> Result<(), HeaderError> {
     loop {
-        match timeout(limits::OWNER_SILENCE, recv.read_u8()).await {
+        match timeout(protocol::provider_health::PROVIDER_SILENCE, recv.read_u8()).await {
             Ok(Ok(BULK_BEGINS)) => return Ok(()),
             Ok(Ok(BULK_WAITS)) => waits(),
             Ok(Ok(_)) => return Err(HeaderError::Malformed),
@@ -238,7 +247,7 @@ pub(crate) fn why(error: &OwnerError) -> Why {
         OwnerError::Changed => Why::Changed,
         OwnerError::Header(HeaderError::Stream(error)) if error.kind() == io::ErrorKind::TimedOut => Why::Silent,
         OwnerError::Silent | OwnerError::Fetch(FetchError::Silent(_)) => Why::Silent,
-        OwnerError::Fetch(FetchError::Verification { .. }) => Why::Lied,
+        OwnerError::Fetch(FetchError::Verification { .. }) => Why::SentCorruptData,
         OwnerError::Net(_) | OwnerError::Header(_) | OwnerError::Fetch(_) => Why::Broken,
     }
 }

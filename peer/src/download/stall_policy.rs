@@ -1,7 +1,8 @@
 //! Whom a download asks, and how long it waits, when nobody who is left has what is missing. Pure.
 
+use protocol::provider_health::PROVIDER_SILENCE;
 use shared::{
-    limits::{MAX_SWARM_FAN_OUTS, OWNER_SILENCE, SWARM_PATIENCE},
+    limits::{MAX_SWARM_FAN_OUTS, SWARM_PATIENCE},
     time::Timestamp,
 };
 
@@ -52,7 +53,7 @@ impl Patience {
             state: State::Supplied,
             dry_since: None,
             // An owner that the tracker still names and that has gone introduces nobody.
-            unheard: in_company.then(|| now + OWNER_SILENCE),
+            unheard: in_company.then(|| now + PROVIDER_SILENCE),
             fan_outs: if in_company { MAX_SWARM_FAN_OUTS } else { 0 },
             had_members: false,
         }
@@ -177,8 +178,8 @@ mod tests {
         patience.stuck(now);
         patience.members_changed(true);
         assert_eq!(patience.named(false, true), Next::GoOn);
-        assert_eq!(patience.deadline(), Some(now + OWNER_SILENCE), "nothing has come yet");
-        patience.due(now + OWNER_SILENCE, true);
+        assert_eq!(patience.deadline(), Some(now + PROVIDER_SILENCE), "nothing has come yet");
+        patience.due(now + PROVIDER_SILENCE, true);
         assert_eq!(patience.deadline(), Some(now + SWARM_PATIENCE));
     }
 

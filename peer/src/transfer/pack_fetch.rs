@@ -2,10 +2,11 @@
 
 use std::{io, pin::pin};
 
+use protocol::provider_health::PROVIDER_SILENCE;
 use shared::{
     content::ContentHash,
     error::Failure,
-    limits::{BULK_BATCHES, MAX_PACKED_FILE_BYTES, OWNER_SILENCE},
+    limits::{BULK_BATCHES, MAX_PACKED_FILE_BYTES},
     net::pack::{ITEM_FOLLOWS, ItemRefusal},
 };
 use tokio::{
@@ -64,7 +65,7 @@ pub(crate) async fn fetch_pack<S: ChunkSource>(
     let mut decoder = pin!(decoder);
     let broken = loop {
         // Room first: this peer's own pauses must not be taken for the owner's silence.
-        let room = match timeout(OWNER_SILENCE / 4, batches.reserve()).await {
+        let room = match timeout(PROVIDER_SILENCE / 4, batches.reserve()).await {
             Ok(Ok(room)) => room,
             Ok(Err(_)) => break None,
             Err(_) => {
@@ -78,7 +79,7 @@ pub(crate) async fn fetch_pack<S: ChunkSource>(
                 tokio::select! {
                     biased;
                     () = &mut ready => break,
-                    () = sleep(OWNER_SILENCE / 4) => heard(),
+                    () = sleep(PROVIDER_SILENCE / 4) => heard(),
                 }
             }
         }
@@ -100,7 +101,7 @@ pub(crate) async fn fetch_pack<S: ChunkSource>(
     };
     drop(batches);
     let decoded = loop {
-        match timeout(OWNER_SILENCE / 4, &mut decoder).await {
+        match timeout(PROVIDER_SILENCE / 4, &mut decoder).await {
             Ok(decoded) => break decoded,
             Err(_) => heard(),
         }
@@ -200,7 +201,7 @@ mod tests {
             move |hash: &ContentHash| changed.lock().unwrap().push(*hash)
         };
         let mut sent = Vec::new();
-        serve_pack(contents, open, note, &mut Writer(&mut sent), OWNER_SILENCE, |_| {}).await.unwrap();
+        serve_pack(contents, open, note, &mut Writer(&mut sent), PROVIDER_SILENCE, |_| {}).await.unwrap();
         let changed = changed.lock().unwrap().clone();
         (sent, changed)
     }

@@ -49,9 +49,9 @@ use crate::{
 };
 use audit::Looks;
 use protocol::upload::{
-    ack_monitor::Hearing,
-    queue::{Asked, UploadId, UploadLimits, UploadSlots},
-    slow_receiver::Taking,
+    ack_monitor::AckMonitor,
+    queue::{Admission, UploadId, UploadLimits, UploadQueue},
+    slow_receiver::SlowReceiverDetector,
 };
 
 /// Serves what is in a share, and what is being received.
@@ -72,7 +72,7 @@ pub struct Uploads {
 }
 
 struct Slots {
-    slots: UploadSlots<PeerId>,
+    slots: UploadQueue<PeerId>,
     waiting: HashMap<UploadId, Waiting>,
 }
 
@@ -85,7 +85,7 @@ struct Waiting {
 impl Uploads {
     /// Uploads, so many at a time and so fast.
     pub fn new(share: Share, limits: UploadLimits, pace: Pace, reports: Arc<Reports>) -> Arc<Self> {
-        let slots = Slots { slots: UploadSlots::new(limits), waiting: HashMap::new() };
+        let slots = Slots { slots: UploadQueue::new(limits), waiting: HashMap::new() };
         let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let (begun, silence) = (AtomicU32::new(0), limits::UPLOAD_SILENCE);
         let (slots, pool, looks) = (Mutex::new(slots), Mutex::default(), Looks::new(share.clone()));
@@ -224,14 +224,14 @@ impl Uploads {
         connection: &quinn::Connection,
     ) -> Option<(Slot<'_>, Option<oneshot::Receiver<()>>)> {
         let mut slots = self.slots();
-        match slots.slots.ask(peer) {
-            Asked::Now(id) => Some((Slot { uploads: self, id }, None)),
-            Asked::Waits(id) => {
+        match slots.slots.request(peer) {
+            Admission::Active(id) => Some((Slot { uploads: self, id }, None)),
+            Admission::Waiting(id) => {
                 let (begin, turn) = oneshot::channel();
                 slots.waiting.insert(id, Waiting { connection: connection.stable_id(), begin });
                 Some((Slot { uploads: self, id }, Some(turn)))
             }
-            Asked::Busy => None,
+            Admission::Busy => None,
         }
     }
 
@@ -247,19 +247,19 @@ impl Uploads {
         upload: impl Future<Output = T>,
     ) -> Option<T> {
         let unheard = async {
-            let (mut hearing, mut taking) = (Hearing::default(), Taking::default());
+            let (mut hearing, mut taking) = (AckMonitor::default(), SlowReceiverDetector::default());
             loop {
                 let counted = connection.stats();
                 let frames = counted.frame_tx.stream + counted.frame_tx.ping;
-                let is_silent = hearing.look(frames, counted.frame_rx.acks);
-                let is_slow = taking.look(sent.load(Ordering::Relaxed), self.bytes(), self.active());
+                let is_silent = hearing.sample(frames, counted.frame_rx.acks);
+                let is_slow = taking.sample(sent.load(Ordering::Relaxed), self.bytes(), self.active());
                 if (is_silent || is_slow) && self.others_wait(connection) {
                     if is_silent {
                         return;
                     }
                     slot.park();
                 }
-                sleep(limits::LOOK).await;
+                sleep(protocol::upload::params::MONITOR_INTERVAL).await;
             }
         };
         tokio::select! {
@@ -305,7 +305,7 @@ impl Slot<'_> {
     fn park(&self) {
         let mut slots = self.uploads.slots();
         let mut start = Vec::new();
-        slots.slots.park(self.id, &mut start);
+        slots.slots.demote(self.id, &mut start);
         slots.begin(start);
     }
 }

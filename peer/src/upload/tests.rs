@@ -152,7 +152,7 @@ impl Owner {
 
     /// Takes the only upload slot. Requests wait until it is dropped.
     fn hold_slot(&self) -> Slot<'_> {
-        let Asked::Now(id) = self.uploads.slots().slots.ask(&"holder".parse().unwrap()) else {
+        let Admission::Active(id) = self.uploads.slots().slots.request(&"holder".parse().unwrap()) else {
             panic!("the slot is taken already")
         };
         Slot { uploads: &self.uploads, id }

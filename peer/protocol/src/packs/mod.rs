@@ -1,525 +1,306 @@
-//! Which small files are asked of whom, in which pack. Pure.
+//! Download of many small files: which to request from which provider, in which pack. Pure, like
+//! [`swarm`](crate::swarm).
 //!
-//! An *item* is a content that is wanted; it is asked of an owner in a *pack* with others, and ends fetched or failed:
+//! An *item* is a wanted content. It is requested from a provider in a *pack* with others, and ends delivered or
+//! failed:
 //!
-//! | state of an item | leaves it by |
+//! | state of an item | next state |
 //! |---|---|
-//! | waiting | a pack it is asked in: *asked*; its last owner dropped: *failed* |
-//! | asked | its bytes, proven: *fetched*; a refusal, or the pack's end: *waiting*, or *failed* when nobody is left |
-//! | fetched, failed | - |
+//! | waiting | in flight: requested in a pack; ended (failed): its last provider was dropped |
+//! | in flight, in one pack or two | ended (delivered): its bytes were verified; waiting, or ended (failed) without a provider left: the last pack refused it or ended |
+//! | ended | none |
 //!
-//! All owners are asked at once, each for at most two packs. Packs shrink towards the end, by the owners' measured rates,
-//! so that all finish together; an owner with nothing left to do is then asked for the rear half of a pack that will take a while.
-//! Items that few owners have go first.
+//! All providers work at once, each on at most [`PACKS_PER_PROVIDER`](params::PACKS_PER_PROVIDER) packs. Packs shrink
+//! towards the end, by the providers' measured rates, so that all finish together. An idle provider then duplicates the
+//! rear half of a pack that will take a while. Items that few providers have go first.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`event`] | input and output |
+//! | [`params`] | parameters |
+//! | `items` | items and their states, grouped by their providers |
+//! | `provider` | one provider, with a table of its states |
+//! | `assign` | new packs |
 
+mod assign;
+pub mod event;
+mod items;
+pub mod params;
 mod provider;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shared::{
-    limits::{
-        BALANCE_INTERVAL, MAX_ACTIVE_OWNERS, MAX_PACK_BYTES, MAX_PACK_CONTENTS, MIN_PACK_COST, OWNER_FAILURES,
-        PACK_DUPLICATE_AFTER, PACK_ITEM_COST, PACKS_PER_OWNER,
-    },
-    time::Timestamp,
-};
+use shared::time::Timestamp;
 
-pub use crate::swarm::OwnerId;
-use provider::Owner;
+pub use crate::swarm::ProviderId;
+use crate::{provider_health::MAX_PROVIDER_FAILURES, swarm::params::BALANCE_INTERVAL};
+pub use event::{Action, Event, ItemId, PackFailure, PackId, Wanted};
+use items::{ItemState, Items};
+use provider::Provider;
 
-/// A content that is wanted, by its place in the list that [`Packs::new`] was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ItemId(pub u32);
-
-/// A pack under way. Never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PackId {
-    /// Who is asked.
-    pub owner: OwnerId,
-    /// Which of its packs.
-    pub number: u64,
-}
-
-/// Why an owner did not deliver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// It refused this item; another item may be had of it.
-    Refused,
-    /// It serves as many as it will; it is asked again later.
-    Busy,
-    /// It said nothing for too long.
-    Silent,
-    /// The stream or the connection failed.
-    Broken,
-    /// It sent bytes that are not the content's. It is never asked again.
-    Lied,
-}
-
-/// What the shell tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// An item came and was proven, whichever pack it came in and whatever became of that.
-    Delivered(PackId, ItemId),
-    /// The owner leaves this item of the pack out.
-    Refused(PackId, ItemId),
-    /// The pack came to its end.
-    Done(PackId),
-    /// It did not. Items of it that were not delivered are asked of others.
-    Failed(PackId, Why),
-    /// The owner sent something, or could not because this peer did not take it.
-    Heard(OwnerId),
-    /// Time passed.
-    Tick,
-}
-
-/// What the shell is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Ask for these, in this order.
-    Ask(PackId, Vec<ItemId>),
-    /// Nothing more is wanted of this pack, or it is given up; events of it are not waited for.
-    Cancel(PackId),
-    /// This owner is not asked any more.
-    Drop(OwnerId, Why),
-    /// Nobody is left to ask for this item. What each of its owners did is told.
-    Failed(ItemId, Vec<(OwnerId, Why)>),
-    /// Every item was delivered or has failed.
-    Finished,
-}
-
-/// A wanted content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// Bytes; at most `limits::MAX_PACKED_FILE_BYTES`.
-    pub size: u64,
-    /// Who has it.
-    pub owners: BTreeSet<OwnerId>,
-}
-
-/// See the module.
+/// Scheduler of one download of small files.
 #[derive(Debug)]
 pub struct Packs {
-    items: Vec<Item>,
-    /// Items with the same owners, which most have, are kept together.
-    classes: Vec<Class>,
-    class_of: BTreeMap<BTreeSet<OwnerId>, usize>,
-    owners: Vec<Owner>,
+    items: Items,
+    providers: Vec<Provider>,
     packs: BTreeMap<PackId, Pack>,
-    refusals: BTreeMap<ItemId, Vec<OwnerId>>,
-    numbers: u64,
-    /// Cost of the items that wait.
-    waiting_cost: u64,
-    open: usize,
-    /// Whether somebody may have room who had none.
-    room: bool,
-    /// Whether an owner was dropped (or this is the start, where items may have none).
-    orphans: bool,
-    /// When to look whether slow packs are to be asked for twice.
-    balance_at: Option<Timestamp>,
-    finished: bool,
+    refusals: BTreeMap<ItemId, Vec<ProviderId>>,
+    last_number: u64,
+    /// A provider may have capacity, or an item waits, since packs were last assigned.
+    must_assign: bool,
+    /// A provider was dropped (or no event has come yet, and items may have no provider).
+    may_have_orphans: bool,
+    /// Time at which slow packs are considered for duplication.
+    rebalance_at: Option<Timestamp>,
+    is_finished: bool,
 }
 
-#[derive(Debug)]
-struct Item {
-    size: u64,
-    class: usize,
-    state: State,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Asked(PackId, Option<PackId>),
-    Ended,
-}
-
-/// Items that the same owners may still be asked for.
-#[derive(Debug)]
-struct Class {
-    owners: BTreeSet<OwnerId>,
-    waiting: BTreeSet<ItemId>,
-}
-
+/// A pack in flight.
 #[derive(Debug)]
 struct Pack {
-    /// What is still to come, in the order in which it comes.
+    /// Items still to come, in the order in which they come.
     left: BTreeSet<ItemId>,
     left_cost: u64,
-    /// Cost of what came of it, and since when it can have been coming.
+    /// Cost of the items that arrived.
     came_cost: u64,
+    /// Time of the request.
     since: Timestamp,
 }
 
-impl Item {
-    fn cost(&self) -> u64 {
-        self.size + PACK_ITEM_COST
-    }
-}
-
 impl Packs {
-    /// A download of `wanted` from `owners` owners, numbered from 0. Begins with the first [`Event::Tick`].
-    pub fn new(wanted: Vec<Wanted>, owners: u32, seed: u64) -> Self {
+    /// A download of `wanted` from `providers` providers, numbered from 0. Starts with the first [`Event::Tick`].
+    pub fn new(wanted: Vec<Wanted>, providers: u32, seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let mut packs = Self {
-            items: Vec::with_capacity(wanted.len()),
-            classes: Vec::new(),
-            class_of: BTreeMap::new(),
-            owners: (0..owners).map(|_| Owner::new(rng.fork())).collect(),
+        let mut providers: Vec<_> = (0..providers).map(|_| Provider::new(rng.fork())).collect();
+        let mut items = Items::with_capacity(wanted.len());
+        for Wanted { size, providers: mut available_from } in wanted {
+            available_from.retain(|provider| (provider.0 as usize) < providers.len());
+            items.push(size, available_from, &mut providers);
+        }
+        Self {
+            items,
+            providers,
             packs: BTreeMap::new(),
             refusals: BTreeMap::new(),
-            numbers: 0,
-            waiting_cost: 0,
-            open: wanted.len(),
-            room: true,
-            orphans: true,
-            balance_at: None,
-            finished: false,
-        };
-        for (number, Wanted { size, mut owners }) in (0..).zip(wanted) {
-            owners.retain(|owner| (owner.0 as usize) < packs.owners.len());
-            let class = packs.class(owners);
-            packs.items.push(Item { size, class, state: State::Ended });
-            packs.wait(ItemId(number));
+            last_number: 0,
+            must_assign: true,
+            may_have_orphans: true,
+            rebalance_at: None,
+            is_finished: false,
         }
-        packs
     }
 
-    /// Takes an event in.
+    /// Processes an event that happened at `now` and appends the resulting actions, in order.
     pub fn handle(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) {
-        match event {
-            Event::Delivered(pack, item) => self.delivered(now, pack, item, out),
-            Event::Refused(pack, item) => self.refused(now, pack, item, out),
-            // What it left out without a word it failed to send.
-            Event::Done(pack) => match self.packs.get(&pack).map(|pack| pack.left.is_empty()) {
-                Some(true) => self.close(now, pack),
-                Some(false) => self.failed(now, pack, Why::Broken, out),
-                None => {}
-            },
-            Event::Failed(pack, why) => self.failed(now, pack, why, out),
-            Event::Heard(owner) => {
-                if let Some(owner) = self.owners.get_mut(owner.0 as usize) {
-                    owner.heard = now;
-                }
+        self.dispatch(now, event, out);
+        if std::mem::take(&mut self.may_have_orphans) {
+            for item in self.items.orphans(&self.providers) {
+                self.fail_if_orphan(item, out);
             }
-            Event::Tick => self.silences(now, out),
         }
-        if std::mem::take(&mut self.orphans) {
-            self.fail_orphans(out);
-        }
-        // Most events are deliveries, which change nothing for anybody else.
-        if std::mem::take(&mut self.room) || event == Event::Tick || self.balance_at.is_some_and(|at| at <= now) {
+        // Most events are deliveries, which change nothing for other providers.
+        let is_rebalance_due = self.rebalance_at.is_some_and(|at| at <= now);
+        if std::mem::take(&mut self.must_assign) || event == Event::Tick || is_rebalance_due {
             self.assign(now, out);
-            let idle = |owner: &Owner| owner.packs == 0 && owner.may_be_asked(now);
-            let balance = !self.packs.is_empty() && self.owners.iter().any(idle);
-            self.balance_at = balance.then(|| now + BALANCE_INTERVAL);
+            let may_rebalance = !self.packs.is_empty() && self.providers.iter().any(|provider| provider.is_idle(now));
+            self.rebalance_at = may_rebalance.then(|| now + BALANCE_INTERVAL);
         }
-        if self.open == 0 && !self.finished {
-            self.finished = true;
-            let under_way: Vec<_> = self.packs.keys().copied().collect();
-            out.extend(under_way.into_iter().map(Action::Cancel));
+        if self.items.open() == 0 && !self.is_finished {
+            self.is_finished = true;
+            let in_flight: Vec<_> = self.packs.keys().copied().collect();
+            out.extend(in_flight.into_iter().map(Action::Cancel));
             self.packs.clear();
             out.push(Action::Finished);
         }
     }
 
-    /// When a tick is due, as seen at `now`.
+    /// Time at which [`Event::Tick`] is due, as of `now`.
     pub fn next_deadline(&self, now: Timestamp) -> Option<Timestamp> {
-        if self.finished {
+        if self.is_finished {
             return None;
         }
-        self.owners.iter().filter_map(|owner| owner.deadline(now)).chain(self.balance_at).min()
+        self.providers.iter().filter_map(|provider| provider.deadline(now)).chain(self.rebalance_at).min()
     }
 
-    fn delivered(&mut self, now: Timestamp, pack: PackId, item: ItemId, out: &mut Vec<Action>) {
-        let Some(found) = self.items.get(item.0 as usize) else { return };
+    fn dispatch(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Delivered(pack, item) => self.on_delivered(now, pack, item, out),
+            Event::Refused(pack, item) => self.on_refused(now, pack, item, out),
+            // An item that is left out without a refusal is a failure.
+            Event::Done(pack) => match self.packs.get(&pack).map(|pack| pack.left.is_empty()) {
+                Some(true) => self.complete(now, pack),
+                Some(false) => self.on_failed(now, pack, PackFailure::Broken, out),
+                None => {}
+            },
+            Event::Failed(pack, why) => self.on_failed(now, pack, why, out),
+            Event::Activity(provider) => {
+                if let Some(provider) = self.providers.get_mut(provider.0 as usize) {
+                    provider.on_activity(now);
+                }
+            }
+            Event::Tick => self.fail_silent(now, out),
+        }
+    }
+
+    fn on_delivered(&mut self, now: Timestamp, pack: PackId, item: ItemId, out: &mut Vec<Action>) {
+        let Some(found) = self.items.get(item) else { return };
         let cost = found.cost();
         match found.state {
-            State::Ended => return,
-            State::Waiting => self.take(item),
-            State::Asked(first, second) => {
-                for asked in [Some(first), second].into_iter().flatten() {
-                    if let Some(asked_pack) = self.packs.get_mut(&asked)
-                        && asked_pack.left.remove(&item)
-                    {
-                        asked_pack.left_cost -= cost;
-                        asked_pack.came_cost += if asked == pack { cost } else { 0 };
-                        if asked != pack && asked_pack.left.is_empty() {
-                            out.push(Action::Cancel(asked));
-                            self.close(now, asked);
-                        }
-                    }
+            ItemState::Ended => return,
+            ItemState::Waiting => self.items.dequeue(item, &mut self.providers),
+            ItemState::InFlight(first, second) => {
+                for requested in [Some(first), second].into_iter().flatten() {
+                    self.take_from_pack(now, requested, item, cost, requested == pack, out);
                 }
             }
         }
-        self.items[item.0 as usize].state = State::Ended;
-        self.open -= 1;
-        if let Some(owner) = self.owners.get_mut(pack.owner.0 as usize) {
-            owner.delivered(now);
+        self.items.end(item);
+        if let Some(provider) = self.providers.get_mut(pack.provider.0 as usize) {
+            provider.on_delivery(now);
         }
     }
 
-    fn refused(&mut self, now: Timestamp, pack: PackId, item: ItemId, out: &mut Vec<Action>) {
-        let Some(asked) = self.packs.get_mut(&pack) else { return };
-        if !asked.left.remove(&item) {
+    /// Takes a delivered item out of a pack that requested it. A pack that has nothing left and did not deliver the
+    /// item itself is cancelled.
+    fn take_from_pack(
+        &mut self,
+        now: Timestamp,
+        id: PackId,
+        item: ItemId,
+        cost: u64,
+        has_delivered: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(pack) = self.packs.get_mut(&id) else { return };
+        if !pack.left.remove(&item) {
             return;
         }
-        asked.left_cost -= self.items[item.0 as usize].cost();
-        self.owners[pack.owner.0 as usize].heard = now;
-        self.refusals.entry(item).or_default().push(pack.owner);
-        let mut owners = self.classes[self.items[item.0 as usize].class].owners.clone();
-        owners.remove(&pack.owner);
-        let class = self.class(owners);
-        self.items[item.0 as usize].class = class;
-        self.back(item, pack, out);
+        pack.left_cost -= cost;
+        if has_delivered {
+            pack.came_cost += cost;
+        } else if pack.left.is_empty() {
+            out.push(Action::Cancel(id));
+            self.complete(now, id);
+        }
     }
 
-    /// A pack is over without all of it having come.
-    fn failed(&mut self, now: Timestamp, pack: PackId, why: Why, out: &mut Vec<Action>) {
+    fn on_refused(&mut self, now: Timestamp, pack: PackId, item: ItemId, out: &mut Vec<Action>) {
+        let Some(requested) = self.packs.get_mut(&pack) else { return };
+        if !requested.left.remove(&item) {
+            return;
+        }
+        requested.left_cost -= self.items.cost(item);
+        self.providers[pack.provider.0 as usize].on_activity(now);
+        self.refusals.entry(item).or_default().push(pack.provider);
+        self.items.remove_provider(item, pack.provider);
+        self.release(item, pack, out);
+    }
+
+    /// Ends a pack that did not deliver all its items.
+    fn on_failed(&mut self, now: Timestamp, pack: PackId, why: PackFailure, out: &mut Vec<Action>) {
         if !self.packs.contains_key(&pack) {
             return;
         }
-        self.give_up(pack, out);
-        let owner = &mut self.owners[pack.owner.0 as usize];
-        if owner.dropped.is_some() {
+        self.abandon(pack, out);
+        let provider = &mut self.providers[pack.provider.0 as usize];
+        if provider.dropped.is_some() {
             return;
         }
         match why {
-            Why::Busy => owner.busy(now),
-            Why::Lied => self.drop_owner(pack.owner, why, out),
-            Why::Silent | Why::Broken | Why::Refused => {
-                if owner.failed(now) >= OWNER_FAILURES {
-                    self.drop_owner(pack.owner, why, out);
+            PackFailure::Busy => provider.on_refusal(now),
+            PackFailure::SentCorruptData => self.drop_provider(pack.provider, why, out),
+            PackFailure::Silent | PackFailure::Broken | PackFailure::Refused => {
+                if provider.on_failure(now) >= MAX_PROVIDER_FAILURES {
+                    self.drop_provider(pack.provider, why, out);
                 }
             }
         }
     }
 
-    /// Owners that say nothing lose all their work.
-    fn silences(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        for number in 0..self.owners.len() {
-            if !self.owners[number].is_silent(now) {
+    /// Cancels the packs of silent providers.
+    fn fail_silent(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        for number in 0..self.providers.len() {
+            if !self.providers[number].is_silent(now) {
                 continue;
             }
-            let silent = OwnerId(u32::try_from(number).expect("owners are numbered by u32"));
-            let packs: Vec<_> = self.packs_of(silent).collect();
+            let packs: Vec<_> = self.packs_of(provider_id(number)).collect();
             for pack in packs {
-                // The first may have had the owner dropped, with all its packs.
+                // The first one may have dropped the provider with all its packs.
                 if self.packs.contains_key(&pack) {
                     out.push(Action::Cancel(pack));
-                    self.failed(now, pack, Why::Silent, out);
+                    self.on_failed(now, pack, PackFailure::Silent, out);
                 }
             }
         }
     }
 
-    fn drop_owner(&mut self, owner: OwnerId, why: Why, out: &mut Vec<Action>) {
-        self.owners[owner.0 as usize].dropped = Some(why);
-        self.orphans = true;
-        out.push(Action::Drop(owner, why));
-        let packs: Vec<_> = self.packs_of(owner).collect();
+    fn drop_provider(&mut self, provider: ProviderId, why: PackFailure, out: &mut Vec<Action>) {
+        self.providers[provider.0 as usize].dropped = Some(why);
+        self.may_have_orphans = true;
+        out.push(Action::Drop(provider, why));
+        let packs: Vec<_> = self.packs_of(provider).collect();
         for pack in packs {
             out.push(Action::Cancel(pack));
-            self.give_up(pack, out);
+            self.abandon(pack, out);
         }
     }
 
-    /// Forgets a pack; what did not come of it waits again.
-    fn give_up(&mut self, pack: PackId, out: &mut Vec<Action>) {
+    /// Removes a pack and releases the items that it did not deliver.
+    fn abandon(&mut self, pack: PackId, out: &mut Vec<Action>) {
         let Some(Pack { left, .. }) = self.packs.remove(&pack) else { return };
-        self.owners[pack.owner.0 as usize].packs -= 1;
-        self.room = true;
+        self.providers[pack.provider.0 as usize].packs -= 1;
+        self.must_assign = true;
         for item in left {
-            self.back(item, pack, out);
+            self.release(item, pack, out);
         }
     }
 
-    /// A pack of which all came that was wanted.
-    fn close(&mut self, now: Timestamp, pack: PackId) {
+    /// Removes a pack of which nothing is left.
+    fn complete(&mut self, now: Timestamp, pack: PackId) {
         if let Some(Pack { came_cost, since, .. }) = self.packs.remove(&pack) {
-            self.owners[pack.owner.0 as usize].finished_pack(now, since, came_cost);
-            self.room = true;
+            self.providers[pack.provider.0 as usize].on_pack_done(now, since, came_cost);
+            self.must_assign = true;
         }
     }
 
-    /// An item does not come in `pack`.
-    fn back(&mut self, item: ItemId, pack: PackId, out: &mut Vec<Action>) {
-        let State::Asked(first, second) = self.items[item.0 as usize].state else { return };
+    /// Records that an item does not arrive in `pack`.
+    fn release(&mut self, item: ItemId, pack: PackId, out: &mut Vec<Action>) {
+        let ItemState::InFlight(first, second) = self.items.state(item) else { return };
         let other = if first == pack { second } else { Some(first) };
         match other {
-            Some(other) => self.items[item.0 as usize].state = State::Asked(other, None),
+            Some(other) => self.items.set_state(item, ItemState::InFlight(other, None)),
             None => {
-                self.wait(item);
+                self.items.enqueue(item, &mut self.providers);
+                self.must_assign = true;
                 self.fail_if_orphan(item, out);
             }
         }
     }
 
-    fn class(&mut self, owners: BTreeSet<OwnerId>) -> usize {
-        if let Some(class) = self.class_of.get(&owners) {
-            return *class;
-        }
-        self.class_of.insert(owners.clone(), self.classes.len());
-        self.classes.push(Class { owners, waiting: BTreeSet::new() });
-        self.classes.len() - 1
-    }
-
-    fn wait(&mut self, item: ItemId) {
-        let entry = &mut self.items[item.0 as usize];
-        entry.state = State::Waiting;
-        self.waiting_cost += entry.cost();
-        self.room = true;
-        let number = entry.class;
-        let class = &mut self.classes[number];
-        if class.waiting.is_empty() {
-            for owner in &class.owners {
-                self.owners[owner.0 as usize].classes.insert((class.owners.len(), number));
-            }
-        }
-        class.waiting.insert(item);
-    }
-
-    /// Takes an item out of those that wait.
-    fn take(&mut self, item: ItemId) {
-        let entry = &self.items[item.0 as usize];
-        let number = entry.class;
-        let class = &mut self.classes[number];
-        if class.waiting.remove(&item) {
-            self.waiting_cost -= entry.cost();
-            if class.waiting.is_empty() {
-                for owner in &class.owners {
-                    self.owners[owner.0 as usize].classes.remove(&(class.owners.len(), number));
-                }
-            }
-        }
-    }
-
-    fn has_somebody(&self, class: usize) -> bool {
-        self.classes[class].owners.iter().any(|owner| self.owners[owner.0 as usize].dropped.is_none())
-    }
-
-    /// Items whose owners have all been dropped.
-    fn fail_orphans(&mut self, out: &mut Vec<Action>) {
-        let orphans: Vec<_> = (0..self.classes.len())
-            .filter(|class| !self.has_somebody(*class))
-            .flat_map(|class| self.classes[class].waiting.iter().copied())
-            .collect();
-        for item in orphans {
-            self.fail_if_orphan(item, out);
-        }
-    }
-
+    /// Fails a waiting item whose providers have all refused it or been dropped.
     fn fail_if_orphan(&mut self, item: ItemId, out: &mut Vec<Action>) {
-        let class = self.items[item.0 as usize].class;
-        if self.has_somebody(class) {
+        if self.items.is_available(item, &self.providers) {
             return;
         }
-        self.take(item);
-        self.items[item.0 as usize].state = State::Ended;
-        self.open -= 1;
-        let refused = self.refusals.remove(&item).unwrap_or_default().into_iter().map(|owner| (owner, Why::Refused));
-        let dropped = self.classes[class].owners.iter().filter_map(|owner| {
-            let why = self.owners[owner.0 as usize].dropped?;
-            Some((*owner, why))
+        self.items.dequeue(item, &mut self.providers);
+        self.items.end(item);
+        let refused = self.refusals.remove(&item).unwrap_or_default().into_iter();
+        let refused = refused.map(|provider| (provider, PackFailure::Refused));
+        let dropped = self.items.providers(item).iter().filter_map(|provider| {
+            let why = self.providers[provider.0 as usize].dropped?;
+            Some((*provider, why))
         });
         out.push(Action::Failed(item, refused.chain(dropped).collect()));
     }
 
-    fn packs_of(&self, owner: OwnerId) -> impl Iterator<Item = PackId> {
-        let all = PackId { owner, number: 0 }..=PackId { owner, number: u64::MAX };
+    fn packs_of(&self, provider: ProviderId) -> impl Iterator<Item = PackId> {
+        let all = PackId { provider, number: 0 }..=PackId { provider, number: u64::MAX };
         self.packs.range(all).map(|(pack, _)| *pack)
     }
+}
 
-    /// Gives every owner that has room a pack: first those with none, then a second one each.
-    fn assign(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        let mut active = self.owners.iter().filter(|owner| owner.packs > 0).count();
-        for depth in 0..PACKS_PER_OWNER {
-            for number in 0..self.owners.len() {
-                let owner = &self.owners[number];
-                let idle = owner.packs == 0;
-                if owner.packs != depth || !owner.may_be_asked(now) || (idle && active >= MAX_ACTIVE_OWNERS) {
-                    continue;
-                }
-                let owner = OwnerId(u32::try_from(number).expect("owners are numbered by u32"));
-                let mut items = self.next_items(owner, now);
-                if items.is_empty() && idle {
-                    items = self.duplicates(owner, now);
-                }
-                if !items.is_empty() {
-                    active += usize::from(idle);
-                    self.ask(now, owner, items, out);
-                }
-            }
-        }
-    }
-
-    /// Items that wait, as many as this owner should be asked for at a time.
-    fn next_items(&mut self, owner: OwnerId, now: Timestamp) -> BTreeSet<ItemId> {
-        let limit = self.pack_cost(owner, now);
-        let (mut items, mut bytes, mut cost) = (BTreeSet::new(), 0, 0);
-        'full: while let Some((_, class)) = self.owners[owner.0 as usize].classes.first().copied() {
-            while let Some(item) = self.classes[class].waiting.first().copied() {
-                let entry = &self.items[item.0 as usize];
-                let over = bytes + entry.size > MAX_PACK_BYTES || cost >= limit;
-                if items.len() >= MAX_PACK_CONTENTS || (over && !items.is_empty()) {
-                    break 'full;
-                }
-                bytes += entry.size;
-                cost += entry.cost();
-                self.take(item);
-                items.insert(item);
-            }
-        }
-        items
-    }
-
-    /// Cost of the next pack of this owner: half of what would be its part of what waits, by rate.
-    fn pack_cost(&self, owner: OwnerId, now: Timestamp) -> u64 {
-        let live = || self.owners.iter().filter(|owner| owner.may_be_asked(now) || owner.packs > 0);
-        if live().count() <= 1 {
-            return u64::MAX;
-        }
-        let known: Vec<f64> = live().filter_map(|owner| owner.rate).collect();
-        let mean = if known.is_empty() { 1.0 } else { known.iter().sum::<f64>() / known.len() as f64 };
-        let all: f64 = live().map(|owner| owner.rate.unwrap_or(mean)).sum();
-        let part = self.owners[owner.0 as usize].rate.unwrap_or(mean) / all.max(f64::MIN_POSITIVE);
-        ((self.waiting_cost as f64 * part / 2.0) as u64).max(MIN_PACK_COST)
-    }
-
-    /// For an owner with nothing to do: the rear half of the pack that will take longest.
-    fn duplicates(&self, owner: OwnerId, now: Timestamp) -> BTreeSet<ItemId> {
-        let once = |item: &&ItemId| {
-            let item = &self.items[item.0 as usize];
-            matches!(item.state, State::Asked(_, None)) && self.classes[item.class].owners.contains(&owner)
-        };
-        let slowest = self
-            .packs
-            .iter()
-            .filter(|(id, pack)| id.owner != owner && pack.left.iter().any(|item| once(&item)))
-            .map(|(id, pack)| (self.owners[id.owner.0 as usize].time_for(now, pack), pack))
-            .max_by_key(|(time, _)| *time);
-        let Some((time, pack)) = slowest else { return BTreeSet::new() };
-        if time < PACK_DUPLICATE_AFTER {
-            return BTreeSet::new();
-        }
-        let half = pack.left.len().div_ceil(2);
-        pack.left.iter().rev().take(half).filter(once).copied().collect()
-    }
-
-    fn ask(&mut self, now: Timestamp, owner: OwnerId, items: BTreeSet<ItemId>, out: &mut Vec<Action>) {
-        self.numbers += 1;
-        let pack = PackId { owner, number: self.numbers };
-        for item in &items {
-            let state = &mut self.items[item.0 as usize].state;
-            *state = match *state {
-                State::Asked(first, _) => State::Asked(first, Some(pack)),
-                State::Waiting | State::Ended => State::Asked(pack, None),
-            };
-        }
-        let left_cost = items.iter().map(|item| self.items[item.0 as usize].cost()).sum();
-        out.push(Action::Ask(pack, items.iter().copied().collect()));
-        self.packs.insert(pack, Pack { left: items, left_cost, came_cost: 0, since: now });
-        self.owners[owner.0 as usize].asked(now);
-    }
+fn provider_id(number: usize) -> ProviderId {
+    ProviderId(u32::try_from(number).expect("providers are numbered by u32"))
 }

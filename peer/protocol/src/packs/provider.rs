@@ -1,135 +1,136 @@
-//! What is known of one owner.
+//! State of one provider of packs.
+//!
+//! | state | receives requests | next state |
+//! |---|---|---|
+//! | ready | yes, at most [`PACKS_PER_PROVIDER`](super::params::PACKS_PER_PROVIDER) packs at a time | waiting: busy, silent or broken; dropped: corrupt data, too many failures |
+//! | waiting | no | ready: the wait is over |
+//! | dropped | no | none |
 
 use std::{collections::BTreeSet, time::Duration};
 
-use shared::{
-    limits::{MAX_OWNER_BACKOFF, OWNER_BACKOFF, OWNER_SILENCE},
-    time::Timestamp,
-};
+use shared::time::Timestamp;
 
-use super::{Pack, Why};
+use super::{Pack, PackFailure};
+use crate::provider_health::ProviderHealth;
 
-/// An owner, numbered by its place.
+/// One provider.
 #[derive(Debug)]
-pub(crate) struct Owner {
-    /// Classes with items that wait and that it has: number of their owners, class.
-    pub(crate) classes: BTreeSet<(usize, usize)>,
-    /// Packs under way.
-    pub(crate) packs: usize,
-    /// Cost delivered in a second, once a pack has come.
-    pub(crate) rate: Option<f64>,
-    /// When it last gave a sign of life, or was asked while nothing was under way.
-    pub(crate) heard: Timestamp,
-    /// Why it is not asked any more.
-    pub(crate) dropped: Option<Why>,
-    /// Failures, and times it was busy, since it delivered last.
-    failures: u32,
-    busy: u32,
-    waiting_until: Option<Timestamp>,
-    /// Since when its sending can only have been for the pack that is first in line.
+pub(super) struct Provider {
+    /// Classes of waiting items that it has: number of providers, number of the class.
+    pub(super) classes: BTreeSet<(usize, usize)>,
+    /// Number of packs in flight.
+    pub(super) packs: usize,
+    /// Cost delivered per second; `None` before a pack is complete.
+    pub(super) rate: Option<f64>,
+    /// Reason why it is no longer used.
+    pub(super) dropped: Option<PackFailure>,
+    /// Its last activity counts from the last request while nothing was in flight.
+    health: ProviderHealth,
+    /// Time since which it can have been sending the first pack in flight.
     free_since: Timestamp,
     rng: fastrand::Rng,
 }
 
-impl Owner {
-    pub(crate) fn new(rng: fastrand::Rng) -> Self {
+impl Provider {
+    pub(super) fn new(rng: fastrand::Rng) -> Self {
         Self {
             classes: BTreeSet::new(),
             packs: 0,
             rate: None,
-            heard: Timestamp::ZERO,
             dropped: None,
-            failures: 0,
-            busy: 0,
-            waiting_until: None,
+            health: ProviderHealth::new(Timestamp::ZERO),
             free_since: Timestamp::ZERO,
             rng,
         }
     }
 
-    pub(crate) fn may_be_asked(&self, now: Timestamp) -> bool {
-        self.dropped.is_none() && self.waiting_until.is_none_or(|until| until <= now)
+    /// Whether it may receive requests.
+    pub(super) fn is_ready(&self, now: Timestamp) -> bool {
+        self.dropped.is_none() && self.health.is_available(now)
     }
 
-    pub(crate) fn asked(&mut self, now: Timestamp) {
+    /// Whether it may receive requests and has no pack in flight.
+    pub(super) fn is_idle(&self, now: Timestamp) -> bool {
+        self.packs == 0 && self.is_ready(now)
+    }
+
+    pub(super) fn on_request(&mut self, now: Timestamp) {
         if self.packs == 0 {
-            self.heard = now;
+            self.health.start_silence(now);
             self.free_since = now;
         }
         self.packs += 1;
-        self.waiting_until = None;
+        self.health.end_wait(now);
     }
 
-    pub(crate) fn delivered(&mut self, now: Timestamp) {
-        self.heard = now;
-        self.failures = 0;
-        self.busy = 0;
+    pub(super) fn on_activity(&mut self, now: Timestamp) {
+        self.health.on_activity(now);
     }
 
-    /// A pack of which `cost` came is over.
-    pub(crate) fn finished_pack(&mut self, now: Timestamp, since: Timestamp, cost: u64) {
+    pub(super) fn on_delivery(&mut self, now: Timestamp) {
+        self.health.on_delivery(now);
+    }
+
+    /// Records the end of a pack that was sent at `since` and of which items of `cost` arrived.
+    pub(super) fn on_pack_done(&mut self, now: Timestamp, since: Timestamp, cost: u64) {
         self.packs -= 1;
-        self.heard = now;
+        self.health.on_activity(now);
         let begun = since.max(self.free_since);
         self.free_since = now;
         let seconds = now.since(begun).as_secs_f64();
         if cost > 0 && seconds > 0.0 {
             let rate = cost as f64 / seconds;
-            // The newest counts half: enough to follow, not so much that one pack decides.
+            // The newest sample counts half: enough to follow, not so much that one pack decides.
             self.rate = Some(self.rate.map_or(rate, |before| (before + rate) / 2.0));
         }
     }
 
-    /// A failure; how many there were in a row. Several packs that fail together are one.
-    pub(crate) fn failed(&mut self, now: Timestamp) -> u32 {
-        if self.waiting_until.is_none_or(|until| until <= now) {
-            self.failures += 1;
-            self.back_off(now, self.failures);
+    /// Records a failure and returns the number of consecutive ones. Packs that fail together are one failure.
+    pub(super) fn on_failure(&mut self, now: Timestamp) -> u32 {
+        self.health.end_wait(now);
+        let was_waiting = self.health.is_waiting();
+        let failures = self.health.record_failure();
+        if !was_waiting {
+            self.health.back_off(now, None, &mut self.rng);
         }
-        self.failures
+        failures
     }
 
-    /// It has no slot free: no failure, but it is left alone for a while.
-    pub(crate) fn busy(&mut self, now: Timestamp) {
-        if self.waiting_until.is_none_or(|until| until <= now) {
-            self.busy = self.busy.saturating_add(1);
-            self.back_off(now, self.busy);
+    /// Records a refusal as busy, which is no failure but starts a wait.
+    pub(super) fn on_refusal(&mut self, now: Timestamp) {
+        self.health.end_wait(now);
+        if !self.health.is_waiting() {
+            self.health.record_refusal();
+            self.health.back_off(now, None, &mut self.rng);
         }
     }
 
-    fn back_off(&mut self, now: Timestamp, times: u32) {
-        let doublings = times.saturating_sub(1).min(16);
-        let backoff = OWNER_BACKOFF.saturating_mul(1 << doublings).min(MAX_OWNER_BACKOFF);
-        // Many askers must not come back all at once.
-        self.waiting_until = Some(now + backoff / 2 + (backoff / 2).mul_f64(self.rng.f64()));
+    pub(super) fn is_silent(&self, now: Timestamp) -> bool {
+        self.packs > 0 && now >= self.health.silence_deadline()
     }
 
-    pub(crate) fn is_silent(&self, now: Timestamp) -> bool {
-        self.packs > 0 && now >= self.heard + OWNER_SILENCE
-    }
-
-    /// When something is to be done about it.
-    pub(crate) fn deadline(&self, now: Timestamp) -> Option<Timestamp> {
+    /// Time of the next tick that this provider needs.
+    pub(super) fn deadline(&self, now: Timestamp) -> Option<Timestamp> {
         if self.dropped.is_some() {
             return None;
         }
-        let silence = (self.packs > 0).then(|| self.heard + OWNER_SILENCE);
-        // A wait that is over has been seen: there was nothing to ask it for.
-        silence.into_iter().chain(self.waiting_until.filter(|until| *until > now)).min()
+        let silence = (self.packs > 0).then(|| self.health.silence_deadline());
+        // An expired wait needs no tick: there was nothing to request when it expired.
+        silence.into_iter().chain(self.health.retry_at().filter(|until| *until > now)).min()
     }
 
-    /// How long what is left of a pack should take it.
-    pub(crate) fn time_for(&self, now: Timestamp, pack: &Pack) -> Duration {
-        let under_way = now.since(pack.since.max(self.free_since));
-        let seconds = under_way.as_secs_f64();
+    /// Expected time for the rest of a pack.
+    pub(super) fn time_for(&self, now: Timestamp, pack: &Pack) -> Duration {
+        let in_flight = now.since(pack.since.max(self.free_since));
+        let seconds = in_flight.as_secs_f64();
         let rate = if pack.came_cost > 0 && seconds > 0.0 { Some(pack.came_cost as f64 / seconds) } else { self.rate };
         match rate {
-            // What it has shown so far; but a pack that brings nothing for long is slow whatever was before.
+            // By the rate so far, but a pack that delivers nothing for long is slow whatever the rate was.
             Some(rate) => {
                 let time = Duration::try_from_secs_f64(pack.left_cost as f64 / rate).unwrap_or(Duration::MAX);
-                time.max(now.since(self.heard))
+                time.max(now.since(self.health.last_activity()))
             }
-            None => under_way,
+            None => in_flight,
         }
     }
 }

@@ -1,132 +1,132 @@
-//! Filling the owners' pipelines: how much to ask of whom.
+//! New requests: which providers get one, of which groups, and how long.
 
 use std::ops::Range;
 
-use shared::{
-    limits::{MAX_ACTIVE_OWNERS, MAX_REQUEST_BYTES, REQUEST_TIME},
-    time::Timestamp,
-};
+use shared::{limits::GROUP_BYTES, time::Timestamp};
 
 use super::{
-    Fill, Swarm,
-    event::{Action, OwnerId, RequestId},
-    picker::{Choice, Pick},
+    Refill, Swarm,
+    event::{Action, ProviderId, RequestId},
+    params::{MAX_ACTIVE_PROVIDERS, MAX_REQUEST_BYTES, REQUEST_TIME},
+    picker::{Choice, Pick, pick},
     piece::PieceState,
-    provider::{Owner, bytes_at},
+    provider::Provider,
+    rate::bytes_at,
 };
 
-/// Of its share of what is left an owner is asked for one part in so many at a time, so that requests get shorter towards
-/// the end and all owners finish together (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Comput. 1987).
+/// A request takes this part of a provider's share of what is left, so that requests get shorter towards the end and
+/// all providers finish together (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Comput. 1987).
 const PARTS_OF_SHARE: u64 = 2;
 
-/// What an owner is asked for next.
+/// What to request from a provider.
 enum Next {
     Run(Range<u64>),
-    /// What it could be asked for is left to other receivers for now.
+    /// Nothing for now: what it could send is reserved for other receivers.
     Later,
     Nothing,
 }
 
 impl Swarm {
-    /// Asks those for more that have room and something that is missing.
-    pub(crate) fn fill(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        match std::mem::replace(&mut self.fill, Fill::Nobody) {
-            Fill::Nobody => {}
-            Fill::One(id) => {
-                self.fill_one(now, id, out);
-                if self.turned_away && self.active < MAX_ACTIVE_OWNERS {
-                    self.fill_all(now, out);
+    /// Sends requests to the providers that need a refill and have capacity.
+    pub(super) fn assign(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        match std::mem::replace(&mut self.refill, Refill::None) {
+            Refill::None => {}
+            Refill::One(id) => {
+                self.assign_to(now, id, out);
+                if self.has_skipped && self.active < MAX_ACTIVE_PROVIDERS {
+                    self.assign_to_all(now, out);
                 }
             }
-            Fill::All => self.fill_all(now, out),
+            Refill::All => self.assign_to_all(now, out),
         }
     }
 
-    /// Those that are at work first, then the others from a random one on: of many owners a random few get a turn.
-    fn fill_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
-        self.turned_away = false;
-        let (mut ids, mut others) = (Vec::new(), Vec::new());
-        for (&id, owner) in self.owners.iter().filter(|(_, owner)| !owner.starved) {
-            if owner.requests.is_empty() { others.push(id) } else { ids.push(id) }
+    /// Serves active providers first, then the others from a random one on, so that each of many gets a turn.
+    fn assign_to_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        self.has_skipped = false;
+        let (mut ids, mut idle) = (Vec::new(), Vec::new());
+        for (&id, provider) in self.providers.iter().filter(|(_, provider)| !provider.exhausted) {
+            if provider.requests.is_empty() { idle.push(id) } else { ids.push(id) }
         }
-        if !others.is_empty() {
-            let first = self.rng.usize(..others.len());
-            others.rotate_left(first);
+        if !idle.is_empty() {
+            let first = self.rng.usize(..idle.len());
+            idle.rotate_left(first);
         }
-        ids.append(&mut others);
+        ids.append(&mut idle);
         for id in ids {
-            self.fill_one(now, id, out);
+            self.assign_to(now, id, out);
         }
     }
 
-    fn fill_one(&mut self, now: Timestamp, id: OwnerId, out: &mut Vec<Action>) {
-        while let Some(owner) = self.owners.get(&id).filter(|owner| owner.has_room(now) && !owner.starved) {
-            if !self.may_be_asked(owner) {
-                self.turned_away = true;
+    fn assign_to(&mut self, now: Timestamp, id: ProviderId, out: &mut Vec<Action>) {
+        while let Some(provider) =
+            self.providers.get(&id).filter(|provider| provider.has_capacity(now) && !provider.exhausted)
+        {
+            if !self.may_be_active(provider) {
+                self.has_skipped = true;
                 return;
             }
             match self.next_run(now, id) {
-                Next::Run(groups) => self.ask(now, id, groups, out),
+                Next::Run(groups) => self.request(now, id, groups, out),
                 Next::Later => {
-                    if let Some(owner) = self.owners.get_mut(&id) {
-                        owner.leave_alone(now);
+                    if let Some(provider) = self.providers.get_mut(&id) {
+                        provider.reserve_for_others(now);
                     }
-                    self.balance = true;
+                    self.must_rebalance = true;
                     return;
                 }
                 Next::Nothing => {
-                    if let Some(owner) = self.owners.get_mut(&id) {
-                        owner.starved = true;
+                    if let Some(provider) = self.providers.get_mut(&id) {
+                        provider.exhausted = true;
                     }
-                    self.balance = true;
+                    self.must_rebalance = true;
                 }
             }
         }
     }
 
-    /// Whether it is one of the [`MAX_ACTIVE_OWNERS`], or can become one.
-    pub(crate) fn may_be_asked(&self, owner: &Owner) -> bool {
-        self.active < MAX_ACTIVE_OWNERS || !owner.requests.is_empty()
+    /// Whether the provider is one of the [`MAX_ACTIVE_PROVIDERS`], or may become one.
+    pub(super) fn may_be_active(&self, provider: &Provider) -> bool {
+        self.active < MAX_ACTIVE_PROVIDERS || !provider.requests.is_empty()
     }
 
-    pub(crate) fn ask(&mut self, now: Timestamp, id: OwnerId, groups: Range<u64>, out: &mut Vec<Action>) {
-        let Some(owner) = self.owners.get_mut(&id) else { return };
+    pub(super) fn request(&mut self, now: Timestamp, id: ProviderId, groups: Range<u64>, out: &mut Vec<Action>) {
+        let Some(provider) = self.providers.get_mut(&id) else { return };
         self.last_serial += 1;
-        let request = RequestId { owner: id, serial: self.last_serial };
+        let request = RequestId { provider: id, serial: self.last_serial };
         for piece in self.layout.pieces_of(&groups) {
-            self.pieces.ask(piece, request);
+            self.pieces.assign(piece, request);
         }
-        self.active += usize::from(owner.requests.is_empty());
-        owner.push(now, request, groups.clone());
-        let silence = owner.silence_deadline();
+        self.active += usize::from(provider.requests.is_empty());
+        provider.push(now, request, groups.clone());
+        let silence = provider.silence_deadline();
         out.push(Action::Request { request, groups });
         if let Some(deadline) = silence {
             self.arm(deadline);
         }
     }
 
-    /// What an owner is asked for next.
-    fn next_run(&mut self, now: Timestamp, id: OwnerId) -> Next {
+    fn next_run(&mut self, now: Timestamp, id: ProviderId) -> Next {
         if self.pieces.missing() == 0 {
             return Next::Nothing;
         }
-        let Some(owner) = self.owners.get(&id) else { return Next::Nothing };
-        let bytes = self.request_bytes(owner);
+        let Some(provider) = self.providers.get(&id) else { return Next::Nothing };
+        let bytes = self.request_bytes(provider);
         let wanted = bytes.div_ceil(self.layout.piece_bytes());
         let choice = Choice {
             pieces: &self.pieces,
-            owner,
+            provider,
             layout: self.layout,
-            place: self.place,
-            home: self.layout.part(self.place),
+            rank: self.rank,
+            own_partition: self.layout.partition(self.rank),
             now,
-            owners: &self.owners,
+            providers: &self.providers,
             wanted,
         };
-        match self.picker.pick(&choice, &mut self.rng) {
+        match pick(&choice, &mut self.rng) {
             Pick::Piece(first) => Next::Run(self.run_from(first, bytes, &choice)),
             Pick::Later => Next::Later,
-            Pick::Nothing => self.fragment(owner).map_or(Next::Nothing, Next::Run),
+            Pick::Nothing => self.fragment(provider).map_or(Next::Nothing, Next::Run),
         }
     }
 
@@ -142,7 +142,7 @@ impl Swarm {
             if is_full || run.end < groups.start || !is_missing(&groups.start) {
                 break;
             }
-            if !choice.is_open(next) || !self.picker.goes_on(choice, first, next) {
+            if !choice.is_open(next) || !choice.extends_run(first, next) {
                 break;
             }
             run.end = self.missing_until(groups.start, groups.end);
@@ -158,12 +158,12 @@ impl Swarm {
         }
     }
 
-    /// Groups of a piece that no owner has whole: what is left of it may be spread over several.
-    fn fragment(&self, owner: &Owner) -> Option<Range<u64>> {
-        let is_wanted = |group: u64| owner.has_group(group) && !self.have.has_group(group);
-        owner
+    /// Groups of a piece that no provider has complete: its groups may be spread over several.
+    fn fragment(&self, provider: &Provider) -> Option<Range<u64>> {
+        let is_wanted = |group: u64| provider.has_group(group) && !self.have.has_group(group);
+        provider
             .begun()
-            .filter(|&piece| self.pieces.state(piece) == PieceState::Missing && self.pieces.owners(piece) == 0)
+            .filter(|&piece| self.pieces.state(piece) == PieceState::Missing && self.pieces.providers(piece) == 0)
             .find_map(|piece| {
                 let groups = self.layout.groups_of(piece);
                 let start = groups.clone().find(|&group| is_wanted(group))?;
@@ -172,40 +172,42 @@ impl Swarm {
             })
     }
 
-    /// How much an owner is asked for at a time: much of a lone one (where others may turn up, no more than it has brought
-    /// already), of several what [`REQUEST_TIME`] brings and less towards the end. At least a piece.
-    pub(crate) fn request_bytes(&self, owner: &Owner) -> u64 {
+    /// Length of the next request, bytes; at least a piece.
+    ///
+    /// A single provider gets long requests, but while other receivers may appear no more than it has delivered
+    /// already. Of several providers, each gets what it sends within [`REQUEST_TIME`], and less towards the end.
+    fn request_bytes(&self, provider: &Provider) -> u64 {
         let least = self.layout.piece_bytes();
-        if self.owners.len() == 1 {
+        if self.providers.len() == 1 {
             let most = MAX_REQUEST_BYTES.max(least);
-            // An owner's stream takes in 12 MiB at once, and sends them until it hears that a long request was cut.
-            return if self.is_sociable { owner.bytes.clamp(least, most) } else { most };
+            // A provider's stream buffers 12 MiB at once, and sends them until it learns that a long request was cut.
+            return if self.expects_receivers { provider.bytes_proven.clamp(least, most) } else { most };
         }
-        let Some(rate) = owner.rate() else { return least };
+        let Some(rate) = provider.rate() else { return least };
         let others: f64 =
-            self.owners.values().filter(|other| other.waiting_until().is_none()).filter_map(Owner::rate).sum();
+            self.providers.values().filter(|other| other.retry_at().is_none()).filter_map(Provider::rate).sum();
         let left = u64::from(self.pieces.missing()) * self.layout.piece_bytes();
         let share = bytes_at(rate / others.max(rate).max(1.0), left as f64) / PARTS_OF_SHARE;
-        let is_swarm = self.owners.values().any(|owner| !owner.has_all());
-        let comfortable =
-            if is_swarm { owner.pipeline_bytes() / 2 } else { bytes_at(rate, REQUEST_TIME.as_secs_f64()) };
-        comfortable.min(share).min(MAX_REQUEST_BYTES).max(least)
+        let is_swarm = self.providers.values().any(|provider| !provider.has_all());
+        let preferred =
+            if is_swarm { provider.pipeline_bytes() / 2 } else { bytes_at(rate, REQUEST_TIME.as_secs_f64()) };
+        preferred.min(share).min(MAX_REQUEST_BYTES).max(least)
     }
 
-    /// A second owner has come: the long requests that the first one got while it was alone are cut to what it would
-    /// get now.
-    pub(crate) fn share_out(&mut self, out: &mut Vec<Action>) {
-        for id in self.owners.keys().copied().collect::<Vec<_>>() {
-            let Some(owner) = self.owners.get(&id) else { continue };
-            let mut budget = self.request_bytes(owner).max(owner.pipeline_bytes());
-            let requests: Vec<_> = owner.requests.iter().map(|request| (request.id, request.rest())).collect();
+    /// Truncates the long requests that the first provider got while it was the only one, to what it would get now
+    /// that a second one is here.
+    pub(super) fn redistribute(&mut self, out: &mut Vec<Action>) {
+        for id in self.providers.keys().copied().collect::<Vec<_>>() {
+            let Some(provider) = self.providers.get(&id) else { continue };
+            let mut budget = self.request_bytes(provider).max(provider.pipeline_bytes());
+            let requests: Vec<_> = provider.requests.iter().map(|request| (request.id, request.rest())).collect();
             for (index, (request, rest)) in requests.into_iter().enumerate() {
                 let bytes = self.layout.bytes(&rest);
                 if bytes > budget {
-                    // What is on its way for the first one is not given up.
-                    let kept = rest.start + (budget / shared::limits::GROUP_BYTES).max(u64::from(index == 0));
+                    // The first request keeps the group that is being sent.
+                    let kept = rest.start + (budget / GROUP_BYTES).max(u64::from(index == 0));
                     let at_group = kept.next_multiple_of(self.layout.groups_per_piece());
-                    self.cut(request, if budget == 0 { rest.start } else { at_group }, out);
+                    self.truncate(request, if budget == 0 { rest.start } else { at_group }, out);
                 }
                 budget = budget.saturating_sub(bytes);
             }

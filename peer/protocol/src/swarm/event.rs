@@ -1,30 +1,30 @@
-//! What a swarm is told and what it wants done.
+//! Input and output of the scheduler.
 
 use std::{fmt, ops::Range, time::Duration};
 
 use shared::group_ranges::GroupRanges;
 
-/// An owner as the shell numbers it: one number for one peer, as long as the download lasts.
+/// Number of a provider within one download. The shell assigns one number to one peer for the whole download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OwnerId(pub u32);
+pub struct ProviderId(pub u32);
 
-impl fmt::Display for OwnerId {
+impl fmt::Display for ProviderId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "owner {}", self.0)
+        write!(f, "provider {}", self.0)
     }
 }
 
-/// One request to one owner, that is one bulk stream. It carries its owner so that a late report, of a request that
-/// was cancelled in the meantime, still tells whom it is about.
+/// One request to one provider, which is one bulk stream. It names its provider so that a late report of a cancelled
+/// request can still be attributed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId {
-    /// Who is asked.
-    pub owner: OwnerId,
-    /// Never reused within a swarm.
+    /// Receiver of the request.
+    pub provider: ProviderId,
+    /// Number that is never reused within a swarm.
     pub serial: u64,
 }
 
-/// What an owner has.
+/// Groups that a provider has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Has {
     /// The whole version.
@@ -33,150 +33,149 @@ pub enum Has {
     Groups(GroupRanges),
 }
 
-/// Why a request brought no more.
+/// Reason why a request ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// The owner sent bytes that are not the version's. It is never asked again.
-    Lied,
-    /// The owner has another content now. It is never asked again, unless it is added anew.
+    /// The provider sent bytes that are not the version's. It is dropped for the rest of the download.
+    SentCorruptData,
+    /// The provider has different content now. It is dropped until it is added again.
     Changed,
-    /// The owner does not have the version (any more). As [`Failure::Changed`].
+    /// The provider does not have the version (any more). It is dropped until it is added again.
     NotHere,
-    /// The owner will not serve this request whatever comes. As [`Failure::Changed`].
+    /// The provider refuses this request permanently. It is dropped until it is added again.
     Refused,
-    /// The owner serves as many as it can; its requests under way go on.
+    /// The provider has no upload slot and no place in its queue. Its requests in flight continue.
     Busy {
-        /// How long it wants to be left alone, if it said so.
+        /// Minimum wait that the provider asks for.
         retry_after: Option<Duration>,
     },
-    /// The owner said nothing for too long, as the shell measured it.
+    /// The provider sent nothing for too long, as measured by the shell.
     Silent,
     /// The stream or the connection broke, or could not be opened.
     Broken,
 }
 
-/// What happened.
+/// Input of [`super::Swarm::handle`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// An owner is there, or there again: what was held against it is forgotten, except a lie.
-    OwnerAdded {
-        /// Who.
-        owner: OwnerId,
-        /// What it has.
+    /// A provider joins, or joins again: its failures and waits are forgotten, unless it sent corrupt data.
+    ProviderAdded {
+        /// New provider.
+        provider: ProviderId,
+        /// Groups that it has.
         has: Has,
         /// Round-trip time of its connection, if there is one.
         rtt: Option<Duration>,
     },
-    /// An owner has more than it had.
-    OwnerHas {
-        /// Who.
-        owner: OwnerId,
-        /// What came to it.
+    /// A provider has more groups than before.
+    ProviderGained {
+        /// Provider that reports them.
+        provider: ProviderId,
+        /// Groups that it gained.
         gained: GroupRanges,
     },
-    /// An owner is gone. Its requests are over; the shell need not report them.
-    OwnerLost {
-        /// Who.
-        owner: OwnerId,
+    /// A provider left. Its requests are over; the shell need not report them.
+    ProviderLost {
+        /// Provider that left.
+        provider: ProviderId,
     },
-    /// This peer is at `place` (from 0) of `receivers` that fetch the content now, in an order in which all of them see
-    /// themselves. What only one owner has they divide among themselves by it, so that its uplink carries it once.
-    Placed {
+    /// This peer is receiver `rank` (from 0) of `receivers` that fetch the version now, in an order on which all of
+    /// them agree. The rank determines this peer's partition of what only one provider has, so that the provider's
+    /// uplink carries each byte once.
+    Ranked {
         /// Less than `receivers`.
-        place: u32,
-        /// This one included.
+        rank: u32,
+        /// Number of receivers, including this one.
         receivers: u32,
     },
-    /// Bytes come from an owner though no group is proven yet: it is not silent, whatever this peer's disk does.
-    Heard {
-        /// Who.
-        owner: OwnerId,
-        /// Its round-trip time, if measured since.
+    /// A provider is alive although no group is verified yet: bytes arrive or it reports that the request is queued.
+    Activity {
+        /// Provider that is alive.
+        provider: ProviderId,
+        /// Round-trip time, if measured since the last report.
         rtt: Option<Duration>,
     },
-    /// An owner begins to send what a request asked for: what is given up of it from now on has been sent for nothing.
-    Begun {
-        /// Which request.
+    /// The first bytes of a request arrived. Cancelling it from now on wastes what the provider has sent.
+    RequestStarted {
+        /// Request that started.
         request: RequestId,
     },
-    /// Groups of a request are proven and kept, in order and without gaps within one request. A request all of whose
-    /// groups are proven is done. Also counts for requests that were cancelled.
+    /// Groups of a request are verified and stored, in order and without gaps within one request. A request whose
+    /// wanted groups are all verified is over. Groups of cancelled requests count as well.
     Verified {
-        /// Of which request.
+        /// Request that delivered the groups.
         request: RequestId,
-        /// Which groups.
+        /// Verified groups.
         groups: Range<u64>,
     },
-    /// A request ended as an owner wanted it to end. Before its last group this is a failure.
+    /// The stream of a request ended regularly, or reached the group at which it was truncated. A no-op for a request
+    /// that is over; a failure while wanted groups are missing.
     RequestDone {
-        /// Which.
+        /// Request that ended.
         request: RequestId,
     },
-    /// A request ended early. What was proven of it stays.
+    /// A request ended early. Its verified groups remain.
     RequestFailed {
-        /// Which.
+        /// Request that ended.
         request: RequestId,
-        /// Why.
+        /// Reason.
         why: Failure,
     },
-    /// [`super::Swarm::next_deadline`] has come.
+    /// [`super::Swarm::next_deadline`] has passed.
     Tick,
-    /// Ask for nothing until [`Event::Resume`].
-    Pause,
-    /// Go on.
-    Resume,
 }
 
-/// Why an owner is asked for nothing any more.
+/// Reason why a provider is no longer used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
-    /// It sent wrong bytes: blame it by name. The one thing that is never forgiven.
-    Lied,
-    /// It has another content now.
+    /// It sent corrupt data. The only reason that lasts for the whole download.
+    SentCorruptData,
+    /// It has different content now.
     Changed,
     /// It does not have the version.
     NotHere,
-    /// It will not serve.
+    /// It refuses to serve.
     Refused,
-    /// It failed [`shared::limits::OWNER_FAILURES`] times in a row, without a proven group in between.
+    /// It failed [`crate::provider_health::MAX_PROVIDER_FAILURES`] times in a row without a verified group in between.
     Failing,
-    /// There are [`shared::limits::MAX_SWARM_OWNERS`] already. It may be added when one is lost.
+    /// There are [`super::params::MAX_SWARM_PROVIDERS`] already. It may be added when one is lost.
     TooMany,
 }
 
-/// What the shell is to do, in order.
+/// Output of [`super::Swarm::handle`], to be carried out in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Open a bulk stream and ask for these groups. What comes is reported as [`Event::Verified`].
+    /// Open a bulk stream and request these groups. Arriving groups are reported as [`Event::Verified`].
     Request {
-        /// Names it in reports.
+        /// Identifies the request in reports.
         request: RequestId,
-        /// Which groups: one run, not empty.
+        /// One run of groups, not empty.
         groups: Range<u64>,
     },
-    /// Stop reading a request's stream at a group that is still ahead, then close it. It is done when the groups before
-    /// are proven.
+    /// Stop reading a request's stream at a group that is still ahead, then close it. The request is over once the
+    /// groups before are verified; like any other, it is then reported once with [`Event::RequestDone`].
     Truncate {
-        /// Which request.
+        /// Request to shorten.
         request: RequestId,
-        /// The first group that is not wanted from it any more.
+        /// First group that is no longer wanted.
         at_group: u64,
     },
-    /// Close a request's stream now. Groups of it that are proven already may still be reported.
+    /// Close a request's stream now. The request is over and its end need not be reported; groups that are verified
+    /// already may be.
     Cancel {
-        /// Which request.
+        /// Request to close.
         request: RequestId,
     },
-    /// An owner is asked for nothing any more; its requests are cancelled by actions of their own.
+    /// A provider is no longer used. Separate [`Action::Cancel`]s end its requests.
     Drop {
-        /// Who.
-        owner: OwnerId,
-        /// Why.
+        /// Provider that is dropped.
+        provider: ProviderId,
+        /// Reason.
         why: Dropped,
     },
-    /// Nobody who is left can deliver what is missing. It goes on by itself when somebody comes who can. How long that is waited for is
-    /// the shell's to say: from now on, whenever a group came last (the last owner may have taken long to be given up).
+    /// No remaining provider has any of what is missing. The download continues by itself when one does. The shell
+    /// decides how long it waits for that, starting now: giving up the last provider may have taken long.
     Stuck,
-    /// Every group is proven. Said once.
+    /// All groups are verified. Emitted once.
     Finished,
 }

@@ -1,27 +1,27 @@
-//! Which pieces somebody has whole, and which groups of the others.
+//! Pieces that a peer has complete, and groups of the others.
 
 use std::{collections::BTreeMap, ops::Range};
 
 use super::piece::Layout;
 
-/// The pieces and groups that one peer has. At most a bit a piece, and a bit a group for `max_begun` pieces.
+/// Pieces and groups of one peer. Memory: one bit per piece, and one bit per group of at most `max_begun` pieces.
 #[derive(Debug, Clone)]
-pub(crate) struct Holdings {
+pub(crate) struct Have {
     layout: Layout,
-    whole: Bits,
-    /// Groups of the pieces that are begun and not whole.
+    complete: Bits,
+    /// Groups of pieces that are begun and not complete.
     begun: BTreeMap<u32, Bits>,
     max_begun: usize,
 }
 
-impl Holdings {
-    /// Nothing yet. Of pieces that are begun while `max_begun` others are, nothing is remembered.
+impl Have {
+    /// An empty set. While `max_begun` pieces are begun, groups of further incomplete pieces are not recorded.
     pub(crate) fn new(layout: Layout, max_begun: usize) -> Self {
-        Self { layout, whole: Bits::new(u64::from(layout.pieces())), begun: BTreeMap::new(), max_begun }
+        Self { layout, complete: Bits::new(u64::from(layout.pieces())), begun: BTreeMap::new(), max_begun }
     }
 
     pub(crate) fn has_piece(&self, piece: u32) -> bool {
-        self.whole.has(u64::from(piece))
+        self.complete.has(u64::from(piece))
     }
 
     pub(crate) fn has_group(&self, group: u64) -> bool {
@@ -30,22 +30,22 @@ impl Holdings {
             || self.begun.get(&piece).is_some_and(|bits| bits.has(group - self.layout.groups_of(piece).start))
     }
 
-    /// Whether some of its groups are there, and not all.
+    /// Whether the set has some groups of the piece, and not all.
     pub(crate) fn is_begun(&self, piece: u32) -> bool {
         self.begun.contains_key(&piece)
     }
 
-    /// Pieces that are begun and not whole, ascending.
+    /// Pieces that are begun and not complete, ascending.
     pub(crate) fn begun(&self) -> impl Iterator<Item = u32> {
         self.begun.keys().copied()
     }
 
-    /// The whole pieces, ascending.
-    pub(crate) fn whole(&self) -> impl Iterator<Item = u32> {
+    /// Complete pieces, ascending.
+    pub(crate) fn complete(&self) -> impl Iterator<Item = u32> {
         (0..self.layout.pieces()).filter(|&piece| self.has_piece(piece))
     }
 
-    /// Adds a run of groups; calls `completed` with each piece that became whole. Returns the bytes that are new.
+    /// Adds a run of groups; calls `completed` with each piece that became complete. Returns the bytes that are new.
     pub(crate) fn insert(&mut self, groups: Range<u64>, mut completed: impl FnMut(u32)) -> u64 {
         let groups = groups.start..groups.end.min(self.layout.groups());
         let mut new_bytes = 0;
@@ -72,17 +72,18 @@ impl Holdings {
                 }
             }
             self.begun.remove(&piece);
-            self.whole.set(u64::from(piece));
+            self.complete.set(u64::from(piece));
             completed(piece);
         }
         new_bytes
     }
 }
 
-/// A fixed number of bits.
+/// Fixed number of bits.
 #[derive(Debug, Clone)]
 struct Bits {
     words: Box<[u64]>,
+    /// Number of bits that are set.
     count: u64,
 }
 
@@ -92,18 +93,19 @@ impl Bits {
         Self { words: vec![0; words].into(), count: 0 }
     }
 
-    fn place(index: u64) -> (usize, u64) {
+    /// Index of the word, and the bit within it.
+    fn position(index: u64) -> (usize, u64) {
         (usize::try_from(index / 64).expect("indices are below the length"), 1 << (index % 64))
     }
 
     fn has(&self, index: u64) -> bool {
-        let (word, bit) = Self::place(index);
+        let (word, bit) = Self::position(index);
         self.words[word] & bit != 0
     }
 
-    /// Whether it was not set before.
+    /// Sets a bit; returns whether it was clear.
     fn set(&mut self, index: u64) -> bool {
-        let (word, bit) = Self::place(index);
+        let (word, bit) = Self::position(index);
         let is_new = self.words[word] & bit == 0;
         self.words[word] |= bit;
         self.count += u64::from(is_new);
@@ -122,42 +124,45 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_set_of_groups(runs in prop::collection::vec((0u64..70, 0u64..40), 0..12), short in 0..GROUP_BYTES) {
+        fn insert_of_any_runs_matches_a_set_of_groups(
+            runs in prop::collection::vec((0u64..70, 0u64..40), 0..12),
+            short in 0..GROUP_BYTES,
+        ) {
             let layout = Layout::new(70 * GROUP_BYTES - short);
-            let mut holdings = Holdings::new(layout, usize::MAX);
+            let mut have = Have::new(layout, usize::MAX);
             let mut model = BTreeSet::new();
             let mut completed = Vec::new();
             for (start, len) in runs {
                 let before: u64 = model.iter().map(|&group| layout.bytes(&(group..group + 1))).sum();
-                let new = holdings.insert(start..start + len, |piece| completed.push(piece));
+                let new = have.insert(start..start + len, |piece| completed.push(piece));
                 model.extend(start..(start + len).min(layout.groups()));
                 let after: u64 = model.iter().map(|&group| layout.bytes(&(group..group + 1))).sum();
                 prop_assert_eq!(before + new, after);
             }
             for group in 0..layout.groups() {
-                prop_assert_eq!(holdings.has_group(group), model.contains(&group));
+                prop_assert_eq!(have.has_group(group), model.contains(&group));
             }
             completed.sort_unstable();
-            prop_assert_eq!(&completed, &holdings.whole().collect::<Vec<_>>());
+            prop_assert_eq!(&completed, &have.complete().collect::<Vec<_>>());
             for piece in 0..layout.pieces() {
                 let has_all = layout.groups_of(piece).all(|group| model.contains(&group));
                 let has_some = layout.groups_of(piece).any(|group| model.contains(&group));
-                prop_assert_eq!(holdings.has_piece(piece), has_all);
-                prop_assert_eq!(holdings.begun().any(|begun| begun == piece), has_some && !has_all);
+                prop_assert_eq!(have.has_piece(piece), has_all);
+                prop_assert_eq!(have.begun().any(|begun| begun == piece), has_some && !has_all);
             }
         }
     }
 
     #[test]
-    fn what_is_remembered_of_fragments_is_bounded() {
+    fn begun_pieces_over_the_limit_are_not_recorded() {
         let layout = Layout::new(8 << 20);
-        let mut holdings = Holdings::new(layout, 2);
+        let mut have = Have::new(layout, 2);
         for piece in 0..8 {
             let first = layout.groups_of(piece).start;
-            holdings.insert(first..first + 1, |_| {});
+            have.insert(first..first + 1, |_| {});
         }
-        assert_eq!(holdings.begun().collect::<Vec<_>>(), [0, 1]);
-        holdings.insert(0..layout.groups(), |_| {});
-        assert_eq!(holdings.whole().count(), 32, "whole pieces are always known");
+        assert_eq!(have.begun().collect::<Vec<_>>(), [0, 1]);
+        have.insert(0..layout.groups(), |_| {});
+        assert_eq!(have.complete().count(), 32, "complete pieces are always recorded");
     }
 }

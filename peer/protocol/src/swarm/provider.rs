@@ -1,239 +1,228 @@
-//! What is known of one owner: what it has, how fast it is, what it is asked for.
+//! State of one provider: its groups, its rate, its requests in flight.
 //!
-//! | state | is asked | leaves it for |
+//! | state | receives requests | next state |
 //! |---|---|---|
-//! | ready | yes | doubted: lost work to another while it was quiet; waiting: busy, silent or broken; dropped: lied, changed, not here, refused, failed too often |
-//! | doubted | no | ready: it is heard, or it has been left alone for as long as it was quiet; waiting: silent |
-//! | waiting | no; requests under way go on | ready: the wait is over |
+//! | ready | yes | suspended: lost work to another provider while it stalled; waiting: busy, silent or broken; dropped: corrupt data, changed, not here, refused, too many failures |
+//! | suspended | no | ready: it shows activity, or the suspension has lasted as long as the stall; waiting: silent |
+//! | waiting | no; requests in flight continue after a refusal as busy | ready: the wait is over |
 //!
-//! Dropped owners are not kept, but for the liars' numbers.
+//! Dropped providers are removed; of those that sent corrupt data the number is kept.
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
-use shared::{
-    limits::{
-        DEFAULT_RTT, FIRST_RATE_WINDOW, LEFT_ALONE_AT_MOST, MAX_BEGUN_PIECES_PER_OWNER, MAX_OWNER_BACKOFF,
-        MAX_REQUESTS_PER_OWNER, MIN_REQUESTS_PER_OWNER, OWNER_BACKOFF, OWNER_SILENCE, PIPELINE_MARGIN, RATE_WINDOW,
-    },
-    time::Timestamp,
-};
+use shared::{limits::MIN_REQUESTS_PER_PROVIDER, time::Timestamp};
 
 use super::{
     event::{Has, RequestId},
-    have::Holdings,
+    have::Have,
+    params::{
+        DEFAULT_RTT, MAX_BEGUN_PIECES_PER_PROVIDER, MAX_REQUESTS_PER_PROVIDER, MAX_RESERVED_TIME, PIPELINE_MARGIN,
+    },
     piece::{Layout, Pieces},
+    rate::{Rate, bytes_at},
 };
+use crate::provider_health::ProviderHealth;
 
-/// Part of the estimate that one measurement replaces: three windows make up for most of a change.
-const RATE_GAIN: f64 = 0.4;
-
-/// A request under way.
+/// A request in flight.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) id: RequestId,
-    /// What is wanted of it; its end moves down when it is cut.
+    /// Wanted groups; the end moves down when the request is truncated.
     pub(crate) groups: Range<u64>,
-    /// Up to where its groups are proven.
+    /// End of the verified groups.
     pub(crate) proven: u64,
-    /// Its owner has begun to send.
-    pub(crate) has_begun: bool,
+    /// The first bytes have arrived.
+    pub(crate) has_started: bool,
 }
 
 impl Request {
-    /// What is still to come of it.
+    /// Groups that are still to come.
     pub(crate) fn rest(&self) -> Range<u64> {
         self.proven..self.groups.end
     }
 
-    /// Whether it is on its way.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.has_begun || self.proven > self.groups.start
+    /// Whether the provider has begun to send.
+    pub(crate) fn is_flowing(&self) -> bool {
+        self.has_started || self.proven > self.groups.start
     }
 }
 
-/// One owner.
+/// One provider.
 #[derive(Debug)]
-pub(crate) struct Owner {
+pub(crate) struct Provider {
     layout: Layout,
-    /// `None`: everything.
-    holdings: Option<Holdings>,
-    /// In the order in which they were made, which is the order in which they are expected to be served.
+    /// `None`: the whole version.
+    have: Option<Have>,
+    /// In the order in which they were sent, which is the order in which the provider serves them.
     pub(crate) requests: VecDeque<Request>,
+    /// Its last activity counts from the last request while nothing was in flight.
+    health: ProviderHealth,
     rate: Rate,
     rtt: Option<Duration>,
-    /// When it last showed life; while it is asked for nothing, when it was asked last.
-    heard: Timestamp,
-    waiting_until: Option<Timestamp>,
-    doubted_until: Option<Timestamp>,
-    failures: u32,
-    refusals: u32,
-    /// There was nothing to ask it for when it was last looked at.
-    pub(crate) starved: bool,
-    /// When it was last looked at, what it could be asked for was left to other receivers.
-    pub(crate) left_alone: bool,
-    /// Since when it has been left alone without being asked for anything.
-    left_since: Option<Timestamp>,
-    /// The piece behind the last one it was asked for, where it goes on if it can.
+    suspended_until: Option<Timestamp>,
+    /// The last attempt found nothing to request from it.
+    pub(crate) exhausted: bool,
+    /// The last attempt found only pieces that are reserved for other receivers.
+    pub(crate) reserved_for_others: bool,
+    /// Start of the time without requests because of that.
+    reserved_since: Option<Timestamp>,
+    /// Piece after the last requested one, where the next run continues if it can.
     pub(crate) next_piece: Option<u32>,
-    /// Bytes proven of it.
-    pub(crate) bytes: u64,
-    /// Bytes proven of it that were there already.
-    pub(crate) bytes_twice: u64,
+    /// Bytes that it delivered and that were verified.
+    pub(crate) bytes_proven: u64,
 }
 
-impl Owner {
+impl Provider {
     pub(crate) fn new(now: Timestamp, layout: Layout, has: &Has, rtt: Option<Duration>, pieces: &mut Pieces) -> Self {
-        let holdings = match has {
+        let have = match has {
             Has::All => {
-                pieces.add_full_owner();
+                pieces.add_full_provider();
                 None
             }
-            Has::Groups(_) => Some(Holdings::new(layout, MAX_BEGUN_PIECES_PER_OWNER)),
+            Has::Groups(_) => Some(Have::new(layout, MAX_BEGUN_PIECES_PER_PROVIDER)),
         };
-        let mut owner = Self {
+        let mut provider = Self {
             layout,
-            holdings,
+            have,
             requests: VecDeque::new(),
+            health: ProviderHealth::new(now),
             rate: Rate::default(),
             rtt,
-            heard: now,
-            waiting_until: None,
-            doubted_until: None,
-            failures: 0,
-            refusals: 0,
-            starved: false,
-            left_alone: false,
-            left_since: None,
+            suspended_until: None,
+            exhausted: false,
+            reserved_for_others: false,
+            reserved_since: None,
             next_piece: None,
-            bytes: 0,
-            bytes_twice: 0,
+            bytes_proven: 0,
         };
         if let Has::Groups(groups) = has {
-            owner.gain(groups.iter(), pieces);
+            provider.gain(groups.iter(), pieces);
         }
-        owner
+        provider
     }
 
-    /// It is there again, perhaps with more.
-    pub(crate) fn renew(&mut self, has: &Has, rtt: Option<Duration>, pieces: &mut Pieces) {
+    /// Takes over what a provider that joins again has, and forgets its failures.
+    pub(crate) fn rejoin(&mut self, has: &Has, rtt: Option<Duration>, pieces: &mut Pieces) {
         self.rtt = rtt.or(self.rtt);
-        self.waiting_until = None;
-        self.doubted_until = None;
-        self.failures = 0;
-        self.refusals = 0;
+        self.health.reset();
+        self.suspended_until = None;
         match has {
             Has::Groups(groups) => {
                 self.gain(groups.iter(), pieces);
             }
-            Has::All if self.holdings.is_some() => {
+            Has::All if self.have.is_some() => {
                 self.withdraw(pieces);
-                self.holdings = None;
-                pieces.add_full_owner();
-                self.starved = false;
+                self.have = None;
+                pieces.add_full_provider();
+                self.exhausted = false;
             }
             Has::All => {}
         }
     }
 
-    /// Returns the pieces that it has whole now and had not before.
+    /// Adds groups; returns the pieces that became complete.
     pub(crate) fn gain(&mut self, runs: impl Iterator<Item = Range<u64>>, pieces: &mut Pieces) -> Vec<u32> {
         let mut gained = Vec::new();
-        let Some(holdings) = &mut self.holdings else { return gained };
+        let Some(have) = &mut self.have else { return gained };
         for groups in runs {
-            holdings.insert(groups, |piece| gained.push(piece));
+            have.insert(groups, |piece| gained.push(piece));
         }
-        gained.iter().for_each(|&piece| pieces.add_owner(piece));
-        self.starved = false;
+        gained.iter().for_each(|&piece| pieces.add_provider(piece));
+        self.exhausted = false;
         gained
     }
 
-    /// Its pieces do not count as available any more.
+    /// Removes its pieces from the availability counts.
     pub(crate) fn withdraw(&self, pieces: &mut Pieces) {
-        match &self.holdings {
-            None => pieces.remove_full_owner(),
-            Some(holdings) => holdings.whole().for_each(|piece| pieces.remove_owner(piece)),
+        match &self.have {
+            None => pieces.remove_full_provider(),
+            Some(have) => have.complete().for_each(|piece| pieces.remove_provider(piece)),
         }
     }
 
     pub(crate) fn has_all(&self) -> bool {
-        self.holdings.is_none()
+        self.have.is_none()
     }
 
     pub(crate) fn has_piece(&self, piece: u32) -> bool {
-        self.holdings.as_ref().is_none_or(|holdings| holdings.has_piece(piece))
+        self.have.as_ref().is_none_or(|have| have.has_piece(piece))
     }
 
     pub(crate) fn has_group(&self, group: u64) -> bool {
-        self.holdings.as_ref().is_none_or(|holdings| holdings.has_group(group))
+        self.have.as_ref().is_none_or(|have| have.has_group(group))
     }
 
     /// Pieces of which it has some groups and not all.
     pub(crate) fn begun(&self) -> impl Iterator<Item = u32> {
-        self.holdings.iter().flat_map(Holdings::begun)
+        self.have.iter().flat_map(Have::begun)
     }
 
-    /// Whether it may be asked for more: it is ready, brings what it is asked for, and has less to do than lasts for a
-    /// round trip.
-    pub(crate) fn has_room(&self, now: Timestamp) -> bool {
-        self.waiting_until.is_none()
-            && self.doubted_until.is_none_or(|until| until <= now)
-            && self.quiet(now) == Duration::ZERO
-            && self.requests.len() < MAX_REQUESTS_PER_OWNER
-            && (self.requests.len() < MIN_REQUESTS_PER_OWNER || self.backlog_bytes() < self.pipeline_bytes())
+    /// Whether it can take another request: it is ready, it delivers, and its requests do not last for a round trip.
+    pub(crate) fn has_capacity(&self, now: Timestamp) -> bool {
+        self.health.is_available(now)
+            && self.suspended_until.is_none_or(|until| until <= now)
+            && self.stall(now) == Duration::ZERO
+            && self.requests.len() < MAX_REQUESTS_PER_PROVIDER
+            && (self.requests.len() < MIN_REQUESTS_PER_PROVIDER || self.backlog_bytes() < self.pipeline_bytes())
     }
 
-    /// Bytes that are on their way or on the owner's list.
+    /// Bytes in flight or queued at the provider.
     pub(crate) fn backlog_bytes(&self) -> u64 {
         self.requests.iter().map(|request| self.layout.bytes(&request.rest())).sum()
     }
 
-    /// Bytes that keep the owner at work for a round trip and a margin.
+    /// Bytes that keep the provider sending for a round trip and a margin.
     pub(crate) fn pipeline_bytes(&self) -> u64 {
         let seconds = (self.rtt() + PIPELINE_MARGIN).as_secs_f64();
-        bytes_at(self.rate.estimate.unwrap_or(0.0), seconds)
+        bytes_at(self.rate().unwrap_or(0.0), seconds)
     }
 
-    /// Bytes a second while it was asked for something; `None` before it was measured.
+    /// Bytes per second while requests are in flight; `None` before it is measured.
     pub(crate) fn rate(&self) -> Option<f64> {
-        self.rate.estimate
+        self.rate.estimate()
     }
 
+    /// Round-trip time, measured or assumed.
     pub(crate) fn rtt(&self) -> Duration {
         self.rtt.unwrap_or(DEFAULT_RTT)
     }
 
-    /// For how long it has brought nothing though it was asked, beyond what a round trip explains. It is taken to
-    /// last as long again, which makes a stalled owner look slower by and by.
-    pub(crate) fn quiet(&self, now: Timestamp) -> Duration {
-        if self.requests.is_empty() { Duration::ZERO } else { now.since(self.heard + self.rtt() + PIPELINE_MARGIN) }
+    /// Time without any activity although data is due, beyond a round trip. Estimates assume that the stall lasts as
+    /// long again, so a stalled provider looks slower the longer it stalls.
+    pub(crate) fn stall(&self, now: Timestamp) -> Duration {
+        if self.requests.is_empty() {
+            Duration::ZERO
+        } else {
+            now.since(self.health.last_activity() + self.rtt() + PIPELINE_MARGIN)
+        }
     }
 
-    /// Whether it is asked for something and brings it.
-    pub(crate) fn is_at_work(&self, now: Timestamp) -> bool {
-        !self.requests.is_empty() && self.quiet(now) == Duration::ZERO
+    /// Whether it has requests in flight and delivers.
+    pub(crate) fn is_delivering(&self, now: Timestamp) -> bool {
+        !self.requests.is_empty() && self.stall(now) == Duration::ZERO
     }
 
     pub(crate) fn push(&mut self, now: Timestamp, id: RequestId, groups: Range<u64>) {
-        if self.requests.is_empty() && self.doubted_until.is_none() {
-            self.heard = now;
+        if self.requests.is_empty() && self.suspended_until.is_none() {
+            self.health.start_silence(now);
         }
         self.next_piece = Some(self.layout.piece_of(groups.end - 1) + 1);
-        self.left_since = None;
-        self.requests.push_back(Request { id, proven: groups.start, groups, has_begun: false });
+        self.reserved_since = None;
+        self.requests.push_back(Request { id, proven: groups.start, groups, has_started: false });
     }
 
-    /// What it could be asked for is left to other receivers.
-    pub(crate) fn leave_alone(&mut self, now: Timestamp) {
-        self.left_alone = true;
+    /// Notes that everything it could send now is reserved for other receivers.
+    pub(crate) fn reserve_for_others(&mut self, now: Timestamp) {
+        self.reserved_for_others = true;
         if self.requests.is_empty() {
-            self.left_since.get_or_insert(now);
+            self.reserved_since.get_or_insert(now);
         }
     }
 
-    /// Whether others have had their time: what they were left they do not fetch, or those who bring something meanwhile are slow,
-    /// or pretend to bring something.
-    pub(crate) fn was_left_for_long(&self, now: Timestamp) -> bool {
-        self.left_since.is_some_and(|since| now.since(since) >= LEFT_ALONE_AT_MOST)
+    /// Whether the reservation has lasted long enough: the other receivers do not fetch the pieces, or the providers
+    /// that deliver meanwhile are slow, or only pretend to deliver.
+    pub(crate) fn is_reservation_over(&self, now: Timestamp) -> bool {
+        self.reserved_since.is_some_and(|since| now.since(since) >= MAX_RESERVED_TIME)
     }
 
     pub(crate) fn request(&self, id: RequestId) -> Option<&Request> {
@@ -253,123 +242,82 @@ impl Owner {
         request
     }
 
-    pub(crate) fn heard(&mut self, now: Timestamp, rtt: Option<Duration>) {
-        self.heard = self.heard.max(now);
-        self.doubted_until = None;
+    pub(crate) fn on_activity(&mut self, now: Timestamp, rtt: Option<Duration>) {
+        self.health.on_activity(now);
+        self.suspended_until = None;
         self.rtt = rtt.or(self.rtt);
     }
 
-    /// Groups of it are proven: `bytes`, of which `bytes_twice` were there already.
-    pub(crate) fn delivered(&mut self, now: Timestamp, bytes: u64, bytes_twice: u64) {
-        self.heard(now, None);
-        self.failures = 0;
-        self.refusals = 0;
-        self.bytes += bytes;
-        self.bytes_twice += bytes_twice;
+    /// Records verified bytes of it, including those that were verified before.
+    pub(crate) fn on_delivery(&mut self, now: Timestamp, bytes: u64) {
+        self.on_activity(now, None);
+        self.health.on_delivery(now);
+        self.bytes_proven += bytes;
         if !self.requests.is_empty() {
             self.rate.measure(now, bytes);
         }
     }
 
-    /// Another failure in a row: how many now. What fails while it is waiting already is the same failure.
-    pub(crate) fn failed(&mut self) -> u32 {
-        self.failures += u32::from(self.waiting_until.is_none());
-        self.failures
+    /// Records a failure and returns the number of consecutive ones.
+    pub(crate) fn record_failure(&mut self) -> u32 {
+        self.health.record_failure()
     }
 
-    /// It has no slot free, as a polite owner says: no failure, but the next wait is longer. Returns when it ends.
-    pub(crate) fn refused_as_busy(
+    /// Records a refusal as busy and starts a wait; returns its end.
+    pub(crate) fn on_refusal(
         &mut self,
         now: Timestamp,
         retry_after: Option<Duration>,
         rng: &mut fastrand::Rng,
     ) -> Timestamp {
-        self.refusals += u32::from(self.waiting_until.is_none());
-        self.wait(now, retry_after, rng)
+        self.health.record_refusal();
+        self.back_off(now, retry_after, rng)
     }
 
-    /// Leaves it alone: for `wanted` at least, longer with each failure in a row, and not in step with other peers.
-    /// Returns until when.
-    pub(crate) fn wait(&mut self, now: Timestamp, wanted: Option<Duration>, rng: &mut fastrand::Rng) -> Timestamp {
-        let doublings = self.failures.max(self.refusals).saturating_sub(1).min(16);
-        let backoff = OWNER_BACKOFF.saturating_mul(1 << doublings).min(MAX_OWNER_BACKOFF);
-        let wanted = wanted.unwrap_or_default().min(MAX_OWNER_BACKOFF);
-        let until = now + wanted.max(backoff / 2) + (backoff / 2).mul_f64(rng.f64());
-        let until = self.waiting_until.map_or(until, |earlier| earlier.max(until));
-        self.waiting_until = Some(until);
-        self.doubted_until = None;
-        until
+    /// Starts or extends a wait of at least `requested`; returns its end.
+    pub(crate) fn back_off(
+        &mut self,
+        now: Timestamp,
+        requested: Option<Duration>,
+        rng: &mut fastrand::Rng,
+    ) -> Timestamp {
+        self.suspended_until = None;
+        self.health.back_off(now, requested, rng)
     }
 
-    /// It loses work to another. If it was quiet, it is left alone for as long again; and if it stays quiet when it is
-    /// asked then, that counts from the first time on: so two owners that have died do not pass work to and fro.
-    pub(crate) fn doubt(&mut self, now: Timestamp) {
-        let quiet = self.quiet(now);
-        if quiet > Duration::ZERO {
-            self.doubted_until = Some(now + quiet);
+    /// Suspends a stalled provider that loses work to another one, for as long as it has stalled. Its silence counts
+    /// from its last activity even if it gets requests again, so two dead providers do not pass work back and forth.
+    pub(crate) fn suspend_if_stalled(&mut self, now: Timestamp) {
+        let stall = self.stall(now);
+        if stall > Duration::ZERO {
+            self.suspended_until = Some(now + stall);
         }
     }
 
-    pub(crate) fn doubted_until(&self) -> Option<Timestamp> {
-        self.doubted_until
+    pub(crate) fn suspended_until(&self) -> Option<Timestamp> {
+        self.suspended_until
     }
 
-    /// This peer itself slept for `late`.
-    pub(crate) fn excuse(&mut self, late: Duration) {
-        self.heard += late;
+    /// Extends the silence deadline because this peer itself did not run for `stall`.
+    pub(crate) fn extend_deadline(&mut self, stall: Duration) {
+        self.health.extend_deadline(stall);
     }
 
-    pub(crate) fn waiting_until(&self) -> Option<Timestamp> {
-        self.waiting_until
+    /// End of its wait after a failure or a refusal.
+    pub(crate) fn retry_at(&self) -> Option<Timestamp> {
+        self.health.retry_at()
     }
 
-    /// Ends a wait that is over.
-    pub(crate) fn wake(&mut self, now: Timestamp) {
-        if self.waiting_until.is_some_and(|until| until <= now) {
-            self.waiting_until = None;
-            self.starved = false;
+    /// Ends a wait that has expired.
+    pub(crate) fn end_wait(&mut self, now: Timestamp) {
+        if self.health.end_wait(now) {
+            self.exhausted = false;
         }
     }
 
-    /// When its silence becomes a failure.
+    /// Time at which its silence becomes a failure.
     pub(crate) fn silence_deadline(&self) -> Option<Timestamp> {
-        (!self.requests.is_empty() || self.doubted_until.is_some()).then(|| self.heard + OWNER_SILENCE)
+        let is_due = !self.requests.is_empty() || self.suspended_until.is_some();
+        is_due.then(|| self.health.silence_deadline())
     }
-}
-
-/// Bytes a second, over the time in which something was asked for.
-#[derive(Debug, Default)]
-struct Rate {
-    estimate: Option<f64>,
-    window_bytes: u64,
-    window: Duration,
-    /// Up to when the window is measured; `None` while nothing comes.
-    until: Option<Timestamp>,
-}
-
-impl Rate {
-    fn measure(&mut self, now: Timestamp, bytes: u64) {
-        // The first bytes after a pause waited for a round trip: they only start the clock.
-        let Some(until) = self.until.replace(now) else { return };
-        self.window += now.since(until);
-        self.window_bytes += bytes;
-        let enough = if self.estimate.is_none() { FIRST_RATE_WINDOW } else { RATE_WINDOW };
-        if self.window < enough {
-            return;
-        }
-        let sample = self.window_bytes as f64 / self.window.as_secs_f64();
-        self.estimate = Some(self.estimate.map_or(sample, |old| old + (sample - old) * RATE_GAIN));
-        self.window = Duration::ZERO;
-        self.window_bytes = 0;
-    }
-
-    fn pause(&mut self) {
-        self.until = None;
-    }
-}
-
-/// Bytes that come in `seconds` at a rate, rounded down.
-pub(crate) fn bytes_at(bytes_per_second: f64, seconds: f64) -> u64 {
-    // `as` saturates, and neither is negative.
-    (bytes_per_second * seconds) as u64
 }

@@ -1,38 +1,38 @@
-//! Whether the receiver of an upload is still there: a slot is not for those who went without a word.
+//! Detection of receivers that are gone although their connection is still open.
 //!
-//! | what the connection counted since the last look | what it means |
+//! | counters of the connection since the last sample | meaning |
 //! |---|---|
-//! | acknowledgements | it is there |
-//! | nothing sent since it was last heard | nothing had to be answered: a low rate, a receiver that takes its time |
-//! | sent, and not answered | a look more; after [`LOOKS_UNHEARD`] of them it is not heard |
+//! | acknowledgements arrived | the receiver is there |
+//! | nothing was sent since the last acknowledgement | nothing to acknowledge: a low rate, or a slow reader |
+//! | data was sent and not acknowledged | unanswered; after [`UNACKNOWLEDGED_SAMPLES`] of them the receiver is gone |
 //!
-//! A sender whose data are not acknowledged sends probes (RFC 9002 section 6.2), so that silence shows even when its
-//! congestion window is full.
+//! A sender whose data is not acknowledged sends probes (RFC 9002 section 6.2), so a missing receiver shows even when
+//! the congestion window is full.
 
-use shared::limits::LOOKS_UNHEARD;
+use super::params::UNACKNOWLEDGED_SAMPLES;
 
-/// What was seen of one connection; look at it every [`LOOK`](shared::limits::LOOK).
+/// Monitor of one connection, to be sampled every [`MONITOR_INTERVAL`](super::params::MONITOR_INTERVAL).
 #[derive(Debug, Default)]
-pub struct Hearing {
-    /// Acknowledgements at the last look.
-    heard: u64,
+pub struct AckMonitor {
+    /// Acknowledgements received by the last sample.
+    acknowledged: u64,
     /// Frames sent when that count last changed.
     sent: u64,
     unanswered: u32,
 }
 
-impl Hearing {
-    /// Takes what a connection counted so far: frames sent that must be acknowledged, and acknowledgements received.
-    /// Tells whether its other end is not heard any more.
+impl AckMonitor {
+    /// Takes the connection's totals: ack-eliciting frames sent and acknowledgements received. Returns whether the
+    /// receiver is gone.
     ///
-    /// Looks count, not time: a process that was stopped for a while has looked once.
-    pub fn look(&mut self, sent: u64, heard: u64) -> bool {
-        if heard != self.heard {
-            *self = Self { heard, sent, unanswered: 0 };
+    /// Samples count, not time: a process that was stopped for a while has sampled once.
+    pub fn sample(&mut self, sent: u64, acknowledged: u64) -> bool {
+        if acknowledged != self.acknowledged {
+            *self = Self { acknowledged, sent, unanswered: 0 };
         } else if sent > self.sent {
             self.unanswered += 1;
         }
-        self.unanswered >= LOOKS_UNHEARD
+        self.unanswered >= UNACKNOWLEDGED_SAMPLES
     }
 }
 
@@ -41,31 +41,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_that_answers_is_heard_for_ever() {
-        let mut hearing = Hearing::default();
-        assert!((1..1000).all(|look| !hearing.look(look * 100, look)));
+    fn receiver_that_acknowledges_is_never_gone() {
+        let mut monitor = AckMonitor::default();
+        assert!((1..1000).all(|sample| !monitor.sample(sample * 100, sample)));
     }
 
     #[test]
-    fn one_that_does_not_answer_is_not_heard_after_some_looks() {
-        let mut hearing = Hearing::default();
-        assert!(!hearing.look(100, 10));
-        let looks = (1..100).find(|look| hearing.look(100 + look, 10));
-        assert_eq!(looks, Some(u64::from(LOOKS_UNHEARD)));
+    fn receiver_that_acknowledges_nothing_is_gone_after_the_limit() {
+        let mut monitor = AckMonitor::default();
+        assert!(!monitor.sample(100, 10));
+        let samples = (1..100).find(|sample| monitor.sample(100 + sample, 10));
+        assert_eq!(samples, Some(u64::from(UNACKNOWLEDGED_SAMPLES)));
     }
 
     #[test]
-    fn one_that_has_nothing_to_answer_is_heard() {
-        let mut hearing = Hearing::default();
-        assert!((0..1000).all(|_| !hearing.look(100, 10)));
+    fn receiver_with_nothing_to_acknowledge_is_never_gone() {
+        let mut monitor = AckMonitor::default();
+        assert!((0..1000).all(|_| !monitor.sample(100, 10)));
     }
 
     #[test]
-    fn a_late_answer_counts() {
-        let mut hearing = Hearing::default();
-        for look in 0..100 {
-            for sent in 0..u64::from(LOOKS_UNHEARD) {
-                assert!(!hearing.look(look * 100 + sent, 10 + look), "look {look}, {sent}");
+    fn late_acknowledgement_restarts_the_count() {
+        let mut monitor = AckMonitor::default();
+        for round in 0..100 {
+            for sent in 0..u64::from(UNACKNOWLEDGED_SAMPLES) {
+                assert!(!monitor.sample(round * 100 + sent, 10 + round), "round {round}, {sent}");
             }
         }
     }

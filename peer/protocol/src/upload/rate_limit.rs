@@ -1,44 +1,47 @@
-//! A cap on bytes a second, for `--limit-up` and `--limit-down`.
+//! Cap on bytes per second, for `--limit-up` and `--limit-down`.
 
 use std::{num::NonZeroU64, time::Duration};
 
-use shared::{limits::RATE_BURST, time::Timestamp};
+use shared::time::Timestamp;
+
+use super::params::RATE_BURST;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// A token bucket that says when bytes may go ("virtual scheduling", ITU-T I.371, annex A).
+/// Token bucket that returns the time at which bytes may be sent ("virtual scheduling", ITU-T I.371, annex A).
 ///
-/// Bytes are booked before they go and may go at the time that is returned; so whoever shares it gets a turn in the order
-/// of booking, and over any stretch of time no more goes than the rate brings, plus [`RATE_BURST`], plus one booking.
+/// Bytes are booked before they are sent, and may be sent at the returned time. Users of one limit therefore take turns
+/// in the order of booking. Over any period no more is sent than the rate allows, plus [`RATE_BURST`], plus one
+/// booking.
 #[derive(Debug, Clone)]
 pub struct RateLimit {
     bytes_per_second: NonZeroU64,
-    /// When the bytes booked so far are paid for.
+    /// Time at which the bytes booked so far are paid for.
     paid: Timestamp,
-    /// Nanoseconds' fraction of that, in 1 / `bytes_per_second`: many small bookings must not add up to an error.
+    /// Fraction of a nanosecond of `paid`, in 1 / `bytes_per_second`: many small bookings must not add up to an error.
     remainder: u64,
 }
 
 impl RateLimit {
-    /// A cap of so many bytes a second.
+    /// A cap of `bytes_per_second`.
     pub fn new(bytes_per_second: NonZeroU64) -> Self {
         Self { bytes_per_second, paid: Timestamp::ZERO, remainder: 0 }
     }
 
-    /// The cap, bytes a second.
+    /// Cap in bytes per second.
     pub fn bytes_per_second(&self) -> NonZeroU64 {
         self.bytes_per_second
     }
 
-    /// Changes the cap for what is booked from now on.
+    /// Changes the cap for later bookings.
     pub fn set_bytes_per_second(&mut self, bytes_per_second: NonZeroU64) {
         self.bytes_per_second = bytes_per_second;
         self.remainder = 0;
     }
 
-    /// Books `bytes` and returns when they may go: `now` or later.
+    /// Books `bytes` and returns the time at which they may be sent: `now` or later.
     pub fn book(&mut self, now: Timestamp, bytes: u64) -> Timestamp {
-        // What is not used in time is lost, but for the burst.
+        // Unused credit expires, except for the burst.
         let earliest = now - RATE_BURST;
         if self.paid < earliest {
             self.paid = earliest;
@@ -68,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_go_at_the_rate() {
+    fn bookings_in_a_row_take_the_time_of_the_rate() {
         let mut limit = limit(1_000_000);
         let mut now = at(5000);
         for _ in 0..100 {
@@ -80,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_no_credit_beyond_the_burst() {
+    fn pause_earns_no_credit_beyond_the_burst() {
         let mut limit = limit(1000);
         assert_eq!(limit.book(at(1000), 100), at(1000), "the burst");
         assert_eq!(limit.book(at(1000), 1000), at(2000));
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_cap_holds_for_what_comes_then() {
+    fn new_cap_applies_to_later_bookings() {
         let mut limit = limit(1000);
         let first = limit.book(at(1000), 1100);
         limit.set_bytes_per_second(NonZeroU64::new(10_000).unwrap());
@@ -98,7 +101,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_the_rate_and_the_burst(
+        fn bytes_over_any_period_are_within_rate_and_burst(
             rate in 1u64..1 << 40,
             bookings in prop::collection::vec((0u64..50, 0u64..1 << 20), 1..60),
         ) {

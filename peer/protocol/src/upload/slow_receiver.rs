@@ -1,38 +1,39 @@
-//! Whether the receiver of an upload takes so little that its slot is better given to those who wait.
+//! Detection of receivers that are so slow that their slot is of more use to waiting requests.
 //!
-//! | what an upload took over the last [`LOOKS_TAKING`] looks | what it means |
+//! | progress over the last [`SLOW_RECEIVER_SAMPLES`] samples | meaning |
 //! |---|---|
-//! | nothing | its receiver does not read, or has said of no room for a while (a receiver says so in steps of an eighth of a window) |
-//! | less than a [`SLOW_PART`]th of what uploads took on the average | its path or its disk is slow, or it pretends |
+//! | none | the receiver does not read, or has granted no flow-control credit for a while (it grants credit in steps of an eighth of a window) |
+//! | less than the average of all uploads divided by [`SLOW_RECEIVER_FRACTION`] | its path or its disk is slow, or it pretends |
 //! | more | it makes use of its slot |
 //!
-//! Which of these it is cannot be told apart from here: one that drips on purpose looks like one on a bad link. So nothing is taken from
-//! either but the slot ([`UploadSlots::park`](super::queue::UploadSlots::park)): the upload goes on beside the others. The measure
-//! is what others take, not a rate: where this peer's own uplink or cap is slow, all are, and no more of them at a time would help.
+//! A sender cannot tell a receiver that reads slowly on purpose from one on a bad link. It therefore takes nothing from
+//! either but the slot ([`UploadQueue::demote`](super::queue::UploadQueue::demote)): the upload continues beside the
+//! others. The measure is the progress of other uploads, not a rate: where this peer's own uplink or cap is slow, all
+//! uploads are, and more of them at a time would not help.
 
 use std::collections::VecDeque;
 
-use shared::limits::{LOOKS_TAKING, SLOW_PART};
+use super::params::{SLOW_RECEIVER_FRACTION, SLOW_RECEIVER_SAMPLES};
 
-/// What was seen of one upload; look at it every [`LOOK`](shared::limits::LOOK).
+/// Detector for one upload, to be sampled every [`MONITOR_INTERVAL`](super::params::MONITOR_INTERVAL).
 #[derive(Debug, Default)]
-pub struct Taking {
-    /// Bytes that it took and that all took, at the last looks, the oldest first.
-    looks: VecDeque<(u64, u64)>,
+pub struct SlowReceiverDetector {
+    /// Bytes of this upload and of all uploads at the last samples, the oldest first.
+    samples: VecDeque<(u64, u64)>,
 }
 
-impl Taking {
-    /// Takes how many bytes the upload's stream took so far, how many those of all uploads did, and how many run. Tells whether it
-    /// takes too little for a slot that others wait for.
-    pub fn look(&mut self, taken: u64, by_all: u64, running: u64) -> bool {
-        self.looks.push_back((taken, by_all));
-        if self.looks.len() <= LOOKS_TAKING {
+impl SlowReceiverDetector {
+    /// Takes the totals of bytes that the streams of this upload and of all uploads accepted, and the number of
+    /// uploads. Returns whether this upload is too slow for a slot that others wait for.
+    pub fn sample(&mut self, bytes: u64, all_bytes: u64, uploads: u64) -> bool {
+        self.samples.push_back((bytes, all_bytes));
+        if self.samples.len() <= SLOW_RECEIVER_SAMPLES {
             return false;
         }
-        let Some((taken_then, by_all_then)) = self.looks.pop_front() else { return false };
-        let taken = taken.saturating_sub(taken_then);
-        let average = by_all.saturating_sub(by_all_then) / running.max(1);
-        taken == 0 || taken < average / SLOW_PART
+        let Some((bytes_then, all_bytes_then)) = self.samples.pop_front() else { return false };
+        let progress = bytes.saturating_sub(bytes_then);
+        let average = all_bytes.saturating_sub(all_bytes_then) / uploads.max(1);
+        progress == 0 || progress < average / SLOW_RECEIVER_FRACTION
     }
 }
 
@@ -40,38 +41,39 @@ impl Taking {
 mod tests {
     use super::*;
 
-    const LOOKS: u64 = LOOKS_TAKING as u64;
+    const SAMPLES: u64 = SLOW_RECEIVER_SAMPLES as u64;
 
-    /// At which of a hundred looks an upload that takes `mine` a look is too slow, when seven others take `theirs`.
-    fn too_slow_at(mine: impl Fn(u64) -> u64, theirs: u64) -> Option<u64> {
-        let mut taking = Taking::default();
-        let mut taken = 0;
-        (0..100).find(|&look| {
-            taken += mine(look);
-            taking.look(taken, taken + 7 * theirs * look, 8)
+    /// Index of the first of a hundred samples at which an upload of `own` bytes per sample is slow, beside seven
+    /// others of `theirs`.
+    fn slow_at(own: impl Fn(u64) -> u64, theirs: u64) -> Option<u64> {
+        let mut detector = SlowReceiverDetector::default();
+        let mut bytes = 0;
+        (0..100).find(|&sample| {
+            bytes += own(sample);
+            detector.sample(bytes, bytes + 7 * theirs * sample, 8)
         })
     }
 
     #[test]
-    fn one_that_takes_nothing_is_noticed_after_some_looks_even_when_nobody_takes_anything() {
-        assert_eq!(too_slow_at(|_| 0, 0), Some(LOOKS));
-        assert_eq!(too_slow_at(|_| 0, 1 << 20), Some(LOOKS));
-        // When less than a sixteenth of what it took before is in the window still.
-        let stops = too_slow_at(|look| if look < 50 { 1 << 20 } else { 0 }, 1 << 20);
-        assert!(stops.is_some_and(|look| (50 + LOOKS - 3..50 + LOOKS).contains(&look)), "{stops:?}");
+    fn receiver_without_progress_is_slow_even_when_all_stand_still() {
+        assert_eq!(slow_at(|_| 0, 0), Some(SAMPLES));
+        assert_eq!(slow_at(|_| 0, 1 << 20), Some(SAMPLES));
+        // Once less than a sixteenth of the earlier progress is left in the window.
+        let stops = slow_at(|sample| if sample < 50 { 1 << 20 } else { 0 }, 1 << 20);
+        assert!(stops.is_some_and(|sample| (50 + SAMPLES - 3..50 + SAMPLES).contains(&sample)), "{stops:?}");
     }
 
     #[test]
-    fn one_that_drips_is_noticed_where_others_take_more() {
-        assert_eq!(too_slow_at(|look| u64::from(look % 10 == 0), 1 << 20), Some(LOOKS));
-        assert_eq!(too_slow_at(|_| 4 << 10, 1 << 20), Some(LOOKS));
+    fn receiver_far_below_the_average_is_slow() {
+        assert_eq!(slow_at(|sample| u64::from(sample % 10 == 0), 1 << 20), Some(SAMPLES));
+        assert_eq!(slow_at(|_| 4 << 10, 1 << 20), Some(SAMPLES));
     }
 
     #[test]
-    fn one_that_is_as_slow_as_all_or_not_much_slower_keeps_its_slot() {
-        assert_eq!(too_slow_at(|_| 500, 500), None, "a slow uplink");
-        assert_eq!(too_slow_at(|_| 100 << 10, 1 << 20), None);
-        // In steps, as windows open.
-        assert_eq!(too_slow_at(|look| if look % (LOOKS / 2) == 0 { 3 << 19 } else { 0 }, 1 << 20), None);
+    fn receiver_near_the_average_is_not_slow() {
+        assert_eq!(slow_at(|_| 500, 500), None, "a slow uplink");
+        assert_eq!(slow_at(|_| 100 << 10, 1 << 20), None);
+        // In steps, as flow-control windows open.
+        assert_eq!(slow_at(|sample| if sample % (SAMPLES / 2) == 0 { 3 << 19 } else { 0 }, 1 << 20), None);
     }
 }

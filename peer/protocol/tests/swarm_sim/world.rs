@@ -1,35 +1,36 @@
-//! Peers and their links, and the order in which things happen.
+//! Peers, their links, and the queue of occurrences.
 
 use std::{
     cmp::{Ordering, Reverse},
     collections::{BTreeMap, BinaryHeap, VecDeque},
+    hash::{DefaultHasher, Hasher as _},
     ops::Range,
     time::Duration,
 };
 
 use protocol::{
-    swarm::{Dropped, Event, Has, OwnerId, PickerKind, RequestId, Standing, Swarm, SwarmConfig},
-    upload::queue::{UploadId, UploadLimits, UploadSlots},
+    swarm::{Dropped, Event, Has, ProviderId, RequestId, Swarm, SwarmConfig},
+    upload::queue::{UploadId, UploadLimits, UploadQueue},
 };
 use shared::{
     group_ranges::{GroupRanges, group_count},
     time::Timestamp,
 };
 
-/// Uploads at a time: with few, pieces become whole sooner and can be passed on.
+/// Maximum number of active uploads. With few, pieces complete sooner and can be passed on.
 const UPLOADS: usize = 8;
-/// When a simulation is given up, in its own time.
+/// Virtual time at which a simulation fails.
 const GIVE_UP: Duration = Duration::from_secs(600);
 
-/// How a peer behaves as an owner.
+/// Behaviour of a peer as a provider.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Manner {
+pub(crate) enum Behaviour {
     Honest,
     /// Flips a bit in each piece.
-    Lies,
-    /// Sends nothing any more from then on, without a word.
+    SendsCorruptData,
+    /// Sends nothing from then on and keeps its connections.
     StallsAt(Duration),
-    /// Is gone from then on, and its connections with it.
+    /// Closes its connections then.
     VanishesAt(Duration),
 }
 
@@ -37,45 +38,45 @@ pub(crate) enum Manner {
 pub(crate) struct Link {
     pub(crate) up: f64,
     pub(crate) down: f64,
-    pub(crate) manner: Manner,
+    pub(crate) behaviour: Behaviour,
 }
 
 impl Link {
     pub(crate) fn equal(rate: f64) -> Self {
-        Self { up: rate, down: rate, manner: Manner::Honest }
+        Self { up: rate, down: rate, behaviour: Behaviour::Honest }
     }
 }
 
 pub(crate) struct Setup {
     pub(crate) seed: u64,
     pub(crate) size: u64,
-    pub(crate) owners: Vec<Link>,
+    pub(crate) providers: Vec<Link>,
     pub(crate) receivers: Vec<Link>,
     /// One way, milliseconds.
     pub(crate) latency_ms: Range<u64>,
-    pub(crate) picker: PickerKind,
 }
 
 #[derive(Debug)]
-pub(crate) enum What {
-    /// A receiver hears of something.
-    Tell(usize, Event),
+pub(crate) enum Occurrence {
+    /// An event reaches a receiver.
+    Event(usize, Event),
     Tick(usize),
-    /// A request reaches an owner.
-    Ask {
+    /// A request reaches a provider.
+    Request {
         to: usize,
         from: usize,
         request: RequestId,
         groups: Range<u64>,
     },
-    Cut {
+    /// A truncation or cancellation reaches a provider.
+    Truncate {
         to: usize,
         from: usize,
         request: RequestId,
         at_group: u64,
     },
     UplinkFree(usize),
-    /// A group has crossed the network and queues at the receiver's link.
+    /// A group reaches the receiver's link.
     Arrives {
         at: usize,
         from: usize,
@@ -92,7 +93,8 @@ pub(crate) enum What {
         to: usize,
         from: usize,
     },
-    News(usize),
+    /// A receiver advertises what it gained.
+    Advertise(usize),
     Fault(usize),
 }
 
@@ -109,25 +111,25 @@ pub(crate) struct Node {
     pub(crate) link: Link,
     pub(crate) swarm: Option<Swarm>,
     pub(crate) has: Vec<bool>,
-    pub(crate) news: GroupRanges,
-    /// Requests as this peer made them, as far as it still wants them.
+    pub(crate) gained: GroupRanges,
+    /// Groups still wanted of each request of this peer.
     pub(crate) wanted: BTreeMap<RequestId, Range<u64>>,
     pub(crate) dropped: BTreeMap<usize, Dropped>,
     pub(crate) finished: Option<Duration>,
     pub(crate) ticks_at: Option<Timestamp>,
-    pub(crate) slots: UploadSlots<usize>,
+    pub(crate) slots: UploadQueue<usize>,
     pub(crate) uploads: VecDeque<Upload>,
     pub(crate) uplink_is_busy: bool,
     pub(crate) downlink_free: Timestamp,
     pub(crate) in_flight: BTreeMap<usize, u64>,
-    pub(crate) is_gone: bool,
+    pub(crate) has_left: bool,
     pub(crate) bytes_sent: u64,
 }
 
-/// Something that will happen; the earliest is the greatest, as a heap wants it.
+/// A scheduled occurrence. The earliest is the greatest, as the heap requires.
 struct Queued {
     key: Reverse<(Timestamp, u64)>,
-    what: What,
+    occurrence: Occurrence,
 }
 
 impl PartialEq for Queued {
@@ -157,14 +159,16 @@ pub(crate) struct Sim {
     pub(crate) nodes: Vec<Node>,
     pub(crate) latency: BTreeMap<(usize, usize), Duration>,
     pub(crate) size: u64,
-    /// Receivers that are there and not finished.
+    /// Number of receivers that are present and not finished.
     pub(crate) receiving: usize,
+    /// Digest of all actions of all receivers, in order.
+    pub(crate) digest: DefaultHasher,
 }
 
 impl Sim {
     pub(crate) fn new(setup: &Setup) -> Self {
         let mut rng = fastrand::Rng::with_seed(setup.seed);
-        let count = setup.owners.len() + setup.receivers.len();
+        let count = setup.providers.len() + setup.receivers.len();
         let groups = group_count(setup.size);
         let mut latency = BTreeMap::new();
         for (a, b) in (0..count).flat_map(|a| (0..a).map(move |b| (a, b))) {
@@ -175,26 +179,25 @@ impl Sim {
             link,
             swarm,
             has: vec![has; groups as usize],
-            news: GroupRanges::default(),
+            gained: GroupRanges::default(),
             wanted: BTreeMap::new(),
             dropped: BTreeMap::new(),
             finished: None,
             ticks_at: None,
-            slots: UploadSlots::new(UploadLimits { active: UPLOADS, ..UploadLimits::default() }),
+            slots: UploadQueue::new(UploadLimits { active: UPLOADS, ..UploadLimits::default() }),
             uploads: VecDeque::new(),
             uplink_is_busy: false,
             downlink_free: Timestamp::ZERO,
             in_flight: BTreeMap::new(),
-            is_gone: false,
+            has_left: false,
             bytes_sent: 0,
         };
-        let mut nodes: Vec<_> = setup.owners.iter().map(|&link| node(link, true, None)).collect();
+        let mut nodes: Vec<_> = setup.providers.iter().map(|&link| node(link, true, None)).collect();
         for &link in &setup.receivers {
             let config = SwarmConfig {
                 size: setup.size,
                 have: GroupRanges::default(),
-                picker: setup.picker,
-                is_sociable: setup.receivers.len() > 1,
+                expects_receivers: setup.receivers.len() > 1,
                 seed: rng.u64(..),
             };
             nodes.push(node(link, false, Some(Swarm::new(config, Timestamp::ZERO))));
@@ -207,41 +210,46 @@ impl Sim {
             latency,
             size: setup.size,
             receiving: setup.receivers.len(),
+            digest: DefaultHasher::new(),
         };
-        let owners = setup.owners.len();
-        for at in owners..count {
+        let providers = setup.providers.len();
+        for at in providers..count {
             for other in (0..count).filter(|&other| other != at) {
-                let has = if other < owners { Has::All } else { Has::Groups(GroupRanges::default()) };
-                // Everybody comes to know of everybody within some ten milliseconds.
+                let has = if other < providers { Has::All } else { Has::Groups(GroupRanges::default()) };
+                // All peers learn of each other within 30 ms.
                 let delay = Duration::from_micros(rng.u64(0..30_000));
-                let event = Event::OwnerAdded { owner: id(other), has, rtt: Some(sim.latency[&(at, other)] * 2) };
-                sim.after(delay, What::Tell(at, event));
+                let event = Event::ProviderAdded { provider: id(other), has, rtt: Some(sim.latency[&(at, other)] * 2) };
+                sim.after(delay, Occurrence::Event(at, event));
             }
-            let place = Event::Placed { place: (at - owners) as u32, receivers: setup.receivers.len() as u32 };
-            sim.after(Duration::from_micros(rng.u64(0..30_000)), What::Tell(at, place));
-            sim.after(Duration::from_micros(rng.u64(0..50_000)), What::News(at));
+            let place = Event::Ranked { rank: (at - providers) as u32, receivers: setup.receivers.len() as u32 };
+            sim.after(Duration::from_micros(rng.u64(0..30_000)), Occurrence::Event(at, place));
+            sim.after(Duration::from_micros(rng.u64(0..50_000)), Occurrence::Advertise(at));
         }
         for at in 0..count {
-            if let Manner::VanishesAt(when) | Manner::StallsAt(when) = sim.nodes[at].link.manner {
-                sim.after(when, What::Fault(at));
+            if let Behaviour::VanishesAt(when) | Behaviour::StallsAt(when) = sim.nodes[at].link.behaviour {
+                sim.after(when, Occurrence::Fault(at));
             }
         }
         sim
     }
 
-    /// Until every receiver that is still there has everything; when each of them had.
+    /// Runs until every receiver that is present has the whole version.
     pub(crate) fn run(mut self) -> Outcome {
-        while let Some(Queued { key: Reverse((now, _)), what }) = self.queue.pop() {
+        while let Some(Queued { key: Reverse((now, _)), occurrence }) = self.queue.pop() {
             self.now = now;
-            assert!(now.since_origin() < GIVE_UP, "it does not end: {:?}", self.progress());
-            self.happen(what);
+            assert!(now.since_origin() < GIVE_UP, "no end in sight: {:?}", self.progress());
+            self.process(occurrence);
             if self.receiving == 0 {
                 break;
             }
         }
-        let receivers = || self.nodes.iter().filter(|node| node.swarm.is_some() && !node.is_gone);
+        let receivers = || self.nodes.iter().filter(|node| node.swarm.is_some() && !node.has_left);
         for node in receivers() {
-            assert!(node.finished.is_some(), "it ended without being finished: {:?}", self.progress());
+            assert!(
+                node.finished.is_some(),
+                "the queue is empty before the receiver is finished: {:?}",
+                self.progress()
+            );
             assert!(node.has.iter().all(|has| *has));
         }
         let mut seconds: Vec<f64> = receivers().filter_map(|node| node.finished).map(|at| at.as_secs_f64()).collect();
@@ -250,33 +258,38 @@ impl Sim {
             seconds,
             sent: self.nodes.iter().map(|node| node.bytes_sent).collect(),
             dropped: receivers().flat_map(|node| node.dropped.clone()).collect(),
+            digest: self.digest.finish(),
         }
     }
 
-    fn progress(&self) -> Vec<(usize, Standing, u64)> {
-        let swarms = self.nodes.iter().enumerate().filter_map(|(at, node)| Some((at, node.swarm.as_ref()?.progress())));
-        swarms.map(|(at, progress)| (at, progress.standing, progress.bytes_proven)).collect()
+    /// Verified bytes of each receiver.
+    fn progress(&self) -> Vec<(usize, u64)> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter_map(|(at, node)| Some((at, node.swarm.as_ref()?.bytes_proven()))).collect()
     }
 
-    pub(crate) fn at(&mut self, when: Timestamp, what: What) {
+    pub(crate) fn at(&mut self, when: Timestamp, occurrence: Occurrence) {
         self.serial += 1;
-        self.queue.push(Queued { key: Reverse((when, self.serial)), what });
+        self.queue.push(Queued { key: Reverse((when, self.serial)), occurrence });
     }
 
-    pub(crate) fn after(&mut self, delay: Duration, what: What) {
-        self.at(self.now + delay, what);
+    pub(crate) fn after(&mut self, delay: Duration, occurrence: Occurrence) {
+        self.at(self.now + delay, occurrence);
     }
 }
 
-pub(crate) fn id(node: usize) -> OwnerId {
-    OwnerId(u32::try_from(node).expect("few nodes"))
+pub(crate) fn id(node: usize) -> ProviderId {
+    ProviderId(u32::try_from(node).expect("few peers"))
 }
 
 pub(crate) struct Outcome {
-    /// Of the receivers, ascending.
+    /// Times at which the receivers finished, ascending.
     pub(crate) seconds: Vec<f64>,
+    /// Bytes sent by each peer.
     pub(crate) sent: Vec<u64>,
     pub(crate) dropped: Vec<(usize, Dropped)>,
+    /// Digest of all actions of all receivers, in order.
+    pub(crate) digest: u64,
 }
 
 impl Outcome {
@@ -285,6 +298,6 @@ impl Outcome {
     }
 
     pub(crate) fn last(&self) -> f64 {
-        *self.seconds.last().expect("somebody receives")
+        *self.seconds.last().expect("there is a receiver")
     }
 }

@@ -43,7 +43,7 @@ use crate::{
         throttle::{Pace, PacedIn},
     },
 };
-use protocol::packs::{Action, Event, ItemId, OwnerId, PackId, Packs, Wanted, Why};
+use protocol::packs::{Action, Event, ItemId, PackFailure, PackId, Packs, ProviderId, Wanted};
 
 /// Reports of packs that wait for the core: two packs' worth.
 const MAX_QUEUED_REPORTS: usize = 2 * limits::MAX_PACK_CONTENTS;
@@ -76,12 +76,12 @@ enum Told {
     /// The owner refused an item, and how; as an event too.
     Refused(PackId, ItemId, ItemRefusal),
     /// A pack failed, why in words, and as the event that it is.
-    Failed(PackId, Why, String),
+    Failed(PackId, PackFailure, String),
     /// No owner helps.
     Fatal(Failure),
 }
 
-/// Why a pack did not come.
+/// PackFailure a pack did not come.
 #[derive(Debug, thiserror::Error)]
 enum OwnerError {
     #[error(transparent)]
@@ -106,7 +106,7 @@ impl Packer {
         let (mut owners, wanted) = introduce(&self.contents, &self.batch.me);
         let count = u32::try_from(owners.len()).unwrap_or(u32::MAX);
         let mut packs = Packs::new(wanted, count, fastrand::u64(..));
-        let mut refusals: HashMap<(ItemId, OwnerId), ItemRefusal> = HashMap::new();
+        let mut refusals: HashMap<(ItemId, ProviderId), ItemRefusal> = HashMap::new();
         let (tell, mut told) = mpsc::channel(MAX_QUEUED_REPORTS);
         // Dropped with this future: a download that is cancelled ends its streams.
         let mut tasks = JoinSet::new();
@@ -116,8 +116,8 @@ impl Packer {
         loop {
             for action in actions.drain(..) {
                 match action {
-                    Action::Ask(pack, items) => {
-                        let Some(owner) = owners.get(pack.owner.0 as usize) else { continue };
+                    Action::Request(pack, items) => {
+                        let Some(owner) = owners.get(pack.provider.0 as usize) else { continue };
                         running.insert(pack, tasks.spawn(self.ask(pack, items, owner, tell.clone())));
                     }
                     Action::Cancel(pack) => {
@@ -134,18 +134,18 @@ impl Packer {
                     Action::Finished => return Ok(()),
                 }
             }
-            let senders = running.keys().map(|pack| pack.owner).collect::<std::collections::BTreeSet<_>>().len();
+            let senders = running.keys().map(|pack| pack.provider).collect::<std::collections::BTreeSet<_>>().len();
             self.batch.run.sources.store(senders as u64, Ordering::Relaxed);
             let deadline = packs.next_deadline(clock.now()).map(|at| clock.instant(at));
             let event = tokio::select! {
                 Some(told) = told.recv() => match told {
                     Told::Event(event) => event,
                     Told::Refused(pack, item, refusal) => {
-                        refusals.insert((item, pack.owner), refusal);
+                        refusals.insert((item, pack.provider), refusal);
                         Event::Refused(pack, item)
                     }
                     Told::Failed(pack, why, problem) => {
-                        if let Some(owner) = owners.get_mut(pack.owner.0 as usize) {
+                        if let Some(owner) = owners.get_mut(pack.provider.0 as usize) {
                             owner.problem = Some(problem);
                         }
                         Event::Failed(pack, why)
@@ -176,7 +176,7 @@ impl Packer {
         let take = self.taker(pack, items, contact.peer.clone(), meter.clone(), tell.clone());
         let way = Way { bulk: self.bulk.clone(), pace: self.pace.clone(), contact, meter };
         async move {
-            let fetched = receive(&way, contents, pack.owner, &tell, take).await;
+            let fetched = receive(&way, contents, pack.provider, &tell, take).await;
             let told = match fetched {
                 Ok(()) => Told::Event(Event::Done(pack)),
                 Err(OwnerError::Pack(PackError::Taking(failure))) => Told::Fatal(failure),
@@ -230,18 +230,18 @@ impl Packer {
     fn failed(
         &self,
         item: ItemId,
-        reasons: &[(OwnerId, Why)],
+        reasons: &[(ProviderId, PackFailure)],
         owners: &[Owner],
-        refusals: &HashMap<(ItemId, OwnerId), ItemRefusal>,
+        refusals: &HashMap<(ItemId, ProviderId), ItemRefusal>,
     ) {
-        let lied = !reasons.is_empty() && reasons.iter().all(|(_, why)| *why == Why::Lied);
+        let lied = !reasons.is_empty() && reasons.iter().all(|(_, why)| *why == PackFailure::SentCorruptData);
         let reasons: Vec<String> = reasons
             .iter()
             .filter_map(|(number, why)| {
                 let owner = owners.get(number.0 as usize)?;
                 let problem = match (why, refusals.get(&(item, *number))) {
-                    (Why::Refused, Some(refusal)) => refusal.to_string(),
-                    (Why::Silent, _) => "it did not answer in time".to_owned(),
+                    (PackFailure::Refused, Some(refusal)) => refusal.to_string(),
+                    (PackFailure::Silent, _) => "it did not answer in time".to_owned(),
                     _ => owner.problem.clone().unwrap_or_else(|| "it failed".to_owned()),
                 };
                 Some(format!("{}: {problem}", owner.contact.peer))
@@ -294,7 +294,7 @@ struct Way {
 async fn receive(
     Way { bulk, pace, contact, meter }: &Way,
     contents: Vec<(shared::content::ContentHash, u64)>,
-    owner: OwnerId,
+    owner: ProviderId,
     tell: &mpsc::Sender<Told>,
     take: impl FnMut(usize, PackEvent<'_>) -> Result<(), Failure> + Send + 'static,
 ) -> Result<(), OwnerError> {
@@ -309,7 +309,7 @@ async fn receive(
         meter.set_rtt(connection.rtt());
     }
     stage.enter(Phase::Queued);
-    let waits = || drop(tell.try_send(Told::Event(Event::Heard(owner))));
+    let waits = || drop(tell.try_send(Told::Event(Event::Activity(owner))));
     wait_for_turn(&mut recv, waits, || false).await?;
     stage.enter(Phase::Streaming);
     let clock = Clock::start();
@@ -319,7 +319,7 @@ async fn receive(
         if now >= next {
             next = now + TELL_EVERY;
             // A full queue means that the core has enough to hear of.
-            let _ = tell.try_send(Told::Event(Event::Heard(owner)));
+            let _ = tell.try_send(Told::Event(Event::Activity(owner)));
         }
     };
     let mut source = Metered { source: PacedIn::new(recv, pace.clone()), meter };
@@ -335,26 +335,27 @@ fn introduce(contents: &[Content], me: &PeerId) -> (Vec<Owner>, Vec<Wanted>) {
     }
     let mut contacts: Vec<&Contact> = contacts.into_values().collect();
     fastrand::shuffle(&mut contacts);
-    let numbers: HashMap<&PeerId, OwnerId> = (0..).map(OwnerId).zip(&contacts).map(|(id, c)| (&c.peer, id)).collect();
+    let numbers: HashMap<&PeerId, ProviderId> =
+        (0..).map(ProviderId).zip(&contacts).map(|(id, c)| (&c.peer, id)).collect();
     let wanted = contents.iter().map(|content| {
-        let mut owners: Vec<OwnerId> = content.owners.iter().filter_map(|c| numbers.get(&c.peer).copied()).collect();
+        let mut owners: Vec<ProviderId> = content.owners.iter().filter_map(|c| numbers.get(&c.peer).copied()).collect();
         owners.sort_unstable();
         // The same ones for all contents that the same owners have.
-        Wanted { size: content.size, owners: owners.into_iter().take(limits::MAX_OWNERS_PER_PACKED).collect() }
+        Wanted { size: content.size, providers: owners.into_iter().take(limits::MAX_OWNERS_PER_PACKED).collect() }
     });
     let wanted = wanted.collect();
     let owners = contacts.into_iter().map(|contact| Owner { contact: contact.clone(), problem: None }).collect();
     (owners, wanted)
 }
 
-fn why(error: &OwnerError) -> Why {
+fn why(error: &OwnerError) -> PackFailure {
     match error {
-        OwnerError::Refused(BulkRefusal::Busy) => Why::Busy,
-        OwnerError::Pack(PackError::Verification(_)) => Why::Lied,
+        OwnerError::Refused(BulkRefusal::Busy) => PackFailure::Busy,
+        OwnerError::Pack(PackError::Verification(_)) => PackFailure::SentCorruptData,
         OwnerError::Net(_)
         | OwnerError::Header(_)
         | OwnerError::Refused(_)
         | OwnerError::Request(_)
-        | OwnerError::Pack(_) => Why::Broken,
+        | OwnerError::Pack(_) => PackFailure::Broken,
     }
 }

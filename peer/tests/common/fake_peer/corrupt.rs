@@ -9,10 +9,10 @@ use peer::{
     store::Share,
     transfer::{serve, throttle::Pace},
 };
+use protocol::swarm::params::MIN_PIECE_BYTES;
 use shared::{
     content::ContentHash,
     group_ranges::GroupRanges,
-    limits::MIN_PIECE_BYTES,
     net::{
         StreamKind,
         bulk::{BULK_BEGINS, BulkAccepted, BulkRefusal, BulkRequest, read_header, write_header},

@@ -1,145 +1,167 @@
-//! Owners that lie, are gone, busy or silent, and a swarm that cannot go on.
+//! Providers that send corrupt data, are gone, busy or silent, and downloads that are stuck.
 
 use super::*;
 
 #[test]
-fn a_liar_is_never_asked_again_and_what_it_proved_stays() {
-    let mut bed = Bed::rarest(4 << 20);
-    let (request, _) = bed.add(1, Has::All).remove(0);
-    bed.add(2, Has::All);
-    bed.bring(request, 5, MILLISECOND);
-    let went_over = bed.fail(request, Failure::Lied);
-    assert_eq!(bed.dropped, [(1, Dropped::Lied)]);
-    assert!(bed.of(1).is_empty());
-    assert!(went_over.iter().all(|(request, _)| request.owner.0 == 2));
-    assert_eq!(bed.swarm.progress().bytes_proven, 5 * GROUP_BYTES);
-    assert!(bed.add(1, Has::All).is_empty());
-    assert_eq!(bed.dropped.len(), 2, "said again");
+fn provider_of_corrupt_data_is_dropped_for_good_and_its_verified_groups_remain() {
+    let mut harness = Harness::new(4 << 20);
+    let (request, _) = harness.add(1, Has::All).remove(0);
+    harness.add(2, Has::All);
+    harness.deliver(request, 5, MILLISECOND);
+    let moved = harness.fail(request, Failure::SentCorruptData);
+    assert_eq!(harness.dropped, [(1, Dropped::SentCorruptData)]);
+    assert!(harness.requests_to(1).is_empty());
+    assert!(moved.iter().all(|(request, _)| request.provider.0 == 2));
+    assert_eq!(harness.swarm.bytes_proven(), 5 * GROUP_BYTES);
+    assert!(harness.add(1, Has::All).is_empty());
+    assert_eq!(harness.dropped.len(), 2, "a rejoin is rejected");
 }
 
 #[test]
-fn a_lie_counts_though_the_request_was_cancelled() {
-    let mut bed = Bed::rarest(4 << 20);
-    let (request, _) = bed.add(1, Has::All).remove(0);
-    bed.tell(Event::Pause);
-    assert!(bed.under_way.is_empty());
-    bed.tell(Event::RequestFailed { request, why: Failure::Lied });
-    assert_eq!(bed.dropped, [(1, Dropped::Lied)]);
+fn corrupt_data_of_a_cancelled_request_drops_the_provider() {
+    let mut harness = Harness::new(64 << 20);
+    let requests = harness.add(1, Has::All);
+    harness.fail(requests[1].0, Failure::Broken);
+    assert!(harness.in_flight.is_empty(), "the failure cancels the other request");
+    harness.handle(Event::RequestFailed { request: requests[0].0, why: Failure::SentCorruptData });
+    assert_eq!(harness.dropped, [(1, Dropped::SentCorruptData)]);
 }
 
 #[test]
-fn the_gone_the_changed_and_the_unwilling_are_asked_when_they_come_again() {
+fn provider_that_changed_is_gone_or_refused_is_used_again_when_it_rejoins() {
     let reasons = [
         (Failure::Changed, Dropped::Changed),
         (Failure::NotHere, Dropped::NotHere),
         (Failure::Refused, Dropped::Refused),
     ];
     for (failure, why) in reasons {
-        let mut bed = Bed::rarest(4 << 20);
-        let (request, _) = bed.add(1, Has::All).remove(0);
-        bed.fail(request, failure);
-        assert_eq!((bed.dropped.clone(), bed.stuck), (vec![(1, why)], 1));
-        assert!(!bed.add(1, Has::All).is_empty());
+        let mut harness = Harness::new(4 << 20);
+        let (request, _) = harness.add(1, Has::All).remove(0);
+        harness.fail(request, failure);
+        assert_eq!((harness.dropped.clone(), harness.stuck), (vec![(1, why)], 1));
+        assert!(!harness.add(1, Has::All).is_empty());
     }
 }
 
 #[test]
-fn a_busy_owner_is_left_alone_for_longer_and_longer() {
-    let mut bed = Bed::rarest(4 << 20);
-    let (mut request, _) = bed.add(1, Has::All).remove(0);
+fn wait_for_a_busy_provider_doubles_and_honours_its_request() {
+    let mut harness = Harness::new(4 << 20);
+    let (mut request, _) = harness.add(1, Has::All).remove(0);
     let mut waits = Vec::new();
     for _ in 0..8 {
-        for (other, _) in bed.of(1) {
-            bed.under_way.remove(&other);
-            bed.tell(Event::RequestFailed { request: other, why: Failure::Busy { retry_after: None } });
+        for (other, _) in harness.requests_to(1) {
+            harness.in_flight.remove(&other);
+            harness.handle(Event::RequestFailed { request: other, why: Failure::Busy { retry_after: None } });
         }
-        let since = bed.now;
-        let due = bed.swarm.next_deadline().expect("it is asked again");
-        assert!(bed.of(1).is_empty());
-        let mut again = bed.wait(due.since(bed.now));
+        let since = harness.now;
+        let due = harness.swarm.next_deadline().expect("the provider is retried");
+        assert!(harness.requests_to(1).is_empty());
+        let mut again = harness.advance(due.since(harness.now));
         while again.is_empty() {
-            let due = bed.swarm.next_deadline().expect("it is asked again");
-            again = bed.wait(due.since(bed.now));
+            let due = harness.swarm.next_deadline().expect("the provider is retried");
+            again = harness.advance(due.since(harness.now));
         }
         (request, _) = again.remove(0);
-        waits.push(bed.now.since(since));
+        waits.push(harness.now.since(since));
     }
-    assert!(waits[0] >= OWNER_BACKOFF / 2 && waits[0] <= OWNER_BACKOFF, "{waits:?}");
-    assert!(waits[7] > MAX_OWNER_BACKOFF / 2 && waits[7] <= MAX_OWNER_BACKOFF, "{waits:?}");
-    assert_eq!((bed.dropped.len(), bed.stuck), (0, 0), "busy is no failure");
-    bed.bring(request, 1, MILLISECOND);
+    assert!(waits[0] >= PROVIDER_BACKOFF / 2 && waits[0] <= PROVIDER_BACKOFF, "{waits:?}");
+    assert!(waits[7] > MAX_PROVIDER_BACKOFF / 2 && waits[7] <= MAX_PROVIDER_BACKOFF, "{waits:?}");
+    assert_eq!((harness.dropped.len(), harness.stuck), (0, 0), "busy is not a failure");
+    harness.deliver(request, 1, MILLISECOND);
     let wanted = Duration::from_secs(5);
-    bed.fail(request, Failure::Busy { retry_after: Some(wanted) });
-    assert!(bed.wait(wanted - MILLISECOND).iter().all(|(request, _)| request.owner.0 != 1), "as it said");
+    harness.fail(request, Failure::Busy { retry_after: Some(wanted) });
+    assert!(
+        harness.advance(wanted - MILLISECOND).iter().all(|(request, _)| request.provider.0 != 1),
+        "the requested wait is honoured"
+    );
 }
 
 #[test]
-fn requests_under_way_go_on_when_the_next_is_refused_as_busy() {
-    let mut bed = Bed::rarest(64 << 20);
-    let requests = bed.add(1, Has::All);
-    bed.fail(requests[1].0, Failure::Busy { retry_after: None });
-    assert_eq!(bed.of(1).len(), 1);
-    assert!(bed.bring(requests[0].0, 100, MILLISECOND).is_empty(), "nothing new before its wait is over");
-    assert_eq!(bed.swarm.progress().bytes_proven, 100 * GROUP_BYTES);
+fn refusal_as_busy_leaves_other_requests_in_flight() {
+    let mut harness = Harness::new(64 << 20);
+    let requests = harness.add(1, Has::All);
+    harness.fail(requests[1].0, Failure::Busy { retry_after: None });
+    assert_eq!(harness.requests_to(1).len(), 1);
+    assert!(harness.deliver(requests[0].0, 100, MILLISECOND).is_empty(), "no request before the wait is over");
+    assert_eq!(harness.swarm.bytes_proven(), 100 * GROUP_BYTES);
 }
 
 #[test]
-fn a_silent_owner_loses_its_work_and_is_given_up_in_the_end() {
-    let mut bed = Bed::rarest(4 << 20);
-    bed.add(1, Has::All);
-    bed.wait(OWNER_SILENCE - MILLISECOND);
-    assert!(!bed.of(1).is_empty());
-    bed.wait(MILLISECOND);
-    assert!(bed.of(1).is_empty());
-    assert_eq!(bed.stuck, 0, "it may come back");
-    bed.wait(Duration::from_secs(120));
-    assert_eq!(bed.dropped, [(1, Dropped::Failing)]);
-    assert_eq!((bed.stuck, bed.standing()), (1, Standing::Stuck));
+fn silent_provider_loses_its_requests_and_is_dropped_after_repeated_failures() {
+    let mut harness = Harness::new(4 << 20);
+    harness.add(1, Has::All);
+    harness.advance(PROVIDER_SILENCE - MILLISECOND);
+    assert!(!harness.requests_to(1).is_empty());
+    harness.advance(MILLISECOND);
+    assert!(harness.requests_to(1).is_empty());
+    assert_eq!(harness.stuck, 0, "the provider may recover");
+    harness.advance(Duration::from_secs(120));
+    assert_eq!(harness.dropped, [(1, Dropped::Failing)]);
+    assert_eq!((harness.stuck, harness.swarm.phase), (1, Phase::Stuck));
 }
 
 #[test]
-fn an_owner_that_is_heard_is_not_silent() {
-    let mut bed = Bed::rarest(4 << 20);
-    bed.add(1, Has::All);
+fn activity_prevents_silence() {
+    let mut harness = Harness::new(4 << 20);
+    harness.add(1, Has::All);
     for _ in 0..5 {
-        bed.wait(OWNER_SILENCE - MILLISECOND);
-        bed.tell(Event::Heard { owner: OwnerId(1), rtt: None });
+        harness.advance(PROVIDER_SILENCE - MILLISECOND);
+        harness.handle(Event::Activity { provider: ProviderId(1), rtt: None });
     }
-    assert_eq!(bed.of(1).len(), 1);
+    assert_eq!(harness.requests_to(1).len(), 1);
 }
 
 #[test]
-fn an_owner_is_not_blamed_for_this_peers_sleep() {
-    let mut bed = Bed::rarest(4 << 20);
-    bed.add(1, Has::All);
-    bed.now += Duration::from_secs(3600);
-    bed.tell(Event::Tick);
-    assert_eq!(bed.of(1).len(), 1);
-    bed.wait(OWNER_SILENCE);
-    assert!(bed.of(1).is_empty(), "but for its own");
+fn stall_of_this_peer_extends_the_silence_deadline() {
+    let mut harness = Harness::new(4 << 20);
+    harness.add(1, Has::All);
+    harness.now += Duration::from_secs(3600);
+    harness.handle(Event::Tick);
+    assert_eq!(harness.requests_to(1).len(), 1);
+    harness.advance(PROVIDER_SILENCE);
+    assert!(harness.requests_to(1).is_empty(), "its own silence still counts");
 }
 
 #[test]
-fn a_stream_that_ends_too_early_is_a_failure() {
-    let mut bed = Bed::rarest(4 << 20);
-    let (request, _) = bed.add(1, Has::All).remove(0);
-    bed.bring(request, 3, MILLISECOND);
-    bed.under_way.remove(&request);
-    assert!(bed.tell(Event::RequestDone { request }).is_empty(), "no endless loop of requests");
-    assert!(bed.of(1).is_empty());
-    assert!(!bed.wait(OWNER_BACKOFF).is_empty());
+fn request_done_before_its_last_group_is_a_failure() {
+    let mut harness = Harness::new(4 << 20);
+    let (request, _) = harness.add(1, Has::All).remove(0);
+    harness.deliver(request, 3, MILLISECOND);
+    harness.in_flight.remove(&request);
+    assert!(harness.handle(Event::RequestDone { request }).is_empty(), "the provider is not retried at once");
+    assert!(harness.requests_to(1).is_empty());
+    assert!(!harness.advance(PROVIDER_BACKOFF).is_empty());
 }
 
 #[test]
-fn stuck_is_said_once_and_passes() {
-    let mut bed = Bed::rarest(1 << 20);
-    bed.tell(Event::Tick);
-    assert_eq!(bed.stuck, 1, "nobody is there");
-    bed.add(1, Has::Groups(set(&[pieces(0..1)])));
-    assert_eq!(bed.standing(), Standing::Running);
-    let (request, _) = bed.of(1)[0].clone();
-    bed.bring(request, PIECE, MILLISECOND);
-    assert_eq!((bed.stuck, bed.standing()), (2, Standing::Stuck), "it has no more");
-    bed.gain(1, pieces(1..2));
-    assert_eq!((bed.stuck, bed.standing()), (2, Standing::Running));
+fn truncated_request_is_over_once_its_wanted_groups_are_verified() {
+    let mut harness = Harness::new(64 << 20);
+    let (request, _) = harness.add(1, Has::All).remove(0);
+    harness.deliver(request, 1, MILLISECOND);
+    // A second provider truncates the long request of the first.
+    harness.add(2, Has::All);
+    let wanted = harness.in_flight[&request].clone();
+    assert!(wanted.end - wanted.start < 2 * PIECE, "{wanted:?}");
+    harness.deliver(request, wanted.end - wanted.start, MILLISECOND);
+    let in_flight = harness.requests_to(1);
+    assert!(in_flight.iter().all(|(other, _)| *other != request));
+    // The shell reports the end of the stream once, as of any other request.
+    harness.handle(Event::RequestDone { request });
+    assert_eq!(harness.requests_to(1), in_flight, "the report is not a failure");
+    let provider = &harness.swarm.providers[&ProviderId(1)];
+    assert!(provider.retry_at().is_none() && provider.request(request).is_none());
+}
+
+#[test]
+fn stuck_is_reported_once_until_a_provider_gains_a_missing_group() {
+    let mut harness = Harness::new(1 << 20);
+    harness.handle(Event::Tick);
+    assert_eq!(harness.stuck, 1, "no provider");
+    harness.add(1, Has::Groups(set(&[pieces(0..1)])));
+    assert_eq!(harness.swarm.phase, Phase::Running);
+    let (request, _) = harness.requests_to(1)[0].clone();
+    harness.deliver(request, PIECE, MILLISECOND);
+    assert_eq!((harness.stuck, harness.swarm.phase), (2, Phase::Stuck), "the provider has no more");
+    harness.gain(1, pieces(1..2));
+    assert_eq!((harness.stuck, harness.swarm.phase), (2, Phase::Running));
 }

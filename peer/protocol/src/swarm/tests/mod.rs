@@ -1,76 +1,104 @@
-//! What a shell notices of the scheduler. The simulation of whole swarms is `tests/swarm_sim`. Here is what the tests have in common.
+//! Behaviour of the scheduler as its shell observes it, and the harness of the tests. `tests/swarm_sim` simulates whole
+//! swarms.
 
-use shared::limits::{
-    GROUP_BYTES, LEFT_ALONE_AT_MOST, MAX_ACTIVE_OWNERS, MAX_OWNER_BACKOFF, MAX_REQUEST_BYTES, MAX_REQUESTS_PER_OWNER,
-    MIN_PIECE_BYTES, OWNER_BACKOFF, OWNER_SILENCE,
+use std::ops::Range;
+
+use shared::limits::GROUP_BYTES;
+
+use super::{
+    params::{
+        MAX_ACTIVE_PROVIDERS, MAX_REQUEST_BYTES, MAX_REQUESTS_PER_PROVIDER, MAX_RESERVED_TIME, MAX_SWARM_PROVIDERS,
+        MIN_PIECE_BYTES,
+    },
+    *,
 };
+use crate::provider_health::{MAX_PROVIDER_BACKOFF, PROVIDER_BACKOFF, PROVIDER_SILENCE};
 
-use super::*;
-
-mod any_owners;
-mod asking;
+mod any_providers;
 mod failing;
 mod rebalance;
 mod receivers;
+mod requests;
 
 const PIECE: u64 = MIN_PIECE_BYTES / GROUP_BYTES;
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// A swarm and the shell's view of it: which requests are under way.
-struct Bed {
+/// A swarm and a shell that tracks the requests in flight.
+struct Harness {
     swarm: Swarm,
     now: Timestamp,
-    under_way: BTreeMap<RequestId, Range<u64>>,
+    in_flight: BTreeMap<RequestId, Range<u64>>,
+    proven: BTreeSet<u64>,
+    /// Bytes that arrived although they were verified before.
+    bytes_duplicated: u64,
     dropped: Vec<(u32, Dropped)>,
     stuck: usize,
     finished: usize,
 }
 
-impl Bed {
-    fn new(size: u64, have: &[Range<u64>], picker: PickerKind, seed: u64) -> Self {
-        Self::with(SwarmConfig { size, have: set(have), picker, is_sociable: false, seed })
+impl Harness {
+    fn new(size: u64) -> Self {
+        Self::resumed(size, &[], 1)
+    }
+
+    /// A download of which the groups `have` are verified already.
+    fn resumed(size: u64, have: &[Range<u64>], seed: u64) -> Self {
+        Self::with(SwarmConfig { size, have: set(have), expects_receivers: false, seed })
     }
 
     fn with(config: SwarmConfig) -> Self {
         Self {
+            proven: config.have.iter().flatten().collect(),
             swarm: Swarm::new(config, Timestamp::ZERO),
             now: Timestamp::ZERO,
-            under_way: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            bytes_duplicated: 0,
             dropped: Vec::new(),
             stuck: 0,
             finished: 0,
         }
     }
 
-    fn rarest(size: u64) -> Self {
-        Self::new(size, &[], PickerKind::RarestFirst, 1)
-    }
-
-    /// Carries out what the swarm wants; returns the new requests.
-    fn tell(&mut self, event: Event) -> Vec<(RequestId, Range<u64>)> {
-        if let Event::OwnerLost { owner } = &event {
-            self.under_way.retain(|request, _| request.owner != *owner);
+    /// Passes an event to the swarm and carries out its actions; returns the new requests.
+    fn handle(&mut self, event: Event) -> Vec<(RequestId, Range<u64>)> {
+        if let Event::ProviderLost { provider } = &event {
+            self.in_flight.retain(|request, _| request.provider != *provider);
         }
         let mut out = Vec::new();
         self.swarm.handle(self.now, event, &mut out);
+        self.carry_out(out)
+    }
+
+    /// Adds a provider that gets no request before the next event.
+    fn introduce(&mut self, provider: u32, has: &Has) {
+        self.clear_drop(provider);
+        let mut out = Vec::new();
+        self.swarm.introduce(self.now, ProviderId(provider), has, Some(10 * MILLISECOND), &mut out);
+        assert_eq!(self.carry_out(out), []);
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) -> Vec<(RequestId, Range<u64>)> {
         let mut requests = Vec::new();
-        for action in out {
+        for action in actions {
             match action {
                 Action::Request { request, groups } => {
                     assert!(!groups.is_empty());
-                    assert!(!self.dropped.iter().any(|(owner, _)| *owner == request.owner.0), "{request:?}, dropped");
-                    assert!(self.under_way.insert(request, groups.clone()).is_none(), "a new name for a new request");
+                    assert!(
+                        !self.dropped.iter().any(|(provider, _)| *provider == request.provider.0),
+                        "{request:?}, dropped"
+                    );
+                    assert!(self.in_flight.insert(request, groups.clone()).is_none(), "request ids are unique");
                     requests.push((request, groups));
                 }
                 Action::Truncate { request, at_group } => {
-                    let groups = self.under_way.get_mut(&request).expect("only what is under way is cut");
+                    let groups = self.in_flight.get_mut(&request).expect("only requests in flight are truncated");
                     assert!(groups.start < at_group && at_group < groups.end, "{groups:?} at {at_group}");
                     groups.end = at_group;
                 }
                 Action::Cancel { request } => {
-                    assert!(self.under_way.remove(&request).is_some(), "only what is under way is cancelled");
+                    assert!(self.in_flight.remove(&request).is_some(), "only requests in flight are cancelled");
                 }
-                Action::Drop { owner, why } => self.dropped.push((owner.0, why)),
+                Action::Drop { provider, why } => self.dropped.push((provider.0, why)),
                 Action::Stuck => self.stuck += 1,
                 Action::Finished => self.finished += 1,
             }
@@ -79,83 +107,91 @@ impl Bed {
         requests
     }
 
-    /// What holds after every event.
+    /// Asserts the invariants that hold after every event.
     fn check(&self) {
-        let mut of_piece: BTreeMap<u64, Vec<OwnerId>> = BTreeMap::new();
-        let mut of_owner: BTreeMap<OwnerId, usize> = BTreeMap::new();
-        for (request, groups) in &self.under_way {
-            *of_owner.entry(request.owner).or_default() += 1;
+        let mut of_piece: BTreeMap<u64, Vec<ProviderId>> = BTreeMap::new();
+        let mut of_provider: BTreeMap<ProviderId, usize> = BTreeMap::new();
+        for (request, groups) in &self.in_flight {
+            *of_provider.entry(request.provider).or_default() += 1;
             for piece in self.swarm.layout.pieces_of(groups) {
-                of_piece.entry(piece.into()).or_default().push(request.owner);
+                of_piece.entry(piece.into()).or_default().push(request.provider);
             }
         }
-        for (piece, owners) in of_piece {
-            assert!(owners.len() <= 2, "piece {piece} is asked of {owners:?}");
-            assert!(owners.len() < 2 || owners[0] != owners[1], "piece {piece} is asked of {owners:?}");
+        for (piece, providers) in of_piece {
+            assert!(providers.len() <= 2, "piece {piece} is requested from {providers:?}");
+            assert!(
+                providers.len() < 2 || providers[0] != providers[1],
+                "piece {piece} is requested from {providers:?}"
+            );
         }
-        assert!(of_owner.len() <= MAX_ACTIVE_OWNERS, "{of_owner:?}");
-        assert!(of_owner.values().all(|requests| *requests <= MAX_REQUESTS_PER_OWNER), "{of_owner:?}");
+        assert!(of_provider.len() <= MAX_ACTIVE_PROVIDERS, "{of_provider:?}");
+        assert!(of_provider.values().all(|requests| *requests <= MAX_REQUESTS_PER_PROVIDER), "{of_provider:?}");
         let due = self.swarm.next_deadline();
-        // Silence is counted beyond a round trip, a wait is jittered.
-        let latest = self.now + 2 * (MAX_OWNER_BACKOFF + OWNER_SILENCE);
+        // Silence counts beyond a round trip, and waits are jittered.
+        let latest = self.now + 2 * (MAX_PROVIDER_BACKOFF + PROVIDER_SILENCE);
         assert!(due.is_none_or(|due| due <= latest), "due {due:?} at {:?}", self.now);
-        assert!(self.under_way.is_empty() || due.is_some(), "nobody would notice silence");
+        assert!(self.in_flight.is_empty() || due.is_some(), "no deadline would detect silence");
     }
 
-    fn add(&mut self, owner: u32, has: Has) -> Vec<(RequestId, Range<u64>)> {
-        self.dropped.retain(|(dropped, why)| *dropped != owner || *why == Dropped::Lied);
-        self.tell(Event::OwnerAdded { owner: OwnerId(owner), has, rtt: Some(10 * MILLISECOND) })
+    /// Allows requests to a dropped provider that joins again.
+    fn clear_drop(&mut self, provider: u32) {
+        self.dropped.retain(|(dropped, why)| *dropped != provider || *why == Dropped::SentCorruptData);
     }
 
-    fn gain(&mut self, owner: u32, groups: Range<u64>) -> Vec<(RequestId, Range<u64>)> {
-        self.tell(Event::OwnerHas { owner: OwnerId(owner), gained: set(&[groups]) })
+    fn add(&mut self, provider: u32, has: Has) -> Vec<(RequestId, Range<u64>)> {
+        self.clear_drop(provider);
+        self.handle(Event::ProviderAdded { provider: ProviderId(provider), has, rtt: Some(10 * MILLISECOND) })
     }
 
-    /// The next `count` groups of a request are proven, `after` from now.
-    fn bring(&mut self, request: RequestId, count: u64, after: Duration) -> Vec<(RequestId, Range<u64>)> {
+    fn gain(&mut self, provider: u32, groups: Range<u64>) -> Vec<(RequestId, Range<u64>)> {
+        self.handle(Event::ProviderGained { provider: ProviderId(provider), gained: set(&[groups]) })
+    }
+
+    /// Verifies the next `count` groups of a request, `after` from now.
+    fn deliver(&mut self, request: RequestId, count: u64, after: Duration) -> Vec<(RequestId, Range<u64>)> {
         self.now += after;
-        let groups = self.under_way.get_mut(&request).expect("under way");
-        let brought = groups.start..(groups.start + count).min(groups.end);
-        groups.start = brought.end;
+        let groups = self.in_flight.get_mut(&request).expect("the request is in flight");
+        let delivered = groups.start..(groups.start + count).min(groups.end);
+        groups.start = delivered.end;
         if groups.is_empty() {
-            self.under_way.remove(&request);
+            self.in_flight.remove(&request);
         }
-        self.tell(Event::Verified { request, groups: brought })
+        for group in delivered.clone() {
+            let is_new = self.proven.insert(group);
+            self.bytes_duplicated += if is_new { 0 } else { self.swarm.layout.bytes(&(group..group + 1)) };
+        }
+        self.handle(Event::Verified { request, groups: delivered })
     }
 
     fn fail(&mut self, request: RequestId, why: Failure) -> Vec<(RequestId, Range<u64>)> {
-        self.under_way.remove(&request);
-        self.tell(Event::RequestFailed { request, why })
+        self.in_flight.remove(&request);
+        self.handle(Event::RequestFailed { request, why })
     }
 
-    /// Lets time pass, with the ticks that are due.
-    fn wait(&mut self, time: Duration) -> Vec<(RequestId, Range<u64>)> {
+    /// Advances the time, with the ticks that are due.
+    fn advance(&mut self, time: Duration) -> Vec<(RequestId, Range<u64>)> {
         let until = self.now + time;
         let mut requests = Vec::new();
         while let Some(due) = self.swarm.next_deadline().filter(|due| *due <= until) {
             self.now = self.now.max(due);
-            requests.extend(self.tell(Event::Tick));
+            requests.extend(self.handle(Event::Tick));
         }
         self.now = until;
         requests
     }
 
-    /// The requests to `owner` that are under way, in order.
-    fn of(&self, owner: u32) -> Vec<(RequestId, Range<u64>)> {
-        let of = self.under_way.iter().filter(|(request, _)| request.owner.0 == owner);
-        of.map(|(&request, groups)| (request, groups.clone())).collect()
+    /// Requests in flight to `provider`, in order.
+    fn requests_to(&self, provider: u32) -> Vec<(RequestId, Range<u64>)> {
+        let requests = self.in_flight.iter().filter(|(request, _)| request.provider.0 == provider);
+        requests.map(|(&request, groups)| (request, groups.clone())).collect()
     }
 
-    /// The first request of `owner` that is under way brings a group each `pace`, for `count` groups.
-    fn flow(&mut self, owner: u32, count: u64, pace: Duration) {
+    /// Delivers `count` groups of the first request in flight to `provider`, one per `interval`.
+    fn stream(&mut self, provider: u32, count: u64, interval: Duration) {
         for _ in 0..count {
-            let Some((request, _)) = self.of(owner).first().cloned() else { return };
-            self.bring(request, 1, pace);
+            let Some((request, _)) = self.requests_to(provider).first().cloned() else { return };
+            self.deliver(request, 1, interval);
         }
-    }
-
-    fn standing(&self) -> Standing {
-        self.swarm.progress().standing
     }
 }
 

@@ -1,53 +1,53 @@
-//! Work that goes from one owner to another, and the endgame.
+//! Work that moves between providers, and the endgame.
 
 use super::*;
 
 #[test]
-fn a_second_owner_gets_what_the_first_was_asked_for() {
-    let mut bed = Bed::rarest(64 << 20);
-    bed.add(1, Has::All);
-    assert!(bed.of(2).is_empty());
-    bed.add(2, Has::All);
-    assert_eq!(bed.of(2).len(), 2);
-    let left: u64 = bed.of(1).iter().map(|(_, groups)| groups.end - groups.start).sum();
-    assert!(left <= 2 * PIECE, "nothing is measured yet: {left} groups");
+fn second_provider_takes_over_work_of_the_first() {
+    let mut harness = Harness::new(64 << 20);
+    harness.add(1, Has::All);
+    assert!(harness.requests_to(2).is_empty());
+    harness.add(2, Has::All);
+    assert_eq!(harness.requests_to(2).len(), 2);
+    let left: u64 = harness.requests_to(1).iter().map(|(_, groups)| groups.end - groups.start).sum();
+    assert!(left <= 2 * PIECE, "no rate is measured yet: {left} groups");
 }
 
 #[test]
-fn an_idle_owner_takes_over_the_end_of_a_slow_ones_work() {
-    let mut bed = Bed::rarest(16 << 20);
-    bed.add(1, Has::All);
-    let before = bed.of(1);
-    bed.flow(1, 64, 50 * MILLISECOND);
-    bed.add(2, Has::All);
-    // The first one has slow groups before it, the second one is done with the rest of the file at once.
-    while let Some((request, _)) = bed.of(2).first().cloned() {
-        bed.bring(request, PIECE, MILLISECOND);
-        assert!(bed.now < Timestamp::from_origin(Duration::from_secs(10)), "{:?}", bed.under_way);
+fn exhausted_provider_steals_the_end_of_a_slow_request() {
+    let mut harness = Harness::new(16 << 20);
+    harness.add(1, Has::All);
+    let before = harness.requests_to(1);
+    harness.stream(1, 64, 50 * MILLISECOND);
+    harness.add(2, Has::All);
+    // The first provider has slow groups in flight, the second delivers the rest of the file at once.
+    while let Some((request, _)) = harness.requests_to(2).first().cloned() {
+        harness.deliver(request, PIECE, MILLISECOND);
+        assert!(harness.now < Timestamp::from_origin(Duration::from_secs(10)), "{:?}", harness.in_flight);
     }
-    bed.wait(100 * MILLISECOND);
-    assert!(bed.swarm.progress().bytes_twice <= MIN_PIECE_BYTES);
-    assert!(bed.finished == 1 || bed.of(2).len() == 1, "{:?} of {before:?}", bed.under_way);
+    harness.advance(100 * MILLISECOND);
+    assert!(harness.bytes_duplicated <= MIN_PIECE_BYTES);
+    assert!(harness.finished == 1 || harness.requests_to(2).len() == 1, "{:?} of {before:?}", harness.in_flight);
 }
 
 #[test]
-fn in_the_endgame_two_are_asked_and_the_slower_is_spared() {
-    let mut bed = Bed::rarest(2 << 20);
-    bed.add(1, Has::All);
-    bed.add(2, Has::All);
-    bed.add(3, Has::All);
-    // Owner 1 brings nothing at all; the others do.
+fn endgame_duplicates_the_requests_of_a_stalled_provider() {
+    let mut harness = Harness::new(2 << 20);
+    harness.add(1, Has::All);
+    harness.add(2, Has::All);
+    harness.add(3, Has::All);
+    // Provider 1 delivers nothing; the others do.
     for _ in 0..200 {
-        for owner in [2, 3] {
-            bed.flow(owner, 1, MILLISECOND);
+        for provider in [2, 3] {
+            harness.stream(provider, 1, MILLISECOND);
         }
-        bed.wait(5 * MILLISECOND);
-        if bed.finished == 1 {
+        harness.advance(5 * MILLISECOND);
+        if harness.finished == 1 {
             break;
         }
     }
-    assert_eq!(bed.finished, 1, "without waiting for its silence to end: {:?}", bed.under_way);
-    assert!(bed.now < Timestamp::from_origin(OWNER_SILENCE));
-    assert!(bed.under_way.is_empty(), "its requests are cancelled");
-    assert_eq!(bed.swarm.owners(bed.now).map(|owner| owner.bytes_proven).sum::<u64>(), 2 << 20);
+    assert_eq!(harness.finished, 1, "finished before its silence is a failure: {:?}", harness.in_flight);
+    assert!(harness.now < Timestamp::from_origin(PROVIDER_SILENCE));
+    assert!(harness.in_flight.is_empty(), "the requests of the stalled provider are cancelled");
+    assert_eq!(harness.swarm.providers.values().map(|provider| provider.bytes_proven).sum::<u64>(), 2 << 20);
 }

@@ -185,7 +185,7 @@ impl Checks {
             Report::SteppedDown { why: StepDown::Conflict, .. } => self.sometimes("conflicting trackers stepped down"),
             Report::SuspicionLifted { .. } => self.sometimes("suspicion lifted"),
             Report::PeerGone { why: protocol::election::Departure::Silent, .. } => {
-                self.sometimes("silent peer forgotten")
+                self.sometimes("silent peer forgotten");
             }
             Report::Superseded => self.sometimes("superseded run stopped"),
             _ => {}

@@ -147,7 +147,7 @@ impl World {
         match input {
             Input::Event(Event::ClaimAnswered { result, .. }) => eprintln!("{at:.4} {peer} answered {result:?}"),
             Input::Event(Event::RenewalAnswered { result: Err(error), .. }) => {
-                eprintln!("{at:.4} {peer} not renewed {error:?}")
+                eprintln!("{at:.4} {peer} not renewed {error:?}");
             }
             _ => {}
         }

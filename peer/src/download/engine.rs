@@ -41,7 +41,7 @@ use crate::{
     discovery::{Lookup, contacts},
     store::Partial,
     swarm::{MemberEvent, Membership},
-    transfer::{Brought, FetchError, throttle::Pace},
+    transfer::{Brought, FetchError, throttle::Throttle},
 };
 use protocol::swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
 
@@ -53,7 +53,7 @@ pub(crate) struct Engine {
     /// Connections for bytes.
     pub(crate) bulk: Connections,
     /// The cap on what comes in.
-    pub(crate) pace: Pace,
+    pub(crate) pace: Throttle,
     /// Where owners are looked for when all that were known are gone.
     pub(crate) lookup: Lookup,
     /// Bytes that this peer fetched since it started.

@@ -31,7 +31,7 @@ use crate::{
         Brought, FetchError, Writing, fetch_from,
         metered::Metered,
         stream::ChunkSource,
-        throttle::{Pace, PacedIn},
+        throttle::{Throttle, ThrottledSource},
     },
 };
 use protocol::swarm::{Event, Failure as Why, RequestId};
@@ -39,7 +39,7 @@ use protocol::swarm::{Event, Failure as Why, RequestId};
 /// One bulk stream.
 pub(crate) struct Stream {
     pub(crate) bulk: Connections,
-    pub(crate) pace: Pace,
+    pub(crate) pace: Throttle,
     pub(crate) owner: Contact,
     pub(crate) file: FileMeta,
     pub(crate) partial: Partial,
@@ -86,7 +86,7 @@ impl Stream {
         wait_for_turn(&mut recv, waits, || life.is_busy()).await?;
         stage.enter(Phase::Streaming);
         let heard = Heard {
-            source: PacedIn::new(&mut recv, self.pace.clone()),
+            source: ThrottledSource::new(&mut recv, self.pace.clone()),
             has_begun: false,
             life,
             news: News { request, tell },
@@ -118,7 +118,7 @@ impl Stream {
 /// Tells the core, between the groups that are proven, that bytes arrive: on a slow path a write to the disk has many
 /// groups and takes a while to fill.
 struct Heard<'a> {
-    source: PacedIn<&'a mut quinn::RecvStream>,
+    source: ThrottledSource<&'a mut quinn::RecvStream>,
     /// Something came.
     has_begun: bool,
     life: Life,

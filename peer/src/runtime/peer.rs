@@ -50,7 +50,7 @@ use crate::{
     },
     store::{Changes, Share, ShareOptions},
     swarm::Swarms,
-    transfer::throttle::Pace,
+    transfer::throttle::Throttle,
     upload::Uploads,
 };
 use protocol::{
@@ -96,7 +96,7 @@ pub(crate) struct Downloads {
     pub(crate) active: AtomicU64,
     pub(crate) bytes: Arc<AtomicU64>,
     /// The cap on what comes in.
-    pub(crate) pace: Pace,
+    pub(crate) pace: Throttle,
     /// Those that run, in the order in which they began.
     pub(crate) running: Mutex<Vec<Arc<Run>>>,
     pub(crate) machine: Arc<Machine>,
@@ -134,7 +134,7 @@ impl Peer {
         let upload_limits = UploadLimits { active: config.max_uploads, ..UploadLimits::default() };
         let machine = Arc::new(Machine::default());
         let reports = Reports::new(machine.clone(), config.max_uploads);
-        let uploads = Uploads::new(share.clone(), upload_limits, Pace::new(config.limit_up), reports);
+        let uploads = Uploads::new(share.clone(), upload_limits, Throttle::new(config.limit_up), reports);
         let front = Front {
             service: Service::new(
                 config.id.clone(),
@@ -198,7 +198,7 @@ impl Peer {
             swarms,
             bulk,
             connections: session.connections,
-            downloads: Downloads { pace: Pace::new(config.limit_down), machine, ..Downloads::default() },
+            downloads: Downloads { pace: Throttle::new(config.limit_down), machine, ..Downloads::default() },
             upload_slots: config.max_uploads,
             clamped_buffer: session.clamped_buffer,
             warnings: session.buffer_warning.into_iter().collect(),

@@ -15,7 +15,7 @@ use protocol::upload::rate_limit::RateLimit;
 
 /// A cap, or none. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Pace(Option<Arc<Capped>>);
+pub struct Throttle(Option<Arc<Capped>>);
 
 #[derive(Debug)]
 struct Capped {
@@ -25,7 +25,7 @@ struct Capped {
     step_bytes: usize,
 }
 
-impl Pace {
+impl Throttle {
     /// So many bytes a second, at least [`limits::MIN_RATE`]; `None`: as fast as it goes.
     pub fn new(bytes_per_second: Option<NonZeroU64>) -> Self {
         Self(bytes_per_second.map(|rate| {
@@ -57,14 +57,14 @@ impl Pace {
 
 /// A sink whose bytes go at a pace.
 #[derive(Debug)]
-pub struct Paced<S> {
+pub struct ThrottledSink<S> {
     /// Where they go.
     pub sink: S,
     /// How fast.
-    pub pace: Pace,
+    pub pace: Throttle,
 }
 
-impl<S: ChunkSink> ChunkSink for Paced<S> {
+impl<S: ChunkSink> ChunkSink for ThrottledSink<S> {
     async fn send(&mut self, chunks: &mut [Bytes]) -> io::Result<usize> {
         let Some(capped) = &self.pace.0 else { return self.sink.send(chunks).await };
         let Some(chunk) = chunks.iter_mut().find(|chunk| !chunk.is_empty()) else { return Ok(0) };
@@ -81,21 +81,21 @@ impl<S: ChunkSink> ChunkSink for Paced<S> {
 
 /// A source whose bytes come at a pace.
 #[derive(Debug)]
-pub struct PacedIn<S> {
+pub struct ThrottledSource<S> {
     source: S,
-    pace: Pace,
+    pace: Throttle,
     /// Bytes that came and are not accounted for.
     owed: usize,
 }
 
-impl<S> PacedIn<S> {
+impl<S> ThrottledSource<S> {
     /// What comes from `source`, so fast.
-    pub fn new(source: S, pace: Pace) -> Self {
+    pub fn new(source: S, pace: Throttle) -> Self {
         Self { source, pace, owed: 0 }
     }
 }
 
-impl<S: ChunkSource> ChunkSource for PacedIn<S> {
+impl<S: ChunkSource> ChunkSource for ThrottledSource<S> {
     async fn ready(&mut self) {
         self.pace.wait(std::mem::take(&mut self.owed)).await;
     }
@@ -120,7 +120,7 @@ mod tests {
     async fn bytes_go_at_the_pace_and_all_of_them() {
         let rate = NonZeroU64::new(400_000).unwrap();
         let clock = Clock::start();
-        let mut paced = Paced { sink: Writer(Vec::new()), pace: Pace::new(Some(rate)) };
+        let mut paced = ThrottledSink { sink: Writer(Vec::new()), pace: Throttle::new(Some(rate)) };
         let content: Vec<u8> = (0..200_000).map(|i| i as u8).collect();
         let mut chunks = [Bytes::from(content[..70_000].to_vec()), Bytes::from(content[70_000..].to_vec())];
         let mut sent = 0;

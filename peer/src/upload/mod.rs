@@ -44,7 +44,7 @@ use crate::{
         Pool, ServeError,
         metered::{Sent, ToNetwork},
         serve_to,
-        throttle::{Pace, Paced},
+        throttle::{Throttle, ThrottledSink},
     },
 };
 use audit::Looks;
@@ -58,7 +58,7 @@ use protocol::upload::{
 pub struct Uploads {
     pub(crate) share: Share,
     slots: Mutex<Slots>,
-    pub(crate) pace: Pace,
+    pub(crate) pace: Throttle,
     /// As long as an upload runs.
     pool: Mutex<Weak<Pool>>,
     /// How long a receiver may take nothing: [`limits::UPLOAD_SILENCE`].
@@ -84,7 +84,7 @@ struct Waiting {
 
 impl Uploads {
     /// Uploads, so many at a time and so fast.
-    pub fn new(share: Share, limits: UploadLimits, pace: Pace, reports: Arc<Reports>) -> Arc<Self> {
+    pub fn new(share: Share, limits: UploadLimits, pace: Throttle, reports: Arc<Reports>) -> Arc<Self> {
         let slots = Slots { slots: UploadSlots::new(limits), waiting: HashMap::new() };
         let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let (begun, silence) = (AtomicU32::new(0), limits::UPLOAD_SILENCE);
@@ -108,7 +108,7 @@ impl Uploads {
     }
 
     /// The cap on what goes out.
-    pub fn pace(&self) -> &Pace {
+    pub fn pace(&self) -> &Throttle {
         &self.pace
     }
 
@@ -154,7 +154,7 @@ impl Uploads {
         meter.slot_wait.add(clock.now().since(asked));
         let running = Counted::on(&self.active);
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
-        let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
+        let mut sink = Sent::new(ThrottledSink { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
         let sent = AtomicU64::new(0);
         let upload = serve_to(source, ranges.clone(), self.pool(), &mut sink, self.silence, |bytes| {
             sent.fetch_add(bytes, Ordering::Relaxed);

@@ -20,7 +20,7 @@ use crate::{
         ServeError,
         metered::{Sent, ToNetwork},
         serve_pack,
-        throttle::Paced,
+        throttle::ThrottledSink,
     },
 };
 
@@ -75,7 +75,7 @@ impl Uploads {
             suspected.suspect(hash);
         };
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
-        let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
+        let mut sink = Sent::new(ThrottledSink { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
         let sent = AtomicU64::new(0);
         let upload = serve_pack(contents, open, changed, &mut sink, self.silence, |bytes| {
             sent.fetch_add(bytes, Ordering::Relaxed);

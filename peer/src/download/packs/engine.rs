@@ -40,7 +40,7 @@ use crate::{
     transfer::{
         PackError, PackEvent, fetch_pack,
         metered::Metered,
-        throttle::{Pace, PacedIn},
+        throttle::{Throttle, ThrottledSource},
     },
 };
 use protocol::packs::{Action, Event, ItemId, OwnerId, PackId, Packs, Wanted, Why};
@@ -55,7 +55,7 @@ pub(crate) struct Packer {
     /// Connections for bytes.
     pub(crate) bulk: Connections,
     /// The cap on what comes in.
-    pub(crate) pace: Pace,
+    pub(crate) pace: Throttle,
     /// Bytes that this peer fetched since it started.
     pub(crate) all_bytes: Arc<AtomicU64>,
     pub(crate) batch: Arc<Batch>,
@@ -285,7 +285,7 @@ fn stage(
 /// How a pack comes.
 struct Way {
     bulk: Connections,
-    pace: Pace,
+    pace: Throttle,
     contact: Contact,
     meter: Arc<SourceMeter>,
 }
@@ -322,7 +322,7 @@ async fn receive(
             let _ = tell.try_send(Told::Event(Event::Heard(owner)));
         }
     };
-    let mut source = Metered { source: PacedIn::new(recv, pace.clone()), meter };
+    let mut source = Metered { source: ThrottledSource::new(recv, pace.clone()), meter };
     fetch_pack(&mut source, contents, heard, take).await.map_err(OwnerError::Pack)
 }
 

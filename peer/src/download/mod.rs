@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{DownloadRequest, Downloaded, Fetched, Progress, ProgressSink, parse_name},
-    diagnostics::gauge::Counted,
+    diagnostics::gauge::GaugeGuard,
     discovery::contacts,
     runtime::peer::{Downloads, Peer},
     transfer::FetchError,
@@ -129,7 +129,7 @@ impl Peer {
     /// # Errors
     /// The first failure; files that are complete by then stay.
     pub(crate) async fn fetch_all(&self, request: DownloadRequest, sink: ProgressSink) -> Result<Fetched, Failure> {
-        let _active = Counted::on(&self.downloads.active);
+        let _active = GaugeGuard::new(&self.downloads.active);
         let Plan { jobs, directories: described, folders } = self.plan(&request).await?;
         let (bytes_total, files_total) = (jobs.iter().map(|job| job.file.size).sum(), jobs.len() as u64);
         let (directories, files): (Numbered, _) =

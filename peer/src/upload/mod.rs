@@ -38,7 +38,7 @@ use tokio::{
 };
 
 use crate::{
-    diagnostics::{gauge::Counted, upload_stats::Reports},
+    diagnostics::{gauge::GaugeGuard, upload_stats::Reports},
     store::{OpenError, Share, source::Source},
     transfer::{
         Pool, ServeError,
@@ -152,7 +152,7 @@ impl Uploads {
         let reported = self.reports.begin(peer, request.hash, connection);
         let meter = &reported.meter;
         meter.slot_wait.add(clock.now().since(asked));
-        let running = Counted::on(&self.active);
+        let running = GaugeGuard::new(&self.active);
         let network = ToNetwork { sink: send, meter: meter.clone(), clock };
         let mut sink = Sent::new(ThrottledSink { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
         let sent = AtomicU64::new(0);

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::{Uploads, refuse, until_taken, wait_for};
 use crate::{
-    diagnostics::gauge::Counted,
+    diagnostics::gauge::GaugeGuard,
     store::OpenError,
     transfer::{
         ServeError,
@@ -59,7 +59,7 @@ impl Uploads {
         let reported = self.reports.begin(peer, PACKS_HASH, connection);
         let meter = &reported.meter;
         meter.slot_wait.add(clock.now().since(asked));
-        let running = Counted::on(&self.active);
+        let running = GaugeGuard::new(&self.active);
         let (share, suspected) = (self.share.clone(), self.share.clone());
         let open = move |hash: &_| {
             share.open_content(hash).map_err(|error| match error {

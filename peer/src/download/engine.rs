@@ -40,7 +40,7 @@ use super::{
 use crate::{
     discovery::{Lookup, contacts},
     store::Partial,
-    swarm::{MemberEvent, Membership},
+    swarm::{MemberEvent, SwarmHandle},
     transfer::{Brought, FetchError, throttle::Throttle},
 };
 use protocol::swarm::{Action, Event, Has, OwnerId, PickerKind, RequestId, Swarm, SwarmConfig};
@@ -66,7 +66,7 @@ pub(crate) struct Engine {
     pub(crate) run: Arc<Run>,
     /// Its place among those who receive it, and what they tell; `None` when only given owners may be asked, or it
     /// is not worth it.
-    pub(crate) swarm: Option<(Arc<Membership>, mpsc::Receiver<MemberEvent>)>,
+    pub(crate) swarm: Option<(Arc<SwarmHandle>, mpsc::Receiver<MemberEvent>)>,
 }
 
 /// A request under way.
@@ -119,7 +119,7 @@ impl Engine {
             if let Some((owner, true)) = owners.number(&contact, false) {
                 swarm.handle(clock.now(), Event::OwnerAdded { owner, has: Has::All, rtt: None }, &mut actions);
                 if let Some(membership) = &membership {
-                    membership.talk_to(contact);
+                    membership.connect_to(contact);
                 }
             }
         }
@@ -217,7 +217,7 @@ impl Engine {
                         next = patience.received(!receivers.is_empty(), owners.has_members());
                         if let Some(membership) = &membership {
                             // What they have, they say themselves.
-                            receivers.into_iter().for_each(|receiver| membership.talk_to(receiver));
+                            receivers.into_iter().for_each(|receiver| membership.connect_to(receiver));
                         }
                         Vec::new()
                     }

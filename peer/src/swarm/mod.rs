@@ -1,7 +1,7 @@
 //! The swarms that this peer takes part in: who else is there, and who has what by now.
 //!
 //! ```text
-//!   download ── join ──> Membership ──┐                       ┌── talk ══ a swarm stream ══ another member
+//!   download ── join ──> SwarmHandle ──┐                       ┌── talk ══ a swarm stream ══ another member
 //!      ^                              ├──> Room (a content) <─┤
 //!      └── MemberEvent ───────────────┘                       └── talk ══ a swarm stream ══ another member
 //! ```
@@ -72,7 +72,7 @@ struct Inner {
 }
 
 /// A download's place in its swarm; it leaves when this is dropped.
-pub struct Membership {
+pub struct SwarmHandle {
     swarms: Swarms,
     room: Arc<Room>,
     stop: CancellationToken,
@@ -85,13 +85,13 @@ impl Swarms {
     }
 
     /// A download begins to take part: others are told what is proven of it, now and by and by.
-    pub fn join(&self, file: FileMeta, proven: &GroupRanges) -> (Membership, mpsc::Receiver<MemberEvent>) {
+    pub fn join(&self, file: FileMeta, proven: &GroupRanges) -> (SwarmHandle, mpsc::Receiver<MemberEvent>) {
         let room = self.room(file.hash, file.size);
         let (tell, events) = mpsc::channel(MAX_QUEUED_MEMBER_EVENTS);
         let stop = CancellationToken::new();
         let met = room.begin_download(proven, Download { file, tell, stop: stop.clone() });
-        let membership = Membership { swarms: self.clone(), room, stop };
-        met.into_iter().for_each(|member| membership.talk_to(member));
+        let membership = SwarmHandle { swarms: self.clone(), room, stop };
+        met.into_iter().for_each(|member| membership.connect_to(member));
         (membership, events)
     }
 
@@ -279,9 +279,9 @@ fn ranges_of(ranges: &[(u64, u64)], size: u64) -> Option<GroupRanges> {
     Some(set)
 }
 
-impl Membership {
+impl SwarmHandle {
     /// Talks to a member that this download knows from elsewhere, as long as the download runs.
-    pub fn talk_to(&self, member: Contact) {
+    pub fn connect_to(&self, member: Contact) {
         if member.peer != self.swarms.0.me.peer {
             // It does not know of this one and will not dial.
             self.swarms.keep_talking(self.room.clone(), member, Duration::ZERO, self.stop.clone());
@@ -299,7 +299,7 @@ impl Membership {
     }
 }
 
-impl Drop for Membership {
+impl Drop for SwarmHandle {
     fn drop(&mut self) {
         self.stop.cancel();
         self.room.end_download();

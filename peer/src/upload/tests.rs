@@ -116,8 +116,12 @@ impl Owner {
             tokio::spawn(async move { while changes.recv().await.is_some() {} });
             share.settled().await.unwrap();
             let reports = Reports::new(Arc::new(Machine::default()), 1);
-            let mut uploads =
-                Uploads::new(share, UploadLimits { active: 1, ..UploadLimits::default() }, Throttle::default(), reports);
+            let mut uploads = Uploads::new(
+                share,
+                UploadLimits { active: 1, ..UploadLimits::default() },
+                Throttle::default(),
+                reports,
+            );
             Arc::get_mut(&mut uploads).unwrap().silence = silence;
             let server = trust::member_server(&identity, &[ALPN]).unwrap();
             let client = trust::member_client(&identity, &[ALPN]).unwrap();

@@ -23,9 +23,9 @@ use super::{bottleneck::SourceTime, rate::RecentRate};
 
 /// A time that several threads add to.
 #[derive(Debug, Default)]
-pub struct Spent(AtomicU64);
+pub struct TimeCounter(AtomicU64);
 
-impl Spent {
+impl TimeCounter {
     /// Adds.
     pub fn add(&self, time: Duration) {
         self.0.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -95,14 +95,14 @@ pub struct DownloadMeter {
     pub(crate) clock: Clock,
     phases: Mutex<Phases>,
     rate: Mutex<RecentRate>,
-    sync: Spent,
+    sync: TimeCounter,
 }
 
 impl DownloadMeter {
     /// A download that begins at the origin of `clock`.
     pub fn new(clock: Clock) -> Arc<Self> {
         let rate = Mutex::new(RecentRate::new(clock.now()));
-        Arc::new(Self { clock, phases: Mutex::default(), rate, sync: Spent::default() })
+        Arc::new(Self { clock, phases: Mutex::default(), rate, sync: TimeCounter::default() })
     }
 
     /// The time since it began.
@@ -118,7 +118,7 @@ impl DownloadMeter {
     }
 
     /// Making files durable.
-    pub fn sync(&self) -> &Spent {
+    pub fn sync(&self) -> &TimeCounter {
         &self.sync
     }
 
@@ -136,11 +136,11 @@ pub struct SourceMeter {
     phases: Mutex<Phases>,
     bytes: AtomicU64,
     rtt_micros: AtomicU64,
-    pub(crate) bytes_wait: Spent,
-    pub(crate) throttle_wait: Spent,
-    decoder_wait: Spent,
-    disk_wait: Spent,
-    disk_write: Spent,
+    pub(crate) bytes_wait: TimeCounter,
+    pub(crate) throttle_wait: TimeCounter,
+    decoder_wait: TimeCounter,
+    disk_wait: TimeCounter,
+    disk_write: TimeCounter,
 }
 
 impl SourceMeter {
@@ -151,11 +151,11 @@ impl SourceMeter {
             phases: Mutex::default(),
             bytes: AtomicU64::new(0),
             rtt_micros: AtomicU64::new(0),
-            bytes_wait: Spent::default(),
-            throttle_wait: Spent::default(),
-            decoder_wait: Spent::default(),
-            disk_wait: Spent::default(),
-            disk_write: Spent::default(),
+            bytes_wait: TimeCounter::default(),
+            throttle_wait: TimeCounter::default(),
+            decoder_wait: TimeCounter::default(),
+            disk_wait: TimeCounter::default(),
+            disk_write: TimeCounter::default(),
         })
     }
 
@@ -263,7 +263,7 @@ impl DecoderMeter {
         self.counted(|meter| &meter.disk_write, work)
     }
 
-    fn counted<T>(&self, counter: impl FnOnce(&SourceMeter) -> &Spent, work: impl FnOnce() -> T) -> T {
+    fn counted<T>(&self, counter: impl FnOnce(&SourceMeter) -> &TimeCounter, work: impl FnOnce() -> T) -> T {
         let Some(meter) = &self.0 else { return work() };
         let begun = meter.download.clock.now();
         let done = work();
@@ -276,13 +276,13 @@ impl DecoderMeter {
 #[derive(Debug, Default)]
 pub struct UploadMeter {
     /// From the beginning of uploads to their end, or until now.
-    pub served: Spent,
+    pub served: TimeCounter,
     /// Of that, bytes were held back or not taken.
-    pub sending: Spent,
+    pub sending: TimeCounter,
     /// Of that, they were not taken by the network.
-    pub network_wait: Spent,
+    pub network_wait: TimeCounter,
     /// Requests waited for their turn.
-    pub slot_wait: Spent,
+    pub slot_wait: TimeCounter,
     /// Bytes sent.
     pub bytes: AtomicU64,
 }

@@ -21,16 +21,16 @@ use super::{
 
 /// The uploads that are remembered.
 #[derive(Debug)]
-pub struct Reports {
+pub struct UploadStats {
     clock: Clock,
     machine: Arc<Machine>,
     slots: u32,
-    peers: Mutex<HashMap<PeerId, Vec<Remembered>>>,
+    peers: Mutex<HashMap<PeerId, Vec<ContentStats>>>,
 }
 
 /// Uploads of one content to one peer.
 #[derive(Debug)]
-struct Remembered {
+struct ContentStats {
     hash: ContentHash,
     /// When one last began or ended.
     used: Timestamp,
@@ -43,8 +43,8 @@ struct Remembered {
 }
 
 /// An upload that runs; it is over when this is dropped.
-pub struct Reported {
-    reports: Arc<Reports>,
+pub struct ActiveUpload {
+    reports: Arc<UploadStats>,
     peer: PeerId,
     hash: ContentHash,
     connection: quinn::Connection,
@@ -53,7 +53,7 @@ pub struct Reported {
     pub meter: Arc<UploadMeter>,
 }
 
-impl Reports {
+impl UploadStats {
     /// Nothing to remember yet; `slots` is how many uploads this peer serves at a time.
     pub fn new(machine: Arc<Machine>, slots: usize) -> Arc<Self> {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
@@ -66,11 +66,11 @@ impl Reports {
     }
 
     /// An upload to `peer` begins.
-    pub fn begin(self: &Arc<Self>, peer: &PeerId, hash: ContentHash, connection: &quinn::Connection) -> Reported {
+    pub fn begin(self: &Arc<Self>, peer: &PeerId, hash: ContentHash, connection: &quinn::Connection) -> ActiveUpload {
         let meter = self.begin_at(self.clock.now(), peer, hash);
         let before = connection.stats().path;
         let (reports, peer, connection) = (self.clone(), peer.clone(), connection.clone());
-        Reported { reports, peer, hash, connection, before, meter }
+        ActiveUpload { reports, peer, hash, connection, before, meter }
     }
 
     fn begin_at(&self, now: Timestamp, peer: &PeerId, hash: ContentHash) -> Arc<UploadMeter> {
@@ -83,11 +83,11 @@ impl Reports {
             peers.remove(&oldest);
         }
         let of_peer = peers.entry(peer.clone()).or_default();
-        let is_over = |known: &Remembered| known.running == 0 && now.since(known.used) > limits::REPORT_PAUSE;
+        let is_over = |known: &ContentStats| known.running == 0 && now.since(known.used) > limits::REPORT_PAUSE;
         of_peer.retain(|known| known.hash != hash || !is_over(known));
         let known = match of_peer.iter().position(|known| known.hash == hash) {
             Some(place) => of_peer.remove(place),
-            None => Remembered {
+            None => ContentStats {
                 hash,
                 used: now,
                 running: 0,
@@ -102,7 +102,7 @@ impl Reports {
         }
         let meter = known.meter.clone();
         // The latest is the last.
-        of_peer.push(Remembered { used: now, running: known.running + 1, uploads: known.uploads + 1, ..known });
+        of_peer.push(ContentStats { used: now, running: known.running + 1, uploads: known.uploads + 1, ..known });
         meter
     }
 
@@ -155,16 +155,16 @@ impl Reports {
         })
     }
 
-    fn peers(&self) -> MutexGuard<'_, HashMap<PeerId, Vec<Remembered>>> {
+    fn peers(&self) -> MutexGuard<'_, HashMap<PeerId, Vec<ContentStats>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn last_use(of_peer: &[Remembered]) -> Timestamp {
+fn last_use(of_peer: &[ContentStats]) -> Timestamp {
     of_peer.iter().map(|known| known.used).max().unwrap_or_default()
 }
 
-impl Drop for Reported {
+impl Drop for ActiveUpload {
     fn drop(&mut self) {
         let path = self.connection.stats().path;
         self.reports.end_at(self.reports.clock.now(), &self.peer, self.hash, &self.before, &path);
@@ -189,7 +189,7 @@ mod tests {
         format!("p{number}").parse().unwrap()
     }
 
-    fn end(reports: &Reports, now: Timestamp, peer: &PeerId, hash: ContentHash) {
+    fn end(reports: &UploadStats, now: Timestamp, peer: &PeerId, hash: ContentHash) {
         let none = quinn::PathStats::default();
         let mut some = none;
         (some.sent_packets, some.lost_packets, some.cwnd) = (10, 1, 14_000);
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn uploads_of_one_download_are_one_report_and_a_later_one_begins_anew() {
-        let reports = Reports::new(Arc::default(), 8);
+        let reports = UploadStats::new(Arc::default(), 8);
         let me = peer(1);
         for second in [1, 2, 6] {
             let meter = reports.begin_at(at(second), &me, hash(1));
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_told_of_its_own_uploads_only() {
-        let reports = Reports::new(Arc::default(), 8);
+        let reports = UploadStats::new(Arc::default(), 8);
         reports.begin_at(at(1), &peer(1), hash(1));
         assert_eq!(reports.of(&peer(2), &hash(1), None), None);
         assert_eq!(reports.of(&peer(1), &hash(2), None), None);
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded_and_the_latest_stays() {
-        let reports = Reports::new(Arc::default(), 8);
+        let reports = UploadStats::new(Arc::default(), 8);
         for number in 0..limits::MAX_REPORTED_PEERS * 2 {
             let second = number as u64;
             for fill in 0..=limits::MAX_REPORTS_PER_PEER as u8 {

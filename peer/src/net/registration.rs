@@ -34,7 +34,7 @@ pub struct Registration {
 
 /// How a registration that is kept ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
+pub enum RegistrationEnd {
     /// As asked.
     Stopped,
     /// The nameserver does not let this run keep the name; the process must end.
@@ -78,7 +78,7 @@ impl Registration {
     }
 
     /// Keeps the name until `stop`, through absences of the nameserver, then removes it.
-    pub async fn keep(self, stop: CancellationToken) -> Ended {
+    pub async fn keep(self, stop: CancellationToken) -> RegistrationEnd {
         let mut wait = limits::DEFAULT_LEASE / limits::LEASE_RENEWALS_PER_TERM;
         let mut away = false;
         loop {
@@ -86,7 +86,7 @@ impl Registration {
                 () = sleep(wait) => {}
                 () = stop.cancelled() => {
                     self.remove().await;
-                    return Ended::Stopped;
+                    return RegistrationEnd::Stopped;
                 }
             }
             match self.renew().await {
@@ -103,7 +103,7 @@ impl Registration {
                     }
                     wait = RETRY;
                 }
-                Err(Problem::Final(error)) => return Ended::Lost(error.to_string()),
+                Err(Problem::Final(error)) => return RegistrationEnd::Lost(error.to_string()),
             }
         }
     }

@@ -17,16 +17,16 @@ use shared::{
 };
 
 /// Gives each stream that others open to who answers it.
-pub struct Front {
+pub struct StreamRouter {
     /// Answers calls.
-    pub service: rpc_server::Service,
+    pub service: rpc_server::RpcServer,
     /// Answers requests for files.
     pub uploads: Arc<upload::Uploads>,
     /// Talks about contents.
     pub swarms: swarm::Swarms,
 }
 
-impl Handler for Front {
+impl Handler for StreamRouter {
     fn stream(
         self: Arc<Self>,
         remote: Arc<Remote>,
@@ -38,11 +38,11 @@ impl Handler for Front {
             let Some(role) = remote.member() else { return };
             match kind {
                 StreamKind::Tracker => {
-                    let service = rpc_server::TrackerApi(self.service.for_caller(role));
+                    let service = rpc_server::TrackerRpc(self.service.for_caller(role));
                     serve_calls(send, recv, service.serve()).await;
                 }
                 StreamKind::Peer => {
-                    let service = rpc_server::PeerApi(self.service.for_caller(role));
+                    let service = rpc_server::PeerRpc(self.service.for_caller(role));
                     serve_calls(send, recv, service.serve()).await;
                 }
                 StreamKind::Bulk | StreamKind::Pack | StreamKind::Swarm => {

@@ -31,7 +31,7 @@ use protocol::election::{Event, Reply, Token};
 
 /// What the services need.
 #[derive(Clone)]
-pub struct Service(Arc<Inner>);
+pub struct RpcServer(Arc<Inner>);
 
 struct Inner {
     me: PeerId,
@@ -45,20 +45,20 @@ struct Inner {
 
 /// The services as one caller sees them.
 #[derive(Clone)]
-pub struct ForCaller {
+pub struct CallerContext {
     inner: Arc<Inner>,
     caller: Role,
 }
 
 /// [`TrackerService`] for one caller.
 #[derive(Clone)]
-pub struct TrackerApi(pub ForCaller);
+pub struct TrackerRpc(pub CallerContext);
 
 /// [`PeerService`] for one caller.
 #[derive(Clone)]
-pub struct PeerApi(pub ForCaller);
+pub struct PeerRpc(pub CallerContext);
 
-impl Service {
+impl RpcServer {
     /// Services of `me`.
     pub fn new(
         me: PeerId,
@@ -73,8 +73,8 @@ impl Service {
     }
 
     /// The services as `caller` sees them.
-    pub fn for_caller(&self, caller: &Role) -> ForCaller {
-        ForCaller { inner: self.0.clone(), caller: caller.clone() }
+    pub fn for_caller(&self, caller: &Role) -> CallerContext {
+        CallerContext { inner: self.0.clone(), caller: caller.clone() }
     }
 }
 
@@ -87,7 +87,7 @@ fn mismatched() -> TrackerError {
     TrackerError::Unavailable("an internal answer was of the wrong kind".to_owned())
 }
 
-impl ForCaller {
+impl CallerContext {
     /// The calling peer; admins read, but have nothing to announce.
     fn peer(&self) -> Result<PeerId, TrackerError> {
         self.caller.peer().cloned().ok_or_else(|| TrackerError::Unavailable("only peers announce".to_owned()))
@@ -98,7 +98,7 @@ impl ForCaller {
     }
 }
 
-impl TrackerService for TrackerApi {
+impl TrackerService for TrackerRpc {
     async fn heartbeat(self, _: Context, beat: Heartbeat) -> Result<HeartbeatAck, TrackerError> {
         let from = self.0.peer()?;
         match self.0.ask(|token| Event::HeartbeatReceived { token, from, beat }).await? {
@@ -134,7 +134,7 @@ impl TrackerService for TrackerApi {
     }
 }
 
-impl PeerService for PeerApi {
+impl PeerService for PeerRpc {
     async fn info(self, _: Context) -> PeerInfo {
         let Inner { me, incarnation, endpoint, node, share, .. } = &*self.0.inner;
         let stats = share.stats();

@@ -38,15 +38,15 @@ use super::core_task::{CoreTask, read_durable};
 use crate::{
     config::PeerConfig,
     core_handle::CoreHandle,
-    diagnostics::{system::Machine, upload_stats::Reports},
+    diagnostics::{system::Machine, upload_stats::UploadStats},
     discovery::Lookup,
     download::Run,
     net::{
         nameserver_watch,
-        registration::{Ended, Registration},
-        router::Front,
+        registration::{Registration, RegistrationEnd},
+        router::StreamRouter,
         rpc_client::RpcClient,
-        rpc_server::Service,
+        rpc_server::RpcServer,
     },
     store::{Changes, Share, ShareOptions},
     swarm::Swarms,
@@ -133,10 +133,10 @@ impl Peer {
         let swarms = Swarms::new(me, share.clone(), bulk.clone(), tasks.clone());
         let upload_limits = UploadLimits { active: config.max_uploads, ..UploadLimits::default() };
         let machine = Arc::new(Machine::default());
-        let reports = Reports::new(machine.clone(), config.max_uploads);
+        let reports = UploadStats::new(machine.clone(), config.max_uploads);
         let uploads = Uploads::new(share.clone(), upload_limits, Throttle::new(config.limit_up), reports);
-        let front = Front {
-            service: Service::new(
+        let front = StreamRouter {
+            service: RpcServer::new(
                 config.id.clone(),
                 incarnation,
                 endpoint.clone(),
@@ -348,9 +348,9 @@ async fn forward_changes(mut changes: mpsc::Receiver<Changes>, node: CoreHandle)
     }
 }
 
-/// Reports when the registration or the node ends by itself.
+/// UploadStats when the registration or the node ends by itself.
 async fn watch_over(
-    registration: impl Future<Output = Ended>,
+    registration: impl Future<Output = RegistrationEnd>,
     node: CoreHandle,
     id: PeerId,
     end: oneshot::Sender<Failure>,
@@ -365,8 +365,8 @@ async fn watch_over(
     };
     let why = tokio::select! {
         ended = &mut registration => match ended {
-            Ended::Lost(why) => Some(why),
-            Ended::Stopped => None,
+            RegistrationEnd::Lost(why) => Some(why),
+            RegistrationEnd::Stopped => None,
         },
         why = stopped => {
             if why.is_none() {

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::MemberEvent;
 
 /// See the module.
-pub(crate) struct Room {
+pub(crate) struct SwarmMembership {
     pub(crate) hash: ContentHash,
     /// Bytes.
     pub(crate) size: u64,
@@ -40,7 +40,7 @@ struct State {
     /// The numbers of those.
     known: BTreeMap<PeerId, u64>,
     next_number: u64,
-    talks: BTreeMap<PeerId, Talk>,
+    talks: BTreeMap<PeerId, Session>,
     download: Option<Download>,
     /// Whom a task of the download that runs here dials, one task for each.
     dialled: BTreeSet<PeerId>,
@@ -69,14 +69,14 @@ pub(crate) struct Download {
 
 /// Who dialled a talk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dialler {
+pub(crate) enum Initiator {
     Me,
     Other,
 }
 
 /// A stream to a member.
-struct Talk {
-    dialler: Dialler,
+struct Session {
+    dialler: Initiator,
     stop: CancellationToken,
     /// The member said that it has everything.
     has_all: bool,
@@ -84,14 +84,14 @@ struct Talk {
 
 /// How far a member was told the news.
 #[derive(Default)]
-pub(crate) struct Told {
+pub(crate) struct UpdateCursor {
     ranges: usize,
     /// The number of the first member that it was not told of.
     members: u64,
     all: bool,
 }
 
-impl Room {
+impl SwarmMembership {
     pub(crate) fn new(hash: ContentHash, size: u64) -> Self {
         Self { hash, size, state: Mutex::default(), changed: watch::Sender::new(()) }
     }
@@ -194,17 +194,17 @@ impl Room {
 
     /// A stream to `peer` is there; until the token is cancelled. `None` when the stream is one too many: of two that both dialled at
     /// the same time, the smaller id's stays. Otherwise what was accepted last replaces what was there: its other end may be gone.
-    pub(crate) fn begin_talk(&self, me: &PeerId, peer: &PeerId, dialler: Dialler) -> Option<CancellationToken> {
+    pub(crate) fn begin_talk(&self, me: &PeerId, peer: &PeerId, dialler: Initiator) -> Option<CancellationToken> {
         let mut state = self.state();
         match state.talks.get(peer) {
-            Some(_) if dialler == Dialler::Me => return None,
-            Some(talk) if talk.dialler == Dialler::Me && me < peer => return None,
+            Some(_) if dialler == Initiator::Me => return None,
+            Some(talk) if talk.dialler == Initiator::Me && me < peer => return None,
             Some(talk) => talk.stop.cancel(),
             None if state.talks.len() >= limits::MAX_SWARM_MEMBERS => return None,
             None => {}
         }
         let stop = CancellationToken::new();
-        state.talks.insert(peer.clone(), Talk { dialler, stop: stop.clone(), has_all: false });
+        state.talks.insert(peer.clone(), Session { dialler, stop: stop.clone(), has_all: false });
         Some(stop)
     }
 
@@ -246,7 +246,7 @@ impl Room {
     }
 
     /// What `to` was not told yet, and whether that is the last of it.
-    pub(crate) fn news(&self, to: &PeerId, told: &mut Told) -> (Vec<SwarmUpdate>, bool) {
+    pub(crate) fn news(&self, to: &PeerId, told: &mut UpdateCursor) -> (Vec<SwarmUpdate>, bool) {
         let state = self.state();
         let mut news = Vec::new();
         match &state.holds {
@@ -283,14 +283,14 @@ mod tests {
 
     #[test]
     fn who_comes_and_goes_leaves_nothing_behind_and_each_who_stays_is_told_of_once() {
-        let room = Room::new(ContentHash([1; 32]), 1 << 20);
+        let room = SwarmMembership::new(ContentHash([1; 32]), 1 << 20);
         room.is_in_share();
         let peer = |id: &str| -> PeerId { id.parse().unwrap() };
         let meet = |id: &str| {
             room.meet(&Contact { peer: peer(id), endpoint: "quic://127.0.0.1:1".parse().unwrap() });
-            room.begin_talk(&peer("me"), &peer(id), Dialler::Other).unwrap()
+            room.begin_talk(&peer("me"), &peer(id), Initiator::Other).unwrap()
         };
-        let mut told = Told::default();
+        let mut told = UpdateCursor::default();
         let mut told_of = || {
             let news = room.news(&peer("a"), &mut told).0.into_iter();
             news.filter_map(|news| match news {
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_member_is_dialled_by_one_task_at_a_time_and_by_the_next_download_anew() {
-        let room = Room::new(ContentHash([1; 32]), 1 << 20);
+        let room = SwarmMembership::new(ContentHash([1; 32]), 1 << 20);
         let begin = || {
             let stop = CancellationToken::new();
             let file = FileMeta {

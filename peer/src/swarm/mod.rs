@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   download ── join ──> SwarmHandle ──┐                       ┌── talk ══ a swarm stream ══ another member
-//!      ^                              ├──> Room (a content) <─┤
+//!      ^                              ├──> SwarmMembership (a content) <─┤
 //!      └── MemberEvent ───────────────┘                       └── talk ══ a swarm stream ══ another member
 //! ```
 //!
@@ -39,7 +39,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::store::Share;
-use membership::{Dialler, Download, Room, Told};
+use membership::{Download, Initiator, SwarmMembership, UpdateCursor};
 
 /// Events of one download that wait for it. A download that is slower than its members makes them wait.
 const MAX_QUEUED_MEMBER_EVENTS: usize = 64;
@@ -68,13 +68,13 @@ struct Inner {
     share: Share,
     connections: Connections,
     tasks: TaskTracker,
-    rooms: Mutex<HashMap<ContentHash, Weak<Room>>>,
+    rooms: Mutex<HashMap<ContentHash, Weak<SwarmMembership>>>,
 }
 
 /// A download's place in its swarm; it leaves when this is dropped.
 pub struct SwarmHandle {
     swarms: Swarms,
-    room: Arc<Room>,
+    room: Arc<SwarmMembership>,
     stop: CancellationToken,
 }
 
@@ -97,7 +97,7 @@ impl Swarms {
 
     /// The files whose names begin with `prefix` that are received here in company, by name; at most `limit`.
     pub fn receiving(&self, prefix: &str, limit: usize) -> Vec<FileMeta> {
-        let rooms: Vec<Arc<Room>> = self.rooms().values().filter_map(Weak::upgrade).collect();
+        let rooms: Vec<Arc<SwarmMembership>> = self.rooms().values().filter_map(Weak::upgrade).collect();
         let mut files: Vec<FileMeta> = rooms.iter().filter_map(|room| room.received()).collect();
         files.retain(|file| file.name.as_str().starts_with(prefix));
         files.sort_unstable_by(|one, other| one.name.cmp(&other.name));
@@ -126,10 +126,10 @@ impl Swarms {
         };
         let member = Contact { peer, endpoint };
         self.meet(&room, member.clone());
-        self.talk(&room, member, Dialler::Other, send, recv).await;
+        self.talk(&room, member, Initiator::Other, send, recv).await;
     }
 
-    fn room(&self, hash: ContentHash, size: u64) -> Arc<Room> {
+    fn room(&self, hash: ContentHash, size: u64) -> Arc<SwarmMembership> {
         let mut rooms = self.rooms();
         if let Some(room) = rooms.get(&hash).and_then(Weak::upgrade)
             && room.size == size
@@ -137,17 +137,17 @@ impl Swarms {
             return room;
         }
         rooms.retain(|_, room| room.strong_count() > 0);
-        let room = Arc::new(Room::new(hash, size));
+        let room = Arc::new(SwarmMembership::new(hash, size));
         rooms.insert(hash, Arc::downgrade(&room));
         room
     }
 
-    fn rooms(&self) -> MutexGuard<'_, HashMap<ContentHash, Weak<Room>>> {
+    fn rooms(&self) -> MutexGuard<'_, HashMap<ContentHash, Weak<SwarmMembership>>> {
         self.0.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody takes part, as another says.
-    fn meet(&self, room: &Arc<Room>, member: Contact) {
+    fn meet(&self, room: &Arc<SwarmMembership>, member: Contact) {
         if member.peer != self.0.me.peer
             && let Some(stop) = room.meet(&member)
         {
@@ -158,7 +158,7 @@ impl Swarms {
     }
 
     /// Talks to a member, from `wait` on, again when the stream breaks, until `stop`; nothing new where that is being done already.
-    fn keep_talking(&self, room: Arc<Room>, member: Contact, wait: Duration, stop: CancellationToken) {
+    fn keep_talking(&self, room: Arc<SwarmMembership>, member: Contact, wait: Duration, stop: CancellationToken) {
         if !room.begin_dialling(&member.peer, &stop) {
             return;
         }
@@ -170,7 +170,7 @@ impl Swarms {
                 if !room.is_talking_to(&member.peer) {
                     attempts += 1;
                     if let Some((send, recv)) = this.dial(&room, &member).await {
-                        this.talk(&room, member.clone(), Dialler::Me, send, recv).await;
+                        this.talk(&room, member.clone(), Initiator::Me, send, recv).await;
                     }
                 }
                 tokio::select! {
@@ -182,7 +182,7 @@ impl Swarms {
         });
     }
 
-    async fn dial(&self, room: &Room, member: &Contact) -> Option<(quinn::SendStream, quinn::RecvStream)> {
+    async fn dial(&self, room: &SwarmMembership, member: &Contact) -> Option<(quinn::SendStream, quinn::RecvStream)> {
         let hello = SwarmHello { hash: room.hash, size: room.size, endpoint: self.0.me.endpoint.clone() };
         let opened = async {
             let (mut send, recv) =
@@ -202,9 +202,9 @@ impl Swarms {
     /// Tells a member the news and hears its own until one of both goes.
     async fn talk(
         &self,
-        room: &Arc<Room>,
+        room: &Arc<SwarmMembership>,
         member: Contact,
-        dialler: Dialler,
+        dialler: Initiator,
         mut send: quinn::SendStream,
         mut recv: quinn::RecvStream,
     ) {
@@ -226,7 +226,7 @@ impl Swarms {
 
     async fn hear_news(
         &self,
-        room: &Arc<Room>,
+        room: &Arc<SwarmMembership>,
         member: &Contact,
         recv: &mut quinn::RecvStream,
     ) -> Result<(), HeaderError> {
@@ -251,8 +251,8 @@ impl Swarms {
     }
 }
 
-async fn tell_news(room: &Room, to: &PeerId, send: &mut quinn::SendStream) -> Result<(), HeaderError> {
-    let mut told = Told::default();
+async fn tell_news(room: &SwarmMembership, to: &PeerId, send: &mut quinn::SendStream) -> Result<(), HeaderError> {
+    let mut told = UpdateCursor::default();
     let mut changes = room.changes();
     loop {
         let (news, is_over) = room.news(to, &mut told);

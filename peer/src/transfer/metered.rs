@@ -58,7 +58,7 @@ impl Drop for Waiting<'_> {
 }
 
 /// A sink whose time counts as the network's.
-pub struct ToNetwork<S> {
+pub struct NetworkMeteredSink<S> {
     /// Where the bytes go.
     pub sink: S,
     /// Where the time goes.
@@ -67,7 +67,7 @@ pub struct ToNetwork<S> {
     pub clock: Clock,
 }
 
-impl<S: ChunkSink> ChunkSink for ToNetwork<S> {
+impl<S: ChunkSink> ChunkSink for NetworkMeteredSink<S> {
     async fn send(&mut self, chunks: &mut [Bytes]) -> io::Result<usize> {
         let begun = self.clock.now();
         let sent = self.sink.send(chunks).await;
@@ -77,14 +77,14 @@ impl<S: ChunkSink> ChunkSink for ToNetwork<S> {
 }
 
 /// A sink whose time counts as an upload's: that in it as sending, that between as waiting for what is to be sent.
-pub struct Sent<S> {
+pub struct UploadMeteredSink<S> {
     sink: S,
     meter: Arc<UploadMeter>,
     clock: Clock,
     until: Timestamp,
 }
 
-impl<S> Sent<S> {
+impl<S> UploadMeteredSink<S> {
     /// The upload begins.
     pub fn new(sink: S, meter: Arc<UploadMeter>, clock: Clock) -> Self {
         Self { sink, meter, clock, until: clock.now() }
@@ -96,7 +96,7 @@ impl<S> Sent<S> {
     }
 }
 
-impl<S: ChunkSink> ChunkSink for Sent<S> {
+impl<S: ChunkSink> ChunkSink for UploadMeteredSink<S> {
     async fn send(&mut self, chunks: &mut [Bytes]) -> io::Result<usize> {
         let begun = self.clock.now();
         let sent = self.sink.send(chunks).await;

@@ -1,4 +1,4 @@
-//! Looks at what this peer sent, when a receiver says that it was wrong.
+//! ContentAudit at what this peer sent, when a receiver says that it was wrong.
 //!
 //! Any member can say so, true or not, as often as it likes. What a look costs is bounded by what it was sent: a look reads
 //! nothing that did not go out on the stream, no more than [`limits::MAX_LOOK_BYTES`], holds no upload's place, and ends when the
@@ -18,7 +18,7 @@ use tokio::task;
 use crate::{store::Share, transfer::is_right};
 
 /// The looks of one peer. They end, with nothing said, when this is dropped.
-pub(crate) struct Looks {
+pub(crate) struct ContentAudit {
     share: Share,
     running: Arc<Mutex<HashSet<ContentHash>>>,
     stop: Arc<AtomicBool>,
@@ -30,7 +30,7 @@ pub(crate) struct Looking {
     running: Arc<Mutex<HashSet<ContentHash>>>,
 }
 
-impl Looks {
+impl ContentAudit {
     pub(crate) fn new(share: Share) -> Self {
         Self { share, running: Arc::default(), stop: Arc::default() }
     }
@@ -71,7 +71,7 @@ impl Looks {
     }
 }
 
-impl Drop for Looks {
+impl Drop for ContentAudit {
     fn drop(&mut self) {
         self.end();
     }

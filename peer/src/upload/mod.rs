@@ -38,16 +38,16 @@ use tokio::{
 };
 
 use crate::{
-    diagnostics::{gauge::GaugeGuard, upload_stats::Reports},
+    diagnostics::{gauge::GaugeGuard, upload_stats::UploadStats},
     store::{OpenError, Share, source::Source},
     transfer::{
         Pool, ServeError,
-        metered::{Sent, ToNetwork},
+        metered::{NetworkMeteredSink, UploadMeteredSink},
         serve_to,
         throttle::{Throttle, ThrottledSink},
     },
 };
-use audit::Looks;
+use audit::ContentAudit;
 use protocol::upload::{
     ack_monitor::Hearing,
     queue::{Asked, UploadId, UploadLimits, UploadSlots},
@@ -63,8 +63,8 @@ pub struct Uploads {
     pool: Mutex<Weak<Pool>>,
     /// How long a receiver may take nothing: [`limits::UPLOAD_SILENCE`].
     pub(crate) silence: Duration,
-    looks: Looks,
-    pub(crate) reports: Arc<Reports>,
+    looks: ContentAudit,
+    pub(crate) reports: Arc<UploadStats>,
     pub(crate) active: AtomicU64,
     pub(crate) bytes: AtomicU64,
     /// Uploads of files so far.
@@ -84,11 +84,11 @@ struct Waiting {
 
 impl Uploads {
     /// Uploads, so many at a time and so fast.
-    pub fn new(share: Share, limits: UploadLimits, pace: Throttle, reports: Arc<Reports>) -> Arc<Self> {
+    pub fn new(share: Share, limits: UploadLimits, pace: Throttle, reports: Arc<UploadStats>) -> Arc<Self> {
         let slots = Slots { slots: UploadSlots::new(limits), waiting: HashMap::new() };
         let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
         let (begun, silence) = (AtomicU32::new(0), limits::UPLOAD_SILENCE);
-        let (slots, pool, looks) = (Mutex::new(slots), Mutex::default(), Looks::new(share.clone()));
+        let (slots, pool, looks) = (Mutex::new(slots), Mutex::default(), ContentAudit::new(share.clone()));
         Arc::new(Self { share, slots, pace, pool, silence, looks, reports, active, bytes, begun })
     }
 
@@ -153,8 +153,9 @@ impl Uploads {
         let meter = &reported.meter;
         meter.slot_wait.add(clock.now().since(asked));
         let running = GaugeGuard::new(&self.active);
-        let network = ToNetwork { sink: send, meter: meter.clone(), clock };
-        let mut sink = Sent::new(ThrottledSink { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
+        let network = NetworkMeteredSink { sink: send, meter: meter.clone(), clock };
+        let mut sink =
+            UploadMeteredSink::new(ThrottledSink { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
         let sent = AtomicU64::new(0);
         let upload = serve_to(source, ranges.clone(), self.pool(), &mut sink, self.silence, |bytes| {
             sent.fetch_add(bytes, Ordering::Relaxed);

@@ -18,7 +18,7 @@ use crate::{
     store::OpenError,
     transfer::{
         ServeError,
-        metered::{Sent, ToNetwork},
+        metered::{NetworkMeteredSink, UploadMeteredSink},
         serve_pack,
         throttle::ThrottledSink,
     },
@@ -74,8 +74,9 @@ impl Uploads {
             tracing::warn!(?hash, "a shared file is not what it was");
             suspected.suspect(hash);
         };
-        let network = ToNetwork { sink: send, meter: meter.clone(), clock };
-        let mut sink = Sent::new(ThrottledSink { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
+        let network = NetworkMeteredSink { sink: send, meter: meter.clone(), clock };
+        let mut sink =
+            UploadMeteredSink::new(ThrottledSink { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
         let sent = AtomicU64::new(0);
         let upload = serve_pack(contents, open, changed, &mut sink, self.silence, |bytes| {
             sent.fetch_add(bytes, Ordering::Relaxed);

@@ -115,7 +115,7 @@ impl Owner {
             let share = Share::open(&share, &state, ShareOptions::default(), events).await.unwrap();
             tokio::spawn(async move { while changes.recv().await.is_some() {} });
             share.settled().await.unwrap();
-            let reports = Reports::new(Arc::new(Machine::default()), 1);
+            let reports = UploadStats::new(Arc::new(Machine::default()), 1);
             let mut uploads = Uploads::new(
                 share,
                 UploadLimits { active: 1, ..UploadLimits::default() },
@@ -307,9 +307,9 @@ fn a_content_is_looked_at_once_at_a_time_and_not_when_the_peer_ends() {
     let hashes = &owner.hashes;
     hashes.iter().for_each(|&hash| owner.damage(hash, None));
     let _inside = owner.runtime.enter();
-    let look_at = |looks: &Looks, number: usize| looks.look_at(hashes[number], &GroupRanges::all(40 << 10), 1);
+    let look_at = |looks: &ContentAudit, number: usize| looks.look_at(hashes[number], &GroupRanges::all(40 << 10), 1);
 
-    let looks = Looks::new(owner.uploads.share.clone());
+    let looks = ContentAudit::new(owner.uploads.share.clone());
     let first = looks.begin(hashes[0]).unwrap();
     look_at(&looks, 0);
     assert_eq!(looks.count(), 1, "it is being looked at");
@@ -324,7 +324,7 @@ fn a_content_is_looked_at_once_at_a_time_and_not_when_the_peer_ends() {
     eventually("the look is over", || looks.count() == 0);
     assert_eq!(owner.hashed_bytes(), before, "it found nothing out");
 
-    let looks = Looks::new(owner.uploads.share.clone());
+    let looks = ContentAudit::new(owner.uploads.share.clone());
     look_at(&looks, 0);
     eventually("the look is over", || looks.count() == 0);
     assert_eq!(owner.hashed_bytes(), before + sizes[0] as u64);

@@ -84,18 +84,7 @@ impl Watching<'_> {
             Changes::Delta { position, changes } => {
                 self.since = Some(position);
                 // A tracker's name is no peer's: then the seat has changed.
-                let mut seat_changed = false;
-                for NameChange { name, record } in changes {
-                    match (name.as_peer(), record) {
-                        (Some(peer), Some(record)) if self.peers.len() < MAX_PEERS => {
-                            self.peers.insert(peer, record.uri);
-                        }
-                        (Some(_), Some(_)) => {}
-                        (Some(peer), None) => drop(self.peers.remove(&peer)),
-                        (None, _) => seat_changed = true,
-                    }
-                }
-                if seat_changed {
+                if apply(&mut self.peers, changes) {
                     self.node.send(Event::SeatChanged).await?;
                 }
             }
@@ -104,5 +93,50 @@ impl Watching<'_> {
             |(peer, endpoint): (&PeerId, &Endpoint)| Contact { peer: peer.clone(), endpoint: endpoint.clone() };
         let peers = self.peers.iter().map(contact).collect();
         Ok(self.node.send(Event::PeersWatched { peers }).await?)
+    }
+}
+
+/// Applies changes to the registered peers. Returns true if one of them is not of a peer.
+fn apply(peers: &mut BTreeMap<PeerId, Endpoint>, changes: Vec<NameChange>) -> bool {
+    let mut seat_changed = false;
+    for NameChange { name, record } in changes {
+        match (name.as_peer(), record) {
+            (Some(peer), Some(record)) => {
+                // At the limit no peer is added, but those known keep their current endpoints.
+                if peers.len() < MAX_PEERS || peers.contains_key(&peer) {
+                    peers.insert(peer, record.uri);
+                }
+            }
+            (Some(peer), None) => drop(peers.remove(&peer)),
+            (None, _) => seat_changed = true,
+        }
+    }
+    seat_changed
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::{
+        name::Name,
+        rpc::nameserver::{Record, Revision},
+    };
+
+    use super::*;
+
+    fn moved(id: &str, port: u16) -> NameChange {
+        let peer: PeerId = id.parse().unwrap();
+        let name = Name::peer(&peer);
+        let uri = format!("quic://127.0.0.1:{port}").parse().unwrap();
+        let record = Record { name: name.clone(), uri, tags: Vec::new(), revision: Revision(1) };
+        NameChange { name, record: Some(record) }
+    }
+
+    #[test]
+    fn change_of_a_known_peer_is_applied_at_the_peer_limit() {
+        let mut peers = BTreeMap::new();
+        apply(&mut peers, (0..=MAX_PEERS).map(|number| moved(&format!("p{number}"), 1)).collect());
+        assert_eq!(peers.len(), MAX_PEERS);
+        apply(&mut peers, vec![moved("p7", 2)]);
+        assert_eq!(peers[&"p7".parse().unwrap()].port, 2);
     }
 }

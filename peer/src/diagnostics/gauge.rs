@@ -1,14 +1,15 @@
-//! How many of something there are at the moment.
+//! Gauge of live objects.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts one more for as long as it lives.
+/// Unit of a gauge, released on drop.
 pub(crate) struct GaugeGuard<'a>(&'a AtomicU64);
 
 impl<'a> GaugeGuard<'a> {
-    pub(crate) fn new(counter: &'a AtomicU64) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter)
+    /// Increments `gauge`.
+    pub(crate) fn new(gauge: &'a AtomicU64) -> Self {
+        gauge.fetch_add(1, Ordering::Relaxed);
+        Self(gauge)
     }
 }
 

@@ -157,7 +157,7 @@ impl PeerApi for Peer {
                 uploads: self.uploads.active(),
                 uploads_waiting: self.uploads.waiting(),
                 upload_slots: self.upload_slots as u64,
-                limit_up: self.uploads.pace().bytes_per_second().map(NonZeroU64::get),
+                limit_up: self.uploads.throttle().bytes_per_second().map(NonZeroU64::get),
                 limit_down: self.downloads.pace.bytes_per_second().map(NonZeroU64::get),
                 running: self.running_downloads().await,
                 downloads: self.downloads.active.load(Ordering::Relaxed),

@@ -1,7 +1,8 @@
 //! Diagnosis of a transfer: derives from the measured times what limits it. Pure.
 //!
-//! The time in which requests were open is divided among the sources in proportion to their work, then by what the streams of each
-//! source waited for. The time in which this peer waited for data is divided again by what the owner reports.
+//! The time in which requests were open is divided among the sources in proportion to their work, then by what the
+//! streams of each source waited for. The time in which this peer waited for data is divided again by what the owner
+//! reports.
 //!
 //! | cause | share of the time in which |
 //! |---|---|

@@ -11,8 +11,8 @@ use shared::{
     time::{Clock, Timestamp},
 };
 
-/// Number of leading fields of the first line of `/proc/stat` that sum up to the total time (proc(5)): user, nice, system,
-/// idle, iowait, irq, softirq, steal. The time of guests is part of user.
+/// Number of leading fields of the first line of `/proc/stat` that sum up to the total time (proc(5)): user, nice,
+/// system, idle, iowait, irq, softirq, steal. The time of guests is part of user.
 const CPU_FIELDS: usize = 8;
 /// Fields of the time in which a processor is idle: idle, iowait.
 const IDLE_FIELDS: [usize; 2] = [3, 4];
@@ -79,7 +79,8 @@ impl Sample {
         }
     }
 
-    /// Returns the use of the processors since `earlier`, or `None` if no tick has passed or the system has no counters.
+    /// Returns the use of the processors since `earlier`, or `None` if no tick has passed or the system has no
+    /// counters.
     pub fn report_since(&self, earlier: &Self) -> Option<MachineReport> {
         let all = self.all.saturating_sub(earlier.all);
         let permille = |part: u64| u16::try_from(part.saturating_mul(1000).checked_div(all)?.min(1000)).ok();

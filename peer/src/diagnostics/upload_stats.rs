@@ -133,7 +133,8 @@ impl UploadStats {
         }
     }
 
-    /// Returns the statistics of the uploads of a content to `peer`. `limit_up` is the current rate limit, bytes per second.
+    /// Returns the statistics of the uploads of a content to `peer`. `limit_up` is the current rate limit, bytes per
+    /// second.
     pub fn report(&self, peer: &PeerId, hash: &ContentHash, limit_up: Option<u64>) -> Option<UploadReport> {
         let now = self.machine.sample();
         let peers = self.peers();

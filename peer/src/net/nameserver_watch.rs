@@ -20,8 +20,8 @@ use protocol::election::Event;
 /// Regular expression of the watched names: peers and trackers.
 const WATCHED: &str = r"(peer|tracker)\.";
 
-/// Watches until `stop` or the end of the core. While the nameserver does not answer, retries with increasing pauses; the core
-/// polls it meanwhile.
+/// Watches until `stop` or the end of the core. While the nameserver does not answer, retries with increasing pauses;
+/// the core polls it meanwhile.
 pub async fn watch(calls: &RpcClient, core: &CoreHandle, stop: CancellationToken) {
     let mut watch = Watch { calls, core, since: None, peers: BTreeMap::new() };
     let mut pause = HEARTBEAT;

@@ -1,5 +1,5 @@
-//! Registration of this peer's name `peer.<id>` in the nameserver: registers it, renews its lease, registers it again after the
-//! lease expired, and removes it at the end.
+//! Registration of this peer's name `peer.<id>` in the nameserver: registers it, renews its lease, registers it again
+//! after the lease expired, and removes it at the end.
 
 use std::time::Duration;
 
@@ -59,8 +59,9 @@ impl Registration {
     /// Registers the name for the first time.
     ///
     /// # Errors
-    /// `AlreadyRunning` if a later run of this peer holds the name, `NameserverUnreachable` if the nameserver does not answer
-    /// or cannot store the name, `LimitReached` if it has too many names, `NotAuthorised` if it does not permit the name.
+    /// `AlreadyRunning` if a later run of this peer holds the name, `NameserverUnreachable` if the nameserver does not
+    /// answer or cannot store the name, `LimitReached` if it has too many names, `NotAuthorised` if it does not permit
+    /// the name.
     pub async fn register(&self) -> Result<(), Failure> {
         match self.try_register().await {
             Ok(_) => Ok(()),

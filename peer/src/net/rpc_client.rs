@@ -246,7 +246,8 @@ impl RpcClient {
         }
         let (peer, core) = (to.peer.clone(), core.clone());
         self.tasks.spawn(async move {
-            // A timeout of a connection that the pool gave up long ago, or a close by this side, says nothing about the peer.
+            // A timeout of a connection that the pool gave up long ago, or a close by this side, says nothing about
+            // the peer.
             let ended = connection.closed().await;
             let by_other = matches!(
                 ended,

@@ -115,8 +115,8 @@ impl PeerApi for Peer {
             loop {
                 match self.elect_once().await? {
                     Ok(elected) => return Ok(elected),
-                    // These errors pass: a first handshake with a voter takes longer than a candidate waits for votes, a
-                    // new voter is not known yet, and only the first call to a restarted nameserver detects that the
+                    // These errors pass: a first handshake with a voter takes longer than a candidate waits for votes,
+                    // a new voter is not known yet, and only the first call to a restarted nameserver detects that the
                     // connection is dead.
                     Err(
                         ElectionFailure::NoMajority { .. }

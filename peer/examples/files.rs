@@ -15,17 +15,18 @@ use shared::{
     limits::CALL_DEADLINE,
     net::{
         Target,
-        session::{Session, SessionConfig, StateDir},
+        session::{Session, SessionConfig},
     },
     rpc::{
         nameserver::NameServiceClient,
         tracker::{ListAll, TrackerServiceClient},
     },
+    settings::Environment,
 };
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
-    let state_dir = StateDir::of_user()?;
+    let state_dir = Environment::of_process().state_dir(None)?;
     let config = SessionConfig { role: Role::Admin, state_dir, nameserver: None, join: None };
     let session = Session::open(&config).await?;
 

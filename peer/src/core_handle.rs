@@ -1,6 +1,6 @@
-//! The way to the election core: messages to the task that owns it, and the view that the task publishes.
+//! Interface to the election core: messages to the task that owns it, and the view that the task publishes.
 //!
-//! [`crate::runtime::core_task`] runs the other end. Everything that needs the core holds a [`CoreHandle`].
+//! The module `runtime::core_task` has the receiving side. Every user of the core holds a [`CoreHandle`].
 
 use std::collections::BTreeMap;
 
@@ -20,14 +20,14 @@ use shared::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// The core's state as the rest of the peer sees it.
+/// Published state of the core.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// Relation of this peer to the tracker seat.
     pub role: SeatRole,
     /// The seat as this peer knows it.
     pub seat: SeatView,
-    /// Set when the core's task has ended; the error says why if nobody asked it to.
+    /// Set when the core's task has ended. The error is the reason if the peer did not stop it.
     pub stopped: Option<Result<(), String>>,
 }
 

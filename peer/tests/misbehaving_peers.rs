@@ -19,7 +19,7 @@ use std::{
 
 use peer::{
     store::{Share, ShareOptions},
-    transfer::throttle::Pace,
+    transfer::throttle::Throttle,
 };
 use rustix::process::Signal;
 use shared::{
@@ -406,7 +406,7 @@ async fn two_corrupt_among_four_owners_are_dropped_and_cost_little_time() {
     assert!(alone > 2.0, "6 MiB at 2 MiB/s took {alone:.2} s");
 
     let share = share_with(&network.folder().join("corrupt"), &content).await;
-    let fault = || Fault::BitInEachPiece(share.clone(), Pace::new(NonZeroU64::new(RATE)));
+    let fault = || Fault::BitInEachPiece(share.clone(), Throttle::new(NonZeroU64::new(RATE)));
     let _corrupt = [
         start_corrupt(&network, "corrupt1", fault(), &content).await,
         start_corrupt(&network, "corrupt2", fault(), &content).await,

@@ -22,7 +22,7 @@ use peer::{
 use proptest::prelude::*;
 use shared::{
     content::{ContentHash, FileMeta},
-    error::FailureCode,
+    error::{Failure, FailureCode},
     group_ranges::GroupRanges,
     limits::{DIRECT_MIN_FILE_BYTES, GROUP_BYTES},
 };
@@ -84,7 +84,7 @@ async fn files_of_boundary_sizes_arrive_and_are_served_without_being_hashed_agai
         let receiving = fetch(there, partial.missing(), &partial, DEADLINE, move |bytes| progress.send(bytes).unwrap());
         let (sent, received) = tokio::join!(sending, receiving);
         assert_eq!((sent.unwrap(), received.unwrap()), (meta.size, meta.size));
-        assert_eq!(verified.iter().map(|written| written.bytes).sum::<u64>(), meta.size);
+        assert_eq!(verified.iter().map(|brought| brought.bytes).sum::<u64>(), meta.size);
         finish(&receiver, partial, &meta).await;
 
         assert!(fs::read(receiver.path("file")).unwrap() == content, "{size}");
@@ -155,8 +155,8 @@ async fn writing_along_with_hashing_keeps_the_groups_before_a_fault() {
             let heard = Arc::new(AtomicU64::new(0));
             let progress = {
                 let heard = heard.clone();
-                move |written: Written| {
-                    heard.fetch_add(written.new_bytes, Ordering::Relaxed);
+                move |brought: Written| {
+                    heard.fetch_add(brought.new_bytes, Ordering::Relaxed);
                 }
             };
             let result = fetch_from(&mut source, ranges, &partial, DEADLINE, Writing::Along, progress).await;
@@ -332,12 +332,12 @@ async fn download_replaces_a_file_only_when_forced() {
     let receiver = Fixture::with(|folder| fs::write(folder.join("file"), "mine").unwrap()).await;
     let destination = receiver.share.destination(&meta.name, None).unwrap();
     let standing = async |force| receiver.share.occupancy(&destination, meta.hash, meta.size, force).await;
-    assert_eq!(standing(false).await.unwrap_err().code, FailureCode::Exists);
+    assert_eq!(Failure::from(standing(false).await.unwrap_err()).code, FailureCode::Exists);
 
     // The file may also appear after that check.
     let partial = begin(&receiver, &meta).await;
     fetch_all(&whole, &partial).await.unwrap();
-    let refused = receiver.share.finish(partial, &destination, &meta, false).await.unwrap_err();
+    let refused = Failure::from(receiver.share.finish(partial, &destination, &meta, false).await.unwrap_err());
     assert_eq!(refused.code, FailureCode::Exists);
     assert_eq!(fs::read(receiver.path("file")).unwrap(), b"mine");
 
@@ -372,7 +372,7 @@ async fn second_download_of_a_content_is_refused_while_the_first_runs() {
     let receiver = Fixture::new().await;
     let first = begin(&receiver, &meta).await;
     let other = receiver.share.destination(&name("other"), None).unwrap();
-    let refused = receiver.share.begin(&other, &meta).await.unwrap_err();
+    let refused = Failure::from(receiver.share.begin(&other, &meta).await.unwrap_err());
     assert_eq!(refused.code, FailureCode::LimitReached);
     drop(first);
     receiver.share.begin(&other, &meta).await.unwrap();
@@ -385,7 +385,7 @@ async fn download_larger_than_the_disk_is_refused_at_its_beginning() {
     let destination = receiver.share.destination(&name("big"), None).unwrap();
     let file =
         FileMeta { name: name("big"), size: 5_000_000, hash: ContentHash([1; 32]), mtime_micros: 0, executable: false };
-    let refused = receiver.share.begin(&destination, &file).await.unwrap_err();
+    let refused = Failure::from(receiver.share.begin(&destination, &file).await.unwrap_err());
     assert_eq!(refused.code, FailureCode::NoSpace);
     assert!(refused.why.contains("5000000"), "{refused}");
     fs::write(receiver.path("room"), noise(900_000, 11)).expect("the refused download takes no space");

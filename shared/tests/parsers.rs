@@ -11,7 +11,6 @@ use shared::{
     net::{
         bulk::{BulkAccepted, BulkRefusal, BulkRequest, HeaderError, read_header},
         pack::PackRequest,
-        session::parse_join,
     },
     rpc::{
         enrol::EnrolServiceRequest, nameserver::NameServiceRequest, peer::PeerServiceRequest,
@@ -130,19 +129,4 @@ async fn header_with_an_excessive_length_is_rejected_before_its_body() {
     let read = read_header::<BulkRequest>(&mut claimed).await;
     assert!(matches!(read, Err(HeaderError::TooLong(_))), "{read:?}");
     assert_eq!(claimed, [0], "the parser read a byte of the body");
-}
-
-#[test]
-fn join_token_is_read_from_the_command_line_or_a_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("token");
-    let token = JoinToken::new(certs::Fingerprint([7; 32]), vec!["10.0.0.1:9090".to_owned()]).unwrap();
-    std::fs::write(&file, format!("{token}\n")).unwrap();
-    assert_eq!(parse_join(&format!("@{}", file.display())), Ok(token.clone()));
-    assert_eq!(parse_join(&token.to_string()), Ok(token.clone()));
-    // The error does not contain the token, which is a secret.
-    let text = token.to_string();
-    let error = parse_join(&text[..text.len() - 1]).unwrap_err().to_string();
-    assert!(!error.contains(&text[10..30]), "{error}");
-    assert!(parse_join("@/no/such/file").unwrap_err().to_string().contains("/no/such/file"));
 }

@@ -1,24 +1,25 @@
-//! Why a transfer is as slow as it is: from where its time went to what limits it. Pure.
+//! Diagnosis of a transfer: derives from the measured times what limits it. Pure.
 //!
-//! The time in which anything was under way is divided among the sources by how long each was at work, then by what its
-//! streams waited for. What this peer waited for bytes is divided once more by what the owner says that it waited for.
+//! The time in which requests were open is divided among the sources in proportion to their work, then by what the
+//! streams of each source waited for. The time in which this peer waited for data is divided again by what the owner
+//! reports.
 //!
 //! | cause | share of the time in which |
 //! |---|---|
-//! | the owner's slots | requests waited for their turn and none of that owner was being served |
-//! | round trips | requests had been sent and none was answered yet |
-//! | this peer's cap | streams waited for `--limit-down` |
-//! | this peer's disk | streams waited for the decoder, by the part of its time in which it waited for what it had given to be written; and the sync at the end |
-//! | this peer's processors | streams waited for the decoder, by the rest of its time; the network's time (below) when this machine was at most [`BUSY_IDLE`] idle |
-//! | the owner's cap | streams waited for bytes, by the part in which the owner waited for `--limit-up` |
-//! | the owner's disk | ..., by the part in which the owner had nothing read to send |
-//! | the network | ..., by the part in which the network took no more from the owner |
-//! | the owner's processors | the network's time when the owner's machine was at most [`BUSY_IDLE`] idle and this one was not |
-//! | the receive buffer | the network's time when [`DROPS`] of the packets were dropped for want of it, and no processor was busy |
+//! | slots of the owner | requests waited for a slot and the owner sent nothing on others |
+//! | round trips | requests were sent and none was answered yet |
+//! | limit of this peer | streams waited for `--limit-down` |
+//! | disk of this peer | streams waited for the decoder, as far as the decoder waited for the disk; and the final sync |
+//! | processors of this peer | streams waited for the decoder otherwise; the network's time (below) if this machine was at most [`BUSY_IDLE`] idle |
+//! | limit of the owner | streams waited for data, as far as the owner waited for `--limit-up` |
+//! | disk of the owner | streams waited for data, as far as the owner had no data read |
+//! | the network | streams waited for data, as far as the owner waited for the network |
+//! | processors of the owner | the network's time if the owner's machine was at most [`BUSY_IDLE`] idle and this one was not |
+//! | the receive buffer | the network's time if [`DROPS`] of the packets were dropped because it was full, and no processor was busy |
 //! | the path | the network's time otherwise |
-//! | an owner that does not say | streams waited for bytes, when it gave no report |
+//! | an owner without a report | streams waited for data |
 //!
-//! What has [`STANDS_OUT`] of the time or more limits the transfer; less than [`LISTED`] is not worth a line.
+//! A cause with a share of [`STANDS_OUT`] or more limits the transfer. A share below [`LISTED`] is not listed.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -27,73 +28,73 @@ use shared::{
     rpc::peer::{MachineReport, PathReport, UploadReport},
 };
 
-/// Share of the time from which on a cause limits the transfer.
+/// Least share of the time of a cause that limits the transfer.
 pub const STANDS_OUT: f64 = 0.3;
-/// Share of the time from which on a cause is listed.
+/// Least share of the time of a cause that is listed.
 pub const LISTED: f64 = 0.1;
-/// A machine whose processors are idle for this share of the time or less is busy.
+/// Largest idle share of the processors of a busy machine.
 pub const BUSY_IDLE: f64 = 0.1;
-/// Share of the packets from which on dropped ones slow a path down.
+/// Least share of dropped packets that slows a path down.
 pub const DROPS: f64 = 0.001;
-/// Transfers shorter than this are over before anything is known of them.
+/// Shortest transfer with a diagnosis.
 pub const SHORTEST: Duration = Duration::from_millis(20);
 
-/// Where the time of a transfer, or of a part of it, went.
+/// Measurement of a transfer or of a part of it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Measured {
-    /// How long it took.
+    /// Duration.
     pub elapsed: Duration,
-    /// Of that, some request was under way.
+    /// Part of the duration in which at least one request was open.
     pub active: Duration,
-    /// Files were made durable and put in their place; summed over files.
+    /// Time for making files durable and moving them to their destination, summed over the files.
     pub sync: Duration,
-    /// The cap on what comes in, bytes a second.
+    /// Rate limit of the downloads, bytes per second.
     pub limit_down: Option<u64>,
-    /// This machine; `None` where the system does not say.
+    /// Use of the processors of this machine; `None` if the system has no counters.
     pub machine: Option<MachineReport>,
-    /// Datagrams that the system dropped because a receive buffer was full. It counts all programs.
+    /// UDP datagrams that the system dropped because a receive buffer was full, of all programs.
     pub udp_drops: u64,
-    /// The socket's receive buffer in bytes, when the system gave less than was asked for.
+    /// Size of the socket's receive buffer, bytes, if it is smaller than requested.
     pub clamped_buffer: Option<u64>,
-    /// Who sent.
+    /// Sources of the transfer.
     pub sources: BTreeMap<PeerId, Source>,
 }
 
-/// What was measured of one source.
+/// Measurement of one source.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Source {
-    /// Bytes proven of it.
+    /// Verified bytes.
     pub bytes: u64,
-    /// The time with it, as this peer measured it.
+    /// Times measured by this peer.
     pub time: SourceTime,
     /// Round-trip time.
     pub rtt: Option<Duration>,
-    /// What it says itself.
+    /// Report of the source.
     pub report: Option<UploadReport>,
 }
 
-/// Times with one source. The first three exclude each other; the others are summed over its streams.
+/// Times of one source. The first three are disjoint; the others are summed over its streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SourceTime {
-    /// Something was asked of it and nothing accepted.
+    /// Requests were open and none was accepted.
     pub opening: Duration,
-    /// Something was accepted and nothing was served.
+    /// Requests were accepted and none received data.
     pub queued: Duration,
-    /// At least one stream ran.
+    /// At least one stream received data.
     pub streaming: Duration,
-    /// Of all streams together.
+    /// Sum over all streams.
     pub streams: Duration,
-    /// Streams waited for bytes.
+    /// Streams waited for data.
     pub bytes_wait: Duration,
-    /// Streams waited for the cap.
+    /// Streams waited for the rate limit.
     pub throttle_wait: Duration,
-    /// Decoders waited for bytes.
+    /// Decoders waited for data.
     pub decoder_wait: Duration,
     /// Decoders waited for the disk.
     pub disk_wait: Duration,
-    /// The disk was written to, by decoders or while they went on.
+    /// Writes to the disk, by decoders or concurrently with them.
     pub disk_write: Duration,
-    /// Requests made.
+    /// Number of requests.
     pub requests: u64,
 }
 
@@ -102,7 +103,7 @@ impl SourceTime {
         self.opening + self.queued + self.streaming
     }
 
-    /// What passed since `earlier`.
+    /// Returns the difference to an `earlier` measurement.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -120,35 +121,35 @@ impl SourceTime {
     }
 }
 
-/// What can limit a transfer.
+/// Cause that can limit a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
     /// The owner's `--limit-up`.
     OwnerLimit,
-    /// The owner serves others first.
+    /// Other receivers use the upload slots of the owner.
     OwnerSlots,
-    /// The owner reads too slowly.
+    /// The disk of the owner.
     OwnerDisk,
-    /// The owner's processors.
+    /// The processors of the owner.
     OwnerCpu,
-    /// The way between the two.
+    /// The network path.
     Path,
-    /// Asking takes longer than sending.
+    /// The round trips of the requests.
     RoundTrips,
-    /// This peer's socket buffer is too small.
+    /// The receive buffer of this peer is too small.
     ReceiveBuffer,
     /// This peer's `--limit-down`.
     OwnLimit,
-    /// This peer writes too slowly.
+    /// The disk of this peer.
     OwnDisk,
-    /// This peer's processors.
+    /// The processors of this peer.
     OwnCpu,
-    /// The owner, or the way from it: it does not say.
+    /// The owner or the path; the owner sends no report.
     Unsaid,
 }
 
 impl Cause {
-    /// As scripts know it.
+    /// Returns the code in `--json` output.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OwnerLimit => "owner_limit",
@@ -166,7 +167,7 @@ impl Cause {
     }
 }
 
-/// The figure that shows a cause: of the source where it weighs most.
+/// Evidence of a cause, of the source with the largest share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Figure {
     /// A cap, bytes a second; `None` when it was not told.
@@ -178,49 +179,49 @@ pub enum Figure {
         /// How long nothing of it was served while requests waited.
         waited: Duration,
     },
-    /// A time: waiting for a disk, or writing to it.
+    /// Time of waiting for a disk or writing to it.
     Time(Duration),
-    /// Processors; `None` when it is a thread's work that took the time, not the machine that was busy.
+    /// Use of the processors; `None` if one thread was busy and not the machine.
     Machine(Option<MachineReport>),
-    /// A path, and the round-trip time that this peer knows.
+    /// Statistics of a path.
     Path(PathReport),
-    /// Requests, and what each waits at least.
+    /// Requests and their least duration.
     Requests {
-        /// How many.
+        /// Number of requests.
         count: u64,
         /// Round-trip time, if known.
         rtt: Option<Duration>,
     },
-    /// Datagrams dropped, and the buffer's size if it is smaller than was asked for.
+    /// Dropped datagrams.
     Drops {
-        /// How many.
+        /// Number of datagrams.
         count: u64,
-        /// Bytes.
+        /// Size of the receive buffer, bytes, if it is smaller than requested.
         clamped_buffer: Option<u64>,
     },
 }
 
-/// One thing that took a transfer's time.
+/// Cause with its share of the time of a transfer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
-    /// What.
+    /// Cause.
     pub cause: Cause,
-    /// With which sources, that where it weighs most first; none when it is this peer's own matter.
+    /// Sources with this cause, largest share first. Empty for a cause of this peer.
     pub peers: Vec<PeerId>,
     /// Share of the time, 0 to 1.
     pub share: f64,
-    /// What shows it.
+    /// Evidence.
     pub figure: Figure,
 }
 
 impl Finding {
-    /// Whether it limits the transfer.
+    /// Returns true if the cause limits the transfer.
     pub fn stands_out(&self) -> bool {
         self.share >= STANDS_OUT
     }
 }
 
-/// What took the time, the most first; empty when nothing is worth a line.
+/// Returns the listed causes, largest share first.
 pub fn findings(measured: &Measured) -> Vec<Finding> {
     if measured.elapsed < SHORTEST {
         return Vec::new();
@@ -237,7 +238,7 @@ pub fn findings(measured: &Measured) -> Vec<Finding> {
     shares.findings()
 }
 
-/// Adds the causes of one source, which has `weight` of the transfer's time.
+/// Adds the causes of a source that has the share `weight` of the time of the transfer.
 fn of_source(measured: &Measured, drops: f64, peer: &PeerId, source: &Source, weight: f64, shares: &mut Shares) {
     let Source { time, rtt, report, .. } = source;
     let with = Some(peer);
@@ -250,12 +251,12 @@ fn of_source(measured: &Measured, drops: f64, peer: &PeerId, source: &Source, we
     let streaming = of_time(time.streaming);
     let of_streams = |duration| streaming * part(duration, time.streams).min(1.0);
     shares.add(Cause::OwnLimit, None, of_streams(time.throttle_wait), Figure::Rate(measured.limit_down));
-    // What is neither of both is time in which the channel to the decoder was full.
-    let room_wait = time.streams.saturating_sub(time.bytes_wait + time.throttle_wait);
+    // The rest is time in which the channel to the decoder was full.
+    let decoder_full = time.streams.saturating_sub(time.bytes_wait + time.throttle_wait);
     let decoding = time.streams.saturating_sub(time.decoder_wait);
     let writing = part(time.disk_wait, decoding).min(1.0);
-    shares.add(Cause::OwnDisk, None, of_streams(room_wait) * writing, Figure::Time(time.disk_write));
-    shares.add(Cause::OwnCpu, None, of_streams(room_wait) * (1.0 - writing), Figure::Machine(None));
+    shares.add(Cause::OwnDisk, None, of_streams(decoder_full) * writing, Figure::Time(time.disk_write));
+    shares.add(Cause::OwnCpu, None, of_streams(decoder_full) * (1.0 - writing), Figure::Machine(None));
 
     let waiting = of_streams(time.bytes_wait);
     let Some(report) = report.as_ref().filter(|report| !report.served.is_zero()) else {
@@ -282,19 +283,19 @@ fn of_source(measured: &Measured, drops: f64, peer: &PeerId, source: &Source, we
     }
 }
 
-/// Share of the packets that were dropped here, as far as those sent are known.
+/// Returns the share of the packets that this machine dropped, of those that the sources report.
 fn drop_share(measured: &Measured) -> f64 {
     let reports = measured.sources.values().filter_map(|source| source.report.as_ref());
     let sent: u64 = reports.map(|report| report.path.sent_packets).sum();
     if sent == 0 { 0.0 } else { measured.udp_drops as f64 / sent as f64 }
 }
 
-/// `of / whole`, 0 when there is no whole.
+/// Returns `of / whole`, or 0 if `whole` is zero.
 fn part(of: Duration, whole: Duration) -> f64 {
     if whole.is_zero() { 0.0 } else { of.as_secs_f64() / whole.as_secs_f64() }
 }
 
-/// Shares of the time, by cause and source.
+/// Shares of the time by cause and source.
 #[derive(Default)]
 struct Shares(BTreeMap<Cause, Vec<(f64, Option<PeerId>, Figure)>>);
 
@@ -311,7 +312,7 @@ impl Shares {
                 let share: f64 = parts.iter().map(|(share, ..)| share).sum();
                 parts.sort_by(|a, b| b.0.total_cmp(&a.0));
                 let &(_, _, figure) = parts.first()?;
-                // A source that has next to no part in it is not to be looked at.
+                // A source with a negligible part of the cause is not named.
                 let named = parts.iter().filter(|(part, ..)| *part >= LISTED * share);
                 let peers = named.filter_map(|(_, peer, _)| peer.clone()).collect();
                 (share >= LISTED).then_some(Finding { cause, peers, share: share.min(1.0), figure })

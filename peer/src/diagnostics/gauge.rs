@@ -1,18 +1,19 @@
-//! How many of something there are at the moment.
+//! Gauge of live objects.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts one more for as long as it lives.
-pub(crate) struct Counted<'a>(&'a AtomicU64);
+/// Unit of a gauge, released on drop.
+pub(crate) struct GaugeGuard<'a>(&'a AtomicU64);
 
-impl<'a> Counted<'a> {
-    pub(crate) fn on(counter: &'a AtomicU64) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter)
+impl<'a> GaugeGuard<'a> {
+    /// Increments `gauge`.
+    pub(crate) fn new(gauge: &'a AtomicU64) -> Self {
+        gauge.fetch_add(1, Ordering::Relaxed);
+        Self(gauge)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for GaugeGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,13 +1,13 @@
-//! Where the time of transfers goes: counters that cost a clock call for each batch, never one for a group.
+//! Counters of transfer times. A measurement reads the clock twice for each batch, never for a group.
 //!
-//! | side | what is counted | by |
+//! | side | measured time | by |
 //! |---|---|---|
-//! | receiver | how far its requests are | [`Stage`] |
-//! | | its streams wait for bytes, for the cap | [`Metered`], around the source |
-//! | | its decoders wait for bytes, for the disk; their writers write | `fetch.rs`, `pack_fetch.rs`, by [`ChunkSource::meter`] |
-//! | owner | its uploads send, wait for the network | [`Sent`], around the sink and around what paces it |
+//! | receiver | progress of the requests | [`RequestPhase`] |
+//! | | streams wait for data or for the rate limit | `Metered`, around the source |
+//! | | decoders wait for data or for the disk; writes to the disk | `fetch.rs` and `pack_fetch.rs`, through [`DecoderMeter`] |
+//! | owner | uploads send, or wait for the network | the sinks in `transfer::metered` |
 //!
-//! What the times mean is decided in [`super::bottleneck`].
+//! [`super::bottleneck`] interprets the times.
 
 use std::{
     sync::{
@@ -21,37 +21,39 @@ use shared::time::{Clock, Timestamp};
 
 use super::{bottleneck::SourceTime, rate::RecentRate};
 
-/// A time that several threads add to.
+/// Sum of times, added by several threads.
 #[derive(Debug, Default)]
-pub struct Spent(AtomicU64);
+pub struct TimeCounter(AtomicU64);
 
-impl Spent {
-    /// Adds.
+impl TimeCounter {
+    /// Adds a time.
     pub fn add(&self, time: Duration) {
         self.0.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// In all.
+    /// Sum so far.
     pub fn total(&self) -> Duration {
         Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
 }
 
-/// How far a request is.
+/// Phase of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Asked, and not accepted.
+    /// Sent, not answered.
     Opening,
-    /// Accepted, and waiting for its turn.
+    /// Accepted, waiting for an upload slot.
     Queued,
-    /// Served.
+    /// Receiving data.
     Streaming,
 }
 
-/// How many requests are how far, and for how long any was.
+/// Number of requests in each phase, and the total time in which the most advanced request was in it.
 #[derive(Debug, Default)]
 struct Phases {
+    /// End of the time that is counted already.
     at: Timestamp,
+    /// Number of requests in each [`Phase`].
     now: [u32; 3],
     time: SourceTime,
 }
@@ -89,81 +91,81 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the sources of one download have in common.
+/// Meter of a download, shared by its sources.
 #[derive(Debug)]
 pub struct DownloadMeter {
     pub(crate) clock: Clock,
     phases: Mutex<Phases>,
     rate: Mutex<RecentRate>,
-    sync: Spent,
+    sync: TimeCounter,
 }
 
 impl DownloadMeter {
-    /// A download that begins at the origin of `clock`.
+    /// Creates the meter of a download that starts at the origin of `clock`.
     pub fn new(clock: Clock) -> Arc<Self> {
         let rate = Mutex::new(RecentRate::new(clock.now()));
-        Arc::new(Self { clock, phases: Mutex::default(), rate, sync: Spent::default() })
+        Arc::new(Self { clock, phases: Mutex::default(), rate, sync: TimeCounter::default() })
     }
 
-    /// The time since it began.
+    /// Time since the start of the download.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    /// For how long some request was under way.
+    /// Time in which at least one request was open.
     pub fn active(&self) -> Duration {
         let mut phases = lock(&self.phases);
         phases.advance(self.clock.now());
         phases.time.opening + phases.time.queued + phases.time.streaming
     }
 
-    /// Making files durable.
-    pub fn sync(&self) -> &Spent {
+    /// Time for making files durable.
+    pub fn sync(&self) -> &TimeCounter {
         &self.sync
     }
 
-    /// Bytes that came, and how many a second lately.
+    /// Bytes received, and the current rate in bytes per second.
     pub fn rate(&self) -> (u64, u64) {
         let rate = lock(&self.rate);
         (rate.bytes(), rate.per_second(self.clock.now()))
     }
 }
 
-/// The streams of a download from one source.
+/// Meter of the streams of a download from one source.
 #[derive(Debug)]
 pub struct SourceMeter {
     pub(crate) download: Arc<DownloadMeter>,
     phases: Mutex<Phases>,
     bytes: AtomicU64,
     rtt_micros: AtomicU64,
-    pub(crate) bytes_wait: Spent,
-    pub(crate) throttle_wait: Spent,
-    decoder_wait: Spent,
-    disk_wait: Spent,
-    disk_write: Spent,
+    pub(crate) bytes_wait: TimeCounter,
+    pub(crate) throttle_wait: TimeCounter,
+    decoder_wait: TimeCounter,
+    disk_wait: TimeCounter,
+    disk_write: TimeCounter,
 }
 
 impl SourceMeter {
-    /// A source of `download`.
+    /// Creates the meter of a source of `download`.
     pub fn new(download: Arc<DownloadMeter>) -> Arc<Self> {
         Arc::new(Self {
             download,
             phases: Mutex::default(),
             bytes: AtomicU64::new(0),
             rtt_micros: AtomicU64::new(0),
-            bytes_wait: Spent::default(),
-            throttle_wait: Spent::default(),
-            decoder_wait: Spent::default(),
-            disk_wait: Spent::default(),
-            disk_write: Spent::default(),
+            bytes_wait: TimeCounter::default(),
+            throttle_wait: TimeCounter::default(),
+            decoder_wait: TimeCounter::default(),
+            disk_wait: TimeCounter::default(),
+            disk_write: TimeCounter::default(),
         })
     }
 
-    /// A request is made; it is over when the stage is dropped.
-    pub fn request(self: &Arc<Self>) -> Stage {
-        let stage = Stage { meter: self.clone(), phase: Phase::Opening };
+    /// Starts the measurement of a request, which ends when the result is dropped.
+    pub fn request(self: &Arc<Self>) -> RequestPhase {
+        let request = RequestPhase { meter: self.clone(), phase: Phase::Opening };
         self.change(None, Some(Phase::Opening));
-        stage
+        request
     }
 
     fn change(&self, from: Option<Phase>, to: Option<Phase>) {
@@ -172,33 +174,33 @@ impl SourceMeter {
         lock(&self.download.phases).change(now, from, to);
     }
 
-    /// For one that checks what comes of it.
+    /// Returns the meter for a decoder of this source.
     pub fn decoder(self: &Arc<Self>) -> DecoderMeter {
         DecoderMeter(Some(self.clone()))
     }
 
-    /// Bytes are proven and written.
+    /// Counts bytes that are verified and written.
     pub fn arrived(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         lock(&self.download.rate).record(self.download.clock.now(), bytes);
     }
 
-    /// The path's round-trip time.
+    /// Sets the round-trip time of the path.
     pub fn set_rtt(&self, rtt: Duration) {
         self.rtt_micros.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// The path's round-trip time, if it is known.
+    /// Round-trip time of the path, if known.
     pub fn rtt(&self) -> Option<Duration> {
         Some(self.rtt_micros.load(Ordering::Relaxed)).filter(|micros| *micros > 0).map(Duration::from_micros)
     }
 
-    /// Bytes that came of it.
+    /// Bytes received from this source.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Where the time went until now.
+    /// Times so far.
     pub fn time(&self) -> SourceTime {
         let mut phases = lock(&self.phases);
         phases.advance(self.download.clock.now());
@@ -213,43 +215,43 @@ impl SourceMeter {
     }
 }
 
-/// One request of a source, as far as it is.
+/// Open request of a source. Ends on drop.
 #[derive(Debug)]
-pub struct Stage {
+pub struct RequestPhase {
     meter: Arc<SourceMeter>,
     phase: Phase,
 }
 
-impl Stage {
-    /// It is further now.
+impl RequestPhase {
+    /// Moves the request to `phase`.
     pub fn enter(&mut self, phase: Phase) {
         self.meter.change(Some(self.phase), Some(phase));
         self.phase = phase;
     }
 }
 
-impl Drop for Stage {
+impl Drop for RequestPhase {
     fn drop(&mut self) {
         self.meter.change(Some(self.phase), None);
     }
 }
 
-/// A decoder's counters, or none.
+/// Optional counters of a decoder.
 #[derive(Debug, Clone, Default)]
 pub struct DecoderMeter(Option<Arc<SourceMeter>>);
 
 impl DecoderMeter {
-    /// Does `work`, which waits for bytes.
+    /// Runs `work` and counts its time as waiting for data.
     pub fn waiting<T>(&self, work: impl FnOnce() -> T) -> T {
         self.counted(|meter| &meter.decoder_wait, work)
     }
 
-    /// Does `work`, which waits for what is written on another thread.
+    /// Runs `work` and counts its time as waiting for the thread that writes.
     pub fn waiting_for_disk<T>(&self, work: impl FnOnce() -> T) -> T {
         self.counted(|meter| &meter.disk_wait, work)
     }
 
-    /// Waits for the last of what is written on another thread.
+    /// Awaits the last write of another thread and counts the time as waiting for the disk.
     pub async fn until_written<T>(&self, written: impl Future<Output = T>) -> T {
         let Some(meter) = &self.0 else { return written.await };
         let begun = meter.download.clock.now();
@@ -258,12 +260,12 @@ impl DecoderMeter {
         done
     }
 
-    /// Does `work`, which writes to the disk.
+    /// Runs `work` and counts its time as writing to the disk.
     pub fn writing<T>(&self, work: impl FnOnce() -> T) -> T {
         self.counted(|meter| &meter.disk_write, work)
     }
 
-    fn counted<T>(&self, counter: impl FnOnce(&SourceMeter) -> &Spent, work: impl FnOnce() -> T) -> T {
+    fn counted<T>(&self, counter: impl FnOnce(&SourceMeter) -> &TimeCounter, work: impl FnOnce() -> T) -> T {
         let Some(meter) = &self.0 else { return work() };
         let begun = meter.download.clock.now();
         let done = work();
@@ -272,17 +274,17 @@ impl DecoderMeter {
     }
 }
 
-/// Uploads of one content to one peer.
+/// Meter of the uploads of one content to one peer.
 #[derive(Debug, Default)]
 pub struct UploadMeter {
-    /// From the beginning of uploads to their end, or until now.
-    pub served: Spent,
-    /// Of that, bytes were held back or not taken.
-    pub sending: Spent,
-    /// Of that, they were not taken by the network.
-    pub network_wait: Spent,
-    /// Requests waited for their turn.
-    pub slot_wait: Spent,
+    /// Duration of the uploads until now.
+    pub served: TimeCounter,
+    /// Part of [`served`](Self::served) in which data waited for the rate limit or the network.
+    pub sending: TimeCounter,
+    /// Part of [`sending`](Self::sending) in which data waited for the network.
+    pub network_wait: TimeCounter,
+    /// Time in which requests waited for a slot.
+    pub slot_wait: TimeCounter,
     /// Bytes sent.
     pub bytes: AtomicU64,
 }
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_furthest_request_says_what_the_time_was() {
+    fn time_counts_for_the_most_advanced_request() {
         let mut phases = Phases::default();
         phases.change(at(10), None, Some(Phase::Opening));
         phases.change(at(30), Some(Phase::Opening), Some(Phase::Queued));
@@ -312,14 +314,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_is_dropped_is_over() {
+    async fn request_that_is_dropped_stops_counting() {
         let download = DownloadMeter::new(Clock::start());
         let source = SourceMeter::new(download.clone());
-        let mut stage = source.request();
-        stage.enter(Phase::Queued);
-        stage.enter(Phase::Streaming);
+        let mut request = source.request();
+        request.enter(Phase::Queued);
+        request.enter(Phase::Streaming);
         source.arrived(1000);
-        drop(stage);
+        drop(request);
         let (time, active) = (source.time(), download.active());
         assert_eq!(source.time(), time);
         assert_eq!(download.active(), active);

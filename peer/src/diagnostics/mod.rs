@@ -1,13 +1,13 @@
-//! Where the time of transfers goes, and what limits them.
+//! Measurement of transfers: where their time goes, and which resource limits them.
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`bottleneck`] | from counted times to the cause that limits a transfer (pure) |
-//! | [`rate`] | the rate of the last seconds (pure) |
-//! | [`meter`] | counters of one download and of one upload |
-//! | [`upload_stats`] | what an owner remembers of its uploads |
-//! | [`system`] | processors and receive buffers, as the kernel counts them |
-//! | `gauge` | how many of something exist at the moment |
+//! | [`bottleneck`] | derives the limiting resource from the measured times (pure) |
+//! | [`rate`] | rate of the last seconds (pure) |
+//! | [`meter`] | counters of a download and of an upload |
+//! | [`upload_stats`] | statistics of recent uploads, for the receivers |
+//! | [`system`] | kernel counters of processors and receive buffers |
+//! | `gauge` | number of live objects |
 
 pub mod bottleneck;
 pub(crate) mod gauge;

@@ -1,4 +1,4 @@
-//! The rate of the last seconds, as it is shown to people. Pure.
+//! Rate of the last seconds, for display. Pure.
 
 use std::collections::VecDeque;
 
@@ -7,21 +7,21 @@ use shared::{
     time::Timestamp,
 };
 
-/// Bytes a second over the last [`SHOWN_RATE_WINDOW`], or since the beginning if that is less.
+/// Rate over the last [`SHOWN_RATE_WINDOW`], or since the start if that is shorter.
 #[derive(Debug, Clone)]
 pub struct RecentRate {
-    /// How many bytes there were by when, the latest last; the first is as old as the window or older.
+    /// Total bytes at past times, in ascending order. The first entry is at least as old as the window.
     steps: VecDeque<(Timestamp, u64)>,
     bytes: u64,
 }
 
 impl RecentRate {
-    /// No bytes yet.
+    /// Starts at `now` with no bytes.
     pub fn new(now: Timestamp) -> Self {
         Self { steps: [(now, 0)].into(), bytes: 0 }
     }
 
-    /// More bytes are there.
+    /// Adds bytes.
     pub fn record(&mut self, now: Timestamp, bytes: u64) {
         self.bytes += bytes;
         if self.steps.back().is_none_or(|(at, _)| now.since(*at) >= SHOWN_RATE_STEP) {
@@ -32,12 +32,12 @@ impl RecentRate {
         }
     }
 
-    /// Bytes in all.
+    /// Total bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Bytes a second; 0 when nothing came for the whole window.
+    /// Rate, bytes per second; 0 if the window contains no bytes.
     pub fn per_second(&self, now: Timestamp) -> u64 {
         let is_old = |(at, _): &&(Timestamp, u64)| now.since(*at) >= SHOWN_RATE_WINDOW;
         let from = self.steps.iter().rev().find(is_old).or(self.steps.front());
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_of_the_last_seconds_and_ends_with_the_bytes() {
+    fn rate_covers_the_window_and_decays_without_bytes() {
         let mut rate = RecentRate::new(at(0));
         assert_eq!(rate.per_second(at(0)), 0);
         for step in 1..=100 {
@@ -70,7 +70,7 @@ mod tests {
             rate.record(at(10_000 + step * 100), 10_000);
         }
         let slow = rate.per_second(at(15_000));
-        assert!((95_000..110_000).contains(&slow), "the fast time is over: {slow}");
+        assert!((95_000..110_000).contains(&slow), "the rate includes bytes before the window: {slow}");
         assert_eq!(rate.bytes(), 10_500_000);
         assert!(rate.per_second(at(17_000)) < slow);
         assert!(rate.per_second(at(30_000)) < 10_000);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_second_has_a_rate_too() {
+    fn rate_within_the_first_window_covers_the_time_since_the_start() {
         let mut rate = RecentRate::new(at(0));
         rate.record(at(50), 1000);
         rate.record(at(100), 1000);

@@ -1,4 +1,4 @@
-//! What this machine was doing meanwhile: counters of the system, read now and then.
+//! Counters of the operating system: processor time and dropped datagrams.
 
 use std::{
     fs,
@@ -11,31 +11,31 @@ use shared::{
     time::{Clock, Timestamp},
 };
 
-/// Fields of `/proc/stat`'s first line that add up to all time (proc(5)): user, nice, system, idle, iowait, irq,
-/// softirq, steal. A guest's time is in user already.
+/// Number of leading fields of the first line of `/proc/stat` that sum up to the total time (proc(5)): user, nice,
+/// system, idle, iowait, irq, softirq, steal. The time of guests is part of user.
 const CPU_FIELDS: usize = 8;
-/// Those in which a processor does nothing: idle, iowait.
+/// Fields of the time in which a processor is idle: idle, iowait.
 const IDLE_FIELDS: [usize; 2] = [3, 4];
-/// Fields of `/proc/self/stat` behind the program's name: user and system time, ticks.
+/// Fields of `/proc/self/stat` after the name of the program: user and system time, ticks.
 const OWN_FIELDS: [usize; 2] = [11, 12];
 
-/// Reads the system's counters, at most every [`limits::MACHINE_SAMPLE`].
+/// Reader of the counters of this machine, at most once every [`limits::MACHINE_SAMPLE`].
 #[derive(Debug)]
 pub struct Machine {
     clock: Clock,
     last: Mutex<Option<(Timestamp, Sample)>>,
 }
 
-/// The counters at one time; all zero where the system does not have them.
+/// Counters at one time; zero where the system does not provide them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sample {
-    /// Processors' time in all, ticks.
+    /// Total time of all processors, ticks.
     all: u64,
-    /// Of that, idle.
+    /// Idle time, ticks.
     idle: u64,
-    /// Of that, this program's.
+    /// Time of this process, ticks.
     own: u64,
-    /// Datagrams dropped because a receive buffer was full.
+    /// UDP datagrams dropped because a receive buffer was full, of all programs.
     udp_drops: u64,
 }
 
@@ -46,7 +46,7 @@ impl Default for Machine {
 }
 
 impl Machine {
-    /// The counters now, or as they were a moment ago.
+    /// Returns the counters, at most [`limits::MACHINE_SAMPLE`] old.
     pub fn sample(&self) -> Sample {
         let now = self.clock.now();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,7 +67,7 @@ impl Sample {
         let ticks =
             |text: &str| -> Vec<u64> { text.split_whitespace().map_while(|field| field.parse().ok()).collect() };
         let cpu = ticks(stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).unwrap_or_default());
-        // The program's name may have blanks and brackets in it; after it comes its state, a letter.
+        // The name of the program can contain spaces and parentheses.
         let own = own.rsplit_once(')').map_or("", |(_, fields)| fields);
         let own: Vec<&str> = own.split_whitespace().collect();
         let own = OWN_FIELDS.iter().filter_map(|field| own.get(*field)?.parse::<u64>().ok()).sum();
@@ -79,7 +79,8 @@ impl Sample {
         }
     }
 
-    /// What the processors did since `earlier`; `None` when too little time has passed or the system does not say.
+    /// Returns the use of the processors since `earlier`, or `None` if no tick has passed or the system has no
+    /// counters.
     pub fn report_since(&self, earlier: &Self) -> Option<MachineReport> {
         let all = self.all.saturating_sub(earlier.all);
         let permille = |part: u64| u16::try_from(part.saturating_mul(1000).checked_div(all)?.min(1000)).ok();
@@ -89,13 +90,13 @@ impl Sample {
         })
     }
 
-    /// Datagrams dropped since `earlier`, of all programs.
+    /// Number of datagrams dropped since `earlier`, of all programs.
     pub fn drops_since(&self, earlier: &Self) -> u64 {
         self.udp_drops.saturating_sub(earlier.udp_drops)
     }
 }
 
-/// The column `RcvbufErrors` of the two lines `Udp:`.
+/// Reads the column `RcvbufErrors` of the two `Udp:` lines.
 fn udp_drops(snmp: &str) -> Option<u64> {
     let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp:"));
     let column = lines.next()?.split_whitespace().position(|name| name == "RcvbufErrors")?;
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_read_and_compared() {
+    fn samples_are_parsed_and_compared() {
         let before = Sample::parse("cpu  100 0 50 800 50 0 0 0 7 0\ncpu0 1\n", OWN, &snmp(5));
         assert_eq!(before, Sample { all: 1000, idle: 850, own: 42, udp_drops: 5 });
         let after = Sample::parse("cpu  700 0 150 1050 100 0 0 0 7 0\n", &OWN.replace("30 12", "530 12"), &snmp(12));
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_system_without_them_says_nothing() {
+    fn sample_of_a_system_without_counters_is_zero() {
         let none = Sample::parse("", "", "");
         assert_eq!((none, none.report_since(&none)), (Sample::default(), None));
         assert_eq!(Sample::parse("cpu x", "nonsense", "Udp: RcvbufErrors\n"), Sample::default());

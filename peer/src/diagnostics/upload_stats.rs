@@ -1,5 +1,4 @@
-//! What this peer can say of its uploads: where their time went, for each peer and content. Bounded; the oldest are
-//! forgotten.
+//! Statistics of recent uploads by receiver and content. Bounded: the least recently used entries are removed.
 
 use std::{
     collections::HashMap,
@@ -19,58 +18,59 @@ use super::{
     system::{Machine, Sample},
 };
 
-/// The uploads that are remembered.
+/// Statistics of the uploads of one peer.
 #[derive(Debug)]
-pub struct Reports {
+pub struct UploadStats {
     clock: Clock,
     machine: Arc<Machine>,
     slots: u32,
-    peers: Mutex<HashMap<PeerId, Vec<Remembered>>>,
+    peers: Mutex<HashMap<PeerId, Vec<ContentStats>>>,
 }
 
-/// Uploads of one content to one peer.
+/// Statistics of the uploads of one content to one peer.
 #[derive(Debug)]
-struct Remembered {
+struct ContentStats {
     hash: ContentHash,
-    /// When one last began or ended.
+    /// Time of the last start or end of an upload.
     used: Timestamp,
     running: u32,
     uploads: u64,
     meter: Arc<UploadMeter>,
     path: PathReport,
-    /// When the first began, and when the last ended.
+    /// Samples at the start of the first upload and at the end of the last.
     machine: (Sample, Sample),
 }
 
-/// An upload that runs; it is over when this is dropped.
-pub struct Reported {
-    reports: Arc<Reports>,
+/// Upload in progress, recorded as ended on drop.
+pub struct ActiveUpload {
+    stats: Arc<UploadStats>,
     peer: PeerId,
     hash: ContentHash,
     connection: quinn::Connection,
+    /// Path statistics at the start of the upload.
     before: quinn::PathStats,
-    /// Where its time is counted.
+    /// Receives the times of the upload.
     pub meter: Arc<UploadMeter>,
 }
 
-impl Reports {
-    /// Nothing to remember yet; `slots` is how many uploads this peer serves at a time.
+impl UploadStats {
+    /// Creates empty statistics of a peer with `slots` upload slots.
     pub fn new(machine: Arc<Machine>, slots: usize) -> Arc<Self> {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         Arc::new(Self { clock: Clock::start(), machine, slots, peers: Mutex::default() })
     }
 
-    /// The clock for what is counted.
+    /// Clock of the measurements.
     pub fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// An upload to `peer` begins.
-    pub fn begin(self: &Arc<Self>, peer: &PeerId, hash: ContentHash, connection: &quinn::Connection) -> Reported {
+    /// Records the start of an upload to `peer`.
+    pub fn begin(self: &Arc<Self>, peer: &PeerId, hash: ContentHash, connection: &quinn::Connection) -> ActiveUpload {
         let meter = self.begin_at(self.clock.now(), peer, hash);
         let before = connection.stats().path;
-        let (reports, peer, connection) = (self.clone(), peer.clone(), connection.clone());
-        Reported { reports, peer, hash, connection, before, meter }
+        let (stats, peer, connection) = (self.clone(), peer.clone(), connection.clone());
+        ActiveUpload { stats, peer, hash, connection, before, meter }
     }
 
     fn begin_at(&self, now: Timestamp, peer: &PeerId, hash: ContentHash) -> Arc<UploadMeter> {
@@ -83,11 +83,11 @@ impl Reports {
             peers.remove(&oldest);
         }
         let of_peer = peers.entry(peer.clone()).or_default();
-        let is_over = |known: &Remembered| known.running == 0 && now.since(known.used) > limits::REPORT_PAUSE;
+        let is_over = |known: &ContentStats| known.running == 0 && now.since(known.used) > limits::REPORT_PAUSE;
         of_peer.retain(|known| known.hash != hash || !is_over(known));
         let known = match of_peer.iter().position(|known| known.hash == hash) {
             Some(place) => of_peer.remove(place),
-            None => Remembered {
+            None => ContentStats {
                 hash,
                 used: now,
                 running: 0,
@@ -101,8 +101,8 @@ impl Reports {
             of_peer.remove(0);
         }
         let meter = known.meter.clone();
-        // The latest is the last.
-        of_peer.push(Remembered { used: now, running: known.running + 1, uploads: known.uploads + 1, ..known });
+        // Sorted by last use.
+        of_peer.push(ContentStats { used: now, running: known.running + 1, uploads: known.uploads + 1, ..known });
         meter
     }
 
@@ -133,8 +133,9 @@ impl Reports {
         }
     }
 
-    /// What is remembered of the uploads of a content to `peer`.
-    pub fn of(&self, peer: &PeerId, hash: &ContentHash, limit_up: Option<u64>) -> Option<UploadReport> {
+    /// Returns the statistics of the uploads of a content to `peer`. `limit_up` is the current rate limit, bytes per
+    /// second.
+    pub fn report(&self, peer: &PeerId, hash: &ContentHash, limit_up: Option<u64>) -> Option<UploadReport> {
         let now = self.machine.sample();
         let peers = self.peers();
         let known = peers.get(peer)?.iter().find(|known| known.hash == *hash)?;
@@ -155,19 +156,19 @@ impl Reports {
         })
     }
 
-    fn peers(&self) -> MutexGuard<'_, HashMap<PeerId, Vec<Remembered>>> {
+    fn peers(&self) -> MutexGuard<'_, HashMap<PeerId, Vec<ContentStats>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn last_use(of_peer: &[Remembered]) -> Timestamp {
+fn last_use(of_peer: &[ContentStats]) -> Timestamp {
     of_peer.iter().map(|known| known.used).max().unwrap_or_default()
 }
 
-impl Drop for Reported {
+impl Drop for ActiveUpload {
     fn drop(&mut self) {
         let path = self.connection.stats().path;
-        self.reports.end_at(self.reports.clock.now(), &self.peer, self.hash, &self.before, &path);
+        self.stats.end_at(self.stats.clock.now(), &self.peer, self.hash, &self.before, &path);
     }
 }
 
@@ -189,25 +190,25 @@ mod tests {
         format!("p{number}").parse().unwrap()
     }
 
-    fn end(reports: &Reports, now: Timestamp, peer: &PeerId, hash: ContentHash) {
+    fn end(stats: &UploadStats, now: Timestamp, peer: &PeerId, hash: ContentHash) {
         let none = quinn::PathStats::default();
         let mut some = none;
         (some.sent_packets, some.lost_packets, some.cwnd) = (10, 1, 14_000);
-        reports.end_at(now, peer, hash, &none, &some);
+        stats.end_at(now, peer, hash, &none, &some);
     }
 
     #[test]
-    fn uploads_of_one_download_are_one_report_and_a_later_one_begins_anew() {
-        let reports = Reports::new(Arc::default(), 8);
+    fn uploads_within_the_pause_share_one_report_and_a_later_one_starts_a_new_report() {
+        let stats = UploadStats::new(Arc::default(), 8);
         let me = peer(1);
         for second in [1, 2, 6] {
-            let meter = reports.begin_at(at(second), &me, hash(1));
+            let meter = stats.begin_at(at(second), &me, hash(1));
             meter.served.add(Duration::from_secs(1));
             meter.sending.add(Duration::from_millis(900));
             meter.network_wait.add(Duration::from_millis(100));
-            end(&reports, at(second), &me, hash(1));
+            end(&stats, at(second), &me, hash(1));
         }
-        let report = reports.of(&me, &hash(1), Some(1000)).unwrap();
+        let report = stats.report(&me, &hash(1), Some(1000)).unwrap();
         assert_eq!((report.uploads, report.served, report.slots), (3, Duration::from_secs(3), 8));
         assert_eq!(
             (report.throttle_wait, report.network_wait),
@@ -215,37 +216,37 @@ mod tests {
         );
         assert_eq!((report.path.sent_packets, report.path.lost_packets, report.path.window_bytes), (30, 3, 14_000));
         assert_eq!(
-            reports.of(&me, &hash(1), None).unwrap().throttle_wait,
+            stats.report(&me, &hash(1), None).unwrap().throttle_wait,
             Duration::ZERO,
-            "without a cap nothing waits for it"
+            "an unlimited upload waited for the limit"
         );
-        reports.begin_at(at(60), &me, hash(1));
-        assert_eq!(reports.of(&me, &hash(1), None).unwrap().uploads, 1);
+        stats.begin_at(at(60), &me, hash(1));
+        assert_eq!(stats.report(&me, &hash(1), None).unwrap().uploads, 1);
     }
 
     #[test]
-    fn a_peer_is_told_of_its_own_uploads_only() {
-        let reports = Reports::new(Arc::default(), 8);
-        reports.begin_at(at(1), &peer(1), hash(1));
-        assert_eq!(reports.of(&peer(2), &hash(1), None), None);
-        assert_eq!(reports.of(&peer(1), &hash(2), None), None);
+    fn report_covers_only_the_uploads_to_its_peer() {
+        let stats = UploadStats::new(Arc::default(), 8);
+        stats.begin_at(at(1), &peer(1), hash(1));
+        assert_eq!(stats.report(&peer(2), &hash(1), None), None);
+        assert_eq!(stats.report(&peer(1), &hash(2), None), None);
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_the_latest_stays() {
-        let reports = Reports::new(Arc::default(), 8);
+    fn statistics_over_the_limit_replace_the_least_recently_used() {
+        let stats = UploadStats::new(Arc::default(), 8);
         for number in 0..limits::MAX_REPORTED_PEERS * 2 {
             let second = number as u64;
             for fill in 0..=limits::MAX_REPORTS_PER_PEER as u8 {
-                reports.begin_at(at(second), &peer(number), hash(fill));
+                stats.begin_at(at(second), &peer(number), hash(fill));
             }
         }
-        let peers = reports.peers();
+        let peers = stats.peers();
         assert_eq!(peers.len(), limits::MAX_REPORTED_PEERS);
         assert!(peers.values().all(|of| of.len() == limits::MAX_REPORTS_PER_PEER));
         drop(peers);
         let last = peer(limits::MAX_REPORTED_PEERS * 2 - 1);
-        assert!(reports.of(&last, &hash(limits::MAX_REPORTS_PER_PEER as u8), None).is_some());
-        assert!(reports.of(&last, &hash(0), None).is_none());
+        assert!(stats.report(&last, &hash(limits::MAX_REPORTS_PER_PEER as u8), None).is_some());
+        assert!(stats.report(&last, &hash(0), None).is_none());
     }
 }

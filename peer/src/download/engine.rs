@@ -33,8 +33,8 @@ use super::{
 use crate::{
     discovery::{Discovery, contacts},
     store::Partial,
-    swarm::{MemberEvent, Membership},
-    transfer::throttle::Pace,
+    swarm::{MemberEvent, SwarmHandle},
+    transfer::throttle::Throttle,
 };
 
 /// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its
@@ -46,7 +46,7 @@ pub(crate) struct Transfer {
     /// Connections for bytes.
     pub(crate) bulk: Connections,
     /// Cap on the bytes that this peer receives.
-    pub(crate) throttle: Pace,
+    pub(crate) throttle: Throttle,
     /// Finds other providers when none is left.
     pub(crate) discovery: Discovery,
     /// Bytes that this peer has fetched since it started.
@@ -58,8 +58,8 @@ pub(crate) struct Transfer {
     pub(crate) context: Arc<DownloadContext>,
 }
 
-/// Membership of the file's swarm, and the events of the other members.
-pub(crate) type JoinedSwarm = (Arc<Membership>, mpsc::Receiver<MemberEvent>);
+/// SwarmHandle of the file's swarm, and the events of the other members.
+pub(crate) type JoinedSwarm = (Arc<SwarmHandle>, mpsc::Receiver<MemberEvent>);
 
 /// Answer of a search for others that may help.
 enum Discovered {
@@ -86,13 +86,13 @@ pub(crate) struct Engine {
     actions: Vec<Action>,
     providers: Providers,
     policy: StallPolicy,
-    membership: Option<Arc<Membership>>,
+    membership: Option<Arc<SwarmHandle>>,
     members: Option<mpsc::Receiver<MemberEvent>>,
     members_changed: bool,
     /// Rank of this peer among the receivers, as the core knows it.
     rank: (u32, u32),
     running: RunningRequests,
-    /// Bytes that each provider delivered first. Counted by the tasks, so that the count is complete when the core has
+    /// Bytes that each provider delivered first. GaugeGuard by the tasks, so that the count is complete when the core has
     /// all groups.
     delivered: BTreeMap<ProviderId, Arc<AtomicU64>>,
     report: mpsc::Sender<TaskReport>,
@@ -169,7 +169,7 @@ impl Engine {
             if let Some((provider, true)) = self.providers.number(&contact, false) {
                 self.swarm.introduce(now, provider, &Has::All, None, &mut self.actions);
                 if let Some(membership) = &self.membership {
-                    membership.talk_to(contact);
+                    membership.connect_to(contact);
                 }
             }
         }
@@ -279,7 +279,7 @@ impl Engine {
                 let action = self.policy.on_receivers(!receivers.is_empty(), self.providers.has_members());
                 if let Some(membership) = &self.membership {
                     // They announce what they have by their swarm sessions.
-                    receivers.into_iter().for_each(|receiver| membership.talk_to(receiver));
+                    receivers.into_iter().for_each(|receiver| membership.connect_to(receiver));
                 }
                 self.apply(action)
             }

@@ -25,7 +25,7 @@ use crate::{
     discovery::Discovery,
     store::{Destination, Partial, Share, download::destination::Occupancy, error::FinalizeError},
     swarm::Swarms,
-    transfer::{Written, fetch, serve, throttle::Pace},
+    transfer::{Written, fetch, serve, throttle::Throttle},
 };
 
 /// One lock for each content that is being fetched. A download of the same content under another name waits for the
@@ -56,7 +56,7 @@ pub(crate) struct FileFetcher<'a> {
     pub(crate) swarms: &'a Swarms,
     pub(crate) discovery: &'a Discovery,
     /// Cap on the bytes that this peer receives.
-    pub(crate) throttle: &'a Pace,
+    pub(crate) throttle: &'a Throttle,
     /// Bytes that this peer has fetched since it started.
     pub(crate) all_bytes: &'a Arc<AtomicU64>,
     pub(crate) locks: &'a ContentLocks,

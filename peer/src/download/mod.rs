@@ -46,11 +46,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{DownloadRequest, Downloaded, Fetched, ProgressSink, RunningDownload},
-    diagnostics::{gauge::Counted, system::Machine},
+    diagnostics::{gauge::GaugeGuard, system::Machine},
     discovery::Discovery,
     store::Share,
     swarm::Swarms,
-    transfer::throttle::Pace,
+    transfer::throttle::Throttle,
 };
 use context::DownloadContext;
 use directories::{MetadataCollector, collect_metadata, create_directories, create_folders};
@@ -76,7 +76,7 @@ pub struct DownloaderConfig {
     /// Finds files and peers.
     pub discovery: Discovery,
     /// Cap on the bytes that it receives.
-    pub throttle: Pace,
+    pub throttle: Throttle,
     /// Measures the machine that it runs on.
     pub machine: Arc<Machine>,
     /// Receive buffer of the socket in bytes, if the system granted less than requested.
@@ -90,7 +90,7 @@ pub struct Downloader {
     bulk: Connections,
     swarms: Swarms,
     discovery: Discovery,
-    throttle: Pace,
+    throttle: Throttle,
     clamped_buffer: Option<u64>,
     stats: DownloadStats,
     locks: ContentLocks,
@@ -142,7 +142,7 @@ impl Downloader {
     /// # Errors
     /// The first failure. All other files arrive, and stay.
     pub async fn fetch(&self, request: DownloadRequest, sink: ProgressSink) -> Result<Fetched, DownloadError> {
-        let _active = Counted::on(&self.stats.active);
+        let _active = GaugeGuard::new(&self.stats.active);
         let planner = Planner { me: &self.me, share: &self.share, discovery: &self.discovery };
         let Plan { jobs, directories: set, folders } = planner.plan(&request).await?;
         let totals = (jobs.iter().map(|job| job.file.size).sum(), jobs.len() as u64);

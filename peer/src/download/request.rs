@@ -28,13 +28,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::RequestError;
 use crate::{
-    diagnostics::meter::{Phase, SourceMeter, Stage},
+    diagnostics::meter::{Phase, RequestPhase, SourceMeter},
     store::Partial,
     transfer::{
         FetchError, Writing, Written, fetch_from,
         metered::Metered,
         stream::ChunkSource,
-        throttle::{Pace, PacedIn},
+        throttle::{Throttle, ThrottledSource},
     },
 };
 
@@ -83,7 +83,7 @@ pub(crate) async fn run_request(
 /// Everything that one request needs.
 pub(crate) struct RequestStream {
     pub(crate) bulk: Connections,
-    pub(crate) throttle: Pace,
+    pub(crate) throttle: Throttle,
     pub(crate) provider: Contact,
     pub(crate) file: FileMeta,
     pub(crate) partial: Partial,
@@ -109,7 +109,7 @@ impl RequestStream {
         let mut recv = self.open(&ranges).await?;
         let liveness = self.wait_for_turn(&mut recv, &mut stage, &activity).await?;
         let source = ReportingSource {
-            source: PacedIn::new(&mut recv, self.throttle.clone()),
+            source: ThrottledSource::new(&mut recv, self.throttle.clone()),
             has_begun: false,
             liveness,
             activity,
@@ -160,7 +160,7 @@ impl RequestStream {
     async fn wait_for_turn(
         &self,
         recv: &mut quinn::RecvStream,
-        stage: &mut Stage,
+        stage: &mut RequestPhase,
         activity: &ActivityReporter<'_>,
     ) -> Result<Liveness, RequestError> {
         let connection = self.bulk.connection(&Target::from(&self.provider)).await?;
@@ -203,7 +203,7 @@ impl ActivityReporter<'_> {
 /// A stream that reports arriving bytes between the groups that are verified: on a slow path a write to the disk holds
 /// many groups and takes long to fill.
 struct ReportingSource<'a> {
-    source: PacedIn<&'a mut quinn::RecvStream>,
+    source: ThrottledSource<&'a mut quinn::RecvStream>,
     has_begun: bool,
     liveness: Liveness,
     activity: ActivityReporter<'a>,

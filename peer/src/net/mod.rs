@@ -1,12 +1,12 @@
-//! The network face of a peer: calls in, calls out, and the streams that others open.
+//! Network side of a peer: outgoing and incoming calls, and the streams that other members open.
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`rpc_server`] | the tarpc services the peer offers, as messages to the core |
-//! | [`rpc_client`] | the calls that the core asks for, their outcome as events |
-//! | [`router`] | incoming streams, each to the service that answers it |
-//! | [`nameserver_watch`] | the registered peers, as they change |
-//! | [`registration`] | the peer's own name in the nameserver, kept alive |
+//! | [`rpc_server`] | RPC services, as messages to the core |
+//! | [`rpc_client`] | calls that the core requests, with their results as events |
+//! | [`router`] | dispatch of incoming streams |
+//! | [`nameserver_watch`] | changes of the registered peers |
+//! | [`registration`] | registration of this peer's name |
 
 pub mod nameserver_watch;
 pub mod registration;

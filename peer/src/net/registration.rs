@@ -1,5 +1,5 @@
-//! This peer's name in the nameserver, `peer.<id>`: registered, renewed, registered again when it is lost, removed at
-//! the end.
+//! Registration of this peer's name `peer.<id>` in the nameserver: registers it, renews its lease, registers it again
+//! after the lease expired, and removes it at the end.
 
 use std::time::Duration;
 
@@ -14,101 +14,93 @@ use shared::{
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// How long after a failed try the next one comes: soon, so that a nameserver that is back is used at once.
+/// Pause after a failed attempt. Short, so that the peer uses a nameserver that restarts at once.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// The registration of one peer.
+/// Registration of one peer.
 #[derive(Clone)]
 pub struct Registration {
-    /// The way to the nameserver.
+    /// Connections to the nameserver.
     pub connections: Connections,
-    /// The nameserver.
+    /// Nameserver.
     pub nameserver: Target,
-    /// Who.
+    /// Id of this peer.
     pub id: PeerId,
-    /// Which run.
+    /// Incarnation of this process.
     pub incarnation: Incarnation,
-    /// Where it answers.
+    /// Endpoint of this peer.
     pub endpoint: Endpoint,
 }
 
-/// How a registration that is kept ended.
+/// Reason why a registration is no longer kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// As asked.
+pub enum RegistrationEnd {
+    /// The caller stopped it.
     Stopped,
-    /// The nameserver does not let this run keep the name; the process must end.
+    /// The nameserver does not permit this run to keep the name. The process must end.
     Lost(String),
 }
 
-enum Problem {
-    /// Try again.
-    Passing(String),
-    /// No use.
-    Final(NameError),
+/// Error of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum RegistrationError {
+    /// The nameserver did not answer or refused the connection. The peer retries.
+    #[error(transparent)]
+    Call(NetError),
+    /// The nameserver cannot register the name at the moment. The peer retries.
+    #[error("the nameserver refuses: {0}")]
+    Refused(NameError),
+    /// The nameserver does not permit the registration.
+    #[error(transparent)]
+    Denied(NameError),
 }
 
 impl Registration {
     /// Registers the name for the first time.
     ///
     /// # Errors
-    /// `AlreadyRunning` when a later run of this peer holds the name, `NameserverUnreachable` when the nameserver does
-    /// not answer.
+    /// `AlreadyRunning` if a later run of this peer holds the name, `NameserverUnreachable` if the nameserver does not
+    /// answer or cannot store the name, `LimitReached` if it has too many names, `NotAuthorised` if it does not permit
+    /// the name.
     pub async fn register(&self) -> Result<(), Failure> {
-        self.try_register().await.map(|_| ()).map_err(|problem| match problem {
-            Problem::Passing(why) => Failure::new(
-                FailureCode::NameserverUnreachable,
-                format!("{} could not be registered", Name::peer(&self.id)),
-                why,
-                "check that the nameserver runs, then try again",
-            ),
-            Problem::Final(error @ NameError::Superseded { .. }) => Failure::new(
-                FailureCode::AlreadyRunning,
-                format!("{} is running already", self.id),
-                error,
-                "stop that one, or take another peer id",
-            ),
-            Problem::Final(error) => Failure::new(
-                FailureCode::NotAuthorised,
-                format!("{} could not be registered", Name::peer(&self.id)),
-                error,
-                "take another peer id, or ask the network's admin",
-            ),
-        })
+        match self.try_register().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(first_failure(&self.id, error)),
+        }
     }
 
-    /// Keeps the name until `stop`, through absences of the nameserver, then removes it.
-    pub async fn keep(self, stop: CancellationToken) -> Ended {
+    /// Renews the lease until `stop`, retrying while the nameserver does not answer, then removes the name.
+    pub async fn keep(self, stop: CancellationToken) -> RegistrationEnd {
         let mut wait = limits::DEFAULT_LEASE / limits::LEASE_RENEWALS_PER_TERM;
-        let mut away = false;
+        let mut failing = false;
         loop {
             tokio::select! {
                 () = sleep(wait) => {}
                 () = stop.cancelled() => {
                     self.remove().await;
-                    return Ended::Stopped;
+                    return RegistrationEnd::Stopped;
                 }
             }
             match self.renew().await {
                 Ok(registered) => {
-                    if std::mem::take(&mut away) {
-                        tracing::info!("the nameserver is back");
+                    if std::mem::take(&mut failing) {
+                        tracing::info!("renewed the registration again");
                     }
                     let lease = registered.lease.unwrap_or(limits::DEFAULT_LEASE);
                     wait = lease / limits::LEASE_RENEWALS_PER_TERM;
                 }
-                Err(Problem::Passing(why)) => {
-                    if !std::mem::replace(&mut away, true) {
-                        tracing::warn!(why, "the nameserver does not answer; trying again");
+                Err(RegistrationError::Denied(error)) => return RegistrationEnd::Lost(error.to_string()),
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "cannot renew the registration; retrying");
                     }
                     wait = RETRY;
                 }
-                Err(Problem::Final(error)) => return Ended::Lost(error.to_string()),
             }
         }
     }
 
-    async fn renew(&self) -> Result<Registered, Problem> {
+    async fn renew(&self) -> Result<Registered, RegistrationError> {
         let (name, incarnation) = (Name::peer(&self.id).to_string(), self.incarnation);
         let answer = self
             .connections
@@ -117,13 +109,13 @@ impl Registration {
             })
             .await;
         match answer {
-            // The lease ran out while the nameserver could not be reached.
+            // The lease expired while the nameserver could not be reached.
             Ok(Err(NameError::UnknownName(_))) => self.try_register().await,
-            answer => sort(answer),
+            answer => classify(answer),
         }
     }
 
-    async fn try_register(&self) -> Result<Registered, Problem> {
+    async fn try_register(&self) -> Result<Registered, RegistrationError> {
         let request = Register {
             name: Name::peer(&self.id).to_string(),
             uri: self.endpoint.to_string(),
@@ -138,7 +130,7 @@ impl Registration {
                 names.register(cx, request).await
             })
             .await;
-        sort(answer)
+        classify(answer)
     }
 
     async fn remove(&self) {
@@ -150,18 +142,65 @@ impl Registration {
             })
             .await;
         if !matches!(answer, Ok(Ok(_))) {
-            tracing::debug!(?answer, "the name stays until its lease runs out");
+            tracing::debug!(?answer, "cannot remove the name; it stays until its lease expires");
         }
     }
 }
 
-fn sort(answer: Result<Result<Registered, NameError>, NetError>) -> Result<Registered, Problem> {
-    match answer {
-        Ok(Ok(registered)) => Ok(registered),
-        Ok(Err(error @ (NameError::Unavailable(_) | NameError::LimitReached { .. } | NameError::UnknownName(_)))) => {
-            Err(Problem::Passing(error.to_string()))
+fn classify(answer: Result<Result<Registered, NameError>, NetError>) -> Result<Registered, RegistrationError> {
+    answer.map_err(RegistrationError::Call)?.map_err(|error| match error {
+        NameError::Unavailable(_) | NameError::LimitReached { .. } | NameError::UnknownName(_) => {
+            RegistrationError::Refused(error)
         }
-        Ok(Err(error)) => Err(Problem::Final(error)),
-        Err(error) => Err(Problem::Passing(error.to_string())),
+        error => RegistrationError::Denied(error),
+    })
+}
+
+/// Returns the failure of a start whose registration failed.
+fn first_failure(id: &PeerId, error: RegistrationError) -> Failure {
+    let (code, hint) = match &error {
+        RegistrationError::Call(_) => {
+            (FailureCode::NameserverUnreachable, "check that the nameserver runs, then try again")
+        }
+        RegistrationError::Refused(NameError::LimitReached { .. }) => {
+            (FailureCode::LimitReached, "try again later, or ask the network's admin to remove names")
+        }
+        RegistrationError::Refused(_) => {
+            (FailureCode::NameserverUnreachable, "try again; if it fails again, look at the log of the nameserver")
+        }
+        RegistrationError::Denied(NameError::Superseded { .. }) => {
+            let what = format!("{id} is running already");
+            return Failure::new(FailureCode::AlreadyRunning, what, error, "stop that one, or take another peer id");
+        }
+        RegistrationError::Denied(_) => {
+            (FailureCode::NotAuthorised, "take another peer id, or ask the network's admin")
+        }
+    };
+    Failure::new(code, format!("{} could not be registered", Name::peer(id)), error, hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(answer: Result<Result<Registered, NameError>, NetError>) -> Failure {
+        first_failure(&"a".parse().unwrap(), classify(answer).unwrap_err())
+    }
+
+    #[test]
+    fn first_registration_that_is_refused_is_not_reported_as_unreachable() {
+        let full = failure(Ok(Err(NameError::LimitReached { what: "names".to_owned(), limit: 7 })));
+        assert_eq!(full.code, FailureCode::LimitReached);
+        assert!(full.why.contains("refuses: limit reached: names"), "{full}");
+
+        let unavailable = failure(Ok(Err(NameError::Unavailable("the disk is full".to_owned()))));
+        assert_eq!(unavailable.code, FailureCode::NameserverUnreachable);
+        assert!(unavailable.why.contains("the disk is full") && !unavailable.hint.contains("runs"), "{unavailable}");
+
+        let later = failure(Ok(Err(NameError::Superseded { by: Incarnation(2) })));
+        assert_eq!(later.code, FailureCode::AlreadyRunning);
+        assert_eq!(failure(Ok(Err(NameError::NotAuthorised(String::new())))).code, FailureCode::NotAuthorised);
+        let silent = NetError::Deadline { address: "nameserver".to_owned() };
+        assert_eq!(failure(Err(silent)).code, FailureCode::NameserverUnreachable);
     }
 }

@@ -1,9 +1,6 @@
-//! Routes each stream that a remote opens to the service that answers it.
+//! Dispatch of the streams that other members open.
 
 use std::sync::Arc;
-
-use super::rpc_server;
-use crate::{swarm, upload};
 
 use futures::future::BoxFuture;
 use shared::{
@@ -16,17 +13,20 @@ use shared::{
     rpc::{peer::PeerService as _, tracker::TrackerService as _},
 };
 
-/// Gives each stream that others open to who answers it.
-pub struct Front {
-    /// Answers calls.
-    pub service: rpc_server::Service,
-    /// Answers requests for files.
-    pub uploads: Arc<upload::Uploads>,
-    /// Talks about contents.
-    pub swarms: swarm::Swarms,
+use super::rpc_server::{PeerRpc, RpcServer, TrackerRpc};
+use crate::{swarm::Swarms, upload::Uploads};
+
+/// Routes incoming streams by their kind.
+pub struct StreamRouter {
+    /// Serves calls.
+    pub rpc_server: RpcServer,
+    /// Serves bulk and pack streams.
+    pub uploads: Arc<Uploads>,
+    /// Serves swarm streams.
+    pub swarms: Swarms,
 }
 
-impl Handler for Front {
+impl Handler for StreamRouter {
     fn stream(
         self: Arc<Self>,
         remote: Arc<Remote>,
@@ -38,15 +38,15 @@ impl Handler for Front {
             let Some(role) = remote.member() else { return };
             match kind {
                 StreamKind::Tracker => {
-                    let service = rpc_server::TrackerApi(self.service.for_caller(role));
+                    let service = TrackerRpc(self.rpc_server.for_caller(role));
                     serve_calls(send, recv, service.serve()).await;
                 }
                 StreamKind::Peer => {
-                    let service = rpc_server::PeerApi(self.service.for_caller(role));
+                    let service = PeerRpc(self.rpc_server.for_caller(role));
                     serve_calls(send, recv, service.serve()).await;
                 }
                 StreamKind::Bulk | StreamKind::Pack | StreamKind::Swarm => {
-                    // Files go between peers.
+                    // Only peers transfer files.
                     let Role::Peer(peer) = role else { return };
                     match kind {
                         StreamKind::Bulk => self.uploads.serve(peer, &remote.connection, send, recv).await,
@@ -54,7 +54,7 @@ impl Handler for Front {
                         _ => self.swarms.accept(peer.clone(), send, recv).await,
                     }
                 }
-                // Not offered here: the stream ends, which the caller sees.
+                // A peer does not serve these. Dropping the stream ends it.
                 StreamKind::Names | StreamKind::Enrol => {}
             }
         })

@@ -1,4 +1,4 @@
-//! Carries out the calls that the core wants made. Each runs in a task of its own and comes back as an event.
+//! Executes the calls that the core requests. Each runs in a separate task, and its result returns as an event.
 
 use std::{
     collections::HashMap,
@@ -28,40 +28,39 @@ use tokio_util::task::TaskTracker;
 use crate::core_handle::CoreHandle;
 use protocol::election::{Action, CallError, CallFailure, Event};
 
-/// Makes calls to the nameserver, the tracker and other peers.
+/// Client of the nameserver, the tracker and other peers.
 pub struct RpcClient {
     connections: Connections,
     nameserver: Target,
     tasks: TaskTracker,
-    /// Connections whose end is watched for, by peer: quinn's stable id.
+    /// `stable_id` of the watched connection of each peer.
     watched: Mutex<HashMap<PeerId, usize>>,
-    /// Where is knocked, and the way to the task that does it.
-    knocking: Mutex<Option<(Contact, mpsc::Sender<()>)>>,
+    /// Contact that is probed, and the channel to the task that sends the probes.
+    prober: Mutex<Option<(Contact, mpsc::Sender<()>)>>,
 }
 
 impl RpcClient {
-    /// RpcClient on `connections`; the tasks that they run in are counted in `tasks`.
+    /// Creates a client that dials with `connections` and spawns on `tasks`.
     pub fn new(connections: Connections, nameserver: Target, tasks: TaskTracker) -> Self {
-        Self { connections, nameserver, tasks, watched: Mutex::default(), knocking: Mutex::default() }
+        Self { connections, nameserver, tasks, watched: Mutex::default(), prober: Mutex::default() }
     }
 
-    /// Starts the call that an action is about; its outcome reaches `node` as an event. Actions that are no calls
-    /// are the node's own.
-    pub fn start(self: &std::sync::Arc<Self>, action: Action, node: &CoreHandle) {
+    /// Starts the call of an action; its result reaches `core` as an event. Ignores actions that are not calls.
+    pub fn start(self: &std::sync::Arc<Self>, action: Action, core: &CoreHandle) {
         if let Action::ProbePort { at } = action {
-            return self.knock(at, node);
+            return self.probe(at, core);
         }
-        let (calls, node) = (self.clone(), node.clone());
+        let (calls, core) = (self.clone(), core.clone());
         self.tasks.spawn(async move {
-            let event = calls.outcome(action, &node).await;
+            let event = calls.outcome(action, &core).await;
             if let Some(event) = event {
-                // A node that has stopped needs no outcome.
-                let _ = node.send(event).await;
+                // Fails only if the core has stopped.
+                let _ = core.send(event).await;
             }
         });
     }
 
-    async fn outcome(&self, action: Action, node: &CoreHandle) -> Option<Event> {
+    async fn outcome(&self, action: Action, core: &CoreHandle) -> Option<Event> {
         Some(match action {
             Action::QuerySeat { call } => {
                 let seat = self.names(limits::SEAT_CALL_DEADLINE, |names, cx| async move { names.seat(cx).await });
@@ -89,7 +88,7 @@ impl RpcClient {
                 });
                 let result = flatten(made.await);
                 if result.is_ok() {
-                    self.watch_connection(&to, node).await;
+                    self.watch_connection(&to, core).await;
                 }
                 Event::HeartbeatAnswered { call, from: to.peer, result }
             }
@@ -115,7 +114,7 @@ impl RpcClient {
                 match made.await {
                     Ok(view) => Event::NoticeAnswered { from: to.peer, view },
                     Err(error) => {
-                        tracing::debug!(%error, "a notice did not arrive");
+                        tracing::debug!(peer = %to.peer, %error, "cannot send a seat notice");
                         return None;
                     }
                 }
@@ -125,7 +124,7 @@ impl RpcClient {
                     tracker.leave(cx, epoch, incarnation).await
                 });
                 if let Err(error) = made.await {
-                    tracing::debug!(%error, "the tracker was not told that this peer goes");
+                    tracing::debug!(peer = %to.peer, %error, "cannot tell the tracker that this peer leaves");
                 }
                 return None;
             }
@@ -139,43 +138,44 @@ impl RpcClient {
         })
     }
 
-    /// Knocks at `at`, from the socket that did so before if there is one.
-    fn knock(&self, at: Contact, node: &CoreHandle) {
-        // Behind a host's name there may be several addresses, of which the tracker answers at one.
+    /// Sends a port probe to `at`, from the socket of the earlier probes if there is one.
+    fn probe(&self, at: Contact, core: &CoreHandle) {
+        // A host name can resolve to several addresses, of which the tracker answers at one.
         let Some(address) = at.endpoint.socket_addr() else { return };
-        let mut knocking = self.knocking.lock().unwrap_or_else(PoisonError::into_inner);
-        let there = knocking.as_ref().filter(|(there, knocks)| *there == at && !knocks.is_closed());
-        let knocks = match there {
-            Some((_, knocks)) => knocks.clone(),
+        let mut prober = self.prober.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = prober.as_ref().filter(|(contact, requests)| *contact == at && !requests.is_closed());
+        let requests = match current {
+            Some((_, requests)) => requests.clone(),
             None => {
-                let (knocks, wanted) = mpsc::channel(1);
-                *knocking = Some((at.clone(), knocks.clone()));
-                self.tasks.spawn(keep_knocking(at, address, wanted, node.clone()));
-                knocks
+                let (requests, received) = mpsc::channel(1);
+                *prober = Some((at.clone(), requests.clone()));
+                self.tasks.spawn(run_prober(at, address, received, core.clone()));
+                requests
             }
         };
-        // One that waits to be sent is as good as two.
-        let _ = knocks.try_send(());
+        // Fails if a probe waits already; a second one adds nothing.
+        let _ = requests.try_send(());
     }
 
-    /// Whether the nameserver answers.
+    /// Pings the nameserver.
     ///
     /// # Errors
-    /// When it does not.
+    /// Fails if the nameserver does not answer.
     pub async fn ping(&self) -> Result<(), NetError> {
         self.names(limits::SEAT_CALL_DEADLINE, |names, cx| async move { names.ping(cx).await }).await.map(|_| ())
     }
 
-    /// All registered peers.
+    /// Returns all registered peers, at most about [`limits::MAX_PEERS`].
     ///
     /// # Errors
-    /// When the nameserver does not answer.
+    /// Fails if the nameserver does not answer or refuses the query.
     pub async fn peers(&self) -> Result<Vec<Contact>, NetError> {
         let mut contacts = Vec::new();
         let mut after = None;
         loop {
             let query = ListQuery { prefix: Some(PEER_PREFIX.to_owned()), regex: None, after };
-            let page = self.names_flat(limits::CALL_DEADLINE, |names, cx| async move { names.list(cx, query).await });
+            let page =
+                self.call_nameserver(limits::CALL_DEADLINE, |names, cx| async move { names.list(cx, query).await });
             let Page { records, next, .. } = page.await?;
             contacts.extend(
                 records
@@ -189,11 +189,11 @@ impl RpcClient {
         }
     }
 
-    /// A call to the nameserver that can be refused.
+    /// Makes a call that the nameserver can refuse.
     ///
     /// # Errors
-    /// When the nameserver does not answer, or refuses.
-    pub(crate) async fn names_flat<T, F>(
+    /// Fails if the nameserver does not answer, and with [`NetError::Refused`] if it refuses the call.
+    pub(crate) async fn call_nameserver<T, F>(
         &self,
         wait: Duration,
         call: impl FnOnce(NameServiceClient, tarpc::context::Context) -> F,
@@ -202,7 +202,7 @@ impl RpcClient {
         F: Future<Output = Result<Result<T, NameError>, tarpc::client::RpcError>>,
     {
         let answer = self.names(wait, call).await?;
-        answer.map_err(|error| NetError::Closed { address: self.nameserver.to_string(), why: error.to_string() })
+        answer.map_err(|error| refused(&self.nameserver, &error))
     }
 
     async fn names<T, F>(
@@ -240,52 +240,57 @@ impl RpcClient {
         self.connections.call(&Target::from(to), wait, call).await
     }
 
-    /// Tells the node when the other side ends the connection: an exit is noticed at once, not by silence.
-    async fn watch_connection(&self, to: &Contact, node: &CoreHandle) {
+    /// Reports to the core when the other side ends its connection, so that an exit is detected without a timeout.
+    async fn watch_connection(&self, to: &Contact, core: &CoreHandle) {
         let Ok(connection) = self.connections.connection(&Target::from(to)).await else { return };
         let id = connection.stable_id();
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner).insert(to.peer.clone(), id);
         if watched == Some(id) {
             return;
         }
-        let (peer, node) = (to.peer.clone(), node.clone());
+        let (peer, core) = (to.peer.clone(), core.clone());
         self.tasks.spawn(async move {
-            // Only the other side's word counts. A time-out of a connection that was given up long ago is no news,
-            // nor is our own end.
+            // A timeout of a connection that the pool gave up long ago, or a close by this side, says nothing about
+            // the peer.
             let ended = connection.closed().await;
             let by_other = matches!(
                 ended,
                 ConnectionError::ApplicationClosed(_) | ConnectionError::ConnectionClosed(_) | ConnectionError::Reset
             );
             if by_other {
-                let _ = node.send(Event::ConnectionLost { peer }).await;
+                // Fails only if the core has stopped.
+                let _ = core.send(Event::ConnectionLost { peer }).await;
             }
         });
     }
 }
 
-/// Knocks as often as `wanted` says, and tells the node of refusals, until nobody wants it any more or the node has stopped.
-async fn keep_knocking(at: Contact, address: SocketAddr, mut wanted: mpsc::Receiver<()>, node: CoreHandle) {
-    let knocker = match PortProbe::connect(address).await {
-        Ok(knocker) => knocker,
-        // Then silence has to tell.
-        Err(error) => return tracing::debug!(%error, %address, "it cannot be knocked there"),
+/// Sends a probe for each request and reports refusals to the core, until the requests end or the core stops.
+async fn run_prober(at: Contact, address: SocketAddr, mut requests: mpsc::Receiver<()>, core: CoreHandle) {
+    let probe = match PortProbe::connect(address).await {
+        Ok(probe) => probe,
+        // The core detects the silence instead.
+        Err(error) => return tracing::debug!(%address, %error, "cannot send port probes"),
     };
-    let mut views = node.watch();
+    let mut views = core.watch();
     let mut stopped = pin!(async move { drop(views.wait_for(|view| view.stopped.is_some()).await) });
     loop {
         let refused = tokio::select! {
-            knock = wanted.recv() => match knock {
-                Some(()) => knocker.send().await,
+            request = requests.recv() => match request {
+                Some(()) => probe.send().await,
                 None => return,
             },
-            () = knocker.refused() => true,
+            () = probe.refused() => true,
             () = &mut stopped => return,
         };
-        if refused && node.send(Event::ProbeRefused { at: at.clone() }).await.is_err() {
+        if refused && core.send(Event::ProbeRefused { at: at.clone() }).await.is_err() {
             return;
         }
     }
+}
+
+fn refused(nameserver: &Target, error: &NameError) -> NetError {
+    NetError::Refused { address: nameserver.to_string(), why: error.to_string() }
 }
 
 fn failure(error: NetError) -> CallFailure {
@@ -300,5 +305,18 @@ fn flatten<T, E>(answer: Result<Result<T, E>, NetError>) -> Result<T, CallError<
     match answer {
         Ok(answer) => answer.map_err(CallError::Refused),
         Err(error) => Err(CallError::Failed(failure(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn call_that_the_nameserver_refuses_is_not_reported_as_a_closed_connection() {
+        let nameserver =
+            Target { role: shared::id::Role::Nameserver, endpoint: "quic://127.0.0.1:9090".parse().unwrap() };
+        let error = refused(&nameserver, &NameError::Unavailable("the disk is full".to_owned()));
+        assert!(matches!(&error, NetError::Refused { why, .. } if why.contains("disk is full")), "{error}");
     }
 }

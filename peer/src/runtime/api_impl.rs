@@ -1,4 +1,4 @@
-//! What the commands ask of a running peer, carried out.
+//! Commands of a running peer.
 
 use std::{num::NonZeroU64, time::Duration};
 
@@ -25,13 +25,13 @@ use crate::{
 };
 use protocol::election::{ElectionFailure, Event, Reply};
 
-/// How long `list` waits for files that are being hashed.
+/// Time that `list` waits for files that are being hashed.
 const SETTLE_WAIT: Duration = Duration::from_secs(30);
-/// How long a command that changed the share waits until the tracker knows; it is told anyway, only later.
+/// Time that a command waits for the announcement of its change to the share. The announcement continues after it.
 const ANNOUNCE_WAIT: Duration = Duration::from_secs(2);
-/// How often `eleger` tries when something passing is in its way.
+/// Attempts of `eleger` after errors that pass.
 const ELECTION_TRIES: u32 = 5;
-/// How long an election may take.
+/// Deadline of one election.
 const ELECTION_WAIT: Duration = Duration::from_secs(10);
 
 impl PeerApi for Peer {
@@ -79,7 +79,7 @@ impl PeerApi for Peer {
                 .files
                 .iter()
                 .filter(|done| done.path.starts_with(self.share.path()))
-                // A directory that has something in it here is not an entry of the share.
+                // A directory with entries is not itself an entry of the share.
                 .filter(|done| !done.file.is_directory() || self.share.get(&done.file.name).is_some())
                 .map(|done| done.file.name.clone())
                 .collect();
@@ -103,7 +103,7 @@ impl PeerApi for Peer {
     fn peers(&self) -> BoxFuture<'_, Result<Vec<(PeerId, Endpoint)>, Failure>> {
         Box::pin(async {
             let mut peers = self.discovery.endpoints().await;
-            // With the nameserver away, a peer knows at least of itself.
+            // Without the nameserver the list contains at least this peer.
             peers.insert(self.id.clone(), self.endpoint.clone());
             Ok(peers.into_iter().collect())
         })
@@ -115,9 +115,9 @@ impl PeerApi for Peer {
             loop {
                 match self.elect_once().await? {
                     Ok(elected) => return Ok(elected),
-                    // These pass by themselves: a voter that was never called before needs longer for the handshake
-                    // than a candidate waits for votes, one that has just come is not known yet, and the connection
-                    // to a nameserver that was restarted is found dead by the first call on it.
+                    // These errors pass: a first handshake with a voter takes longer than a candidate waits for votes,
+                    // a new voter is not known yet, and only the first call to a restarted nameserver detects that the
+                    // connection is dead.
                     Err(
                         ElectionFailure::NoMajority { .. }
                         | ElectionFailure::Busy
@@ -134,7 +134,7 @@ impl PeerApi for Peer {
 
     fn status(&self) -> BoxFuture<'_, Result<Status, Failure>> {
         Box::pin(async {
-            let view = self.node.view();
+            let view = self.core.view();
             let stats = self.share.stats();
             let mut warnings = self.warnings.clone();
             if stats.skipped > 0 {
@@ -157,7 +157,7 @@ impl PeerApi for Peer {
                 uploads: self.uploads.active(),
                 uploads_waiting: self.uploads.waiting(),
                 upload_slots: self.upload_slots as u64,
-                limit_up: self.uploads.pace().bytes_per_second().map(NonZeroU64::get),
+                limit_up: self.uploads.throttle().bytes_per_second().map(NonZeroU64::get),
                 limit_down: self.downloader.limit(),
                 running: self.downloader.running().await,
                 downloads: self.downloader.active(),
@@ -180,7 +180,7 @@ impl PeerApi for Peer {
 
 impl Peer {
     async fn elect_once(&self) -> Result<Result<(Epoch, PeerId), ElectionFailure>, Failure> {
-        let asked = self.node.request(|token| Event::ElectionRequested { token });
+        let asked = self.core.request(|token| Event::ElectionRequested { token });
         let answer = timeout(ELECTION_WAIT, asked).await.map_err(|_| {
             Failure::new(FailureCode::Timeout, "the election did not end", "no decision in time", "try again")
         })?;
@@ -190,12 +190,12 @@ impl Peer {
         }
     }
 
-    /// Waits until what is in the share is hashed, or long enough.
+    /// Waits until the files of the share are hashed, at most [`SETTLE_WAIT`].
     async fn settle(&self) -> Result<(), Failure> {
         match timeout(SETTLE_WAIT, self.share.settled()).await {
             Ok(settled) => Ok(settled?),
             Err(_) => {
-                tracing::warn!("files are still being hashed; the list is not complete");
+                tracing::warn!("the list is incomplete: files are still being hashed");
                 Ok(())
             }
         }
@@ -217,7 +217,7 @@ impl Peer {
 
     /// Waits until the tracker has a change of the share, at most [`ANNOUNCE_WAIT`].
     async fn until_announced(&self, change: ShareChange) {
-        if timeout(ANNOUNCE_WAIT, self.node.announced(change)).await.is_err() {
+        if timeout(ANNOUNCE_WAIT, self.core.announced(change)).await.is_err() {
             tracing::info!("the tracker does not have the change yet; it is announced when the tracker answers");
         }
     }

@@ -1,4 +1,4 @@
-//! The task that owns the election core: it receives messages, makes durable what must be, and carries out the actions.
+//! Task that owns the election core: it receives messages, persists the durable state, and executes the actions.
 //!
 //! ```text
 //!   net::rpc_server ─┐                              ┌── nameserver (seat, peers)
@@ -21,7 +21,7 @@ use crate::{
     net::rpc_client::RpcClient,
 };
 
-/// The core's task before it runs.
+/// Task of the core before it runs.
 pub struct CoreTask {
     messages: mpsc::Receiver<Message>,
     view: watch::Sender<View>,
@@ -31,7 +31,7 @@ pub struct CoreTask {
 }
 
 impl CoreTask {
-    /// A task that keeps the durable state in `durable_file`, and the handle to it.
+    /// Creates a task that keeps the durable state in `durable_file`, and the handle to it.
     pub fn new(durable_file: PathBuf) -> (Self, CoreHandle) {
         let (handle, messages, view) = CoreHandle::new();
         (Self { messages, view, handle: handle.clone(), durable_file, waiters: Vec::new() }, handle)
@@ -80,7 +80,7 @@ impl CoreTask {
         self.view.send_modify(|view| view.stopped = Some(reason));
     }
 
-    /// Carries actions out in their order; returns when and why the node is to stop.
+    /// Carries actions out in their order; returns the reason if the core has to stop.
     async fn carry_out(
         &self,
         actions: &mut Vec<Action>,
@@ -98,14 +98,13 @@ impl CoreTask {
                 }
                 Action::Reply { token, reply } => {
                     if let Some(waiting) = pending.remove(&token) {
-                        // Who asked may have gone.
                         let _ = waiting.send(reply);
                     }
                 }
                 Action::Report(Report::Superseded) => {
                     return Some(Err("another process with this peer's identity has taken its place".to_owned()));
                 }
-                Action::Report(report) => tell(&report),
+                Action::Report(report) => log(&report),
                 Action::Stopped => return Some(Ok(())),
                 call => calls.start(call, &self.handle),
             }
@@ -165,7 +164,7 @@ pub(crate) async fn sleep_until(deadline: Option<std::time::Instant>) {
     }
 }
 
-fn tell(report: &Report) {
+fn log(report: &Report) {
     match report {
         Report::TrackerSuspected { .. } | Report::SteppedDown { .. } | Report::ShareFull { .. } => {
             tracing::warn!(?report);
@@ -175,7 +174,7 @@ fn tell(report: &Report) {
     }
 }
 
-/// Format of the durable file.
+/// Version of the format of the durable file.
 const DURABLE_VERSION: u8 = 1;
 
 async fn persist(file: PathBuf, state: DurableState) -> std::io::Result<()> {
@@ -188,10 +187,10 @@ async fn persist(file: PathBuf, state: DurableState) -> std::io::Result<()> {
     tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other)?
 }
 
-/// Reads what an earlier run made durable; a new state where there is none.
+/// Reads the durable state of an earlier run, or returns the initial state if the file does not exist.
 ///
 /// # Errors
-/// When the file is there but cannot be read or understood: without it this peer might vote twice.
+/// Fails if the file exists and cannot be read or decoded: without its state this peer could vote twice.
 pub fn read_durable(file: &std::path::Path) -> std::io::Result<DurableState> {
     let bytes = match std::fs::read(file) {
         Ok(bytes) => bytes,
@@ -213,7 +212,7 @@ mod tests {
     use protocol::election::Vote;
 
     #[tokio::test]
-    async fn what_was_made_durable_is_read_back() {
+    async fn durable_state_round_trips() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("election");
         assert_eq!(read_durable(&file).unwrap(), DurableState::default());
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_not_taken_for_a_new_state() {
+    fn damaged_durable_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("election");
         for damaged in [&b""[..], b"\x02abc", b"\x01\xff\xff\xff"] {

@@ -1,11 +1,15 @@
-//! A running peer, put together from the layers below.
+//! Running peer, composed of the layers below.
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`peer`] | the peer: started in order, stopped in order |
+//! | [`peer`] | the running peer and its stop |
+//! | `start` | the start, step by step |
+//! | `lock` | the lock of the state directory, and the number of each run |
 //! | [`core_task`] | the task that owns the election core |
-//! | `api_impl` | what commands ask of a running peer |
+//! | `api_impl` | the commands of a running peer |
 
 mod api_impl;
 pub mod core_task;
+mod lock;
 pub mod peer;
+mod start;

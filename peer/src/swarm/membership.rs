@@ -1,7 +1,10 @@
-//! One content's swarm, as this peer knows it: what is here of it, who takes part, who talks.
+//! Membership of this peer in the swarm of one content: what it has of the content, its sessions, and its dials.
+//!
+//! A peer becomes a member when a session with it begins, and stops being one when the session ends. Contacts that other
+//! members name are only dialled: an invented one neither takes the place of a member nor is it passed on.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ops::Range,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -19,80 +22,94 @@ use shared::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::MemberEvent;
+use super::params::MAX_DIALS_PER_INFORMANT;
+
+/// Event of a swarm for the download of its content.
+#[derive(Debug)]
+pub enum MemberEvent {
+    /// The member has these groups in addition to those of its earlier events. Empty when the session begins.
+    Has(Contact, GroupRanges),
+    /// The member has the complete content.
+    HasAll(Contact),
+    /// The session with the member has ended.
+    Left(PeerId),
+}
 
 /// See the module.
-pub(crate) struct Room {
-    pub(crate) hash: ContentHash,
-    /// Bytes.
-    pub(crate) size: u64,
+pub(super) struct SwarmMembership {
+    pub(super) hash: ContentHash,
+    /// Size of the content, bytes.
+    pub(super) size: u64,
     state: Mutex<State>,
-    /// Wakes those who tell the news.
+    /// Wakes the sessions, which then send updates.
     changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
 struct State {
     holds: Holds,
-    /// Who receives the content, by the number under which they were met. A number is never used again, so that a talk remembers its
-    /// place whoever has gone since.
-    met: BTreeMap<u64, Contact>,
-    /// The numbers of those.
-    known: BTreeMap<PeerId, u64>,
+    /// Members by the number that they got when their session began. Numbers ascend and are not reused, so an
+    /// [`UpdateCursor`] stays valid when members leave.
+    members: BTreeMap<u64, Contact>,
     next_number: u64,
-    talks: BTreeMap<PeerId, Talk>,
+    sessions: BTreeMap<PeerId, Session>,
     download: Option<Download>,
-    /// Whom a task of the download that runs here dials, one task for each.
-    dialled: BTreeSet<PeerId>,
+    /// Peers that a task of the current download dials, with the member that named them. The latter is removed when a
+    /// session with the peer begins.
+    dials: BTreeMap<PeerId, Option<PeerId>>,
 }
 
-/// What this peer has of the content.
+/// Part of the content that this peer has.
 #[derive(Default)]
 enum Holds {
-    /// Nothing (any more): talks end.
+    /// Nothing. The sessions end.
     #[default]
     Nothing,
-    /// What a download has proven so far, in that order.
+    /// The groups that a download has verified, in the order of their arrival.
     Part(Vec<Range<u64>>),
-    /// A file in the share.
+    /// A complete file in the share.
     All,
 }
 
-/// A download of the content that runs here.
-pub(crate) struct Download {
-    /// What it receives, as it was announced.
-    pub(crate) file: FileMeta,
-    pub(crate) tell: mpsc::Sender<MemberEvent>,
-    /// Ends with it.
-    pub(crate) stop: CancellationToken,
+/// Download of the content by this peer.
+pub(super) struct Download {
+    /// File as it was announced.
+    pub(super) file: FileMeta,
+    pub(super) events: mpsc::Sender<MemberEvent>,
+    /// Cancelled at the end of the download.
+    pub(super) stop: CancellationToken,
 }
 
-/// Who dialled a talk.
+/// Side that opened a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dialler {
+pub(super) enum Initiator {
     Me,
     Other,
 }
 
-/// A stream to a member.
-struct Talk {
-    dialler: Dialler,
+/// Swarm stream to a member.
+struct Session {
+    /// Key in [`State::members`].
+    number: u64,
+    initiator: Initiator,
     stop: CancellationToken,
-    /// The member said that it has everything.
+    /// The member has the complete content.
     has_all: bool,
 }
 
-/// How far a member was told the news.
+/// Position of a session in the updates that it has sent.
 #[derive(Default)]
-pub(crate) struct Told {
+pub(super) struct UpdateCursor {
+    /// Number of verified ranges sent.
     ranges: usize,
-    /// The number of the first member that it was not told of.
+    /// Number of the first member not sent.
     members: u64,
+    /// [`SwarmUpdate::HasAll`] was sent.
     all: bool,
 }
 
-impl Room {
-    pub(crate) fn new(hash: ContentHash, size: u64) -> Self {
+impl SwarmMembership {
+    pub(super) fn new(hash: ContentHash, size: u64) -> Self {
         Self { hash, size, state: Mutex::default(), changed: watch::Sender::new(()) }
     }
 
@@ -104,29 +121,29 @@ impl Room {
         self.changed.send_replace(());
     }
 
-    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// Returns those that are there already.
-    pub(crate) fn begin_download(&self, proven: &GroupRanges, download: Download) -> Vec<Contact> {
-        let proven = proven.iter().collect();
+    /// Registers a download with the groups that it has verified already. Returns the current members.
+    pub(super) fn begin_download(&self, verified: &GroupRanges, download: Download) -> Vec<Contact> {
+        let verified = verified.iter().collect();
         let mut state = self.state();
-        state.holds = Holds::Part(proven);
+        state.holds = Holds::Part(verified);
         state.download = Some(download);
-        state.dialled.clear();
-        let met = state.met.values().cloned().collect();
+        state.dials.clear();
+        let members = state.members.values().cloned().collect();
         drop(state);
         self.wake();
-        met
+        members
     }
 
-    /// What the download that runs here receives.
-    pub(crate) fn received(&self) -> Option<FileMeta> {
+    /// Returns the file that a download of this peer receives.
+    pub(super) fn received(&self) -> Option<FileMeta> {
         self.state().download.as_ref().map(|download| download.file.clone())
     }
 
-    pub(crate) fn end_download(&self) {
+    pub(super) fn end_download(&self) {
         let mut state = self.state();
         state.download = None;
         if matches!(state.holds, Holds::Part(..)) {
@@ -136,7 +153,8 @@ impl Room {
         self.wake();
     }
 
-    pub(crate) fn is_in_share(&self) {
+    /// Records that the complete content is in the share.
+    pub(super) fn set_complete(&self) {
         let mut state = self.state();
         if !matches!(state.holds, Holds::All) {
             state.holds = Holds::All;
@@ -145,135 +163,172 @@ impl Room {
         }
     }
 
-    pub(crate) fn proven(&self, groups: Range<u64>) {
-        if let Holds::Part(proven) = &mut self.state().holds {
-            proven.push(groups);
+    /// Records verified groups.
+    pub(super) fn add_verified(&self, groups: Range<u64>) {
+        if let Holds::Part(verified) = &mut self.state().holds {
+            verified.push(groups);
         }
         self.wake();
     }
 
-    /// Whether there is anything to talk about.
-    pub(crate) fn has_any(&self) -> bool {
+    /// Returns true if this peer has, or downloads, a part of the content.
+    pub(super) fn has_any(&self) -> bool {
         !matches!(self.state().holds, Holds::Nothing)
     }
 
-    /// Somebody takes part. Returns, if it is new and a download runs here that should talk to it, when to stop that.
-    pub(crate) fn meet(&self, member: &Contact) -> Option<CancellationToken> {
-        let mut state = self.state();
-        if state.known.len() >= limits::MAX_SWARM_MEMBERS || state.known.contains_key(&member.peer) {
-            return None;
-        }
-        let number = state.next_number;
-        state.next_number += 1;
-        state.known.insert(member.peer.clone(), number);
-        state.met.insert(number, member.clone());
-        let stop = state.download.as_ref().map(|download| download.stop.clone());
-        drop(state);
-        self.wake();
-        stop
+    /// Returns the token that ends with the current download.
+    pub(super) fn download_stop(&self) -> Option<CancellationToken> {
+        self.state().download.as_ref().map(|download| download.stop.clone())
     }
 
-    /// A task is about to dial `peer` until `stop`, which ends with the download; whether it is the only one.
-    pub(crate) fn begin_dialling(&self, peer: &PeerId, stop: &CancellationToken) -> bool {
+    /// Registers a task that dials `peer` for the download that ends with `stop`. `informant` is the member that named the
+    /// peer, if the download did not learn of it otherwise. Returns false if the task must not start: another one dials the
+    /// peer already, the download has ended, or a limit is reached.
+    pub(super) fn begin_dialling(&self, peer: &PeerId, informant: Option<&PeerId>, stop: &CancellationToken) -> bool {
         let mut state = self.state();
-        !stop.is_cancelled() && state.dialled.len() < limits::MAX_SWARM_MEMBERS && state.dialled.insert(peer.clone())
-    }
-
-    /// The task ends.
-    pub(crate) fn end_dialling(&self, peer: &PeerId, stop: &CancellationToken) {
-        let mut state = self.state();
-        // Otherwise it is the next download's list already.
-        if !stop.is_cancelled() {
-            state.dialled.remove(peer);
-        }
-    }
-
-    pub(crate) fn is_talking_to(&self, peer: &PeerId) -> bool {
-        self.state().talks.contains_key(peer)
-    }
-
-    /// A stream to `peer` is there; until the token is cancelled. `None` when the stream is one too many: of two that both dialled at
-    /// the same time, the smaller id's stays. Otherwise what was accepted last replaces what was there: its other end may be gone.
-    pub(crate) fn begin_talk(&self, me: &PeerId, peer: &PeerId, dialler: Dialler) -> Option<CancellationToken> {
-        let mut state = self.state();
-        match state.talks.get(peer) {
-            Some(_) if dialler == Dialler::Me => return None,
-            Some(talk) if talk.dialler == Dialler::Me && me < peer => return None,
-            Some(talk) => talk.stop.cancel(),
-            None if state.talks.len() >= limits::MAX_SWARM_MEMBERS => return None,
-            None => {}
-        }
-        let stop = CancellationToken::new();
-        state.talks.insert(peer.clone(), Talk { dialler, stop: stop.clone(), has_all: false });
-        Some(stop)
-    }
-
-    /// Whether nothing has taken its place yet.
-    pub(crate) fn end_talk(&self, peer: &PeerId, stop: &CancellationToken) -> bool {
-        let mut state = self.state();
-        // Cancelled only by the one that took its place.
         if stop.is_cancelled() {
             return false;
         }
-        state.talks.remove(peer);
-        if let Some(number) = state.known.remove(peer) {
-            state.met.remove(&number);
+        if let Some(named_by) = state.dials.get_mut(peer) {
+            if informant.is_none() {
+                *named_by = None;
+            }
+            return false;
+        }
+        let of_same_kind = state.dials.values().filter(|named_by| named_by.is_some() == informant.is_some()).count();
+        let of_informant = state.dials.values().filter(|named_by| named_by.as_ref() == informant).count();
+        if of_same_kind >= limits::MAX_SWARM_MEMBERS || informant.is_some() && of_informant >= MAX_DIALS_PER_INFORMANT {
+            return false;
+        }
+        state.dials.insert(peer.clone(), informant.cloned());
+        true
+    }
+
+    /// Removes a task registered by [`begin_dialling`](Self::begin_dialling).
+    pub(super) fn end_dialling(&self, peer: &PeerId, stop: &CancellationToken) {
+        let mut state = self.state();
+        // After its download has ended, the entry can be one of the next download.
+        if !stop.is_cancelled() {
+            state.dials.remove(peer);
+        }
+    }
+
+    pub(super) fn has_session(&self, peer: &PeerId) -> bool {
+        self.state().sessions.contains_key(peer)
+    }
+
+    /// Registers a stream to `member`, which ends when the returned token is cancelled. Returns `None` if the stream is
+    /// redundant or the limit is reached.
+    ///
+    /// If both sides opened a stream at the same time, the one of the smaller id stays. Otherwise an accepted stream
+    /// replaces an earlier one, whose other end may no longer exist.
+    pub(super) fn begin_session(
+        &self,
+        me: &PeerId,
+        member: &Contact,
+        initiator: Initiator,
+    ) -> Option<CancellationToken> {
+        let mut state = self.state();
+        let number = match state.sessions.get(&member.peer) {
+            Some(_) if initiator == Initiator::Me => return None,
+            Some(session) if session.initiator == Initiator::Me && me < &member.peer => return None,
+            Some(session) => {
+                session.stop.cancel();
+                Some(session.number)
+            }
+            None if state.sessions.len() >= limits::MAX_SWARM_MEMBERS => return None,
+            None => None,
+        };
+        // A member at a new endpoint gets a new number, so that the other members receive the endpoint.
+        let number = match number {
+            Some(number) if state.members.get(&number) == Some(member) => number,
+            replaced => {
+                replaced.map(|number| state.members.remove(&number));
+                let number = state.next_number;
+                state.next_number += 1;
+                state.members.insert(number, member.clone());
+                number
+            }
+        };
+        let stop = CancellationToken::new();
+        let session = Session { number, initiator, stop: stop.clone(), has_all: false };
+        state.sessions.insert(member.peer.clone(), session);
+        if let Some(named_by) = state.dials.get_mut(&member.peer) {
+            *named_by = None;
+        }
+        drop(state);
+        self.wake();
+        Some(stop)
+    }
+
+    /// Removes a session. Returns false if another one has replaced it.
+    pub(super) fn end_session(&self, peer: &PeerId, stop: &CancellationToken) -> bool {
+        let mut state = self.state();
+        // Only a replacement cancels the token.
+        if stop.is_cancelled() {
+            return false;
+        }
+        if let Some(session) = state.sessions.remove(peer) {
+            state.members.remove(&session.number);
         }
         true
     }
 
-    pub(crate) fn has_all(&self, peer: &PeerId) {
-        if let Some(talk) = self.state().talks.get_mut(peer) {
-            talk.has_all = true;
+    /// Records that a member has the complete content.
+    pub(super) fn member_has_all(&self, peer: &PeerId) {
+        if let Some(session) = self.state().sessions.get_mut(peer) {
+            session.has_all = true;
         }
         self.wake();
     }
 
-    /// Tells the download, if there is one; waits when it is behind.
-    pub(crate) async fn report(&self, event: MemberEvent) {
-        let tell = self.state().download.as_ref().map(|download| download.tell.clone());
-        if let Some(tell) = tell {
-            // Gone in the meantime: nobody wants to know.
-            let _ = tell.send(event).await;
+    /// Sends an event to the download, if there is one. Waits while its queue is full.
+    pub(super) async fn report(&self, event: MemberEvent) {
+        let events = self.state().download.as_ref().map(|download| download.events.clone());
+        if let Some(events) = events {
+            // Fails only if the download has ended.
+            let _ = events.send(event).await;
         }
     }
 
-    /// How long news are gathered: in a large swarm everybody has many to tell them to.
-    pub(crate) fn pause(&self) -> Duration {
-        let talks = self.state().talks.len();
+    /// Returns how long a session collects changes before it sends them. Longer in a large swarm, where each change is sent
+    /// to many members.
+    pub(super) fn update_interval(&self) -> Duration {
+        let sessions = self.state().sessions.len();
         limits::SWARM_UPDATE_INTERVAL
-            .saturating_mul(u32::try_from(talks.div_ceil(limits::SWARM_UPDATE_MEMBERS)).unwrap_or(u32::MAX))
+            .saturating_mul(u32::try_from(sessions.div_ceil(limits::SWARM_UPDATE_MEMBERS)).unwrap_or(u32::MAX))
     }
 
-    /// What `to` was not told yet, and whether that is the last of it.
-    pub(crate) fn news(&self, to: &PeerId, told: &mut Told) -> (Vec<SwarmUpdate>, bool) {
+    /// Returns the updates for `to` since `cursor`, and true if no others can follow.
+    pub(super) fn updates(&self, to: &PeerId, cursor: &mut UpdateCursor) -> (Vec<SwarmUpdate>, bool) {
         let state = self.state();
-        let mut news = Vec::new();
+        let mut updates = Vec::new();
         match &state.holds {
-            Holds::Nothing => return (news, true),
-            Holds::Part(proven) => {
+            Holds::Nothing => return (updates, true),
+            Holds::Part(verified) => {
                 let mut new = GroupRanges::default();
-                proven.iter().skip(told.ranges).for_each(|range| new.insert(range.clone()));
-                told.ranges = proven.len();
+                verified.iter().skip(cursor.ranges).for_each(|range| new.insert(range.clone()));
+                cursor.ranges = verified.len();
                 let ranges = new.to_request();
-                news.extend(ranges.chunks(limits::RANGES_PER_UPDATE).map(|ranges| SwarmUpdate::Has(ranges.to_vec())));
+                updates
+                    .extend(ranges.chunks(limits::RANGES_PER_UPDATE).map(|ranges| SwarmUpdate::Has(ranges.to_vec())));
             }
             Holds::All => {
-                if !std::mem::replace(&mut told.all, true) {
-                    news.push(SwarmUpdate::HasAll);
+                if !std::mem::replace(&mut cursor.all, true) {
+                    updates.push(SwarmUpdate::HasAll);
                 }
             }
         }
-        let members = state.met.range(told.members..).map(|(_, member)| member);
+        let members = state.members.range(cursor.members..).map(|(_, member)| member);
         let members: Vec<_> = members.filter(|member| member.peer != *to).collect();
-        told.members = state.next_number;
-        news.extend(members.chunks(limits::MEMBERS_PER_UPDATE).map(|members| {
+        cursor.members = state.next_number;
+        updates.extend(members.chunks(limits::MEMBERS_PER_UPDATE).map(|members| {
             let owner = |member: &&Contact| Owner { peer: member.peer.clone(), endpoint: member.endpoint.clone() };
             SwarmUpdate::Members(members.iter().map(owner).collect())
         }));
-        // Two that both have it all have nothing more to tell each other.
-        let is_over = told.all && state.talks.get(to).is_some_and(|talk| talk.has_all);
-        (news, is_over)
+        // Two members with the complete content exchange nothing more.
+        let is_over = cursor.all && state.sessions.get(to).is_some_and(|session| session.has_all);
+        (updates, is_over)
     }
 }
 
@@ -281,70 +336,133 @@ impl Room {
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_comes_and_goes_leaves_nothing_behind_and_each_who_stays_is_told_of_once() {
-        let room = Room::new(ContentHash([1; 32]), 1 << 20);
-        room.is_in_share();
-        let peer = |id: &str| -> PeerId { id.parse().unwrap() };
-        let meet = |id: &str| {
-            room.meet(&Contact { peer: peer(id), endpoint: "quic://127.0.0.1:1".parse().unwrap() });
-            room.begin_talk(&peer("me"), &peer(id), Dialler::Other).unwrap()
+    fn peer(id: &str) -> PeerId {
+        id.parse().unwrap()
+    }
+
+    fn contact(id: &str) -> Contact {
+        Contact { peer: peer(id), endpoint: "quic://127.0.0.1:1".parse().unwrap() }
+    }
+
+    fn membership() -> SwarmMembership {
+        SwarmMembership::new(ContentHash([1; 32]), 1 << 20)
+    }
+
+    fn accept(membership: &SwarmMembership, member: &Contact) -> CancellationToken {
+        membership.begin_session(&peer("me"), member, Initiator::Other).unwrap()
+    }
+
+    /// Returns the members in the updates for `to` since `cursor`.
+    fn named(membership: &SwarmMembership, to: &str, cursor: &mut UpdateCursor) -> Vec<Contact> {
+        let (updates, _) = membership.updates(&peer(to), cursor);
+        let members = updates.into_iter().filter_map(|update| match update {
+            SwarmUpdate::Members(members) => Some(members),
+            _ => None,
+        });
+        members.flatten().map(|Owner { peer, endpoint }| Contact { peer, endpoint }).collect()
+    }
+
+    fn begin_download(membership: &SwarmMembership) -> CancellationToken {
+        let stop = CancellationToken::new();
+        let file = FileMeta {
+            name: "a.bin".parse().unwrap(),
+            size: membership.size,
+            hash: membership.hash,
+            mtime_micros: 0,
+            executable: false,
         };
-        let mut told = Told::default();
-        let mut told_of = || {
-            let news = room.news(&peer("a"), &mut told).0.into_iter();
-            news.filter_map(|news| match news {
-                SwarmUpdate::Members(members) => Some(members),
-                _ => None,
-            })
-            .flatten()
-            .map(|member| member.peer)
-            .collect::<Vec<_>>()
-        };
-        meet("a");
-        assert_eq!(told_of(), []);
-        for _ in 0..1000 {
-            let flaps = meet("flaps");
-            assert_eq!(told_of(), [peer("flaps")]);
-            assert!(room.end_talk(&peer("flaps"), &flaps));
-        }
-        meet("b");
-        let gone = meet("gone");
-        assert!(room.end_talk(&peer("gone"), &gone));
-        meet("c");
-        assert_eq!(told_of(), [peer("b"), peer("c")], "those who are there still");
-        assert_eq!(told_of(), []);
-        let state = room.state();
-        assert_eq!((state.met.len(), state.known.len(), state.talks.len()), (3, 3, 3));
+        let (events, _) = mpsc::channel(1);
+        membership.begin_download(&GroupRanges::default(), Download { file, events, stop: stop.clone() });
+        stop
     }
 
     #[test]
-    fn a_member_is_dialled_by_one_task_at_a_time_and_by_the_next_download_anew() {
-        let room = Room::new(ContentHash([1; 32]), 1 << 20);
-        let begin = || {
-            let stop = CancellationToken::new();
-            let file = FileMeta {
-                name: "a.bin".parse().unwrap(),
-                size: room.size,
-                hash: room.hash,
-                mtime_micros: 0,
-                executable: false,
-            };
-            let (tell, _) = mpsc::channel(1);
-            room.begin_download(&GroupRanges::default(), Download { file, tell, stop: stop.clone() });
-            stop
+    fn members_are_sent_once_and_only_while_their_session_lasts() {
+        let membership = membership();
+        membership.set_complete();
+        let mut cursor = UpdateCursor::default();
+        accept(&membership, &contact("a"));
+        assert_eq!(named(&membership, "a", &mut cursor), []);
+        for _ in 0..1000 {
+            let flapping = accept(&membership, &contact("flapping"));
+            assert_eq!(named(&membership, "a", &mut cursor), [contact("flapping")]);
+            assert!(membership.end_session(&peer("flapping"), &flapping));
+        }
+        accept(&membership, &contact("b"));
+        let left = accept(&membership, &contact("left"));
+        assert!(membership.end_session(&peer("left"), &left));
+        accept(&membership, &contact("c"));
+        assert_eq!(named(&membership, "a", &mut cursor), [contact("b"), contact("c")]);
+        assert_eq!(named(&membership, "a", &mut cursor), []);
+        let state = membership.state();
+        assert_eq!((state.members.len(), state.sessions.len()), (3, 3));
+    }
+
+    #[test]
+    fn member_that_reconnects_is_sent_again_only_with_a_new_endpoint() {
+        let membership = membership();
+        membership.set_complete();
+        let mut cursor = UpdateCursor::default();
+        let first = accept(&membership, &contact("b"));
+        assert_eq!(named(&membership, "a", &mut cursor), [contact("b")]);
+        accept(&membership, &contact("b"));
+        assert!(!membership.end_session(&peer("b"), &first), "a replaced session removed its replacement");
+        assert_eq!(named(&membership, "a", &mut cursor), []);
+        let moved = Contact { endpoint: "quic://127.0.0.1:2".parse().unwrap(), ..contact("b") };
+        accept(&membership, &moved);
+        assert_eq!(named(&membership, "a", &mut cursor), [moved]);
+    }
+
+    #[test]
+    fn invented_members_neither_displace_real_ones_nor_are_passed_on() {
+        let membership = membership();
+        let stop = begin_download(&membership);
+        let dial = |id: &str, informant: Option<&str>| {
+            membership.begin_dialling(&peer(id), informant.map(peer).as_ref(), &stop)
         };
-        let member: PeerId = "a".parse().unwrap();
-        let first = begin();
-        assert!(room.begin_dialling(&member, &first) && !room.begin_dialling(&member, &first));
-        room.end_dialling(&member, &first);
-        assert!(room.begin_dialling(&member, &first));
+        let invented = (0..limits::MAX_SWARM_MEMBERS * 2).map(|number| format!("invented{number}"));
+        let dialled: Vec<_> = invented.filter(|id| dial(id, Some("liar"))).collect();
+        assert_eq!(dialled.len(), MAX_DIALS_PER_INFORMANT);
+        assert!(dial("named", Some("honest")), "the names of one member blocked those of another");
+        for number in 0..limits::MAX_SWARM_MEMBERS {
+            assert!(dial(&format!("owner{number}"), None), "invented members blocked an owner");
+        }
+        accept(&membership, &contact("real"));
+        assert_eq!(named(&membership, "other", &mut UpdateCursor::default()), [contact("real")]);
+
+        // A dial that ends without a session leaves nothing behind.
+        dialled.iter().for_each(|id| membership.end_dialling(&peer(id), &stop));
+        assert_eq!(membership.state().dials.len(), 1 + limits::MAX_SWARM_MEMBERS);
+        assert!(dial(&dialled[0], Some("liar")));
+    }
+
+    #[test]
+    fn member_that_was_reached_no_longer_counts_against_its_informant() {
+        let membership = membership();
+        let stop = begin_download(&membership);
+        let dial = |id: &str| membership.begin_dialling(&peer(id), Some(&peer("informant")), &stop);
+        for number in 0..limits::MAX_SWARM_MEMBERS / 2 {
+            let id = format!("m{number}");
+            assert!(dial(&id), "{id}");
+            membership.begin_session(&peer("me"), &contact(&id), Initiator::Me).unwrap();
+        }
+    }
+
+    #[test]
+    fn member_is_dialled_by_one_task_and_again_for_the_next_download() {
+        let membership = membership();
+        let member = peer("a");
+        let dial = |stop: &CancellationToken| membership.begin_dialling(&member, None, stop);
+        let first = begin_download(&membership);
+        assert!(dial(&first) && !dial(&first));
+        membership.end_dialling(&member, &first);
+        assert!(dial(&first));
         first.cancel();
-        room.end_download();
-        let second = begin();
-        assert!(!room.begin_dialling(&member, &first), "what it belongs to is over");
-        assert!(room.begin_dialling(&member, &second));
-        room.end_dialling(&member, &first);
-        assert!(!room.begin_dialling(&member, &second), "the end of an earlier one's task is not its end");
+        membership.end_download();
+        let second = begin_download(&membership);
+        assert!(!dial(&first), "a dial began for a download that has ended");
+        assert!(dial(&second));
+        membership.end_dialling(&member, &first);
+        assert!(!dial(&second), "a task of the first download removed a dial of the second");
     }
 }

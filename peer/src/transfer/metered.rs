@@ -1,4 +1,4 @@
-//! Sources and sinks whose time is counted by a meter of [`crate::diagnostics::meter`].
+//! Sources and sinks that report their waits to the meters of [`crate::diagnostics::meter`].
 
 use std::{
     io,
@@ -11,11 +11,11 @@ use shared::time::{Clock, Timestamp};
 use super::stream::{ChunkSink, ChunkSource};
 use crate::diagnostics::meter::{DecoderMeter, SourceMeter, UploadMeter};
 
-/// A source whose waits are counted.
+/// Source whose waits are added to a meter.
 pub struct Metered<'a, S> {
-    /// Where the bytes come from.
+    /// Wrapped source.
     pub source: S,
-    /// Where the waits go.
+    /// Receives the times.
     pub meter: &'a Arc<SourceMeter>,
 }
 
@@ -31,7 +31,7 @@ impl<S: ChunkSource> ChunkSource for Metered<'_, S> {
     }
 
     async fn next(&mut self, at_most: usize) -> io::Result<Vec<Bytes>> {
-        // Counts when it is given up as well.
+        // A wait that is cancelled counts too.
         let _waiting = Waiting { meter: self.meter, begun: self.meter.download.clock.now() };
         self.source.next(at_most).await
     }
@@ -45,7 +45,7 @@ impl<S: ChunkSource> ChunkSource for Metered<'_, S> {
     }
 }
 
-/// A wait for bytes, until it is dropped.
+/// Wait for data, measured until drop.
 struct Waiting<'a> {
     meter: &'a SourceMeter,
     begun: Timestamp,
@@ -57,17 +57,17 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A sink whose time counts as the network's.
-pub struct ToNetwork<S> {
-    /// Where the bytes go.
+/// Sink whose time is added to [`UploadMeter::network_wait`].
+pub struct NetworkMeteredSink<S> {
+    /// Wrapped sink.
     pub sink: S,
-    /// Where the time goes.
+    /// Receives the times.
     pub meter: Arc<UploadMeter>,
-    /// What measures it.
+    /// Clock of the measurement.
     pub clock: Clock,
 }
 
-impl<S: ChunkSink> ChunkSink for ToNetwork<S> {
+impl<S: ChunkSink> ChunkSink for NetworkMeteredSink<S> {
     async fn send(&mut self, chunks: &mut [Bytes]) -> io::Result<usize> {
         let begun = self.clock.now();
         let sent = self.sink.send(chunks).await;
@@ -76,27 +76,34 @@ impl<S: ChunkSink> ChunkSink for ToNetwork<S> {
     }
 }
 
-/// A sink whose time counts as an upload's: that in it as sending, that between as waiting for what is to be sent.
-pub struct Sent<S> {
+/// Outermost sink of an upload. Adds the time in its calls to [`UploadMeter::sending`], and the time since its creation, which
+/// includes the waits for the disk between two calls, to [`UploadMeter::served`].
+pub struct UploadMeteredSink<S> {
     sink: S,
     meter: Arc<UploadMeter>,
     clock: Clock,
+    /// End of the time that is counted already.
     until: Timestamp,
 }
 
-impl<S> Sent<S> {
-    /// The upload begins.
+impl<S> UploadMeteredSink<S> {
+    /// Starts the measurement of an upload.
     pub fn new(sink: S, meter: Arc<UploadMeter>, clock: Clock) -> Self {
         Self { sink, meter, clock, until: clock.now() }
     }
 
-    /// The sink again.
+    /// Returns the wrapped sink. What is written to it directly is not counted.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.sink
+    }
+
+    /// Unwraps the sink.
     pub fn into_inner(self) -> S {
         self.sink
     }
 }
 
-impl<S: ChunkSink> ChunkSink for Sent<S> {
+impl<S: ChunkSink> ChunkSink for UploadMeteredSink<S> {
     async fn send(&mut self, chunks: &mut [Bytes]) -> io::Result<usize> {
         let begun = self.clock.now();
         let sent = self.sink.send(chunks).await;

@@ -1,4 +1,4 @@
-//! An owner's side of a pack: many small contents, each checked before it leaves, onto a stream.
+//! Sending side of a pack stream: small contents, each hashed before it is sent.
 
 use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
 
@@ -10,16 +10,16 @@ use shared::{
 };
 use tokio::{sync::mpsc, task};
 
-use super::{ServeError, stream::ChunkSink};
+use super::{ServeError, serve::send_batches, stream::ChunkSink};
 
-/// Sends contents in their order, or why each is left out, and returns the bytes that were handed to the stream.
+/// Sends contents in their order, or the reason why one is missing. Returns the number of bytes handed to the stream.
 ///
-/// `open` gives the file of a content with its size. Files are opened, read and hashed on a blocking thread ahead of the
-/// stream, which holds some 2 MiB. `changed` hears of contents that are not what they were. `silence` is how long the sink may
-/// take nothing. The stream is not finished: that, or its reset, is the caller's.
+/// `open` returns the file of a content and its size. A blocking thread opens, reads and hashes the files ahead of the stream
+/// and holds about 2 MiB. `changed` receives the hashes of contents that no longer match their file. Fails when the sink takes
+/// nothing for `silence`. The caller finishes or resets the stream.
 ///
 /// # Errors
-/// `Stream` or `Stalled`: what is wrong with a file is told to the receiver instead.
+/// `Stream`, `Stalled` or `Internal`: the receiver gets the errors of files in the stream.
 pub async fn serve_pack<S: ChunkSink>(
     contents: Vec<(ContentHash, u64)>,
     open: impl Fn(&ContentHash) -> Result<(File, u64), ItemRefusal> + Send + 'static,
@@ -28,25 +28,18 @@ pub async fn serve_pack<S: ChunkSink>(
     silence: Duration,
     mut progress: impl FnMut(u64),
 ) -> Result<u64, ServeError> {
-    let (batches, mut ready) = mpsc::channel::<Bytes>(BULK_BATCHES);
+    let (batches, ready) = mpsc::channel::<Bytes>(BULK_BATCHES);
     let reader = task::spawn_blocking(move || read_ahead(&contents, open, changed, &batches));
     let mut sent = 0;
-    while let Some(batch) = ready.recv().await {
-        let mut batch = [batch];
-        while !batch[0].is_empty() {
-            let written = tokio::time::timeout(silence, sink.send(&mut batch))
-                .await
-                .map_err(|_| ServeError::Stalled(silence))?
-                .map_err(ServeError::Stream)?;
-            sent += written as u64;
-            progress(written as u64);
-        }
-    }
-    reader.await.map_err(|error| ServeError::Disk(io::Error::other(error)))?;
+    let count = |bytes| {
+        sent += bytes;
+        progress(bytes);
+    };
+    send_batches(ready, reader, sink, silence, count).await?;
     Ok(sent)
 }
 
-/// Reads, checks and hands over; ends early when nobody takes the batches any more.
+/// Reads and checks the contents in batches. Ends early when the receiving side of `batches` is gone.
 fn read_ahead(
     contents: &[(ContentHash, u64)],
     open: impl Fn(&ContentHash) -> Result<(File, u64), ItemRefusal>,
@@ -66,7 +59,7 @@ fn read_ahead(
         batch.extend_from_slice(&[ITEM_FOLLOWS]);
         batch.resize(begin + 1 + len, 0);
         let read = open(hash).and_then(|(file, found)| {
-            // The hash stands for one size: whoever announced another was wrong.
+            // A hash determines the size, so the request has a wrong one.
             if found != *size {
                 return Err(ItemRefusal::NotHere);
             }
@@ -80,18 +73,32 @@ fn read_ahead(
             }
         }
     }
-    // Nobody there to take it: the async side has its own error to report.
-    let _gone = batches.blocking_send(batch.freeze());
+    // Fails only if the sending task ended, which reports its own error.
+    let _ = batches.blocking_send(batch.freeze());
 }
 
-/// Fills `target` from the beginning of a file, if that is the content.
+/// Fills `target` from the start of a file and checks its hash.
 ///
 /// # Errors
-/// `Changed` when it is another or shorter, `Unreadable` when the disk says so.
+/// `Changed` if the file is shorter or its hash differs, `Unreadable` if it cannot be read.
 pub(crate) fn read_checked(file: &File, hash: &ContentHash, target: &mut [u8]) -> Result<(), ItemRefusal> {
     file.read_exact_at(target, 0).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => ItemRefusal::Changed,
         _ => ItemRefusal::Unreadable,
     })?;
     if *blake3::hash(target).as_bytes() == hash.0 { Ok(()) } else { Err(ItemRefusal::Changed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::stream::Writer, *};
+
+    #[tokio::test]
+    async fn worker_that_panics_is_an_internal_error() {
+        let open = |_: &ContentHash| panic!("a defect");
+        let contents = vec![(ContentHash([1; 32]), 10)];
+        let mut sink = Writer(Vec::new());
+        let served = serve_pack(contents, open, |_| (), &mut sink, Duration::from_secs(60), |_| ()).await;
+        assert!(matches!(served, Err(ServeError::Internal(_))), "{served:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! An owner's side: groups of a file, with their proofs, onto a stream.
+//! Sending side of a bulk stream: groups of a file with their proofs.
 
 use std::{
     io::{self, IoSliceMut},
@@ -32,44 +32,46 @@ use crate::{
     store::source::Source,
 };
 
-/// Why a file could not be sent to its end. What was sent until then is right.
+/// Error of an upload. The data sent before it is correct.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The file (or its outboard) is not what it was when it was hashed. Reset the stream so that the receiver
-    /// tries another owner, and have the share look at it again ([`crate::store::Share::invalidate`]).
+    /// The file or its outboard has changed since it was hashed. The caller resets the stream, so that the receiver asks
+    /// another owner, and has the share hash the file again ([`crate::store::Share::invalidate`]).
     #[error("the file changed (at offset {offset})")]
     Changed {
-        /// Where it was noticed.
+        /// Offset in the file at which the change was detected, bytes.
         offset: u64,
     },
-    /// The file could not be read. Reset the stream.
-    #[error("the file cannot be read: {0}")]
+    /// The file cannot be read. The caller resets the stream.
+    #[error("cannot read the file: {0}")]
     Disk(#[source] io::Error),
-    /// The receiver went away; nothing to do.
-    #[error("the stream broke: {0}")]
+    /// The receiver stopped the stream, or the connection ended.
+    #[error("the stream failed: {0}")]
     Stream(#[source] io::Error),
-    /// The receiver took no byte for so long. Reset the stream; it says nothing of the file.
+    /// The receiver took no byte for this time. The caller resets the stream; the file is not suspect.
     #[error("the receiver took nothing for {} s", .0.as_secs_f32())]
     Stalled(Duration),
+    /// The thread that reads the file panicked: a defect. The caller resets the stream.
+    #[error("the reader of an upload failed: {0}")]
+    Internal(#[source] task::JoinError),
 }
 
 impl ServeError {
-    /// What the stream is reset with. A receiver asks no more of an owner whose file [`Changed`](BulkAbort::Changed), so that is
-    /// said only when it is so; after anything else it may come back.
+    /// Returns the code for the reset of the stream. A receiver does not return to an owner after
+    /// [`Changed`](BulkAbort::Changed); after any other code it may.
     pub fn abort(&self) -> BulkAbort {
         match self {
             Self::Changed { .. } => BulkAbort::Changed,
-            Self::Disk(_) | Self::Stream(_) | Self::Stalled(_) => BulkAbort::Stopped,
+            Self::Disk(_) | Self::Stream(_) | Self::Stalled(_) | Self::Internal(_) => BulkAbort::Stopped,
         }
     }
 }
 
-/// Sends `ranges` of a file, with proofs, and returns the bytes of the file that were sent.
+/// Sends `ranges` of a file with their proofs. Returns the number of bytes of the file that were sent.
 ///
-/// A file that changes, shrinks or vanishes meanwhile ends in an error. Its bytes are not hashed once more before they
-/// leave: the receiver does that, so what a damaged disk makes of them is noticed there ([`is_right`] then tells whether
-/// it is so). `progress` hears how many bytes more were handed to the stream (proofs included). The stream is not
-/// finished: that, or its reset, is the caller's.
+/// A file that changes, shrinks or vanishes meanwhile causes an error. The data is not hashed before it is sent: the
+/// receiver does that, and detects what a damaged disk returns ([`is_right`] then checks the file). `progress` receives the
+/// number of bytes handed to the stream, proofs included. The caller finishes or resets the stream.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -82,7 +84,8 @@ pub async fn serve<W: AsyncWrite + Unpin + Send>(
     serve_to(source, ranges, Arc::default(), &mut Writer(writer), UPLOAD_SILENCE, progress).await
 }
 
-/// [`serve`], to a sink that takes whole chunks, through buffers of `pool`; `silence` is how long it may take none of them.
+/// Sends `ranges` of a file like [`serve`], to a sink of chunks, with buffers of `pool`. Fails when the sink takes nothing for
+/// `silence`.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -92,11 +95,23 @@ pub async fn serve_to<S: ChunkSink>(
     pool: Arc<Pool>,
     sink: &mut S,
     silence: Duration,
-    mut progress: impl FnMut(u64),
+    progress: impl FnMut(u64),
 ) -> Result<u64, ServeError> {
     let file_bytes = ranges.bytes(source.size);
-    let (batches, mut ready) = mpsc::channel(BULK_BATCHES);
+    let (batches, ready) = mpsc::channel(BULK_BATCHES);
     let encoder = task::spawn_blocking(move || encode(&source, ranges, &pool, &batches));
+    send_batches(ready, encoder, sink, silence, progress).await??;
+    Ok(file_bytes)
+}
+
+/// Sends the batches that `worker` prepares, and returns the worker's result.
+pub(super) async fn send_batches<S: ChunkSink, T>(
+    mut ready: mpsc::Receiver<Bytes>,
+    worker: task::JoinHandle<T>,
+    sink: &mut S,
+    silence: Duration,
+    mut progress: impl FnMut(u64),
+) -> Result<T, ServeError> {
     while let Some(batch) = ready.recv().await {
         let mut batch = [batch];
         while !batch[0].is_empty() {
@@ -107,22 +122,21 @@ pub async fn serve_to<S: ChunkSink>(
             progress(sent as u64);
         }
     }
-    encoder.await.map_err(|error| ServeError::Disk(io::Error::other(error)))??;
-    Ok(file_bytes)
+    worker.await.map_err(ServeError::Internal)
 }
 
-/// Whether `ranges` of a file are what its hash says; `None` when `stop` was set before that was known. Reads and hashes them;
-/// blocks.
+/// Reads and hashes `ranges` of a file. Returns true if they match the hash tree, `None` if `stop` was set before the result
+/// was known. Blocks.
 pub fn is_right(source: &Source, ranges: &GroupRanges, stop: &AtomicBool) -> Option<bool> {
     let is_right = match &source.outboard {
         Some(outboard) => check(source.hash, source.size, &source.file, outboard, ranges.clone(), stop).covers(ranges),
         None => hash_file(&source.file, source.size, None, stop).is_ok_and(|hash| hash == source.hash),
     };
-    // What was not looked at is not wrong.
+    // A check that was stopped proves nothing.
     (is_right || !stop.load(Ordering::Relaxed)).then_some(is_right)
 }
 
-/// Reads, lays out and hands over; ends early, without an error, when nobody takes the batches any more.
+/// Reads the file in batches of the encoding. Ends early, without an error, when the receiving side of `batches` is gone.
 fn encode(
     source: &Source,
     ranges: GroupRanges,
@@ -158,8 +172,8 @@ fn encode(
         }
     }
     if batch.len > 0 {
-        // Nobody there to take it: the async side has its own error to report.
-        let _gone = batches.blocking_send(batch.read(source)?);
+        // Fails only if the sending task ended, which reports its own error.
+        let _ = batches.blocking_send(batch.read(source)?);
     }
     Ok(())
 }
@@ -171,12 +185,12 @@ fn failed(error: io::Error, offset: u64) -> ServeError {
     }
 }
 
-/// Part of an encoding, laid out in one buffer: pairs are copied to their places, groups are read into theirs, all that
-/// follow each other in the file with one call, whatever lies between them here.
+/// Part of an encoding in one buffer. Pairs are copied into it. Groups are read into it, with one system call for each run of
+/// groups that are contiguous in the file, although pairs separate them in the buffer.
 struct Batch {
     buffer: Buffer,
     len: usize,
-    /// Where in the file, and where here.
+    /// Offset in the file and range in the buffer of each group.
     groups: Vec<(u64, Range<usize>)>,
 }
 
@@ -199,15 +213,15 @@ impl Batch {
         let follow = |a: &(u64, Range<usize>), b: &(u64, Range<usize>)| a.0 + a.1.len() as u64 == b.0;
         let (mut rest, mut passed) = (self.buffer.bytes_mut(), 0);
         for run in self.groups.chunk_by(follow) {
-            let mut places = Vec::with_capacity(run.len());
-            for (_, place) in run {
-                let (_, from) = std::mem::take(&mut rest).split_at_mut(place.start - passed);
-                let (here, behind) = from.split_at_mut(place.len());
-                places.push(IoSliceMut::new(here));
-                (rest, passed) = (behind, place.end);
+            let mut targets = Vec::with_capacity(run.len());
+            for (_, range) in run {
+                let (_, from) = std::mem::take(&mut rest).split_at_mut(range.start - passed);
+                let (target, behind) = from.split_at_mut(range.len());
+                targets.push(IoSliceMut::new(target));
+                (rest, passed) = (behind, range.end);
             }
             let offset = run[0].0;
-            read_exact_vectored_at(&source.file, &mut places, offset).map_err(|error| failed(error, offset))?;
+            read_exact_vectored_at(&source.file, &mut targets, offset).map_err(|error| failed(error, offset))?;
         }
         if let Some((offset, _)) = self.groups.first()
             && !source.is_untouched().map_err(ServeError::Disk)?

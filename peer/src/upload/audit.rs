@@ -1,8 +1,8 @@
-//! Looks at what this peer sent, when a receiver says that it was wrong.
+//! Audit of a shared content after a receiver reports that the data does not match the hash tree.
 //!
-//! Any member can say so, true or not, as often as it likes. What a look costs is bounded by what it was sent: a look reads
-//! nothing that did not go out on the stream, no more than [`limits::MAX_LOOK_BYTES`], holds no upload's place, and ends when the
-//! peer does.
+//! Any member can report that, true or not, as often as it likes. The cost of an audit is bounded by the cost of the upload:
+//! it reads only what was sent on the stream, at most [`limits::MAX_LOOK_BYTES`], holds no upload slot, and ends with the
+//! peer.
 
 use std::{
     collections::HashSet,
@@ -17,51 +17,53 @@ use tokio::task;
 
 use crate::{store::Share, transfer::is_right};
 
-/// The looks of one peer. They end, with nothing said, when this is dropped.
-pub(crate) struct Looks {
+/// Audits of one peer. Dropping it stops them without a result.
+pub(crate) struct ContentAudit {
     share: Share,
     running: Arc<Mutex<HashSet<ContentHash>>>,
     stop: Arc<AtomicBool>,
 }
 
-/// A content is being looked at, until this is dropped.
-pub(crate) struct Looking {
+/// Audit in progress, at most one for each content. Ends on drop.
+pub(crate) struct RunningAudit {
     hash: ContentHash,
     running: Arc<Mutex<HashSet<ContentHash>>>,
 }
 
-impl Looks {
+impl ContentAudit {
     pub(crate) fn new(share: Share) -> Self {
         Self { share, running: Arc::default(), stop: Arc::default() }
     }
 
-    /// Hashes what went out of `ranges` when `sent` bytes of their encoding were handed to the stream, on a thread of its own; if
-    /// that is wrong, the share doubts the content. Nothing happens while the content is being looked at, or too many others
-    /// are: what is wrong is said again by the next who gets it.
-    pub(crate) fn look_at(&self, hash: ContentHash, ranges: &GroupRanges, sent: u64) {
-        let Some(looking) = self.begin(hash) else { return };
-        let sent = what_went_out(ranges, sent);
+    /// Hashes, on a separate thread, the part of `ranges` that `sent` bytes of their encoding cover. If it does not match
+    /// the hash tree, the share hashes the file again.
+    ///
+    /// Does nothing while the content is audited or [`limits::MAX_LOOKS`] other audits run: the next receiver of wrong data
+    /// reports it again.
+    pub(crate) fn start(&self, hash: ContentHash, ranges: &GroupRanges, sent: u64) {
+        let Some(audit) = self.begin(hash) else { return };
+        let sent = sent_ranges(ranges, sent);
         let (share, stop) = (self.share.clone(), self.stop.clone());
-        // Not waited for: the connection may be gone before it has ended.
+        // Detached: the audit can outlive the connection.
         let _thread = task::spawn_blocking(move || {
-            let looking = looking;
-            let Ok(source) = share.open_for_serving(&looking.hash) else { return };
+            let audit = audit;
+            let Ok(source) = share.open_for_serving(&audit.hash) else { return };
             if is_right(&source, &sent, &stop) == Some(false) {
-                tracing::warn!(hash = ?looking.hash, "a shared file is not what it was; it is hashed again");
-                share.invalidate(&looking.hash);
+                tracing::warn!(hash = ?audit.hash, "a shared file has changed; hashing it again");
+                share.invalidate(&audit.hash);
             }
         });
     }
 
-    pub(crate) fn begin(&self, hash: ContentHash) -> Option<Looking> {
+    pub(crate) fn begin(&self, hash: ContentHash) -> Option<RunningAudit> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let begins = running.len() < limits::MAX_LOOKS && running.insert(hash);
-        begins.then(|| Looking { hash, running: self.running.clone() })
+        begins.then(|| RunningAudit { hash, running: self.running.clone() })
     }
 
-    /// Ends those that run; they find nothing out.
-    pub(crate) fn end(&self) {
-        // A runtime that shuts down waits for blocking threads.
+    /// Stops the running audits without a result.
+    pub(crate) fn stop(&self) {
+        // A runtime that shuts down waits for its blocking threads.
         self.stop.store(true, Ordering::Relaxed);
     }
 
@@ -71,21 +73,21 @@ impl Looks {
     }
 }
 
-impl Drop for Looks {
+impl Drop for ContentAudit {
     fn drop(&mut self) {
-        self.end();
+        self.stop();
     }
 }
 
-impl Drop for Looking {
+impl Drop for RunningAudit {
     fn drop(&mut self) {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hash);
     }
 }
 
-/// The first groups of `ranges`, as many as there can be in `sent` bytes: a batch more, of which a part may have gone out
-/// before the stream broke.
-fn what_went_out(ranges: &GroupRanges, sent: u64) -> GroupRanges {
+/// Returns the first groups of `ranges` that `sent` bytes can contain, and one batch more: a part of it may have been sent
+/// before the stream failed.
+fn sent_ranges(ranges: &GroupRanges, sent: u64) -> GroupRanges {
     let bytes = sent.saturating_add(limits::BULK_BATCH_BYTES as u64).min(limits::MAX_LOOK_BYTES);
     ranges.first(bytes.div_ceil(limits::GROUP_BYTES))
 }
@@ -95,18 +97,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_looked_at_is_what_went_out_and_bounded() {
+    fn audited_ranges_cover_what_was_sent_within_the_limit() {
         let size = 100 << 30;
         let all = GroupRanges::all(size);
-        let looked_at = |sent| what_went_out(&all, sent).bytes(size);
-        assert_eq!(looked_at(0), limits::BULK_BATCH_BYTES as u64);
-        assert_eq!(looked_at(1 << 20), (1 << 20) + limits::BULK_BATCH_BYTES as u64);
+        let audited = |sent| sent_ranges(&all, sent).bytes(size);
+        assert_eq!(audited(0), limits::BULK_BATCH_BYTES as u64);
+        assert_eq!(audited(1 << 20), (1 << 20) + limits::BULK_BATCH_BYTES as u64);
         for sent in [limits::MAX_LOOK_BYTES, size, u64::MAX] {
-            assert_eq!(looked_at(sent), limits::MAX_LOOK_BYTES, "of {sent}");
+            assert_eq!(audited(sent), limits::MAX_LOOK_BYTES, "of {sent}");
         }
         let some = GroupRanges::requested(&[(3, 5), (900, 1000)], size).unwrap();
         let first = GroupRanges::requested(&[(3, 5), (900, 915)], size).unwrap();
-        assert_eq!(what_went_out(&some, limits::GROUP_BYTES), first);
-        assert_eq!(what_went_out(&some, u64::MAX), some);
+        assert_eq!(sent_ranges(&some, limits::GROUP_BYTES), first);
+        assert_eq!(sent_ranges(&some, u64::MAX), some);
     }
 }

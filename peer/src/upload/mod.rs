@@ -1,25 +1,35 @@
-//! The bulk streams that this peer serves to others.
+//! Uploads: the bulk and pack streams that this peer serves.
 //!
 //! ```text
-//! request ─ is it here? ─ accepted ┬ a slot is free ─────────────── begins ─ bytes, at a pace ─ end
-//!              │                   └ waits, and says so now and then ──┘
-//!              └ not here, busy, bad ranges: refused
+//! request ─ content here? ─ admitted ┬ slot is free ───────── answer, start ─ data, throttled ─ end
+//!              │                     └ queued: answer, keep-alives ──┘
+//!              └ not here, queue full, invalid ranges: refused
 //! ```
+//!
+//! While an upload has a slot, every write has a deadline ([`limits::UPLOAD_SILENCE`]) and a monitor observes the receiver
+//! ([`Uploads::monitored`]), so that no receiver can keep a slot from the others.
+//!
+//! | module | contents |
+//! |---|---|
+//! | `slots` | the slots and the requests that wait for one |
+//! | `pack` | packs of small files |
+//! | `audit` | the check of a file after a receiver reports wrong data |
 
 mod audit;
 mod pack;
+mod slots;
 
 use std::{
-    collections::HashMap,
     io,
     num::NonZeroU64,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use serde::{Serialize, de::DeserializeOwned};
 use shared::{
     content::ContentHash,
     group_ranges::GroupRanges,
@@ -32,254 +42,306 @@ use shared::{
     rpc::peer::UploadReport,
 };
 use tokio::{
-    io::AsyncWriteExt,
     sync::oneshot,
     time::{sleep, timeout},
 };
 
 use crate::{
-    diagnostics::{gauge::Counted, upload_stats::Reports},
+    diagnostics::{
+        gauge::GaugeGuard,
+        upload_stats::{ActiveUpload, UploadStats},
+    },
     store::{OpenError, Share, source::Source},
     transfer::{
         Pool, ServeError,
-        metered::{Sent, ToNetwork},
+        metered::{NetworkMeteredSink, UploadMeteredSink},
         serve_to,
-        throttle::{Pace, Paced},
+        throttle::{Throttle, ThrottledSink},
     },
 };
-use audit::Looks;
-use protocol::upload::{
-    ack_monitor::AckMonitor,
-    queue::{Admission, UploadId, UploadLimits, UploadQueue},
-    slow_receiver::SlowReceiverDetector,
-};
+use audit::ContentAudit;
+use protocol::upload::{ack_monitor::AckMonitor, queue::UploadLimits, slow_receiver::SlowReceiverDetector};
+use slots::{Slot, Slots};
 
-/// Serves what is in a share, and what is being received.
+/// Serves the contents of the share and the verified groups of running downloads.
 pub struct Uploads {
-    pub(crate) share: Share,
-    slots: Mutex<Slots>,
-    pub(crate) pace: Pace,
-    /// As long as an upload runs.
+    share: Share,
+    slots: Slots,
+    throttle: Throttle,
+    /// Buffers of all uploads, allocated while at least one runs.
     pool: Mutex<Weak<Pool>>,
-    /// How long a receiver may take nothing: [`limits::UPLOAD_SILENCE`].
-    pub(crate) silence: Duration,
-    looks: Looks,
-    pub(crate) reports: Arc<Reports>,
-    pub(crate) active: AtomicU64,
-    pub(crate) bytes: AtomicU64,
-    /// Uploads of files so far.
-    begun: AtomicU32,
+    /// Deadline of each write to a receiver: [`limits::UPLOAD_SILENCE`].
+    silence: Duration,
+    audit: ContentAudit,
+    stats: Arc<UploadStats>,
+    active: AtomicU64,
+    bytes: AtomicU64,
+    /// Number of bulk uploads that have started.
+    started: AtomicU32,
 }
 
-struct Slots {
-    slots: UploadQueue<PeerId>,
-    waiting: HashMap<UploadId, Waiting>,
+/// Receiver of an upload.
+#[derive(Clone, Copy)]
+struct Receiver<'a> {
+    peer: &'a PeerId,
+    connection: &'a quinn::Connection,
 }
 
-struct Waiting {
-    /// Which connection it came over: its `stable_id`.
-    connection: usize,
-    begin: oneshot::Sender<()>,
+/// Request that has a slot.
+struct Admitted<'a> {
+    slot: Slot<'a>,
+    /// Bytes that precede the data and are not written yet.
+    opening: Vec<u8>,
+    /// Time in the queue.
+    waited: Duration,
+}
+
+type UploadSink = UploadMeteredSink<ThrottledSink<NetworkMeteredSink<quinn::SendStream>>>;
+
+/// Upload in progress.
+struct Upload<'a> {
+    slot: Slot<'a>,
+    opening: Vec<u8>,
+    sink: UploadSink,
+    /// Bytes handed to the stream, proofs included.
+    sent: AtomicU64,
+    running: GaugeGuard<'a>,
+    stats: ActiveUpload,
 }
 
 impl Uploads {
-    /// Uploads, so many at a time and so fast.
-    pub fn new(share: Share, limits: UploadLimits, pace: Pace, reports: Arc<Reports>) -> Arc<Self> {
-        let slots = Slots { slots: UploadQueue::new(limits), waiting: HashMap::new() };
-        let (active, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (begun, silence) = (AtomicU32::new(0), limits::UPLOAD_SILENCE);
-        let (slots, pool, looks) = (Mutex::new(slots), Mutex::default(), Looks::new(share.clone()));
-        Arc::new(Self { share, slots, pace, pool, silence, looks, reports, active, bytes, begun })
+    /// Creates the upload side of a peer, with `limits` on the number of uploads and `throttle` on their rate.
+    pub fn new(share: Share, limits: UploadLimits, throttle: Throttle, stats: Arc<UploadStats>) -> Arc<Self> {
+        Arc::new(Self {
+            audit: ContentAudit::new(share.clone()),
+            share,
+            slots: Slots::new(limits),
+            throttle,
+            pool: Mutex::default(),
+            silence: limits::UPLOAD_SILENCE,
+            stats,
+            active: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            started: AtomicU32::new(0),
+        })
     }
 
-    /// How many run; those that wait for their turn do not count.
+    /// Number of uploads in progress, without the requests that wait for a slot.
     pub fn active(&self) -> u64 {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// How many wait for their turn.
+    /// Number of requests that wait for a slot.
     pub fn waiting(&self) -> u64 {
-        self.slots().slots.load().1 as u64
+        self.slots.load().1 as u64
     }
 
-    /// Bytes sent so far, proofs included.
+    /// Bytes sent since the start of the peer, proofs included.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The cap on what goes out.
-    pub fn pace(&self) -> &Pace {
-        &self.pace
+    /// Rate limit of the uploads.
+    pub fn throttle(&self) -> &Throttle {
+        &self.throttle
     }
 
-    /// Where the time of the uploads of a content to `peer` went, if there were some lately.
+    /// Returns how the recent uploads of a content to `peer` spent their time, or `None` if there were none.
     pub fn report(&self, peer: &PeerId, hash: &ContentHash) -> Option<UploadReport> {
-        self.reports.of(peer, hash, self.pace.bytes_per_second().map(NonZeroU64::get))
+        self.stats.report(peer, hash, self.throttle.bytes_per_second().map(NonZeroU64::get))
     }
 
-    /// Serves one stream of `peer`: reads the request, answers it, and sends what it asks for.
+    /// Serves a bulk stream of `peer`: reads the request, answers it, and sends the data.
     pub async fn serve(
         &self,
         peer: &PeerId,
         connection: &quinn::Connection,
-        mut send: quinn::SendStream,
+        send: quinn::SendStream,
         mut recv: quinn::RecvStream,
     ) {
-        let request: BulkRequest = match timeout(limits::STREAM_HEADER_DEADLINE, read_header(&mut recv)).await {
-            Ok(Ok(request)) => request,
-            Ok(Err(error)) => return tracing::debug!(%error, "an unreadable bulk request"),
-            Err(_) => return tracing::debug!("a bulk request did not come"),
-        };
+        let receiver = Receiver { peer, connection };
+        let Some(request) = read_request::<BulkRequest>(peer, &mut recv).await else { return };
         let (source, ranges) = match self.find(&request) {
             Ok(found) => found,
-            Err(refusal) => return refuse(&mut send, refusal).await,
+            Err(refusal) => return self.refuse(send, refusal).await,
         };
-        let Some((slot, turn)) = self.ask(peer, connection) else {
-            return refuse(&mut send, BulkRefusal::Busy).await;
-        };
-        let accepted: Result<BulkAccepted, BulkRefusal> = Ok(BulkAccepted { size: source.size });
-        if let Err(error) = write_header(&mut send, &accepted).await {
-            return tracing::debug!(%error, "an asker went away");
-        }
-        let clock = self.reports.clock();
-        let asked = clock.now();
-        if let Err(error) = wait_for(turn, &mut send).await {
-            return tracing::debug!(%error, "an asker went away while it waited");
-        }
-        // What was begun first is sent first, instead of all by turns: pieces become whole, and can be passed on, sooner.
-        // Answers and news go before any of it. (A stream that was reset meanwhile shows in what is written to it.)
+        let accepted = BulkAccepted { size: source.size };
+        let Some((admitted, send)) = self.admit(receiver, send, accepted).await else { return };
+        // The oldest upload is sent first, not all in turns: its pieces are complete sooner and can be passed on. Calls
+        // and swarm updates precede all uploads. A stream that was reset meanwhile fails at the next write.
         let _ = send.set_priority(self.next_priority());
-        let reported = self.reports.begin(peer, request.hash, connection);
-        let meter = &reported.meter;
-        meter.slot_wait.add(clock.now().since(asked));
-        let running = Counted::on(&self.active);
-        let network = ToNetwork { sink: send, meter: meter.clone(), clock };
-        let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
-        let sent = AtomicU64::new(0);
-        let upload = serve_to(source, ranges.clone(), self.pool(), &mut sink, self.silence, |bytes| {
-            sent.fetch_add(bytes, Ordering::Relaxed);
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        });
-        let Some(ended) = self.while_heard(connection, &slot, &sent, upload).await else { return };
-        let mut send = sink.into_inner().sink.sink;
-        drop(reported);
-        let sent = sent.into_inner();
-        match ended {
-            Ok(_) => {
-                // Fails only when the asker stopped the stream, having all it wants.
-                let _ = send.finish();
-                // The next request need not wait for the acknowledgements.
-                drop((slot, running));
-                if until_taken(send).await == Some(BulkAbort::Wrong) {
-                    self.looks.look_at(request.hash, &ranges, sent);
-                }
-            }
-            Err(ServeError::Stream(error)) => {
-                tracing::debug!(%error, "an asker went away");
-                if was_stopped_as_wrong(&error) {
-                    self.looks.look_at(request.hash, &ranges, sent);
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, hash = ?request.hash, "a file could not be sent to its end");
-                let _ = send.reset(error.abort().to_varint());
-                // A disk that fails says nothing of the content, and a receiver that does not read still less: any member can
-                // be one.
-                if matches!(error, ServeError::Changed { .. }) {
-                    self.share.invalidate(&request.hash);
-                }
-            }
+        let mut upload = self.begin(receiver, request.hash, admitted, send);
+        let transfer = async {
+            self.write(stream_of(&mut upload.sink), &upload.opening).await?;
+            let count = |bytes| self.count(&upload.sent, bytes);
+            serve_to(source, ranges.clone(), self.pool(), &mut upload.sink, self.silence, count).await
+        };
+        let Some(result) = self.monitored(receiver, &upload.slot, &upload.sent, transfer).await else { return };
+        // A failing disk is no evidence against the content, and a slow receiver even less: any member can be one.
+        if matches!(result, Err(ServeError::Changed { .. })) {
+            self.share.invalidate(&request.hash);
+        }
+        let sent = upload.sent.load(Ordering::Relaxed);
+        if upload.end(receiver, &request.hash, result).await == Some(BulkAbort::Wrong) {
+            self.audit.start(request.hash, &ranges, sent);
         }
     }
 
-    /// Lower than that of all uploads before. Begins anew after two thousand million, where two that meet take turns the
-    /// wrong way round.
+    /// Returns a priority below those of all earlier uploads. Wraps around after 2^31 uploads.
     fn next_priority(&self) -> i32 {
-        !(self.begun.fetch_add(1, Ordering::Relaxed) & i32::MAX.cast_unsigned()).cast_signed()
+        !(self.started.fetch_add(1, Ordering::Relaxed) & i32::MAX.cast_unsigned()).cast_signed()
     }
 
-    /// What is asked for, when it is here: in the share, or on its way into it.
+    /// Finds the requested groups in the share or in a running download.
     fn find(&self, request: &BulkRequest) -> Result<(Source, GroupRanges), BulkRefusal> {
         let ranges = |size| GroupRanges::requested(&request.groups, size).map_err(|_| BulkRefusal::BadRanges);
-        let not_here = match self.share.open_for_serving(&request.hash) {
+        let refusal = match self.share.open_for_serving(&request.hash) {
             Ok(source) => {
                 let ranges = ranges(source.size)?;
                 return Ok((source, ranges));
             }
             Err(OpenError::NotHere) => BulkRefusal::NotHere,
             Err(OpenError::Unreadable(error)) => {
-                tracing::warn!(%error, hash = ?request.hash, "a shared file cannot be read");
+                tracing::warn!(%error, hash = ?request.hash, "cannot read a shared file");
                 BulkRefusal::Unreadable
             }
         };
-        let (source, proven) = self.share.open_partial_for_serving(&request.hash).ok_or(not_here)?;
+        let (source, verified) = self.share.open_partial_for_serving(&request.hash).ok_or(refusal)?;
         let ranges = ranges(source.size)?;
-        if proven.covers(&ranges) { Ok((source, ranges)) } else { Err(BulkRefusal::NotHere) }
+        if verified.covers(&ranges) { Ok((source, ranges)) } else { Err(BulkRefusal::NotHere) }
     }
 
-    /// A slot, now or in its turn; `None` when too many wait.
-    pub(crate) fn ask(
+    /// Requests a slot, and refuses the request if the queue is full. A request that has to wait is answered first.
+    /// Returns `None` after ending the stream.
+    async fn admit<A: Serialize>(
         &self,
-        peer: &PeerId,
-        connection: &quinn::Connection,
-    ) -> Option<(Slot<'_>, Option<oneshot::Receiver<()>>)> {
-        let mut slots = self.slots();
-        match slots.slots.request(peer) {
-            Admission::Active(id) => Some((Slot { uploads: self, id }, None)),
-            Admission::Waiting(id) => {
-                let (begin, turn) = oneshot::channel();
-                slots.waiting.insert(id, Waiting { connection: connection.stable_id(), begin });
-                Some((Slot { uploads: self, id }, Some(turn)))
+        receiver: Receiver<'_>,
+        mut send: quinn::SendStream,
+        accepted: A,
+    ) -> Option<(Admitted<'_>, quinn::SendStream)> {
+        let Some((slot, turn)) = self.slots.request(receiver.peer, receiver.connection.stable_id()) else {
+            self.refuse(send, BulkRefusal::Busy).await;
+            return None;
+        };
+        let mut opening = Vec::new();
+        write_header(&mut opening, &Ok::<A, BulkRefusal>(accepted)).await.ok()?;
+        let clock = self.stats.clock();
+        let requested = clock.now();
+        if let Some(turn) = turn {
+            if let Err(error) = self.wait_for_turn(&mut send, &opening, turn).await {
+                tracing::debug!(peer = %receiver.peer, %error, "a queued upload ended");
+                // Fails only if the stream was reset already.
+                let _ = send.reset(error.abort().to_varint());
+                return None;
             }
-            Admission::Busy => None,
+            opening.clear();
+        }
+        opening.push(BULK_BEGINS);
+        Some((Admitted { slot, opening, waited: clock.now().since(requested) }, send))
+    }
+
+    /// Answers a request and waits for its turn. Keep-alives distinguish this peer from a dead one meanwhile.
+    async fn wait_for_turn(
+        &self,
+        send: &mut quinn::SendStream,
+        answer: &[u8],
+        mut turn: oneshot::Receiver<()>,
+    ) -> Result<(), ServeError> {
+        self.write(send, answer).await?;
+        loop {
+            tokio::select! {
+                // The caller holds the slot, and with it the sender.
+                _ = &mut turn => return Ok(()),
+                () = sleep(limits::QUEUE_KEEPALIVE) => self.write(send, &[BULK_WAITS]).await?,
+                _ = send.stopped() => return Err(ServeError::Stream(io::ErrorKind::ConnectionAborted.into())),
+            }
         }
     }
 
-    /// An upload, unless its receiver is not heard while others wait for a slot: then the connection is closed, so that
-    /// whatever else came over it gives up its place too. A receiver that was killed and runs again does not wait for its
-    /// former self, and one that was only frozen connects anew. One that is heard and takes little (`sent` are the bytes it has taken)
-    /// goes on without its slot while others wait.
-    pub(crate) async fn while_heard<T>(
+    fn begin<'a>(
+        &'a self,
+        receiver: Receiver<'_>,
+        hash: ContentHash,
+        admitted: Admitted<'a>,
+        send: quinn::SendStream,
+    ) -> Upload<'a> {
+        let Admitted { slot, opening, waited } = admitted;
+        let stats = self.stats.begin(receiver.peer, hash, receiver.connection);
+        let (meter, clock) = (stats.meter.clone(), self.stats.clock());
+        meter.slot_wait.add(waited);
+        let network = NetworkMeteredSink { sink: send, meter: meter.clone(), clock };
+        let throttled = ThrottledSink { sink: network, throttle: self.throttle.clone() };
+        let sink = UploadMeteredSink::new(throttled, meter, clock);
+        Upload { slot, opening, sink, sent: AtomicU64::new(0), running: GaugeGuard::new(&self.active), stats }
+    }
+
+    /// Writes a message within the deadline. The deadline covers the whole message: a receiver that grants credit byte
+    /// by byte does not extend it.
+    async fn write(&self, send: &mut quinn::SendStream, message: &[u8]) -> Result<(), ServeError> {
+        match timeout(self.silence, send.write_all(message)).await {
+            Ok(written) => written.map_err(|error| ServeError::Stream(error.into())),
+            Err(_) => Err(ServeError::Stalled(self.silence)),
+        }
+    }
+
+    /// Refuses a request. The refusal of a bulk and of a pack request has the same encoding.
+    async fn refuse(&self, mut send: quinn::SendStream, refusal: BulkRefusal) {
+        let mut answer = Vec::new();
+        let encoded = write_header(&mut answer, &Err::<BulkAccepted, _>(refusal)).await;
+        if encoded.is_ok() && self.write(&mut send, &answer).await.is_ok() {
+            // Fails only if the receiver stopped the stream.
+            let _ = send.finish();
+        }
+    }
+
+    fn count(&self, sent: &AtomicU64, bytes: u64) {
+        sent.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Runs `transfer`, which has sent `sent` bytes so far, and observes its receiver. Returns `None` after closing the
+    /// connection.
+    ///
+    /// Nothing happens while no other connection waits for a slot. Otherwise a receiver that acknowledges nothing loses its
+    /// connection, so that its other requests release their slots too: a receiver that was killed and runs again does not
+    /// wait for its earlier run, and one that was only suspended connects again. A receiver that acknowledges and takes
+    /// little continues without its slot.
+    async fn monitored<T>(
         &self,
-        connection: &quinn::Connection,
+        receiver: Receiver<'_>,
         slot: &Slot<'_>,
         sent: &AtomicU64,
-        upload: impl Future<Output = T>,
+        transfer: impl Future<Output = T>,
     ) -> Option<T> {
-        let unheard = async {
-            let (mut hearing, mut taking) = (AckMonitor::default(), SlowReceiverDetector::default());
+        let Receiver { peer, connection } = receiver;
+        let silent = async {
+            let (mut acks, mut detector) = (AckMonitor::default(), SlowReceiverDetector::default());
             loop {
-                let counted = connection.stats();
-                let frames = counted.frame_tx.stream + counted.frame_tx.ping;
-                let is_silent = hearing.sample(frames, counted.frame_rx.acks);
-                let is_slow = taking.sample(sent.load(Ordering::Relaxed), self.bytes(), self.active());
-                if (is_silent || is_slow) && self.others_wait(connection) {
+                let stats = connection.stats();
+                let frames = stats.frame_tx.stream + stats.frame_tx.ping;
+                let is_silent = acks.sample(frames, stats.frame_rx.acks);
+                let is_slow = detector.sample(sent.load(Ordering::Relaxed), self.bytes(), self.active());
+                if (is_silent || is_slow) && self.slots.others_wait(connection.stable_id()) {
                     if is_silent {
                         return;
                     }
-                    slot.park();
+                    slot.demote();
                 }
                 sleep(protocol::upload::params::MONITOR_INTERVAL).await;
             }
         };
         tokio::select! {
-            ended = upload => Some(ended),
-            () = unheard => {
-                let to = connection.remote_address();
-                tracing::info!(%to, "a receiver is not heard any more; its place goes to those who wait");
+            result = transfer => Some(result),
+            () = silent => {
+                let address = connection.remote_address();
+                tracing::info!(%peer, %address, "closing a connection without acknowledgements: other receivers wait");
                 connection.close(CloseCode::Overloaded.to_varint(), b"not heard while others wait");
                 None
             }
         }
     }
 
-    /// Whether requests wait that came over other connections: of other peers, or of the same one, which runs anew.
-    fn others_wait(&self, connection: &quinn::Connection) -> bool {
-        let id = connection.stable_id();
-        self.slots().waiting.values().any(|waiting| waiting.connection != id)
-    }
-
-    /// The buffers that all uploads share.
+    /// Returns the buffers that all uploads share.
     fn pool(&self) -> Arc<Pool> {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         pool.upgrade().unwrap_or_else(|| {
@@ -288,84 +350,81 @@ impl Uploads {
             new
         })
     }
-
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-/// A request's place among the uploads; it is over when this is dropped.
-pub(crate) struct Slot<'a> {
-    uploads: &'a Uploads,
-    id: UploadId,
-}
-
-impl Slot<'_> {
-    /// Gives the slot to those who wait; the upload goes on without one.
-    fn park(&self) {
-        let mut slots = self.uploads.slots();
-        let mut start = Vec::new();
-        slots.slots.demote(self.id, &mut start);
-        slots.begin(start);
-    }
-}
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        let mut slots = self.uploads.slots();
-        slots.waiting.remove(&self.id);
-        let mut start = Vec::new();
-        slots.slots.end(self.id, &mut start);
-        slots.begin(start);
-    }
-}
-
-impl Slots {
-    fn begin(&mut self, start: Vec<UploadId>) {
-        for id in start {
-            if let Some(waiting) = self.waiting.remove(&id) {
-                // Gone in the meantime: its own drop, which waits for this lock, gives the slot on.
-                let _ = waiting.begin.send(());
+impl Upload<'_> {
+    /// Finishes or resets the stream and releases the slot. Returns the receiver's reason for stopping the stream, if it
+    /// gave one.
+    async fn end(
+        self,
+        receiver: Receiver<'_>,
+        hash: &ContentHash,
+        result: Result<u64, ServeError>,
+    ) -> Option<BulkAbort> {
+        let Self { slot, sink, running, stats, .. } = self;
+        let peer = receiver.peer;
+        let mut send = sink.into_inner().sink.sink;
+        drop(stats);
+        match result {
+            Ok(_) => {
+                // Fails only if the receiver stopped the stream.
+                let _ = send.finish();
+                // The next upload does not wait for the acknowledgements.
+                drop((slot, running));
+                until_acknowledged(send).await
+            }
+            Err(ServeError::Stream(error)) => {
+                tracing::debug!(%peer, %error, "the receiver ended an upload");
+                stop_reason(&error)
+            }
+            Err(error) => {
+                if let ServeError::Stalled(_) = error {
+                    tracing::debug!(%peer, ?hash, %error, "resetting an upload");
+                } else {
+                    tracing::warn!(%peer, ?hash, %error, "cannot complete an upload");
+                }
+                // Fails only if the stream was reset already.
+                let _ = send.reset(error.abort().to_varint());
+                None
             }
         }
     }
 }
 
-/// Waits for the turn of a request; meanwhile its asker hears now and then that it is not forgotten.
-pub(crate) async fn wait_for(turn: Option<oneshot::Receiver<()>>, send: &mut quinn::SendStream) -> io::Result<()> {
-    if let Some(mut turn) = turn {
-        loop {
-            tokio::select! {
-                // The slot, which the caller holds, keeps the other end.
-                _ = &mut turn => break,
-                () = sleep(limits::QUEUE_KEEPALIVE) => send.write_all(&[BULK_WAITS]).await?,
-                _ = send.stopped() => return Err(io::ErrorKind::ConnectionAborted.into()),
-            }
-        }
-    }
-    AsyncWriteExt::write_all(send, &[BULK_BEGINS]).await
+fn stream_of(sink: &mut UploadSink) -> &mut quinn::SendStream {
+    &mut sink.get_mut().sink.sink
 }
 
-/// Waits until the asker has all of a finished stream, or says why not. What the stream has taken in is sent still, up to its
-/// window: when the asker gives it up, no more of that is sent.
-pub(crate) async fn until_taken(mut send: quinn::SendStream) -> Option<BulkAbort> {
-    // Otherwise it has all, or is gone.
+/// Reads a request within [`limits::STREAM_HEADER_DEADLINE`].
+async fn read_request<T: DeserializeOwned>(peer: &PeerId, recv: &mut quinn::RecvStream) -> Option<T> {
+    match timeout(limits::STREAM_HEADER_DEADLINE, read_header(recv)).await {
+        Ok(Ok(request)) => Some(request),
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "cannot read an upload request");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "an upload request did not arrive in time");
+            None
+        }
+    }
+}
+
+/// Waits until the receiver has acknowledged a finished stream or stops it. Returns the reason of the latter.
+///
+/// A stopped stream is reset: otherwise the data in its send buffer, up to a window, would still be sent.
+async fn until_acknowledged(mut send: quinn::SendStream) -> Option<BulkAbort> {
     let code = send.stopped().await.ok().flatten()?;
-    // Fails only when it was reset already.
+    // Fails only if the stream was reset already.
     let _ = send.reset(code);
     BulkAbort::from_varint(code)
 }
 
-fn was_stopped_as_wrong(error: &io::Error) -> bool {
-    let stopped = error.get_ref().and_then(|source| source.downcast_ref::<quinn::WriteError>());
-    matches!(stopped, Some(quinn::WriteError::Stopped(code)) if BulkAbort::from_varint(*code) == Some(BulkAbort::Wrong))
-}
-
-/// Answers a request, of whatever kind: refusals look alike whatever the answer would be otherwise.
-pub(crate) async fn refuse(send: &mut quinn::SendStream, refusal: BulkRefusal) {
-    let refusal: Result<BulkAccepted, BulkRefusal> = Err(refusal);
-    if write_header(send, &refusal).await.is_ok() {
-        let _ = send.finish();
+/// Returns the reason with which the receiver stopped a stream.
+fn stop_reason(error: &io::Error) -> Option<BulkAbort> {
+    match error.get_ref()?.downcast_ref()? {
+        quinn::WriteError::Stopped(code) => BulkAbort::from_varint(*code),
+        _ => None,
     }
 }
 

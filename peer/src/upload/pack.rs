@@ -1,102 +1,58 @@
-//! Packs of small files that this peer serves to others; they take the same slots as files do.
-
-use std::sync::atomic::{AtomicU64, Ordering};
+//! Uploads of packs of small files. They use the same slots as bulk uploads.
 
 use shared::{
+    content::ContentHash,
     id::PeerId,
-    limits,
     net::{
-        bulk::{BulkRefusal, read_header, write_header},
+        bulk::BulkRefusal,
         pack::{ItemRefusal, PACKS_HASH, PackAccepted, PackRequest},
     },
 };
-use tokio::time::timeout;
 
-use super::{Uploads, refuse, until_taken, wait_for};
-use crate::{
-    diagnostics::gauge::Counted,
-    store::OpenError,
-    transfer::{
-        ServeError,
-        metered::{Sent, ToNetwork},
-        serve_pack,
-        throttle::Paced,
-    },
-};
+use super::{Receiver, Uploads, read_request, stream_of};
+use crate::{store::OpenError, transfer::serve_pack};
 
 impl Uploads {
-    /// Serves one stream of `peer`: reads the request, answers it, and sends what it asks for.
+    /// Serves a pack stream of `peer`: reads the request, answers it, and sends the contents.
     pub async fn serve_pack(
         &self,
         peer: &PeerId,
         connection: &quinn::Connection,
-        mut send: quinn::SendStream,
+        send: quinn::SendStream,
         mut recv: quinn::RecvStream,
     ) {
-        let request: PackRequest = match timeout(limits::STREAM_HEADER_DEADLINE, read_header(&mut recv)).await {
-            Ok(Ok(request)) => request,
-            Ok(Err(error)) => return tracing::debug!(%error, "an unreadable request for a pack"),
-            Err(_) => return tracing::debug!("a request for a pack did not come"),
-        };
+        let receiver = Receiver { peer, connection };
+        let Some(request) = read_request::<PackRequest>(peer, &mut recv).await else { return };
         let contents = match request.contents() {
             Ok(contents) => contents.to_vec(),
             Err(error) => {
-                tracing::debug!(%error, "a request for a pack that is none");
-                return refuse(&mut send, BulkRefusal::BadRanges).await;
+                tracing::debug!(%peer, %error, "refusing an invalid pack request");
+                return self.refuse(send, BulkRefusal::BadRanges).await;
             }
         };
-        let Some((slot, turn)) = self.ask(peer, connection) else {
-            return refuse(&mut send, BulkRefusal::Busy).await;
-        };
-        if let Err(error) = write_header(&mut send, &Ok::<_, BulkRefusal>(PackAccepted)).await {
-            return tracing::debug!(%error, "an asker went away");
-        }
-        let clock = self.reports.clock();
-        let asked = clock.now();
-        if let Err(error) = wait_for(turn, &mut send).await {
-            return tracing::debug!(%error, "an asker went away while it waited");
-        }
-        let reported = self.reports.begin(peer, PACKS_HASH, connection);
-        let meter = &reported.meter;
-        meter.slot_wait.add(clock.now().since(asked));
-        let running = Counted::on(&self.active);
-        let (share, suspected) = (self.share.clone(), self.share.clone());
-        let open = move |hash: &_| {
-            share.open_content(hash).map_err(|error| match error {
+        let Some((admitted, send)) = self.admit(receiver, send, PackAccepted).await else { return };
+        let (opened, suspected) = (self.share.clone(), self.share.clone());
+        let open = move |hash: &ContentHash| {
+            opened.open_content(hash).map_err(|error| match error {
                 OpenError::NotHere => ItemRefusal::NotHere,
                 OpenError::Unreadable(error) => {
-                    tracing::warn!(%error, ?hash, "a shared file cannot be read");
+                    tracing::warn!(%error, ?hash, "cannot read a shared file");
                     ItemRefusal::Unreadable
                 }
             })
         };
-        let changed = move |hash: &_| {
-            tracing::warn!(?hash, "a shared file is not what it was");
+        let changed = move |hash: &ContentHash| {
+            tracing::warn!(?hash, "a shared file has changed");
             suspected.invalidate(hash);
         };
-        let network = ToNetwork { sink: send, meter: meter.clone(), clock };
-        let mut sink = Sent::new(Paced { sink: network, pace: self.pace.clone() }, meter.clone(), clock);
-        let sent = AtomicU64::new(0);
-        let upload = serve_pack(contents, open, changed, &mut sink, self.silence, |bytes| {
-            sent.fetch_add(bytes, Ordering::Relaxed);
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        });
-        let Some(ended) = self.while_heard(connection, &slot, &sent, upload).await else { return };
-        let mut send = sink.into_inner().sink.sink;
-        drop(reported);
-        match ended {
-            Ok(_) => {
-                // Fails only when the asker stopped the stream, having all it wants.
-                let _ = send.finish();
-                // The next request need not wait for the acknowledgements.
-                drop((slot, running));
-                until_taken(send).await;
-            }
-            Err(ServeError::Stream(error)) => tracing::debug!(%error, "an asker went away"),
-            Err(error) => {
-                tracing::warn!(%error, "a pack could not be sent to its end");
-                let _ = send.reset(error.abort().to_varint());
-            }
-        }
+        let mut upload = self.begin(receiver, PACKS_HASH, admitted, send);
+        let transfer = async {
+            self.write(stream_of(&mut upload.sink), &upload.opening).await?;
+            let count = |bytes| self.count(&upload.sent, bytes);
+            serve_pack(contents, open, changed, &mut upload.sink, self.silence, count).await
+        };
+        let Some(result) = self.monitored(receiver, &upload.slot, &upload.sent, transfer).await else { return };
+        // Each content is hashed before it is sent, so a complaint about the data is no evidence against a file.
+        let _ = upload.end(receiver, &PACKS_HASH, result).await;
     }
 }

@@ -1,7 +1,7 @@
-//! How uploads end, as the other end of a connection sees it and as the share does.
+//! The end of uploads, as the receiver and the share observe it.
 //!
-//! Owner and asker have a runtime each. The asker's has one thread, the test's: between two calls of [`Asker::run`] nothing
-//! is read, answered or acknowledged there.
+//! Owner and receiver have separate runtimes. The receiver's runtime runs on the thread of the test: between two calls of
+//! [`Client::run`] the receiver reads and acknowledges nothing.
 
 use std::{
     fs::{self, File},
@@ -34,15 +34,16 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{diagnostics::system::Machine, store::ShareOptions};
 
-/// Deadline of every wait: far longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Deadline of every wait, long enough for a busy machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Lifetime of the certificates.
 const LIFE: Duration = Duration::from_secs(3600);
 
-/// Waits until `what` holds, without running anything of the asker.
+/// Waits until `what` holds, without running the receiver's runtime.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let clock = Clock::start();
     while !holds() {
-        assert!(clock.now().since_origin() < PATIENCE, "never: {what}");
+        assert!(clock.now().since_origin() < DEADLINE, "timed out: {what}");
         thread::park_timeout(Duration::from_millis(5));
     }
 }
@@ -56,7 +57,7 @@ fn noise(len: usize) -> Vec<u8> {
 /// Handler of an owner's connections.
 struct Serving {
     uploads: Arc<Uploads>,
-    /// Connections on which a stream has been opened, in that order.
+    /// Connection of each stream, in the order of the streams.
     connections: Arc<Mutex<Vec<quinn::Connection>>>,
 }
 
@@ -80,7 +81,7 @@ impl Handler for Serving {
     }
 }
 
-/// A peer with some files, each of them noise, that others may ask for; one at a time.
+/// Peer with one upload slot that shares files of pseudo-random bytes.
 struct Owner {
     uploads: Arc<Uploads>,
     connections: Arc<Mutex<Vec<quinn::Connection>>>,
@@ -92,7 +93,7 @@ struct Owner {
 }
 
 impl Owner {
-    /// Files of these sizes; `silence` is how long an asker may take nothing.
+    /// Starts an owner with files of these sizes and `silence` as the deadline of its writes.
     fn with(sizes: &[usize], silence: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let share = folder.path().join("share");
@@ -100,7 +101,7 @@ impl Owner {
         for (number, size) in sizes.iter().enumerate() {
             let path = share.join(number.to_string());
             fs::write(&path, noise(*size)).unwrap();
-            // A large file that was written to just now is waited for.
+            // The share does not hash a large file right after a write.
             File::options().write(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         }
         let hashes = sizes.iter().map(|&size| ContentHash(*blake3::hash(&noise(size)).as_bytes())).collect();
@@ -115,9 +116,9 @@ impl Owner {
             let share = Share::open(&share, &state, ShareOptions::default(), events).await.unwrap();
             tokio::spawn(async move { while changes.recv().await.is_some() {} });
             share.settled().await.unwrap();
-            let reports = Reports::new(Arc::new(Machine::default()), 1);
+            let stats = UploadStats::new(Arc::new(Machine::default()), 1);
             let mut uploads =
-                Uploads::new(share, UploadLimits { active: 1, ..UploadLimits::default() }, Pace::default(), reports);
+                Uploads::new(share, UploadLimits { active: 1, ..UploadLimits::default() }, Throttle::default(), stats);
             Arc::get_mut(&mut uploads).unwrap().silence = silence;
             let server = trust::member_server(&identity, &[ALPN]).unwrap();
             let client = trust::member_client(&identity, &[ALPN]).unwrap();
@@ -130,15 +131,15 @@ impl Owner {
         Self { uploads, connections, hashes, authority, target, runtime, folder }
     }
 
-    /// Waits until the share has done all that it was told to, and says how many bytes it has hashed so far.
+    /// Waits until the share is idle. Returns the number of bytes that it has hashed since its start.
     fn hashed_bytes(&self) -> u64 {
-        let settled = async { timeout(PATIENCE, self.uploads.share.settled()).await.expect("the share comes to rest") };
+        let settled = async { timeout(DEADLINE, self.uploads.share.settled()).await.expect("the share is still busy") };
         self.runtime.block_on(settled).unwrap();
         self.uploads.share.stats().hashed_bytes
     }
 
-    /// Damages a pair that proves groups of a content: the `number`th, or the last. (A file cannot be changed without being noticed
-    /// at once; what is hashed is compared with the pairs.)
+    /// Changes a byte in a pair of the outboard of a content: pair `number`, or the last. The share would detect a change of the
+    /// file itself at once; an audit compares the file with the outboard.
     fn damage(&self, hash: ContentHash, number: Option<u64>) {
         let hex = hash.to_hex();
         let path = self.folder.path().join("state/outboards").join(&hex[..2]).join(&hex[2..]);
@@ -152,52 +153,69 @@ impl Owner {
 
     /// Takes the only upload slot. Requests wait until it is dropped.
     fn hold_slot(&self) -> Slot<'_> {
-        let Admission::Active(id) = self.uploads.slots().slots.request(&"holder".parse().unwrap()) else {
-            panic!("the slot is taken already")
-        };
-        Slot { uploads: &self.uploads, id }
+        match self.uploads.slots.request(&"holder".parse().unwrap(), usize::MAX) {
+            Some((slot, None)) => slot,
+            _ => panic!("the slot is taken"),
+        }
     }
 
-    /// The connection on which the last stream was opened.
+    /// Returns the connection of the latest stream.
     fn last_connection(&self) -> quinn::Connection {
         self.connections.lock().unwrap().last().unwrap().clone()
     }
 
-    /// A member `id`.
-    fn asker(&self, id: &str) -> Asker {
-        self.asker_on(&Arc::new(Builder::new_current_thread().enable_all().build().unwrap()), id)
+    /// Creates a member.
+    fn client(&self, id: &str) -> Client {
+        self.client_on(&Arc::new(Builder::new_current_thread().enable_all().build().unwrap()), id)
     }
 
-    /// A member `id` that runs when others on this runtime do.
-    fn asker_on(&self, runtime: &Arc<Runtime>, id: &str) -> Asker {
+    /// Creates a member that grants no flow-control credit on its streams.
+    fn client_without_credit(&self, id: &str) -> Client {
+        let client = self.client(id);
+        let identity = self.authority.identity(&Role::Peer(id.parse().unwrap()), LIFE).unwrap();
+        let mut config = endpoint::client_config(trust::member_client(&identity, &[ALPN]).unwrap()).unwrap();
+        let mut transport = quinn::TransportConfig::default();
+        transport.stream_receive_window(0_u32.into()).keep_alive_interval(Some(Duration::from_millis(500)));
+        config.transport_config(Arc::new(transport));
+        let connections = client.runtime.block_on(async {
+            let tls = trust::member_client(&identity, &[ALPN]).unwrap();
+            let mut endpoint = endpoint::bind((Ipv4Addr::LOCALHOST, 0).into(), None, tls).unwrap().endpoint;
+            endpoint.set_default_client_config(config);
+            Connections::new(endpoint)
+        });
+        Client { connections, ..client }
+    }
+
+    /// Creates a member on a shared runtime.
+    fn client_on(&self, runtime: &Arc<Runtime>, id: &str) -> Client {
         let identity = self.authority.identity(&Role::Peer(id.parse().unwrap()), LIFE).unwrap();
         let client = trust::member_client(&identity, &[ALPN]).unwrap();
         let connections = runtime.block_on(async {
             Connections::new(endpoint::bind((Ipv4Addr::LOCALHOST, 0).into(), None, client).unwrap().endpoint)
         });
-        Asker { connections, target: self.target.clone(), runtime: runtime.clone() }
+        Client { connections, target: self.target.clone(), runtime: runtime.clone() }
     }
 }
 
-struct Asker {
+struct Client {
     connections: Connections,
     target: Target,
     runtime: Arc<Runtime>,
 }
 
-impl Asker {
+impl Client {
     fn run<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime.block_on(async { timeout(PATIENCE, work).await.expect("it ends in time") })
+        self.runtime.block_on(async { timeout(DEADLINE, work).await.expect("timed out") })
     }
 
-    /// Asks for all of a content, and reads until it begins.
-    fn ask(&self, hash: ContentHash) -> quinn::RecvStream {
+    /// Requests a complete content and reads up to the start of the data.
+    fn download(&self, hash: ContentHash) -> quinn::RecvStream {
         let mut recv = self.request(hash);
         self.run(async { while recv.read_u8().await.unwrap() != BULK_BEGINS {} });
         recv
     }
 
-    /// Asks for all of a content, and reads until the owner has accepted the request.
+    /// Requests a complete content and reads the owner's answer.
     fn request(&self, hash: ContentHash) -> quinn::RecvStream {
         self.run(async {
             let (mut send, mut recv) = self.connections.bulk(&self.target).await.unwrap();
@@ -208,7 +226,7 @@ impl Asker {
         })
     }
 
-    /// Asks for these contents of these sizes in one pack, and reads until the owner has accepted the request.
+    /// Requests a pack of contents with their sizes and reads the owner's answer.
     fn request_pack(&self, contents: Vec<(ContentHash, u64)>) -> quinn::RecvStream {
         self.run(async {
             let (mut send, mut recv) = self.connections.pack(&self.target).await.unwrap();
@@ -219,10 +237,10 @@ impl Asker {
         })
     }
 
-    /// Stops a stream whose data the owner has written completely, and waits until the owner has reset it. From the
-    /// arrival of the stop to the reset the asker acknowledges nothing, so the owner sends at most a congestion window
+    /// Stops a stream whose data the owner has written completely, and waits until the owner has reset it. Between the
+    /// arrival of the stop and the reset the receiver acknowledges nothing, so the owner sends at most a congestion window
     /// more, however late its task runs.
-    fn give_up(&self, mut recv: quinn::RecvStream, owner: &quinn::Connection) {
+    fn stop(&self, mut recv: quinn::RecvStream, owner: &quinn::Connection) {
         let connection = self.run(self.connections.connection(&self.target)).unwrap();
         self.run(async {
             recv.stop(BulkAbort::Enough.to_varint()).unwrap();
@@ -232,7 +250,7 @@ impl Asker {
         });
         let clock = Clock::start();
         while owner.stats().frame_tx.reset_stream == 0 {
-            assert!(clock.now().since_origin() < PATIENCE / 6, "no reset: {:?}", owner.stats());
+            assert!(clock.now().since_origin() < DEADLINE / 6, "no reset: {:?}", owner.stats());
             thread::park_timeout(Duration::from_millis(5));
         }
         self.run(async {
@@ -244,23 +262,23 @@ impl Asker {
 }
 
 #[test]
-fn a_receiver_that_does_not_read_says_nothing_of_the_file() {
+fn upload_to_a_receiver_that_does_not_read_is_reset_without_suspicion() {
     let size = limits::STREAM_WINDOW_BYTES as usize + (8 << 20);
-    // Longer than this thread ever pauses between the begin of the second upload and its first read.
+    // Longer than any pause of this thread between the start of the second upload and its first read.
     let owner = Owner::with(&[size], Duration::from_secs(2));
-    let asker = owner.asker("asker");
-    let mut recv = asker.ask(owner.hashes[0]);
-    let code = asker.run(recv.received_reset()).unwrap().expect("the stream is reset");
+    let client = owner.client("receiver");
+    let mut recv = client.download(owner.hashes[0]);
+    let code = client.run(recv.received_reset()).unwrap().expect("the stream was not reset");
     assert_eq!(BulkAbort::from_varint(code), Some(BulkAbort::Stopped));
-    eventually("the upload is over", || owner.uploads.active() == 0);
-    assert_eq!(owner.hashed_bytes(), size as u64, "nobody doubts the file");
-    let mut again = asker.ask(owner.hashes[0]);
-    let first = asker.run(async { again.read_chunk(1, true).await.unwrap().unwrap().bytes });
-    assert_eq!(first.len(), 1, "it is served as before");
+    eventually("the upload ends", || owner.uploads.active() == 0);
+    assert_eq!(owner.hashed_bytes(), size as u64, "the share hashed the file again");
+    let mut again = client.download(owner.hashes[0]);
+    let first = client.run(async { again.read_chunk(1, true).await.unwrap().unwrap().bytes });
+    assert_eq!(first.len(), 1, "the second upload sent nothing");
 }
 
 #[test]
-fn only_a_file_that_changed_is_said_to_have_changed() {
+fn abort_code_is_changed_only_for_a_changed_file() {
     let broken = || io::Error::from(io::ErrorKind::TimedOut);
     assert_eq!(ServeError::Changed { offset: 0 }.abort(), BulkAbort::Changed);
     for error in [ServeError::Disk(broken()), ServeError::Stream(broken()), ServeError::Stalled(Duration::ZERO)] {
@@ -268,108 +286,141 @@ fn only_a_file_that_changed_is_said_to_have_changed() {
     }
 }
 
-/// Asks for a content of 40 MiB, damages a pair of it when it begins to come, and says that something was wrong. How many bytes
-/// the owner has hashed by then, in files.
+/// Downloads a part of a 40 MiB content, damages a pair of its outboard, and reports wrong data. Returns how often the owner
+/// has hashed the file after that.
 fn hashed_after_a_complaint(damaged: Option<u64>) -> u64 {
     let size = 40 << 20;
-    let owner = Owner::with(&[size], PATIENCE);
-    let asker = owner.asker("asker");
-    let mut recv = asker.ask(owner.hashes[0]);
-    asker.run(recv.read_chunk(1, true)).unwrap().expect("it comes");
+    let owner = Owner::with(&[size], DEADLINE);
+    let client = owner.client("receiver");
+    let mut recv = client.download(owner.hashes[0]);
+    client.run(recv.read_chunk(1, true)).unwrap().expect("no data");
     owner.damage(owner.hashes[0], damaged);
-    asker.run(async {
+    client.run(async {
         recv.stop(BulkAbort::Wrong.to_varint()).unwrap();
-        // So that it is said before this end falls silent.
+        // Runs the client until the owner has received the report.
         while owner.uploads.active() > 0 {
             sleep(Duration::from_millis(5)).await;
         }
     });
-    eventually("the look is over", || owner.uploads.looks.count() == 0);
+    eventually("the audit ends", || owner.uploads.audit.count() == 0);
     owner.hashed_bytes() / size as u64
 }
 
 #[test]
-fn who_complains_makes_an_owner_hash_what_was_sent_and_no_more() {
-    // The last groups cannot have been sent to who does not read.
-    assert_eq!(hashed_after_a_complaint(None), 1, "what was sent is right");
-    assert_eq!(hashed_after_a_complaint(Some(6)), 2, "what was sent is wrong: the file is hashed again");
+fn complaint_makes_the_owner_audit_only_what_was_sent() {
+    // The last groups were not sent, because the receiver does not read.
+    assert_eq!(hashed_after_a_complaint(None), 1, "the damage is outside of what was sent");
+    assert_eq!(hashed_after_a_complaint(Some(6)), 2, "the damage is in what was sent");
 }
 
 #[test]
-fn a_content_is_looked_at_once_at_a_time_and_not_when_the_peer_ends() {
+fn audits_are_bounded_and_stop_with_the_peer() {
     let sizes: Vec<_> = (0..=limits::MAX_LOOKS).map(|number| (40 << 10) + number).collect();
-    let owner = Owner::with(&sizes, PATIENCE);
+    let owner = Owner::with(&sizes, DEADLINE);
     let before = owner.hashed_bytes();
     let hashes = &owner.hashes;
     hashes.iter().for_each(|&hash| owner.damage(hash, None));
     let _inside = owner.runtime.enter();
-    let look_at = |looks: &Looks, number: usize| looks.look_at(hashes[number], &GroupRanges::all(40 << 10), 1);
+    let start = |audit: &ContentAudit, number: usize| audit.start(hashes[number], &GroupRanges::all(40 << 10), 1);
 
-    let looks = Looks::new(owner.uploads.share.clone());
-    let first = looks.begin(hashes[0]).unwrap();
-    look_at(&looks, 0);
-    assert_eq!(looks.count(), 1, "it is being looked at");
-    let others: Vec<_> = hashes[1..limits::MAX_LOOKS].iter().map(|&hash| looks.begin(hash).unwrap()).collect();
-    look_at(&looks, limits::MAX_LOOKS);
-    assert_eq!(looks.count(), limits::MAX_LOOKS, "enough are");
+    let audit = ContentAudit::new(owner.uploads.share.clone());
+    let first = audit.begin(hashes[0]).unwrap();
+    start(&audit, 0);
+    assert_eq!(audit.count(), 1, "the content is audited already");
+    let others: Vec<_> = hashes[1..limits::MAX_LOOKS].iter().map(|&hash| audit.begin(hash).unwrap()).collect();
+    start(&audit, limits::MAX_LOOKS);
+    assert_eq!(audit.count(), limits::MAX_LOOKS, "the limit is reached");
     drop((first, others));
-    assert_eq!((looks.count(), owner.hashed_bytes()), (0, before));
+    assert_eq!((audit.count(), owner.hashed_bytes()), (0, before));
 
-    looks.end();
-    look_at(&looks, 0);
-    eventually("the look is over", || looks.count() == 0);
-    assert_eq!(owner.hashed_bytes(), before, "it found nothing out");
+    audit.stop();
+    start(&audit, 0);
+    eventually("the audit ends", || audit.count() == 0);
+    assert_eq!(owner.hashed_bytes(), before, "a stopped audit had a result");
 
-    let looks = Looks::new(owner.uploads.share.clone());
-    look_at(&looks, 0);
-    eventually("the look is over", || looks.count() == 0);
+    let audit = ContentAudit::new(owner.uploads.share.clone());
+    start(&audit, 0);
+    eventually("the audit ends", || audit.count() == 0);
     assert_eq!(owner.hashed_bytes(), before + sizes[0] as u64);
 }
 
-/// An upload slot that is free only once the asker does not run any more keeps the asker from acknowledging data: the
+/// An upload slot that is free only once the client does not run any more keeps the client from acknowledging data: the
 /// owner writes all of it into the stream, whose window is larger, and can send no more than a congestion window.
 #[test]
-fn written_data_is_not_sent_to_an_asker_that_stops_the_stream() {
+fn written_data_is_not_sent_after_the_receiver_stops_the_stream() {
     const PACKED: usize = 200 << 10;
     const FILE: usize = 8 << 20;
     let sizes: Vec<_> = (0..40).map(|number| PACKED + number).chain([FILE]).collect();
-    let owner = Owner::with(&sizes, PATIENCE);
+    let owner = Owner::with(&sizes, DEADLINE);
     let contents: Vec<_> = owner.hashes.iter().zip(&sizes).map(|(&hash, &size)| (hash, size as u64)).collect();
     let (file, packed) = contents.split_last().unwrap();
     let in_pack: u64 = packed.iter().map(|(_, size)| size).sum();
-    let gives_up = |asker: &Asker, recv, held, written: u64| {
+    let check = |client: &Client, recv, held, written: u64| {
         let before = owner.uploads.bytes();
         drop(held);
-        eventually("the owner writes all of it", || {
+        eventually("the owner has written everything", || {
             owner.uploads.bytes() - before >= written && owner.uploads.active() == 0
         });
         let connection = owner.last_connection();
-        asker.give_up(recv, &connection);
+        client.stop(recv, &connection);
         let sent = connection.stats().udp_tx.bytes;
         assert!(sent < written / 2, "the owner sent {sent} of {written} bytes");
     };
 
-    let (asker, held) = (owner.asker("packs"), owner.hold_slot());
-    let pack = asker.request_pack(packed.to_vec());
-    gives_up(&asker, pack, held, in_pack);
+    let (client, held) = (owner.client("packs"), owner.hold_slot());
+    let pack = client.request_pack(packed.to_vec());
+    check(&client, pack, held, in_pack);
 
-    let (asker, held) = (owner.asker("files"), owner.hold_slot());
-    let stream = asker.request(file.0);
-    gives_up(&asker, stream, held, file.1);
+    let (client, held) = (owner.client("files"), owner.hold_slot());
+    let stream = client.request(file.0);
+    check(&client, stream, held, file.1);
 }
 
 #[test]
-fn a_receiver_that_takes_nothing_keeps_nobody_waiting_and_loses_nothing() {
+fn slow_receiver_yields_its_slot_and_completes_its_download() {
     let size = limits::STREAM_WINDOW_BYTES as usize + (8 << 20);
-    let owner = Owner::with(&[size, 1 << 20], PATIENCE);
-    let slow = owner.asker("slow");
-    let mut recv = slow.ask(owner.hashes[0]);
-    let other = owner.asker_on(&slow.runtime, "other");
-    // Nobody begins before it is its turn.
-    let mut served = other.ask(owner.hashes[1]);
+    let owner = Owner::with(&[size, 1 << 20], DEADLINE);
+    let slow = owner.client("slow");
+    let mut recv = slow.download(owner.hashes[0]);
+    let other = owner.client_on(&slow.runtime, "other");
+    // Returns only when the slow receiver has lost the slot.
+    let mut served = other.download(owner.hashes[1]);
     let (first, second) = slow.run(async {
         let second = served.read_to_end(2 << 20).await.unwrap().len();
         (recv.read_to_end(2 * size).await.unwrap().len(), second)
     });
-    assert!(first > size && second > 1 << 20, "both have all of it: {first}, {second} bytes");
+    assert!(first > size && second > 1 << 20, "incomplete: {first}, {second} bytes");
+}
+
+/// The connection stays alive, so only the deadline for writing the answer can release the slot.
+#[test]
+fn upload_to_a_receiver_without_flow_control_credit_releases_its_slot() {
+    let owner = Owner::with(&[100 << 10, 2 << 20], Duration::from_secs(1));
+    let load = || owner.uploads.slots.load();
+    for (number, pack) in [(0, false), (1, true)] {
+        let silent = owner.client_without_credit(&format!("silent{number}"));
+        let streams = silent.run(async {
+            let (mut send, recv) = if pack {
+                let (mut send, recv) = silent.connections.pack(&silent.target).await.unwrap();
+                let contents = vec![(owner.hashes[0], 100 << 10)];
+                write_header(&mut send, &PackRequest::new(contents).unwrap()).await.unwrap();
+                (send, recv)
+            } else {
+                let (mut send, recv) = silent.connections.bulk(&silent.target).await.unwrap();
+                let request = BulkRequest { hash: owner.hashes[0], groups: Vec::new() };
+                write_header(&mut send, &request).await.unwrap();
+                (send, recv)
+            };
+            send.finish().unwrap();
+            while load() != (1, 0) {
+                sleep(Duration::from_millis(5)).await;
+            }
+            while load() != (0, 0) {
+                sleep(Duration::from_millis(5)).await;
+            }
+            (send, recv)
+        });
+        drop(streams);
+    }
+    owner.client("other").download(owner.hashes[1]);
 }

@@ -235,7 +235,7 @@ impl Connections {
         let stream = open_stream(&open.connection, kind).await;
         stream.inspect_err(|_| self.forget(target, &open.connection)).map_err(|error| match error {
             Some(error) => NetError::from_connection(&target.to_string(), &error),
-            None => NetError::Closed { address: target.to_string(), why: "the stream was refused".to_owned() },
+            None => NetError::Refused { address: target.to_string(), why: "it stopped the stream".to_owned() },
         })
     }
 }

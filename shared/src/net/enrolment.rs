@@ -113,7 +113,7 @@ async fn enrol_at(
     let name = address.host_port();
     let (send, recv) = open_stream(&connection, StreamKind::Enrol).await.map_err(|error| match error {
         Some(error) => NetError::from_connection(&name, &error),
-        None => NetError::Closed { address: name.clone(), why: "the stream was refused".to_owned() },
+        None => NetError::Refused { address: name.clone(), why: "it stopped the stream".to_owned() },
     })?;
     let client = EnrolServiceClient::on(send, recv);
     let answer = client

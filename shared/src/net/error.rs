@@ -37,6 +37,15 @@ pub enum NetError {
         /// Rejecting side and cause.
         why: String,
     },
+    /// The target answers and refuses the connection or the call, mostly because a limit is reached. The caller can retry
+    /// later.
+    #[error("{address} refuses: {why}")]
+    Refused {
+        /// Role and address of the target.
+        address: String,
+        /// Reason given by the target.
+        why: String,
+    },
     /// The connection ended. The caller can retry.
     #[error("the connection to {address} ended: {why}")]
     Closed {
@@ -104,7 +113,7 @@ impl NetError {
                     ),
                 },
                 None if close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED => {
-                    Self::Closed { address, why: "it has too many connections".to_owned() }
+                    Self::Refused { address, why: "it has too many connections".to_owned() }
                 }
                 None => Self::Closed { address, why: close.to_string() },
             },
@@ -113,7 +122,8 @@ impl NetError {
                 match CloseCode::from_varint(close.error_code) {
                     CloseCode::NotAuthorised => Self::NotAuthorised { address, why },
                     CloseCode::ShuttingDown => Self::Unreachable { address, why: "it has just stopped".to_owned() },
-                    CloseCode::Done | CloseCode::Overloaded | CloseCode::Protocol => Self::Closed { address, why },
+                    CloseCode::Overloaded => Self::Refused { address, why },
+                    CloseCode::Done | CloseCode::Protocol => Self::Closed { address, why },
                 }
             }
             other => Self::Closed { address, why: other.to_string() },
@@ -127,7 +137,7 @@ impl NetError {
             (_, Some(reason)) => Self::from_connection(address, &reason),
             (RpcError::DeadlineExceeded, None) => Self::Deadline { address: address.to_owned() },
             // The display text of `RpcError::Server` only says that the server stopped; `detail` has the cause.
-            (RpcError::Server(error), None) => Self::Closed {
+            (RpcError::Server(error), None) => Self::Refused {
                 address: address.to_owned(),
                 why: error.detail.chars().filter(|c| !c.is_control()).collect(),
             },
@@ -145,7 +155,14 @@ impl NetError {
                 error,
                 "start `nameserver`, or give its address with -n HOST -p PORT",
             ),
-            // The server is restarting or at its connection limit; it did not judge our credentials.
+            // The server is at a limit; it did not judge our credentials.
+            Some(error @ Self::Refused { .. }) => Failure::new(
+                FailureCode::NameserverUnreachable,
+                "the nameserver refuses the connection",
+                error,
+                "try again later; if it fails again, look at the log of the nameserver",
+            ),
+            // The server is restarting; it did not judge our credentials.
             Some(error @ Self::Closed { .. }) => Failure::new(
                 FailureCode::NameserverUnreachable,
                 "the nameserver ended the connection",
@@ -170,6 +187,7 @@ impl NetError {
             Self::NotAuthorised { .. } => {
                 (FailureCode::NotAuthorised, "join the network with a token: `nsc token`, then `--join TOKEN`")
             }
+            Self::Refused { .. } => (FailureCode::Timeout, "try again later"),
             Self::Closed { .. } => (FailureCode::Timeout, "try again"),
         };
         Failure::new(code, what, self, hint)
@@ -179,6 +197,19 @@ impl NetError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nameserver_at_its_limit_is_reported_as_refusing() {
+        let close = quinn::ApplicationClose {
+            error_code: CloseCode::Overloaded.to_varint(),
+            reason: b"too many connections of this identity"[..].into(),
+        };
+        let refused = NetError::from_connection("nameserver", &ConnectionError::ApplicationClosed(close));
+        assert!(matches!(&refused, NetError::Refused { why, .. } if why.contains("too many")), "{refused:?}");
+        let failure = NetError::nameserver_failure(Some(refused));
+        assert_eq!(failure.code, FailureCode::NameserverUnreachable);
+        assert!(failure.what.contains("refuses") && failure.why.contains("too many"), "{failure}");
+    }
 
     #[test]
     fn nameserver_that_restarts_is_unreachable_and_one_that_rejects_is_not_authorised() {

@@ -8,8 +8,7 @@
 //! | none of these | fail and explain how to get a token |
 
 use std::{
-    fs,
-    io::{self, Read},
+    fs, io,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -77,28 +76,6 @@ impl StateDir {
     /// Creates the layout below `base`. Does not access the file system.
     pub fn new(base: impl Into<PathBuf>) -> Self {
         Self(base.into())
-    }
-
-    /// Returns the base directory of this user's state: `$BRASA_STATE_DIR`, else `$XDG_STATE_HOME/brasa`, else
-    /// `~/.local/state/brasa`. An empty variable counts as unset, and a relative `XDG_STATE_HOME` is ignored (XDG Base
-    /// Directory Specification 0.8).
-    ///
-    /// # Errors
-    /// Fails with `Usage` if no directory can be determined.
-    pub fn of_user() -> Result<PathBuf, Failure> {
-        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let absolute = |name| var(name).filter(|path| path.is_absolute());
-        var("BRASA_STATE_DIR")
-            .or_else(|| Some(absolute("XDG_STATE_HOME")?.join("brasa")))
-            .or_else(|| Some(absolute("HOME")?.join(".local/state/brasa")))
-            .ok_or_else(|| {
-                Failure::new(
-                    FailureCode::Usage,
-                    "no state directory is known",
-                    "HOME is not set",
-                    "use --state-dir DIR or set BRASA_STATE_DIR",
-                )
-            })
     }
 
     /// Returns the nameserver's directory.
@@ -237,33 +214,6 @@ impl Session {
     }
 }
 
-/// Parses a join token from the command line: the token itself, or `@FILE`, which keeps it out of the process list.
-///
-/// # Errors
-/// Fails with `Usage` if the file cannot be read or the text is not a join token.
-pub fn parse_join(text: &str) -> Result<JoinToken, Failure> {
-    let usage = |why: &dyn std::fmt::Display| {
-        Failure::new(
-            FailureCode::Usage,
-            "the join token cannot be read",
-            why,
-            "copy the whole line that `nsc token` printed",
-        )
-    };
-    let token = match text.strip_prefix('@') {
-        Some(path) => read_token(Path::new(path)).map_err(|error| usage(&format!("{path}: {error}")))?,
-        None => text.to_owned(),
-    };
-    token.parse().map_err(|error| usage(&error))
-}
-
-fn read_token(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    // A longer file is not a token, so truncating it does no harm.
-    fs::File::open(path)?.take(limits::MAX_TOKEN_FILE_BYTES).read_to_string(&mut text)?;
-    Ok(text)
-}
-
 /// Paths in the directory of a member.
 struct MemberFiles {
     directory: PathBuf,
@@ -374,7 +324,8 @@ fn create_private_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Returns the failure of a program without an identity: the nameserver is unreachable, or it requires a certificate.
+/// Returns the failure of a program without an identity: the nameserver cannot be reached or refuses the connection, or it
+/// requires a certificate.
 async fn no_identity(config: &SessionConfig, addresses: &[Endpoint], expired: bool) -> Failure {
     let applicant = match Applicant::new() {
         Ok(applicant) => applicant,
@@ -386,8 +337,11 @@ async fn no_identity(config: &SessionConfig, addresses: &[Endpoint], expired: bo
         // answers.
         let untrusted = certs::Fingerprint([0; 32]);
         match dial_as_applicant(address, untrusted, &applicant).await {
-            Err(DialError::Net(error @ (NetError::Unreachable { .. } | NetError::Local(_)))) => last = Some(error),
-            _ => return not_enrolled(&config.role, address, expired),
+            Ok(_) | Err(DialError::Net(NetError::NotAuthorised { .. })) => {
+                return not_enrolled(&config.role, address, expired);
+            }
+            Err(DialError::Net(error)) => last = Some(error),
+            Err(DialError::Other(failure)) => return failure,
         }
     }
     NetError::nameserver_failure(last)

@@ -121,7 +121,7 @@ async fn connections_over_the_limit_of_one_identity_are_refused_and_others_are_a
         held.push(connection);
     }
     let error = greedy.whoami(&b.target()).await.unwrap_err();
-    assert!(matches!(&error, NetError::Closed { why, .. } if why.contains("too many")), "{error:?}");
+    assert!(matches!(&error, NetError::Refused { why, .. } if why.contains("too many")), "{error:?}");
     assert!(held.iter().all(|connection| connection.close_reason().is_none()));
     assert_eq!(Node::new(&authority, "a").whoami(&b.target()).await.unwrap(), "a");
 

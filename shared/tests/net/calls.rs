@@ -196,7 +196,7 @@ async fn message_over_the_frame_limit_fails_only_its_own_call() {
         };
         let answered = a.connections.call(&target, DEADLINE, list);
         let answered = timeout(limits::CALL_DEADLINE, answered).await.unwrap();
-        assert!(matches!(&answered, Err(NetError::Closed { why, .. }) if why.contains("frame")), "{answered:?}");
+        assert!(matches!(&answered, Err(NetError::Refused { why, .. }) if why.contains("frame")), "{answered:?}");
         assert_eq!(a.whoami(&target).await.unwrap(), "a");
         assert_eq!(a.connections.connection(&target).await.unwrap().stable_id(), connection);
         assert_eq!(b.stats.streams.load(Ordering::SeqCst), 1, "the client opened a second stream");

@@ -17,6 +17,7 @@ use rustls::{
     pki_types::ServerName,
 };
 use shared::{
+    error::FailureCode,
     id::Role,
     limits,
     name::Endpoint,
@@ -27,6 +28,7 @@ use shared::{
         enrolment::{check_enrol_proof, enrol_proof},
         rpc_transport::{ServiceClient, serve_calls},
         serve::{Handler, Remote, serve},
+        session::{Session, SessionConfig},
     },
     rpc::{
         ALPN, ENROL_ALPN,
@@ -322,12 +324,33 @@ async fn applicants_are_limited_in_number_and_time() {
     }
     let (_, one_more) = nameserver.applicant().await;
     let ended = NetError::from_connection("the nameserver", &one_more.closed().await);
-    assert!(matches!(&ended, NetError::Closed { why, .. } if why.contains("too many")), "{ended:?}");
+    assert!(matches!(&ended, NetError::Refused { why, .. } if why.contains("too many")), "{ended:?}");
     let ended = timeout(limits::ENROLMENT_TIMEOUT + DEADLINE, held[0].closed())
         .await
         .expect("the server did not close the connection");
     let ended = NetError::from_connection("the nameserver", &ended);
-    assert!(matches!(&ended, NetError::Closed { why, .. } if why.contains("took too long")), "{ended:?}");
+    assert!(matches!(&ended, NetError::Refused { why, .. } if why.contains("took too long")), "{ended:?}");
+}
+
+#[tokio::test]
+async fn nameserver_at_its_connection_limit_is_not_reported_as_rejecting() {
+    let authority = Authority::ephemeral().unwrap();
+    let identity = authority.identity(&Role::Nameserver, LIFETIME).unwrap();
+    let server = trust::member_server(&identity, &[ENROL_ALPN]).unwrap();
+    let client = trust::member_client(&identity, &[ALPN]).unwrap();
+    let endpoint = endpoint::bind(loopback(), Some(server), client).unwrap().endpoint;
+    let address = Endpoint::from(endpoint.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            incoming.refuse();
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let config =
+        SessionConfig { role: peer("a"), state_dir: folder.path().to_owned(), nameserver: Some(address), join: None };
+    let failure = timeout(DEADLINE, Session::open(&config)).await.unwrap().err().expect("the session opened");
+    assert_eq!(failure.code, FailureCode::NameserverUnreachable, "{failure}");
+    assert!(failure.to_string().contains("too many connections"), "{failure}");
 }
 
 #[tokio::test]

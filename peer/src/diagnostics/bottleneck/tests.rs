@@ -1,4 +1,4 @@
-//! Each cause is found where it is, and nowhere else.
+//! Diagnosis of constructed measurements.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ fn peer(id: &str) -> PeerId {
     id.parse().unwrap()
 }
 
-/// One owner at work for 10 s, whose streams waited for nothing.
+/// Measurement of 10 s with one owner whose streams waited for nothing.
 fn measured(time: SourceTime, report: Option<UploadReport>) -> Measured {
     let streaming = ms(10_000).saturating_sub(time.opening + time.queued);
     let streams = if time.streams.is_zero() { streaming } else { time.streams };
@@ -27,12 +27,12 @@ fn measured(time: SourceTime, report: Option<UploadReport>) -> Measured {
     }
 }
 
-/// An owner that waited so long, of 10 s that it served.
-fn report(pace: u64, network: u64) -> UploadReport {
+/// Report of an owner that served for 10 s and waited for its limit and the network for these times in milliseconds.
+fn report(throttle: u64, network: u64) -> UploadReport {
     UploadReport {
         uploads: 4,
         served: ms(10_000),
-        throttle_wait: ms(pace),
+        throttle_wait: ms(throttle),
         network_wait: ms(network),
         limit_up: Some(2 << 20),
         slots: 8,
@@ -46,7 +46,7 @@ fn for_bytes(report: Option<UploadReport>) -> Measured {
     measured(SourceTime { bytes_wait: ms(9500), decoder_wait: ms(9500), ..SourceTime::default() }, report)
 }
 
-/// What the first finding is, and that it stands out.
+/// Returns the first finding and asserts that only it stands out.
 fn first(measured: &Measured) -> Finding {
     let found = findings(measured);
     let first = found.first().unwrap_or_else(|| panic!("nothing was found of {measured:?}")).clone();
@@ -56,7 +56,7 @@ fn first(measured: &Measured) -> Finding {
 }
 
 #[test]
-fn the_owners_cap() {
+fn rate_limit_of_the_owner_is_found() {
     let found = first(&for_bytes(Some(report(9000, 500))));
     assert_eq!((found.cause, found.peers), (Cause::OwnerLimit, vec![peer("owner")]));
     assert_eq!(found.figure, Figure::Rate(Some(2 << 20)));
@@ -64,29 +64,29 @@ fn the_owners_cap() {
 }
 
 #[test]
-fn the_owners_disk() {
+fn disk_of_the_owner_is_found() {
     let found = first(&for_bytes(Some(report(0, 1000))));
     assert_eq!((found.cause, found.figure), (Cause::OwnerDisk, Figure::Time(ms(9000))));
 }
 
 #[test]
-fn the_owners_slots() {
+fn slots_of_the_owner_are_found() {
     let found = first(&measured(SourceTime { queued: ms(8000), ..SourceTime::default() }, Some(report(0, 0))));
     assert_eq!(found.cause, Cause::OwnerSlots);
     assert_eq!(found.figure, Figure::Slots { at_a_time: Some(8), waited: ms(8000) });
 }
 
 #[test]
-fn round_trips() {
+fn round_trips_are_found() {
     let found = first(&measured(SourceTime { opening: ms(8000), ..SourceTime::default() }, None));
     assert_eq!((found.cause, found.figure), (Cause::RoundTrips, Figure::Requests { count: 4, rtt: Some(ms(3)) }));
 }
 
 #[test]
-fn the_path_the_buffer_and_the_processors_on_both_ends() {
+fn network_time_is_attributed_to_path_buffer_or_processors() {
     let mut slow = for_bytes(Some(report(0, 9500)));
     assert_eq!(first(&slow).cause, Cause::Path);
-    // Other programs' drops, too few to matter here.
+    // Drops of other programs, too few to slow the path down.
     slow.udp_drops = 5;
     assert_eq!(first(&slow).cause, Cause::Path);
     (slow.udp_drops, slow.clamped_buffer) = (200, Some(208 << 10));
@@ -102,14 +102,14 @@ fn the_path_the_buffer_and_the_processors_on_both_ends() {
 }
 
 #[test]
-fn a_busy_machine_is_no_excuse_for_a_cap() {
+fn rate_limit_is_found_on_a_busy_machine() {
     let mut capped = for_bytes(Some(report(9000, 500)));
     capped.machine = Some(MachineReport { idle_permille: 0, own_permille: 10 });
     assert_eq!(first(&capped).cause, Cause::OwnerLimit);
 }
 
 #[test]
-fn this_peers_own_cap_disk_and_work() {
+fn limit_disk_and_processors_of_this_peer_are_found() {
     let time = SourceTime { throttle_wait: ms(9000), ..SourceTime::default() };
     let mut capped = measured(time, Some(report(0, 9500)));
     capped.limit_down = Some(1 << 20);
@@ -119,7 +119,7 @@ fn this_peers_own_cap_disk_and_work() {
 
     let writes = SourceTime { bytes_wait: ms(500), disk_wait: ms(9000), disk_write: ms(9400), ..SourceTime::default() };
     assert_eq!(first(&measured(writes, Some(report(0, 9500)))).cause, Cause::OwnDisk);
-    // What is written meanwhile costs nothing.
+    // Concurrent writes cost no time.
     let hashes = SourceTime { bytes_wait: ms(500), disk_wait: ms(500), disk_write: ms(8000), ..SourceTime::default() };
     let found = first(&measured(hashes, Some(report(0, 9500))));
     assert_eq!((found.cause, found.figure), (Cause::OwnCpu, Figure::Machine(None)));
@@ -129,14 +129,14 @@ fn this_peers_own_cap_disk_and_work() {
 }
 
 #[test]
-fn an_owner_that_does_not_say() {
+fn owner_without_a_report_is_found() {
     let found = first(&for_bytes(None));
     assert_eq!((found.cause, found.peers), (Cause::Unsaid, vec![peer("owner")]));
     assert_eq!(first(&for_bytes(Some(UploadReport::default()))).cause, Cause::Unsaid);
 }
 
 #[test]
-fn nothing_stands_out() {
+fn even_or_short_transfer_has_no_outstanding_cause() {
     assert!(findings(&Measured::default()).is_empty());
     let mut even = for_bytes(Some(report(2500, 2500)));
     let owner = &mut even.sources.get_mut(&peer("owner")).unwrap().time;
@@ -144,16 +144,16 @@ fn nothing_stands_out() {
     owner.disk_wait = ms(100);
     let found = findings(&even);
     assert!(!found.is_empty() && found.iter().all(|finding| !finding.stands_out()), "{found:?}");
-    // Over before anything could be told.
+    // Too short for a diagnosis.
     let short = Measured { elapsed: ms(5), ..for_bytes(Some(report(9000, 0))) };
     assert!(findings(&short).is_empty());
-    // Most of the time nothing was asked of anybody.
+    // Most of the time no request was open.
     let idle = Measured { elapsed: ms(100_000), ..for_bytes(Some(report(10_000, 0))) };
     assert!(findings(&idle).is_empty());
 }
 
 #[test]
-fn sources_count_by_their_time_and_are_named_in_its_order() {
+fn sources_are_named_in_the_order_of_their_share() {
     let mut many = for_bytes(Some(report(9000, 500)));
     let owner = many.sources[&peer("owner")].clone();
     let short = |source: &Source, factor: u32| {
@@ -174,7 +174,7 @@ fn sources_count_by_their_time_and_are_named_in_its_order() {
 
 proptest! {
     #[test]
-    fn shares_are_shares_whatever_was_measured(
+    fn shares_of_arbitrary_measurements_are_sorted_and_within_bounds(
         elapsed in 0u64..20_000, active in 0u64..20_000, sync in 0u64..20_000,
         times in prop::collection::vec(0u64..20_000, 9), waits in prop::collection::vec(0u64..20_000, 3),
         drops in any::<u64>(), silent in any::<bool>(),

@@ -46,7 +46,7 @@ use crate::{
     transfer::{
         PackError, PackEvent, fetch_pack,
         metered::Metered,
-        throttle::{Pace, PacedIn},
+        throttle::{Throttle, ThrottledSource},
     },
 };
 
@@ -60,7 +60,7 @@ pub(crate) struct PackEngine {
     /// Connections for bytes.
     pub(crate) bulk: Connections,
     /// Cap on the bytes that this peer receives.
-    pub(crate) throttle: Pace,
+    pub(crate) throttle: Throttle,
     /// Bytes that this peer has fetched since it started.
     pub(crate) all_bytes: Arc<AtomicU64>,
     pub(crate) batch: Arc<Batch>,
@@ -299,7 +299,7 @@ fn stage(
 /// Everything that one pack needs.
 struct PackStream {
     bulk: Connections,
-    throttle: Pace,
+    throttle: Throttle,
     contact: Contact,
     meter: Arc<SourceMeter>,
 }
@@ -338,7 +338,7 @@ impl PackStream {
                 report_activity();
             }
         };
-        let mut source = Metered { source: PacedIn::new(recv, self.throttle.clone()), meter: &self.meter };
+        let mut source = Metered { source: ThrottledSource::new(recv, self.throttle.clone()), meter: &self.meter };
         Ok(fetch_pack(&mut source, contents, on_activity, take).await?)
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     api::Downloaded,
     core_handle::Stopped,
     store::{Destination, IndexEntry, Inspected, Share, Staged, StagedBatch},
-    transfer::{read_checked, throttle::Pace},
+    transfer::{read_checked, throttle::Throttle},
 };
 use batch::{Batch, Content, FileIndex, Ready, Target, blocking};
 use engine::PackEngine;
@@ -44,7 +44,7 @@ pub(crate) struct PackFetcher<'a> {
     /// Connections for bytes.
     pub(crate) bulk: &'a Connections,
     /// Cap on the bytes that this peer receives.
-    pub(crate) throttle: &'a Pace,
+    pub(crate) throttle: &'a Throttle,
     /// Bytes that this peer has fetched since it started.
     pub(crate) all_bytes: &'a Arc<AtomicU64>,
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, future::pending, sync::Arc};
 use futures::future::BoxFuture;
 use peer::{
     store::Share,
-    transfer::{serve, throttle::Pace},
+    transfer::{serve, throttle::Throttle},
 };
 use protocol::swarm::params::MIN_PIECE_BYTES;
 use shared::{
@@ -36,7 +36,7 @@ pub(crate) enum Fault {
     PackedContent(ContentHash),
     /// Bulk streams carry the bytes that the share has, at the rate of an honest owner, with one bit flipped in the
     /// middle of each piece.
-    BitInEachPiece(Share, Pace),
+    BitInEachPiece(Share, Throttle),
 }
 
 /// An owner of `contents` that serves them with a fault.

@@ -10,9 +10,15 @@
 
 use std::{fmt, sync::Arc, thread, time::Duration};
 
+use crate::{
+    params::COMMANDS_PER_COMMIT,
+    quota::{WritePermit, WriteQuota},
+    registry::{Mutation, Registry},
+    storage::{Storage, StorageError},
+};
 use shared::{
     id::Role,
-    limits::{COMMANDS_PER_COMMIT, MAX_QUEUED_EVENTS},
+    limits::MAX_QUEUED_EVENTS,
     rpc::{
         enrol::EnrolError,
         nameserver::{ClaimError, NameError, Revision},
@@ -21,12 +27,6 @@ use shared::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
-
-use crate::{
-    quota::{WritePermit, WriteQuota},
-    registry::{Mutation, Registry},
-    storage::{Storage, StorageError},
-};
 
 /// Pause between a failure of the storage and the attempt to load it again.
 const RELOAD_PAUSE: Duration = Duration::from_secs(1);

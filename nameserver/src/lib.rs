@@ -20,6 +20,7 @@
 mod actor;
 pub mod config;
 mod interfaces;
+pub mod params;
 mod quota;
 pub mod registry;
 pub mod server;

@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use shared::{id::Role, limits::MAX_WRITES_PER_IDENTITY};
+use crate::params::MAX_WRITES_PER_IDENTITY;
+use shared::id::Role;
 
 /// Number of queued writes by identity. Has at most as many entries as the queue.
 #[derive(Debug, Default)]

@@ -10,11 +10,19 @@ use std::{
     thread,
 };
 
+use crate::{
+    actor::{self, RegistryHandle},
+    config::{Config, StorageChoice},
+    interfaces,
+    params::CERTIFICATE_LIFE,
+    service::ServiceState,
+    storage::{Storage, StorageError, memory::MemoryStorage, redb::RedbStorage},
+};
 use certs::{Authority, JoinToken, trust};
 use shared::{
     error::{Failure, FailureCode},
     id::Role,
-    limits::{CERTIFICATE_LIFE, CLOSE_DEADLINE},
+    limits::CLOSE_DEADLINE,
     name::{Endpoint, Host},
     net::{
         CloseCode,
@@ -27,14 +35,6 @@ use shared::{
 };
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-
-use crate::{
-    actor::{self, RegistryHandle},
-    config::{Config, StorageChoice},
-    interfaces,
-    service::ServiceState,
-    storage::{Storage, StorageError, memory::MemoryStorage, redb::RedbStorage},
-};
 
 /// Most addresses that a token carries and that callers receive.
 const MAX_ADVERTISED: usize = 8;

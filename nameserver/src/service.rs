@@ -2,12 +2,17 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use crate::{
+    actor::{Fallible, RegistryHandle},
+    params::CERTIFICATE_LIFE,
+    registry::{Registry, query::Query, token::Credential},
+};
 use certs::{Authority, JoinToken, TokenId, trust::Caller};
 use futures::{FutureExt, future::BoxFuture};
 use shared::{
     epoch::Epoch,
     id::{Incarnation, Role},
-    limits::{CERTIFICATE_LIFE, MAX_WATCH_WAIT},
+    limits::MAX_WATCH_WAIT,
     name::Endpoint,
     net::{
         StreamKind,
@@ -27,11 +32,6 @@ use shared::{
 };
 use tarpc::context::Context;
 use tracing::info;
-
-use crate::{
-    actor::{Fallible, RegistryHandle},
-    registry::{Registry, query::Query, token::Credential},
-};
 
 /// State that the services of all connections share.
 pub(crate) struct ServiceState {

@@ -6,10 +6,9 @@ mod common;
 use std::{net::UdpSocket, time::Duration};
 
 use common::{TestServer, leased};
-use nameserver::config::StorageChoice;
+use nameserver::{config::StorageChoice, params::SEAT_SILENCE};
 use shared::{
     epoch::Epoch,
-    limits::SEAT_SILENCE,
     rpc::nameserver::{Claim, ClaimError},
     time::Clock,
 };

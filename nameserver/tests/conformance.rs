@@ -7,12 +7,11 @@ mod common;
 use std::time::Duration;
 
 use common::{DEADLINE, Member, TestServer, leased, permanent, texts};
-use nameserver::config::StorageChoice;
+use nameserver::{config::StorageChoice, params::MIN_LEASE};
 use shared::{
     epoch::Epoch,
     error::FailureCode,
     id::{Incarnation, Role},
-    limits::MIN_LEASE,
     name::Endpoint,
     net::session::SessionConfig,
     rpc::nameserver::{

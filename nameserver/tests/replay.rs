@@ -275,7 +275,7 @@ fn steps_of_histories_change_the_registry() {
     let claim = |caller, votes, force| Step::Claim { caller, ahead: 1, behind: 0, votes, force };
     step(&mut registry, Timestamp::ZERO, claim(0, 0, false));
     step(&mut registry, Timestamp::ZERO, claim(1, 0b110, true));
-    let silent = Timestamp::ZERO + shared::limits::SEAT_SILENCE;
+    let silent = Timestamp::ZERO + nameserver::params::SEAT_SILENCE;
     step(&mut registry, silent, claim(2, 0b101, false));
     assert_eq!(registry.seat(silent).epoch_high, Epoch(3));
     step(&mut registry, Timestamp::from_origin(Duration::from_secs(4)), Step::Expire);

@@ -1,5 +1,7 @@
 //! Discovery: files by the tracker, peers by the nameserver, and both by asking the known peers when those are away.
 
+pub mod params;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
@@ -160,7 +162,7 @@ impl Discovery {
     }
 
     /// The files whose names begin with `prefix` that the known peers have, as they say. Asks up to
-    /// [`limits::MAX_FAN_OUT`] peers.
+    /// [`crate::discovery::params::MAX_FAN_OUT`] peers.
     pub async fn ask_around(&self, prefix: &str) -> Vec<IndexedFile> {
         let mut versions: BTreeMap<_, IndexedFile> = BTreeMap::new();
         let mut add = |owner: &PeerId, file: FileMeta| {
@@ -175,7 +177,7 @@ impl Discovery {
             }
         }
         let peers = self.known_peers().await;
-        let others = peers.into_iter().filter(|contact| contact.peer != self.me).take(limits::MAX_FAN_OUT);
+        let others = peers.into_iter().filter(|contact| contact.peer != self.me).take(params::MAX_FAN_OUT);
         let answers = others.map(|contact| async move {
             let files = self.files_of(&contact, prefix).await;
             (contact.peer, files)
@@ -194,18 +196,18 @@ impl Discovery {
         by_receivers(self.receivers(prefix).await)
     }
 
-    /// Peers that receive files whose names begin with `prefix`. Asks up to [`limits::MAX_FAN_OUT`] of the known peers,
-    /// chosen at random, and waits up to [`limits::RECEIVERS_DEADLINE`] for them.
+    /// Peers that receive files whose names begin with `prefix`. Asks up to [`crate::discovery::params::MAX_FAN_OUT`] of the known peers,
+    /// chosen at random, and waits up to [`crate::discovery::params::RECEIVERS_DEADLINE`] for them.
     pub async fn receivers(&self, prefix: &str) -> Vec<(Contact, FileMeta)> {
         let mut others = self.known_peers().await;
         others.retain(|contact| contact.peer != self.me);
         fastrand::shuffle(&mut others);
-        let answers = others.into_iter().take(limits::MAX_FAN_OUT).map(|contact| async move {
+        let answers = others.into_iter().take(params::MAX_FAN_OUT).map(|contact| async move {
             let prefix = prefix.to_owned();
             let ask = |peer: PeerServiceClient, cx| async move { peer.receiving(cx, prefix).await };
             let target = Target::from(&contact);
-            let call = self.connections.call(&target, limits::RECEIVERS_DEADLINE, ask);
-            match timeout(limits::RECEIVERS_DEADLINE, call).await {
+            let call = self.connections.call(&target, params::RECEIVERS_DEADLINE, ask);
+            match timeout(params::RECEIVERS_DEADLINE, call).await {
                 Ok(Ok(files)) => files.into_iter().map(|file| (contact.clone(), file)).collect(),
                 Ok(Err(error)) => {
                     tracing::debug!(%error, peer = %contact.peer, "cannot ask a peer what it receives");
@@ -405,7 +407,7 @@ where
 /// oldest counts, so that no peer alone can make it newer. Pure.
 fn by_receivers(received: Vec<(Contact, FileMeta)>) -> Vec<IndexedFile> {
     let has_swarm = |file: &FileMeta| {
-        file.size >= limits::MIN_SWARM_BYTES && file.hash != PACKS_HASH && file.hash != DIRECTORY_HASH
+        file.size >= params::MIN_SWARM_BYTES && file.hash != PACKS_HASH && file.hash != DIRECTORY_HASH
     };
     let mut versions: BTreeMap<_, (FileMeta, BTreeSet<PeerId>)> = BTreeMap::new();
     for (contact, file) in received.into_iter().filter(|(_, file)| has_swarm(file)) {

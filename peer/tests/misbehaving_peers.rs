@@ -18,13 +18,14 @@ use std::{
 };
 
 use peer::{
+    download::params::{MAX_SWARM_FAN_OUTS, SWARM_PATIENCE},
     store::{Share, ShareOptions},
     transfer::throttle::Throttle,
 };
 use rustix::process::Signal;
 use shared::{
     content::{ContentHash, DIRECTORY_HASH, FileMeta},
-    limits::{CALL_DEADLINE, FILES_PER_PAGE, GROUP_BYTES, MAX_SWARM_FAN_OUTS, SWARM_PATIENCE},
+    limits::{CALL_DEADLINE, FILES_PER_PAGE, GROUP_BYTES},
     rpc::{
         peer::{DirectoryMeta, PeerServiceClient},
         tracker::WireFile,

@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use peer::store::download::resume::format;
-use rustix::process::Signal;
-use shared::{
-    limits::{BULK_BATCH_BYTES, BULK_BATCHES, CONNECTION_WINDOW_BYTES, IDLE_TIMEOUT, MAX_UNSYNCED_BYTES},
-    time::Clock,
+use peer::{
+    store::{download::resume::format, params::MAX_UNSYNCED_BYTES},
+    transfer::params::{BULK_BATCH_BYTES, BULK_BATCHES},
 };
+use rustix::process::Signal;
+use shared::{limits::CONNECTION_WINDOW_BYTES, net::params::IDLE_TIMEOUT, time::Clock};
 
 mod common;
 use common::{Network, noise, process::Program, wait_for, wait_for_within};

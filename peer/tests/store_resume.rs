@@ -12,14 +12,14 @@ use std::{
 };
 
 use peer::{
-    store::{Destination, Partial, download::resume::format},
+    store::{Destination, Partial, download::resume::format, params::RESUME_MIN_BYTES},
     transfer::{FetchError, fetch, serve},
 };
 use shared::{
     content::FileMeta,
     error::{Failure, FailureCode},
     group_ranges::GroupRanges,
-    limits::{GROUP_BYTES, RESUME_MIN_BYTES},
+    limits::GROUP_BYTES,
 };
 use store_common::{DEADLINE, Fixture, SmallDisk, change_visibly, name, noise};
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 use peer::{
-    store::{Partial, download::destination::Occupancy},
+    store::{Partial, download::destination::Occupancy, params::DIRECT_MIN_FILE_BYTES},
     transfer::{FetchError, ServeError, Writing, Written, fetch, fetch_from, serve, stream::Reader},
 };
 use proptest::prelude::*;
@@ -24,7 +24,7 @@ use shared::{
     content::{ContentHash, FileMeta},
     error::{Failure, FailureCode},
     group_ranges::GroupRanges,
-    limits::{DIRECT_MIN_FILE_BYTES, GROUP_BYTES},
+    limits::GROUP_BYTES,
 };
 use store_common::{DEADLINE, Fixture, SmallDisk, change_visibly, name, noise};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

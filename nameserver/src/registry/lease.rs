@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
+use crate::params::{MAX_LEASE, MIN_LEASE};
 use serde::{Deserialize, Serialize};
 use shared::{
     id::Role,
-    limits::{MAX_LEASE, MIN_LEASE},
     name::Name,
     rpc::nameserver::{LeaseRequest, NameError},
     time::Timestamp,

@@ -1,7 +1,8 @@
 //! Pages of names and of changes.
 
+use crate::params::{NAMES_PER_PAGE, NAMES_SCANNED_PER_PAGE};
 use shared::{
-    limits::{NAMES_PER_PAGE, NAMES_SCANNED_PER_PAGE, PAGE_BYTES},
+    limits::PAGE_BYTES,
     name::Name,
     rpc::nameserver::{NameChange, Page, Record, Revision},
     time::Timestamp,
@@ -77,10 +78,8 @@ fn record_bytes(record: &Record) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use shared::{
-        limits::MAX_CHANGES_REMEMBERED,
-        rpc::nameserver::{ListQuery, Register, Selector},
-    };
+    use crate::params::MAX_CHANGES_REMEMBERED;
+    use shared::rpc::nameserver::{ListQuery, Register, Selector};
 
     use super::*;
     use crate::registry::tests::{NOW, peer, registry, request};

@@ -3,7 +3,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use shared::{limits::MAX_CHANGES_REMEMBERED, name::Name, rpc::nameserver::Revision};
+use crate::params::MAX_CHANGES_REMEMBERED;
+use shared::{name::Name, rpc::nameserver::Revision};
 
 use super::change::{Change, Mutation, NameRow};
 

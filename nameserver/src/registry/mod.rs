@@ -37,7 +37,8 @@ pub(crate) mod tests;
 
 use std::sync::Arc;
 
-use shared::{limits::EXPIRIES_PER_SWEEP, name::Name, rpc::nameserver::Revision, time::Timestamp};
+use crate::params::EXPIRIES_PER_SWEEP;
+use shared::{name::Name, rpc::nameserver::Revision, time::Timestamp};
 
 pub use self::change::{Change, EnrolmentRow, Mutation, NameRow, Snapshot, TokenRow};
 use self::{lease::Lease, table::Tables};

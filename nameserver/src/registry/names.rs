@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use crate::params::{MAX_NAMES, MAX_NAMES_PER_IDENTITY, MAX_TAGS};
 use shared::{
     id::{Incarnation, Role},
-    limits::{MAX_NAME_BYTES, MAX_NAMES, MAX_NAMES_PER_IDENTITY, MAX_TAGS},
+    limits::MAX_NAME_BYTES,
     name::{Endpoint, Name, PEER_PREFIX, TRACKER_PREFIX, Tag},
     rpc::nameserver::{Condition, NameError, Record, Register, Registered, Revision, Selector},
     time::Timestamp,

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, ops::Bound};
 
+use crate::params::{MAX_REGEX_BYTES, MAX_REGEX_PROGRAM_BYTES};
 use regex::{Regex, RegexBuilder};
 use shared::{
-    limits::{MAX_REGEX_BYTES, MAX_REGEX_PROGRAM_BYTES},
     name::{Name, Tag},
     rpc::nameserver::{ListQuery, NameError, TagQuery},
 };

@@ -19,11 +19,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use crate::params::SEAT_SILENCE;
 use shared::{
     electors::{electors, majority},
     epoch::Epoch,
     id::{Incarnation, PeerId, Role},
-    limits::{MAX_EPOCH_STEP, SEAT_LEASE, SEAT_SILENCE},
+    limits::{MAX_EPOCH_STEP, SEAT_LEASE},
     name::{Name, PEER_PREFIX, TRACKER_PREFIX},
     rpc::nameserver::{Claim, ClaimError, Seat, SeatGrant, SeatView},
     time::Timestamp,

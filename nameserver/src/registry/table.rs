@@ -7,11 +7,12 @@ use std::{
     sync::Arc,
 };
 
+use crate::params::EXPIRIES_PER_SWEEP;
 use certs::TokenId;
 use shared::{
     epoch::Epoch,
     id::{PeerId, Role},
-    limits::{EXPIRIES_PER_SWEEP, SEAT_LEASE},
+    limits::SEAT_LEASE,
     name::Name,
     rpc::nameserver::{Revision, Seat},
     time::Timestamp,

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::params::MAX_NAMES_PER_IDENTITY;
 use shared::{
     id::{Incarnation, Role},
-    limits::MAX_NAMES_PER_IDENTITY,
     rpc::nameserver::{Condition, LeaseRequest, ListQuery, NameError, Register, Registered, Selector, TagQuery},
 };
 
@@ -262,7 +262,7 @@ fn pages_are_bounded_by_number_and_bytes_and_are_complete() {
         let (mut query, mut names, mut pages) = (query, Vec::new(), 0);
         loop {
             let page = registry.page(NOW, &query.clone().try_into().unwrap());
-            assert!(page.records.len() <= shared::limits::NAMES_PER_PAGE);
+            assert!(page.records.len() <= crate::params::NAMES_PER_PAGE);
             let bytes = postcard::to_stdvec(&page).unwrap().len();
             assert!(bytes < shared::limits::PAGE_BYTES + 300, "{bytes}");
             names.extend(page.records.into_iter().map(|record| record.name));
@@ -287,7 +287,7 @@ fn pages_are_bounded_by_number_and_bytes_and_are_complete() {
 #[test]
 fn filter_with_few_matches_returns_an_empty_page_with_a_next_one() {
     let mut registry = registry();
-    for number in 0..shared::limits::NAMES_SCANNED_PER_PAGE {
+    for number in 0..crate::params::NAMES_SCANNED_PER_PAGE {
         admin(&mut registry, permanent(&format!("n{number:06}")));
     }
     admin(&mut registry, permanent("z"));

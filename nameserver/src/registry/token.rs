@@ -1,9 +1,9 @@
 //! Join tokens, and the key that each peer's id is bound to.
 
+use crate::params::{MAX_ENROLMENTS, MAX_TOKEN_LIFE, MAX_TOKEN_USES, MAX_TOKENS};
 use certs::{ProofKey, TokenId};
 use shared::{
     id::{PeerId, Role},
-    limits::{MAX_ENROLMENTS, MAX_TOKEN_LIFE, MAX_TOKEN_USES, MAX_TOKENS},
     rpc::{
         enrol::EnrolError,
         nameserver::{MintToken, NameError},

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use nameserver::registry::{Registry, Snapshot};
+use nameserver::{
+    params::MAX_LEASE,
+    registry::{Registry, Snapshot},
+};
 use protocol::{
     CallId,
     election::{Action, CallError, CallFailure, Core, CoreConfig, DurableState, Event, Reply, Report, Role, Token},
@@ -18,7 +21,7 @@ use shared::{
     contact::Contact,
     content::FileMeta,
     id::{Incarnation, PeerId, Role as Identity},
-    limits::{CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_LEASE},
+    limits::{CALL_DEADLINE, HEARTBEAT_DEADLINE},
     name::{Endpoint, Name},
     rpc::{
         nameserver::{Condition, LeaseRequest, Register, SeatView},

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use protocol::election::{Action, Core, CoreConfig, DurableState, Event, Role};
+use protocol::{
+    election::{Action, Core, CoreConfig, DurableState, Event, Role, params::PEER_SILENCE},
+    replication::params::{SNAPSHOT_FILE_COST, SNAPSHOT_PAGE_COST},
+};
 use shared::{
     contact::Contact,
     content::ContentHash,
     digest::ShareDigest,
     epoch::Epoch,
     id::PeerId,
-    limits::{PEER_SILENCE, SEAT_LEASE, SNAPSHOT_FILE_COST, SNAPSHOT_PAGE_COST},
+    limits::SEAT_LEASE,
     name::Endpoint,
     rpc::{
         nameserver::{SeatGrant, SeatView},

@@ -18,6 +18,7 @@
 pub mod election;
 pub mod index;
 pub mod packs;
+pub mod params;
 pub mod provider_health;
 pub mod replication;
 pub mod swarm;

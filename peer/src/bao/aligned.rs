@@ -1,6 +1,6 @@
 //! Buffers for direct I/O.
 
-use shared::limits::DIRECT_ALIGNMENT;
+use super::params::DIRECT_ALIGNMENT;
 
 /// Buffer that begins at a multiple of `DIRECT_ALIGNMENT`, as direct I/O requires (open(2), `O_DIRECT`).
 #[derive(Debug, Default)]

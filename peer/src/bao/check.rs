@@ -5,12 +5,12 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use shared::{content::ContentHash, group_ranges::GroupRanges, limits::DISK_RUN_BYTES};
-
 use super::{
+    params::DISK_RUN_BYTES,
     read_ahead::RunReader,
     verifier::{PAIR_BYTES, Step, Verifier, outboard_bytes},
 };
+use shared::{content::ContentHash, group_ranges::GroupRanges};
 
 /// Size of a read from an outboard, bytes.
 pub(crate) const OUTBOARD_RUN_BYTES: usize = 64 << 10;

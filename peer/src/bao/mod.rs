@@ -9,6 +9,7 @@
 
 pub(crate) mod aligned;
 pub(crate) mod check;
+pub mod params;
 pub(crate) mod read_ahead;
 pub(crate) mod tree_hash;
 pub(crate) mod verifier;

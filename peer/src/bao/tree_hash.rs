@@ -11,13 +11,12 @@ use std::{
     thread,
 };
 
-use blake3::hazmat::{ChainingValue, left_subtree_len};
-use shared::{
-    content::ContentHash,
-    limits::{GROUP_BYTES, HASH_BLOCK_BYTES, HASH_PART_BYTES},
+use super::{
+    params::{HASH_BLOCK_BYTES, HASH_PART_BYTES},
+    verifier::{PAIR_BYTES, group_value, pair_value},
 };
-
-use super::verifier::{PAIR_BYTES, group_value, pair_value};
+use blake3::hazmat::{ChainingValue, left_subtree_len};
+use shared::{content::ContentHash, limits::GROUP_BYTES};
 
 /// Hashes the first `size` bytes of `file` and writes their outboard to `outboard` (format: `docs/transfer.md`).
 ///

@@ -2,25 +2,25 @@
 
 use std::{io, io::IsTerminal as _, path::PathBuf, sync::Arc};
 
-use rustix::process::Signal;
-use shared::{
-    error::{Failure, FailureCode},
-    limits::{ONE_SHOT_POLL, ONE_SHOT_WAIT},
-    time::Clock,
-};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-
 use super::{
     command::{Command, CommandContext, Outcome, PeerEffect},
     commands::{execute, help, parse},
     console::Console,
     control::{ClientOutcome, ControlClient, ControlServer, Reply, Request},
     output::{Rendered, Style, print, render, render_failure, sanitize, unfinished_line},
+    params::{ONE_SHOT_POLL, ONE_SHOT_WAIT},
     progress::{self, DownloadBar},
     report::{EndCause, Report},
     session::Session,
 };
+use rustix::process::Signal;
+use shared::{
+    error::{Failure, FailureCode},
+    time::Clock,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     api::PeerApi,
     config::{Mode, PeerConfig},

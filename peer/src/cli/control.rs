@@ -2,7 +2,7 @@
 //!
 //! It is a Unix socket in the peer's state folder. Only the user of the peer can use it: the permissions of folder and
 //! socket exclude others, and both sides check the user id of the other. Frames are length-delimited JSON of at most
-//! `limits::MAX_CONTROL_FRAME_BYTES`:
+//! `crate::cli::params::MAX_CONTROL_FRAME_BYTES`:
 //!
 //! ```text
 //! client: Request
@@ -20,16 +20,19 @@ use std::{
     time::Duration,
 };
 
+use super::{
+    command::{CommandContext, Outcome, PeerEffect},
+    commands::{execute, parse},
+    output::{Style, render},
+    params::{CONTROL_OUTPUT_BYTES, CONTROL_SILENCE, MAX_CONTROL_CLIENTS, MAX_CONTROL_FRAME_BYTES, PROGRESS_INTERVAL},
+};
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use shared::{
     error::{Failure, FailureCode},
-    limits::{
-        CONTROL_OUTPUT_BYTES, CONTROL_SILENCE, MAX_CONTROL_CLIENTS, MAX_CONTROL_FRAME_BYTES, PROGRESS_INTERVAL,
-        STREAM_HEADER_DEADLINE,
-    },
+    limits::STREAM_HEADER_DEADLINE,
 };
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -42,11 +45,6 @@ use tokio_util::{
     sync::CancellationToken,
 };
 
-use super::{
-    command::{CommandContext, Outcome, PeerEffect},
-    commands::{execute, parse},
-    output::{Style, render},
-};
 use crate::api::{PeerApi, Progress, ProgressSink};
 
 /// Longest path that every supported system allows for a Unix socket, bytes. `sun_path` has 104 bytes on BSD and

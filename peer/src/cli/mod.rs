@@ -21,6 +21,7 @@ mod control;
 #[cfg(test)]
 mod fake_peer;
 pub mod output;
+pub mod params;
 mod progress;
 mod prompt;
 mod report;

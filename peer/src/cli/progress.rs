@@ -9,14 +9,14 @@ use std::{
     },
 };
 
-use indicatif::{ProgressBar, ProgressFinish, ProgressState, ProgressStyle};
-use shared::{
-    limits::{SHOWN_RATE_STEP, SHOWN_RATE_WINDOW},
-    time::{Clock, Timestamp},
+use crate::{
+    api::{Progress, ProgressSink},
+    diagnostics::params::{SHOWN_RATE_STEP, SHOWN_RATE_WINDOW},
 };
+use indicatif::{ProgressBar, ProgressFinish, ProgressState, ProgressStyle};
+use shared::time::{Clock, Timestamp};
 
 use super::output::{bytes, duration};
-use crate::api::{Progress, ProgressSink};
 
 /// Layout of the line. The message shrinks on a narrow terminal, because a wrapped line cannot be redrawn.
 const TEMPLATE: &str = "{wide_msg}  [{bar:16}]  {binary_bytes}/{binary_total_bytes}  {rate}";

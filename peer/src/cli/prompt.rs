@@ -6,6 +6,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError, mpsc},
 };
 
+use super::{
+    command::Verb,
+    commands::VERBS,
+    console::Console,
+    params::{MAX_COMPLETIONS, MAX_HISTORY_LINES},
+    report::Report,
+    shell_words,
+    source::{CommandSource, Input},
+};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::{
     CompletionType, Config, Context, Editor, Helper,
@@ -16,23 +25,12 @@ use rustyline::{
     history::FileHistory,
     validate::Validator,
 };
-use shared::{
-    error::{Failure, FailureCode},
-    limits::{MAX_COMPLETIONS, MAX_HISTORY_LINES},
-};
+use shared::error::{Failure, FailureCode};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
 
-use super::{
-    command::Verb,
-    commands::VERBS,
-    console::Console,
-    report::Report,
-    shell_words,
-    source::{CommandSource, Input},
-};
 use crate::api::PeerApi;
 
 /// Prompt at a terminal.

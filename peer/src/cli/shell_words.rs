@@ -1,9 +1,7 @@
 //! Splitting of a command line into words, with the quoting rules of a shell.
 
-use shared::{
-    error::{Failure, FailureCode},
-    limits::MAX_COMMAND_LINE_BYTES,
-};
+use super::params::MAX_COMMAND_LINE_BYTES;
+use shared::error::{Failure, FailureCode};
 
 /// Splits a line at blanks. Between single quotes every character is literal. Between double quotes a backslash escapes
 /// `"`, `\`, `$` and `` ` ``; outside of quotes it escapes any character.

@@ -2,17 +2,14 @@
 
 use std::io::{self, BufRead};
 
-use shared::{
-    error::{Failure, FailureCode},
-    limits::MAX_COMMAND_LINE_BYTES,
-};
-use tokio::sync::mpsc;
-
 use super::{
+    params::MAX_COMMAND_LINE_BYTES,
     report::Report,
     shell_words,
     source::{CommandSource, Input},
 };
+use shared::error::{Failure, FailureCode};
+use tokio::sync::mpsc;
 
 /// Lines of a reader. A thread of its own reads them, because a blocking read cannot be cancelled.
 pub(crate) struct StdinSource(mpsc::Receiver<Input>);

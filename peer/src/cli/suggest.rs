@@ -1,6 +1,6 @@
 //! Suggestions for mistyped words.
 
-use shared::limits::MAX_SUGGESTED_CHARS;
+use super::params::MAX_SUGGESTED_CHARS;
 
 /// Suggestions for one word at most.
 const MAX_SUGGESTIONS: usize = 3;

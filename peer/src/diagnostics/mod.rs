@@ -12,6 +12,7 @@
 pub mod bottleneck;
 pub(crate) mod gauge;
 pub mod meter;
+pub mod params;
 pub mod rate;
 pub mod system;
 pub mod upload_stats;

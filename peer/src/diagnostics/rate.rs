@@ -2,10 +2,8 @@
 
 use std::collections::VecDeque;
 
-use shared::{
-    limits::{SHOWN_RATE_STEP, SHOWN_RATE_WINDOW},
-    time::Timestamp,
-};
+use super::params::{SHOWN_RATE_STEP, SHOWN_RATE_WINDOW};
+use shared::time::Timestamp;
 
 /// Rate over the last [`SHOWN_RATE_WINDOW`], or since the start if that is shorter.
 #[derive(Debug, Clone)]

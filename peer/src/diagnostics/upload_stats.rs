@@ -1,5 +1,6 @@
 //! Statistics of recent uploads by receiver and content. Bounded: the least recently used entries are removed.
 
+use crate::diagnostics::params;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
@@ -8,7 +9,6 @@ use std::{
 use shared::{
     content::ContentHash,
     id::PeerId,
-    limits,
     rpc::peer::{PathReport, UploadReport},
     time::{Clock, Timestamp},
 };
@@ -77,13 +77,13 @@ impl UploadStats {
         let sample = self.machine.sample();
         let mut peers = self.peers();
         if !peers.contains_key(peer)
-            && peers.len() >= limits::MAX_REPORTED_PEERS
+            && peers.len() >= params::MAX_REPORTED_PEERS
             && let Some(oldest) = peers.iter().min_by_key(|(_, of)| last_use(of)).map(|(peer, _)| peer.clone())
         {
             peers.remove(&oldest);
         }
         let of_peer = peers.entry(peer.clone()).or_default();
-        let is_over = |known: &ContentStats| known.running == 0 && now.since(known.used) > limits::REPORT_PAUSE;
+        let is_over = |known: &ContentStats| known.running == 0 && now.since(known.used) > params::REPORT_PAUSE;
         of_peer.retain(|known| known.hash != hash || !is_over(known));
         let known = match of_peer.iter().position(|known| known.hash == hash) {
             Some(place) => of_peer.remove(place),
@@ -97,7 +97,7 @@ impl UploadStats {
                 machine: (sample, sample),
             },
         };
-        if of_peer.len() >= limits::MAX_REPORTS_PER_PEER {
+        if of_peer.len() >= params::MAX_REPORTS_PER_PEER {
             of_peer.remove(0);
         }
         let meter = known.meter.clone();
@@ -235,18 +235,18 @@ mod tests {
     #[test]
     fn statistics_over_the_limit_replace_the_least_recently_used() {
         let stats = UploadStats::new(Arc::default(), 8);
-        for number in 0..limits::MAX_REPORTED_PEERS * 2 {
+        for number in 0..params::MAX_REPORTED_PEERS * 2 {
             let second = number as u64;
-            for fill in 0..=limits::MAX_REPORTS_PER_PEER as u8 {
+            for fill in 0..=params::MAX_REPORTS_PER_PEER as u8 {
                 stats.begin_at(at(second), &peer(number), hash(fill));
             }
         }
         let peers = stats.peers();
-        assert_eq!(peers.len(), limits::MAX_REPORTED_PEERS);
-        assert!(peers.values().all(|of| of.len() == limits::MAX_REPORTS_PER_PEER));
+        assert_eq!(peers.len(), params::MAX_REPORTED_PEERS);
+        assert!(peers.values().all(|of| of.len() == params::MAX_REPORTS_PER_PEER));
         drop(peers);
-        let last = peer(limits::MAX_REPORTED_PEERS * 2 - 1);
-        assert!(stats.report(&last, &hash(limits::MAX_REPORTS_PER_PEER as u8), None).is_some());
+        let last = peer(params::MAX_REPORTED_PEERS * 2 - 1);
+        assert!(stats.report(&last, &hash(params::MAX_REPORTS_PER_PEER as u8), None).is_some());
         assert!(stats.report(&last, &hash(0), None).is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! Paging through listings, and grouping of received files.
 
+use crate::discovery::params;
 use std::{cell::Cell, convert::Infallible};
 
 use protocol::election::SeatRole;
@@ -117,7 +118,7 @@ fn received(peer: &str, hash: ContentHash, size: u64, mtime_micros: i64) -> (Con
 #[test]
 fn version_counts_each_receiver_once_and_content_without_swarm_is_left_out() {
     let (real, phantom) = (ContentHash([1; 32]), ContentHash([2; 32]));
-    let size = limits::MIN_SWARM_BYTES;
+    let size = params::MIN_SWARM_BYTES;
     let versions = by_receivers(vec![
         received("p1", real, size, 5),
         received("liar", phantom, size, i64::MAX),

@@ -1,5 +1,6 @@
 //! Directories of a download: empty ones are created, and all get the times and modes that they have at an owner.
 
+use crate::download::params;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
@@ -90,7 +91,7 @@ impl DirectorySet {
         }
         let mut providers: Vec<_> = files.into_values().collect();
         providers.sort_by_key(|(files, _)| Reverse(*files));
-        providers.into_iter().take(limits::DIRECTORY_OWNERS_ASKED).map(|(_, provider)| provider.clone()).collect()
+        providers.into_iter().take(params::DIRECTORY_OWNERS_ASKED).map(|(_, provider)| provider.clone()).collect()
     }
 }
 
@@ -265,7 +266,7 @@ pub(crate) async fn create_directories(
 }
 
 /// Asks the providers for the metadata of the directories, all at the same time, until everything is known or
-/// [`limits::DIRECTORIES_GRACE`] has passed since `arrived`. A directory about which no provider answers keeps its time
+/// [`crate::download::params::DIRECTORIES_GRACE`] has passed since `arrived`. A directory about which no provider answers keeps its time
 /// and mode: the request is for the files.
 pub(crate) async fn collect_metadata(
     collector: &MetadataCollector,
@@ -278,12 +279,12 @@ pub(crate) async fn collect_metadata(
     let answered = async { while queries.next().await.is_some() && !collector.is_complete() {} };
     let arrived = async {
         arrived.cancelled().await;
-        sleep(limits::DIRECTORIES_GRACE).await;
+        sleep(params::DIRECTORIES_GRACE).await;
     };
     tokio::select! {
         () = answered => return,
         () = arrived => {}
-        () = sleep(limits::DIRECTORIES_DEADLINE) => {}
+        () = sleep(params::DIRECTORIES_DEADLINE) => {}
     }
     tracing::info!("no provider sent the metadata of all directories in time");
 }

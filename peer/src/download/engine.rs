@@ -8,6 +8,7 @@
 //!     └────── events of other receivers (swarm), of the tracker and of known peers when no provider is left
 //! ```
 
+use crate::download::params;
 use std::{
     collections::BTreeMap,
     ops::Range,
@@ -19,7 +20,7 @@ use std::{
 };
 
 use protocol::swarm::{Action, Event, Has, ProviderId, RequestId, Swarm, SwarmConfig};
-use shared::{contact::Contact, content::FileMeta, id::PeerId, limits, net::Connections, time::Clock};
+use shared::{contact::Contact, content::FileMeta, id::PeerId, net::Connections, time::Clock};
 use tokio::{sync::mpsc, task::JoinSet, time::sleep_until};
 
 use super::{
@@ -370,7 +371,7 @@ impl Engine {
 /// Asks the tracker for the providers of the version. Finds none while there is no tracker.
 async fn find_providers(discovery: Discovery, file: FileMeta, discover: mpsc::Sender<Discovered>) {
     let version = file.hash.to_hex().parse().ok();
-    let answer = discovery.who_has(&file.name, version.as_ref(), limits::TRACKER_WAIT_BEFORE_FAN_OUT).await;
+    let answer = discovery.who_has(&file.name, version.as_ref(), params::TRACKER_WAIT_BEFORE_FAN_OUT).await;
     let versions = answer.unwrap_or_else(|error| {
         tracing::info!(%error, file = %file.name, "cannot look for other providers");
         Vec::new()

@@ -1,6 +1,7 @@
 //! Explains the speed of a download: the profile measured here and the upload reports of its sources, combined by
 //! [`crate::diagnostics::bottleneck`].
 
+use crate::download::params;
 use std::{cmp::Reverse, time::Duration};
 
 use futures::future::join_all;
@@ -9,7 +10,6 @@ use shared::{
     contact::Contact,
     content::ContentHash,
     id::PeerId,
-    limits,
     net::{Connections, Target},
     rpc::peer::{PeerServiceClient, UploadReport},
 };
@@ -64,7 +64,7 @@ impl Explainer<'_> {
     }
 
     /// Adds the settings of this peer and the reports of the sources. A source that does not answer within
-    /// [`limits::REPORT_DEADLINE`] has none.
+    /// [`crate::download::params::REPORT_DEADLINE`] has none.
     async fn complete(&self, profile: &DownloadProfile, mut measured: Measured) -> Measured {
         measured.limit_down = self.limit_down;
         measured.clamped_buffer = self.clamped_buffer;
@@ -87,7 +87,7 @@ impl Explainer<'_> {
         let target = Target::from(contact);
         let ask = |hash: ContentHash| {
             let call = move |peer: PeerServiceClient, cx| async move { peer.upload_report(cx, hash).await };
-            self.connections.call(&target, limits::REPORT_DEADLINE, call)
+            self.connections.call(&target, params::REPORT_DEADLINE, call)
         };
         let answers = join_all(hashes.iter().map(|hash| ask(*hash))).await;
         let reports = answers.into_iter().filter_map(|answer| match answer {

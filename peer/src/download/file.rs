@@ -9,7 +9,6 @@ use protocol::provider_health::PROVIDER_SILENCE;
 use shared::{
     content::{ContentHash, FileMeta},
     id::PeerId,
-    limits,
     net::Connections,
     time::Clock,
 };
@@ -119,7 +118,7 @@ impl FileFetcher<'_> {
         } else if let Some(copied) = copy_from_share(self.share, self.me, &file, &partial, context).await {
             copied
         } else {
-            let swarm = (may_ask_receivers && file.size >= limits::MIN_SWARM_BYTES).then(|| {
+            let swarm = (may_ask_receivers && file.size >= crate::discovery::params::MIN_SWARM_BYTES).then(|| {
                 let (joined, events) = self.swarms.join(file.clone(), &partial.verified());
                 (membership.insert(Arc::new(joined)).clone(), events)
             });
@@ -176,7 +175,7 @@ async fn copy_from_share(
     context: &Arc<DownloadContext>,
 ) -> Option<Vec<(PeerId, u64)>> {
     let source = share.open_for_serving(&file.hash).ok().filter(|source| source.size == file.size)?;
-    let (mut writer, reader) = tokio::io::duplex(limits::BULK_BATCH_BYTES);
+    let (mut writer, reader) = tokio::io::duplex(crate::transfer::params::BULK_BATCH_BYTES);
     let missing = partial.missing();
     let progress = {
         let (context, file) = (context.clone(), file.clone());
@@ -200,7 +199,7 @@ async fn copy_from_share(
 
 #[cfg(test)]
 mod tests {
-    use shared::group_ranges::GroupRanges;
+    use shared::{group_ranges::GroupRanges, limits};
     use tokio::sync::mpsc;
 
     use super::*;

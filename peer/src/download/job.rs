@@ -1,5 +1,6 @@
 //! One file of a download, as planned.
 
+use crate::download::params;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use shared::{contact::Contact, content::FileMeta, id::PeerId, limits, name::Endpoint};
@@ -22,7 +23,7 @@ pub(crate) type NumberedJobs = Vec<(usize, Job)>;
 pub(crate) fn split_by_size(jobs: NumberedJobs) -> (NumberedJobs, NumberedJobs) {
     let (packed, mut large): (NumberedJobs, NumberedJobs) =
         jobs.into_iter().partition(|(_, job)| job.file.size <= limits::MAX_PACKED_FILE_BYTES);
-    if packed.len() >= limits::MIN_PACKED_FILES {
+    if packed.len() >= params::MIN_PACKED_FILES {
         return (packed, large);
     }
     large.extend(packed);

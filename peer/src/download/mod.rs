@@ -23,6 +23,7 @@ mod explain;
 mod file;
 mod job;
 mod packs;
+pub mod params;
 mod plan;
 mod profile;
 mod providers;
@@ -41,7 +42,7 @@ use std::{
 };
 
 use futures::{StreamExt, future::join_all, stream};
-use shared::{id::PeerId, limits, net::Connections};
+use shared::{id::PeerId, net::Connections};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -191,7 +192,7 @@ impl Downloader {
                 let fetched = fetcher.fetch(job, context);
                 async move { (place, fetched.await) }
             })
-            .buffer_unordered(limits::FILES_AT_A_TIME)
+            .buffer_unordered(params::FILES_AT_A_TIME)
             .collect::<Vec<_>>();
         let packed = self.fetch_packed(packed, to, context);
         let (large, packed) = tokio::join!(large, packed);

@@ -1,5 +1,6 @@
 //! Plans a download: finds the versions that a request means, their destinations and their providers.
 
+use crate::download::params;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -9,7 +10,6 @@ use shared::{
     content::{ContentHash, HashPrefix},
     file_name::FileName,
     id::PeerId,
-    limits,
     name::Endpoint,
     rpc::tracker::IndexedFile,
 };
@@ -156,7 +156,7 @@ impl Planner<'_> {
     /// `pattern` is not a name.
     async fn find_name(&self, pattern: &str, version: Option<&HashPrefix>) -> Result<Option<Found>, DownloadError> {
         let Ok(name) = pattern.parse() else { return Ok(None) };
-        let wait = limits::TRACKER_WAIT_BEFORE_FAN_OUT;
+        let wait = params::TRACKER_WAIT_BEFORE_FAN_OUT;
         let versions = match self.discovery.who_has(&name, version, wait).await {
             Ok(versions) => versions,
             Err(TrackerQueryError::NoTracker { .. }) => return Ok(None),
@@ -177,7 +177,7 @@ impl Planner<'_> {
 
     /// Versions of all names with a prefix, from the tracker; from the known peers if no tracker answers.
     async fn find_prefix(&self, prefix: &str) -> Vec<IndexedFile> {
-        match self.discovery.list_all(prefix, limits::TRACKER_WAIT_BEFORE_FAN_OUT).await {
+        match self.discovery.list_all(prefix, params::TRACKER_WAIT_BEFORE_FAN_OUT).await {
             Ok(listing) => listing.files,
             Err(error) => {
                 tracing::info!(%error, "no tracker lists the files; asking the known peers");

@@ -1,5 +1,6 @@
 //! Where the time of a running download goes: its own counters, those of each source, and those of the machine.
 
+use crate::download::params;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -50,7 +51,7 @@ impl DownloadProfile {
     pub(crate) fn new(machine: Arc<Machine>, mut contents: Vec<(u64, ContentHash)>, has_packs: bool) -> Self {
         contents.retain(|(size, _)| !has_packs || *size > limits::MAX_PACKED_FILE_BYTES);
         contents.sort_unstable_by(|a, b| b.cmp(a));
-        let large = contents.into_iter().take(limits::REPORTS_ASKED).map(|(_, hash)| hash);
+        let large = contents.into_iter().take(params::REPORTS_ASKED).map(|(_, hash)| hash);
         let hashes = large.chain(has_packs.then_some(PACKS_HASH)).collect();
         let start = Mark { machine: machine.sample(), ..Mark::default() };
         let recent = Mutex::new([start.clone(), start.clone()]);
@@ -102,7 +103,7 @@ impl DownloadProfile {
     /// Replaces the older recent mark if the newer one is half a window old.
     pub(crate) fn mark_if_due(&self) {
         let now = self.download.now();
-        let is_due = |recent: &[Mark; 2]| now.since(recent[1].at) >= limits::SHOWN_RATE_WINDOW / 2;
+        let is_due = |recent: &[Mark; 2]| now.since(recent[1].at) >= crate::diagnostics::params::SHOWN_RATE_WINDOW / 2;
         if is_due(&self.recent()) {
             let mark = self.mark();
             let mut recent = self.recent();

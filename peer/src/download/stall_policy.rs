@@ -1,10 +1,8 @@
 //! Decides whom a download asks, and how long it waits, when no provider that is left has what is missing. Pure.
 
+use super::params::{MAX_SWARM_FAN_OUTS, SWARM_PATIENCE};
 use protocol::provider_health::PROVIDER_SILENCE;
-use shared::{
-    limits::{MAX_SWARM_FAN_OUTS, SWARM_PATIENCE},
-    time::Timestamp,
-};
+use shared::time::Timestamp;
 
 /// Decision of a [`StallPolicy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 //! | [`registration`] | registration of this peer's name |
 
 pub mod nameserver_watch;
+pub mod params;
 pub mod registration;
 pub mod router;
 pub mod rpc_client;

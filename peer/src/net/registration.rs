@@ -1,6 +1,7 @@
 //! Registration of this peer's name `peer.<id>` in the nameserver: registers it, renews its lease, registers it again
 //! after the lease expired, and removes it at the end.
 
+use crate::net::params;
 use std::time::Duration;
 
 use shared::{
@@ -71,7 +72,7 @@ impl Registration {
 
     /// Renews the lease until `stop`, retrying while the nameserver does not answer, then removes the name.
     pub async fn keep(self, stop: CancellationToken) -> RegistrationEnd {
-        let mut wait = limits::DEFAULT_LEASE / limits::LEASE_RENEWALS_PER_TERM;
+        let mut wait = limits::DEFAULT_LEASE / params::LEASE_RENEWALS_PER_TERM;
         let mut failing = false;
         loop {
             tokio::select! {
@@ -87,7 +88,7 @@ impl Registration {
                         tracing::info!("renewed the registration again");
                     }
                     let lease = registered.lease.unwrap_or(limits::DEFAULT_LEASE);
-                    wait = lease / limits::LEASE_RENEWALS_PER_TERM;
+                    wait = lease / params::LEASE_RENEWALS_PER_TERM;
                 }
                 Err(RegistrationError::Denied(error)) => return RegistrationEnd::Lost(error.to_string()),
                 Err(error) => {

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::core_handle::CoreHandle;
-use protocol::election::{Action, CallError, CallFailure, Event};
+use protocol::election::{Action, CallError, CallFailure, Event, params::SEAT_CALL_DEADLINE};
 
 /// Client of the nameserver, the tracker and other peers.
 pub struct RpcClient {
@@ -63,23 +63,20 @@ impl RpcClient {
     async fn outcome(&self, action: Action, core: &CoreHandle) -> Option<Event> {
         Some(match action {
             Action::QuerySeat { call } => {
-                let seat = self.names(limits::SEAT_CALL_DEADLINE, |names, cx| async move { names.seat(cx).await });
+                let seat = self.names(SEAT_CALL_DEADLINE, |names, cx| async move { names.seat(cx).await });
                 Event::SeatAnswered { call, result: seat.await.map_err(failure) }
             }
             Action::QueryPeers { call } => Event::PeersAnswered { call, result: self.peers().await.map_err(failure) },
             Action::Claim { call, claim } => {
-                let made =
-                    self.names(limits::SEAT_CALL_DEADLINE, |names, cx| async move { names.claim(cx, claim).await });
+                let made = self.names(SEAT_CALL_DEADLINE, |names, cx| async move { names.claim(cx, claim).await });
                 Event::ClaimAnswered { call, result: flatten(made.await) }
             }
             Action::RenewSeat { call, epoch } => {
-                let made = self
-                    .names(limits::SEAT_CALL_DEADLINE, |names, cx| async move { names.renew_seat(cx, epoch).await });
+                let made = self.names(SEAT_CALL_DEADLINE, |names, cx| async move { names.renew_seat(cx, epoch).await });
                 Event::RenewalAnswered { call, result: flatten(made.await) }
             }
             Action::Resign { call, epoch } => {
-                let made =
-                    self.names(limits::SEAT_CALL_DEADLINE, |names, cx| async move { names.resign(cx, epoch).await });
+                let made = self.names(SEAT_CALL_DEADLINE, |names, cx| async move { names.resign(cx, epoch).await });
                 Event::ResignAnswered { call, result: flatten(made.await) }
             }
             Action::SendHeartbeat { call, to, beat } => {
@@ -162,7 +159,7 @@ impl RpcClient {
     /// # Errors
     /// Fails if the nameserver does not answer.
     pub async fn ping(&self) -> Result<(), NetError> {
-        self.names(limits::SEAT_CALL_DEADLINE, |names, cx| async move { names.ping(cx).await }).await.map(|_| ())
+        self.names(SEAT_CALL_DEADLINE, |names, cx| async move { names.ping(cx).await }).await.map(|_| ())
     }
 
     /// Returns all registered peers, at most about [`limits::MAX_PEERS`].

@@ -1,5 +1,6 @@
 //! Commands of a running peer.
 
+use crate::runtime::params;
 use std::{num::NonZeroU64, time::Duration};
 
 use futures::future::BoxFuture;
@@ -50,7 +51,7 @@ impl PeerApi for Peer {
         Box::pin(async {
             self.settle().await?;
             self.until_announced(ShareChange::None).await;
-            Ok(self.discovery.list_all("", limits::TRACKER_WAIT).await?)
+            Ok(self.discovery.list_all("", params::TRACKER_WAIT).await?)
         })
     }
 
@@ -97,7 +98,7 @@ impl PeerApi for Peer {
     }
 
     fn tracker(&self) -> BoxFuture<'_, Result<Seat, Failure>> {
-        Box::pin(async { Ok(self.discovery.tracker(limits::TRACKER_WAIT).await?) })
+        Box::pin(async { Ok(self.discovery.tracker(params::TRACKER_WAIT).await?) })
     }
 
     fn peers(&self) -> BoxFuture<'_, Result<Vec<(PeerId, Endpoint)>, Failure>> {
@@ -123,6 +124,13 @@ impl PeerApi for Peer {
                         | ElectionFailure::Busy
                         | ElectionFailure::NameserverUnreachable,
                     ) if tries < ELECTION_TRIES => {
+                        tries += 1;
+                        sleep(limits::ELECTION_BACKOFF).await;
+                    }
+                    // A claim of this peer was accepted after its answer was no longer waited for.
+                    Err(ElectionFailure::Lost(view))
+                        if tries < ELECTION_TRIES && view.seat.as_ref().is_some_and(|seat| seat.peer == self.id) =>
+                    {
                         tries += 1;
                         sleep(limits::ELECTION_BACKOFF).await;
                     }

@@ -11,5 +11,6 @@
 mod api_impl;
 pub mod core_task;
 mod lock;
+pub mod params;
 pub mod peer;
 mod start;

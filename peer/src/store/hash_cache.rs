@@ -9,11 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::{
+    file_stat::{FileId, FileStat},
+    params::HASH_CACHE_BYTES,
+};
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
-use shared::{content::ContentHash, limits::HASH_CACHE_BYTES};
+use shared::content::ContentHash;
 use tracing::warn;
-
-use super::file_stat::{FileId, FileStat};
 
 type Key = FileId;
 /// Size, modification time, change time, hash.

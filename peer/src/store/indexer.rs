@@ -19,11 +19,20 @@ use std::{
     time::Duration,
 };
 
+use super::{
+    file_stat::FileStat,
+    index::{Changes, IndexEntry},
+    inner::{Arrivals, HashOutcome, ShareInner},
+    params::{OUTBOARD_GRACE, WRITER_QUIET},
+    scan::{Scan, Skipped, scan},
+    watch::{report_unwatched, watch},
+};
+use crate::bao::params::HASH_PART_BYTES;
 use notify::RecommendedWatcher;
 use shared::{
     content::{ContentHash, FileMeta},
     file_name::FileName,
-    limits::{FILES_PER_PAGE, HASH_PART_BYTES, OUTBOARD_GRACE, WRITER_QUIET},
+    limits::FILES_PER_PAGE,
     time::unix_micros,
 };
 use tokio::{
@@ -32,14 +41,6 @@ use tokio::{
     time::Instant,
 };
 use tracing::{error, warn};
-
-use super::{
-    file_stat::FileStat,
-    index::{Changes, IndexEntry},
-    inner::{Arrivals, HashOutcome, ShareInner},
-    scan::{Scan, Skipped, scan},
-    watch::{report_unwatched, watch},
-};
 
 /// Request of a handle. Replies follow when the changes are in `events`.
 #[derive(Debug)]

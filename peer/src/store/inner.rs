@@ -11,13 +11,6 @@ use std::{
     time::Duration,
 };
 
-use shared::{
-    content::ContentHash,
-    file_name::FileName,
-    limits::{GROUP_BYTES, RACY_WINDOW, RESCAN, SCAN_DEBOUNCE},
-    time::unix_micros,
-};
-
 use super::{
     confined_dir::ConfinedDir,
     download::{
@@ -29,7 +22,10 @@ use super::{
     hash_cache::HashCache,
     index::{Index, IndexEntry},
     outboards::Outboards,
+    params::{RACY_WINDOW, RESCAN, SCAN_DEBOUNCE},
 };
+use shared::{content::ContentHash, file_name::FileName, limits::GROUP_BYTES, time::unix_micros};
+
 use crate::bao::tree_hash::hash_file;
 
 /// Timing of the scans of a share.

@@ -26,6 +26,7 @@ mod index;
 mod indexer;
 mod inner;
 mod outboards;
+pub mod params;
 mod scan;
 mod share;
 pub mod source;

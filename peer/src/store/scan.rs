@@ -8,16 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, Dir, FileType};
-use shared::{
-    file_name::FileName,
-    limits::{MAX_FILES_PER_PEER, MAX_SHARE_DEPTH},
-};
-
 use super::{
     confined_dir::ConfinedDir,
     file_stat::{FileId, FileStat},
+    params::MAX_SHARE_DEPTH,
 };
+use rustix::fs::{AtFlags, Dir, FileType};
+use shared::{file_name::FileName, limits::MAX_FILES_PER_PEER};
 
 /// Result of a scan.
 #[derive(Debug, Default)]

@@ -3,6 +3,7 @@
 //! A peer becomes a member when a session with it begins, and stops being one when the session ends. Contacts that other
 //! members name are only dialled: an invented one neither takes the place of a member nor is it passed on.
 
+use crate::swarm::params;
 use std::{
     collections::BTreeMap,
     ops::Range,
@@ -15,7 +16,6 @@ use shared::{
     content::{ContentHash, FileMeta},
     group_ranges::GroupRanges,
     id::PeerId,
-    limits,
     net::swarm::SwarmUpdate,
     rpc::tracker::Owner,
 };
@@ -197,7 +197,7 @@ impl SwarmMembership {
         }
         let of_same_kind = state.dials.values().filter(|named_by| named_by.is_some() == informant.is_some()).count();
         let of_informant = state.dials.values().filter(|named_by| named_by.as_ref() == informant).count();
-        if of_same_kind >= limits::MAX_SWARM_MEMBERS || informant.is_some() && of_informant >= MAX_DIALS_PER_INFORMANT {
+        if of_same_kind >= params::MAX_SWARM_MEMBERS || informant.is_some() && of_informant >= MAX_DIALS_PER_INFORMANT {
             return false;
         }
         state.dials.insert(peer.clone(), informant.cloned());
@@ -236,7 +236,7 @@ impl SwarmMembership {
                 session.stop.cancel();
                 Some(session.number)
             }
-            None if state.sessions.len() >= limits::MAX_SWARM_MEMBERS => return None,
+            None if state.sessions.len() >= params::MAX_SWARM_MEMBERS => return None,
             None => None,
         };
         // A member at a new endpoint gets a new number, so that the other members receive the endpoint.
@@ -295,8 +295,8 @@ impl SwarmMembership {
     /// to many members.
     pub(super) fn update_interval(&self) -> Duration {
         let sessions = self.state().sessions.len();
-        limits::SWARM_UPDATE_INTERVAL
-            .saturating_mul(u32::try_from(sessions.div_ceil(limits::SWARM_UPDATE_MEMBERS)).unwrap_or(u32::MAX))
+        params::SWARM_UPDATE_INTERVAL
+            .saturating_mul(u32::try_from(sessions.div_ceil(params::SWARM_UPDATE_MEMBERS)).unwrap_or(u32::MAX))
     }
 
     /// Returns the updates for `to` since `cursor`, and true if no others can follow.
@@ -311,7 +311,7 @@ impl SwarmMembership {
                 cursor.ranges = verified.len();
                 let ranges = new.to_request();
                 updates
-                    .extend(ranges.chunks(limits::RANGES_PER_UPDATE).map(|ranges| SwarmUpdate::Has(ranges.to_vec())));
+                    .extend(ranges.chunks(params::RANGES_PER_UPDATE).map(|ranges| SwarmUpdate::Has(ranges.to_vec())));
             }
             Holds::All => {
                 if !std::mem::replace(&mut cursor.all, true) {
@@ -322,7 +322,7 @@ impl SwarmMembership {
         let members = state.members.range(cursor.members..).map(|(_, member)| member);
         let members: Vec<_> = members.filter(|member| member.peer != *to).collect();
         cursor.members = state.next_number;
-        updates.extend(members.chunks(limits::MEMBERS_PER_UPDATE).map(|members| {
+        updates.extend(members.chunks(params::MEMBERS_PER_UPDATE).map(|members| {
             let owner = |member: &&Contact| Owner { peer: member.peer.clone(), endpoint: member.endpoint.clone() };
             SwarmUpdate::Members(members.iter().map(owner).collect())
         }));
@@ -420,11 +420,11 @@ mod tests {
         let dial = |id: &str, informant: Option<&str>| {
             membership.begin_dialling(&peer(id), informant.map(peer).as_ref(), &stop)
         };
-        let invented = (0..limits::MAX_SWARM_MEMBERS * 2).map(|number| format!("invented{number}"));
+        let invented = (0..params::MAX_SWARM_MEMBERS * 2).map(|number| format!("invented{number}"));
         let dialled: Vec<_> = invented.filter(|id| dial(id, Some("liar"))).collect();
         assert_eq!(dialled.len(), MAX_DIALS_PER_INFORMANT);
         assert!(dial("named", Some("honest")), "the names of one member blocked those of another");
-        for number in 0..limits::MAX_SWARM_MEMBERS {
+        for number in 0..params::MAX_SWARM_MEMBERS {
             assert!(dial(&format!("owner{number}"), None), "invented members blocked an owner");
         }
         accept(&membership, &contact("real"));
@@ -432,7 +432,7 @@ mod tests {
 
         // A dial that ends without a session leaves nothing behind.
         dialled.iter().for_each(|id| membership.end_dialling(&peer(id), &stop));
-        assert_eq!(membership.state().dials.len(), 1 + limits::MAX_SWARM_MEMBERS);
+        assert_eq!(membership.state().dials.len(), 1 + params::MAX_SWARM_MEMBERS);
         assert!(dial(&dialled[0], Some("liar")));
     }
 
@@ -441,7 +441,7 @@ mod tests {
         let membership = membership();
         let stop = begin_download(&membership);
         let dial = |id: &str| membership.begin_dialling(&peer(id), Some(&peer("informant")), &stop);
-        for number in 0..limits::MAX_SWARM_MEMBERS / 2 {
+        for number in 0..params::MAX_SWARM_MEMBERS / 2 {
             let id = format!("m{number}");
             assert!(dial(&id), "{id}");
             membership.begin_session(&peer("me"), &contact(&id), Initiator::Me).unwrap();

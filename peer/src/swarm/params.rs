@@ -11,3 +11,16 @@ pub(super) const DIAL_RETRY: Duration = Duration::from_secs(2);
 /// Members that one other member named and that this peer dials without having reached them yet. An honest member can name
 /// more at once, but those learn of this peer too and dial it.
 pub(super) const MAX_DIALS_PER_INFORMANT: usize = 64;
+
+/// Time for which updates of a swarm are gathered, with up to [`SWARM_UPDATE_MEMBERS`] members.
+pub(crate) const SWARM_UPDATE_INTERVAL: Duration = Duration::from_millis(50);
+/// Members up to which [`SWARM_UPDATE_INTERVAL`] holds; with more, it grows in proportion.
+pub(crate) const SWARM_UPDATE_MEMBERS: usize = 16;
+/// Ranges of groups in one update.
+pub(crate) const RANGES_PER_UPDATE: usize = 512;
+/// Members named in one update.
+pub(crate) const MEMBERS_PER_UPDATE: usize = 64;
+/// Members of one swarm with which a peer has a session.
+pub(crate) const MAX_SWARM_MEMBERS: usize = 256;
+/// Time for which a receiver leaves it to the other one to dial before it dials itself.
+pub(crate) const SWARM_DIAL_LAST: Duration = Duration::from_millis(500);

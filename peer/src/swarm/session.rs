@@ -1,12 +1,12 @@
 //! Swarm streams: dials members, and exchanges updates with them until one side leaves.
 
+use crate::swarm::params;
 use std::{sync::Arc, time::Duration};
 
 use shared::{
     contact::Contact,
     group_ranges::{GroupRanges, group_count},
     id::PeerId,
-    limits,
     net::{
         Connections, Target,
         bulk::{HeaderError, read_header, write_header},
@@ -59,7 +59,7 @@ impl Sessions {
     fn meet(&self, membership: &Arc<SwarmMembership>, member: Contact, informant: Option<&PeerId>) {
         if let Some(stop) = membership.download_stop() {
             // Two members that learn of each other at the same time do not both dial.
-            let delay = if member.peer < self.0.me.peer { limits::SWARM_DIAL_LAST } else { Duration::ZERO };
+            let delay = if member.peer < self.0.me.peer { params::SWARM_DIAL_LAST } else { Duration::ZERO };
             self.keep_session(membership, member, informant, delay, stop);
         }
     }

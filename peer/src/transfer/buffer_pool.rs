@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::params::BULK_BATCH_BYTES;
 use bytes::Bytes;
-use shared::limits::{BULK_BATCH_BYTES, GROUP_BYTES};
+use shared::limits::GROUP_BYTES;
 
 use crate::bao::verifier::PAIR_BYTES;
 
@@ -11,7 +12,7 @@ use crate::bao::verifier::PAIR_BYTES;
 /// level of the tree), may exceed [`BULK_BATCH_BYTES`].
 const BUFFER_BYTES: usize = BULK_BATCH_BYTES + GROUP_BYTES as usize + 64 * PAIR_BYTES;
 
-/// Free buffers. Their number is bounded by the bytes that QUIC keeps for retransmission (`limits::SEND_WINDOW_BYTES`)
+/// Free buffers. Their number is bounded by the bytes that QUIC keeps for retransmission (`shared::net::params::SEND_WINDOW_BYTES`)
 /// and by the channels of the uploads. All are freed after the last upload.
 #[derive(Debug, Default)]
 pub struct Pool(Mutex<Vec<Vec<u8>>>);

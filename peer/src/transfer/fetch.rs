@@ -2,25 +2,26 @@
 
 use std::{ops::RangeInclusive, pin::pin, thread, time::Duration};
 
+use super::{
+    decoder::{Incoming, Output, Sink, Writer, Written, decode, write_all},
+    fetch_error::FetchError,
+    params::BULK_BATCHES,
+    stream::{ChunkSource, Reader},
+};
+use crate::{
+    bao::{params::DISK_RUN_BYTES, verifier::Verifier},
+    diagnostics::meter::DecoderMeter,
+    store::Partial,
+};
 use bytes::Bytes;
 use futures::FutureExt;
-use shared::{
-    group_ranges::GroupRanges,
-    limits::{BULK_BATCHES, DISK_RUN_BYTES},
-};
+use shared::group_ranges::GroupRanges;
 use tokio::{
     io::AsyncRead,
     sync::mpsc,
     task::{self, JoinHandle},
     time::{sleep, timeout},
 };
-
-use super::{
-    decoder::{Incoming, Output, Sink, Writer, Written, decode, write_all},
-    fetch_error::FetchError,
-    stream::{ChunkSource, Reader},
-};
-use crate::{bao::verifier::Verifier, diagnostics::meter::DecoderMeter, store::Partial};
 
 /// Shortest and longest time for which chunks gather before the decoder is woken. Waking it for every few datagrams
 /// costs more than hashing them, and so does waking the stream's reader. The stream's window buffers meanwhile.

@@ -20,6 +20,7 @@ mod fetch_error;
 pub mod metered;
 mod pack_fetch;
 mod pack_serve;
+pub mod params;
 pub mod serve;
 pub mod stream;
 pub mod throttle;

@@ -2,10 +2,11 @@
 
 use std::{io, pin::pin, time::Duration};
 
+use super::{decoder::Incoming, params::BULK_BATCHES, stream::ChunkSource};
 use protocol::provider_health::PROVIDER_SILENCE;
 use shared::{
     content::ContentHash,
-    limits::{BULK_BATCHES, MAX_PACKED_FILE_BYTES},
+    limits::MAX_PACKED_FILE_BYTES,
     net::pack::{ITEM_FOLLOWS, ItemRefusal},
 };
 use tokio::{
@@ -13,8 +14,6 @@ use tokio::{
     task,
     time::{sleep, timeout},
 };
-
-use super::{decoder::Incoming, stream::ChunkSource};
 
 /// Interval of `on_activity` while this peer is slow.
 const ACTIVITY_INTERVAL: Duration = PROVIDER_SILENCE.checked_div(4).expect("4 is not 0");

@@ -2,15 +2,18 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, time::Duration};
 
+use super::{
+    ServeError,
+    params::{BULK_BATCH_BYTES, BULK_BATCHES},
+    serve::send_batches,
+    stream::ChunkSink,
+};
 use bytes::{Bytes, BytesMut};
 use shared::{
     content::ContentHash,
-    limits::{BULK_BATCH_BYTES, BULK_BATCHES},
     net::pack::{ITEM_FOLLOWS, ItemRefusal},
 };
 use tokio::{sync::mpsc, task};
-
-use super::{ServeError, serve::send_batches, stream::ChunkSink};
 
 /// Sends contents in their order, or the reason why one is missing. Returns the number of bytes handed to the stream.
 ///

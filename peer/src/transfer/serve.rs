@@ -10,18 +10,19 @@ use std::{
     time::Duration,
 };
 
+use super::{
+    buffer_pool::{Buffer, Pool},
+    params::{BULK_BATCH_BYTES, BULK_BATCHES},
+    stream::{ChunkSink, Writer},
+};
 use bytes::Bytes;
 use shared::{
     group_ranges::GroupRanges,
-    limits::{BULK_BATCH_BYTES, BULK_BATCHES, GROUP_BYTES, UPLOAD_SILENCE},
+    limits::{GROUP_BYTES, UPLOAD_SILENCE},
     net::bulk::BulkAbort,
 };
 use tokio::{io::AsyncWrite, sync::mpsc, task};
 
-use super::{
-    buffer_pool::{Buffer, Pool},
-    stream::{ChunkSink, Writer},
-};
 use crate::{
     bao::{
         check::{OUTBOARD_RUN_BYTES, check},

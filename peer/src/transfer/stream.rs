@@ -3,8 +3,8 @@
 
 use std::io;
 
+use super::params::{BULK_BATCH_BYTES, CHUNKS_PER_READ};
 use bytes::{Bytes, BytesMut};
-use shared::limits::{BULK_BATCH_BYTES, CHUNKS_PER_READ};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::diagnostics::meter::DecoderMeter;

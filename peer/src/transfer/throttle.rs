@@ -1,5 +1,6 @@
 //! Rate limits, each shared by all transfers of one direction.
 
+use crate::transfer::params;
 use std::{
     io,
     num::NonZeroU64,
@@ -30,8 +31,8 @@ impl Throttle {
     pub fn new(bytes_per_second: Option<NonZeroU64>) -> Self {
         Self(bytes_per_second.map(|rate| {
             let rate = rate.max(NonZeroU64::new(limits::MIN_RATE).unwrap_or(rate));
-            let step = rate.get().saturating_mul(u64::try_from(limits::PACE.as_millis()).unwrap_or(u64::MAX)) / 1000;
-            let step_bytes = usize::try_from(step).unwrap_or(usize::MAX).clamp(1 << 10, limits::BULK_BATCH_BYTES);
+            let step = rate.get().saturating_mul(u64::try_from(params::PACE.as_millis()).unwrap_or(u64::MAX)) / 1000;
+            let step_bytes = usize::try_from(step).unwrap_or(usize::MAX).clamp(1 << 10, params::BULK_BATCH_BYTES);
             Arc::new(Limited { limit: Mutex::new(RateLimit::new(rate)), clock: Clock::start(), step_bytes })
         }))
     }
@@ -43,7 +44,7 @@ impl Throttle {
 
     /// Number of bytes to transfer between two calls of [`wait`](Self::wait).
     pub fn batch_bytes(&self) -> usize {
-        self.0.as_ref().map_or(limits::BULK_BATCH_BYTES, |limited| limited.step_bytes)
+        self.0.as_ref().map_or(params::BULK_BATCH_BYTES, |limited| limited.step_bytes)
     }
 
     /// Waits until `bytes` more are within the limit.

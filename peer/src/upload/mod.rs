@@ -17,6 +17,7 @@
 
 mod audit;
 mod pack;
+pub mod params;
 mod slots;
 
 use std::{
@@ -252,7 +253,7 @@ impl Uploads {
             tokio::select! {
                 // The caller holds the slot, and with it the sender.
                 _ = &mut turn => return Ok(()),
-                () = sleep(limits::QUEUE_KEEPALIVE) => self.write(send, &[BULK_WAITS]).await?,
+                () = sleep(params::QUEUE_KEEPALIVE) => self.write(send, &[BULK_WAITS]).await?,
                 _ = send.stopped() => return Err(ServeError::Stream(io::ErrorKind::ConnectionAborted.into())),
             }
         }

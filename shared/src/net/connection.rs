@@ -1,5 +1,6 @@
 //! Connection pool: dials on demand, reuses connections, replaces failed ones.
 
+use crate::net::params;
 use std::{
     any::Any,
     collections::HashMap,
@@ -249,14 +250,14 @@ impl Open {
 /// Makes space for one entry in a full pool: removes all closed connections or, if there are none, an arbitrary open
 /// one. A removed connection stays open until its last user drops it.
 fn evict(links: &mut HashMap<Target, Link>) {
-    if links.len() < limits::MAX_CONNECTIONS {
+    if links.len() < params::MAX_CONNECTIONS {
         return;
     }
     links.retain(|_, link| match link {
         Link::Dialling(_) => true,
         Link::Open(open) => open.is_open(),
     });
-    if links.len() >= limits::MAX_CONNECTIONS {
+    if links.len() >= params::MAX_CONNECTIONS {
         let any = links.iter().find(|(_, link)| matches!(link, Link::Open(_))).map(|(target, _)| target.clone());
         if let Some(any) = any {
             links.remove(&any);
@@ -312,13 +313,13 @@ async fn finish_dial(
         () = port_closed(address) => {
             Err(NetError::Unreachable { address: name, why: "nothing listens on that port".to_owned() })
         }
-        () = tokio::time::sleep(limits::DIAL_DEADLINE) => {
+        () = tokio::time::sleep(params::DIAL_DEADLINE) => {
             Err(NetError::Unreachable { address: name, why: "no answer".to_owned() })
         }
     }
 }
 
-/// Resolves an endpoint to between one and [`limits::MAX_DIAL_ADDRESSES`] socket addresses.
+/// Resolves an endpoint to between one and [`crate::net::params::MAX_DIAL_ADDRESSES`] socket addresses.
 ///
 /// # Errors
 /// Fails if the host is a name that does not resolve.
@@ -329,7 +330,7 @@ pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, NetError> {
     let host_port = endpoint.host_port();
     let unknown = |why: &dyn fmt::Display| NetError::Local(format!("cannot resolve {host_port}: {why}"));
     let addresses = tokio::net::lookup_host(&host_port).await.map_err(|error| unknown(&error))?;
-    let addresses: Vec<_> = addresses.take(limits::MAX_DIAL_ADDRESSES).collect();
+    let addresses: Vec<_> = addresses.take(params::MAX_DIAL_ADDRESSES).collect();
     if addresses.is_empty() { Err(unknown(&"it has no address")) } else { Ok(addresses) }
 }
 

@@ -1,5 +1,6 @@
 //! UDP socket of the process, with the QUIC transport settings.
 
+use crate::net::params;
 use std::{fs, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
@@ -104,7 +105,7 @@ fn bind_with(
 ) -> Result<Bound, NetError> {
     let local = |error: &dyn std::fmt::Display| NetError::Local(format!("cannot use UDP port {address}: {error}"));
     let (socket, buffer_warning, clamped_buffer) = open_socket(address).map_err(|error| local(&error))?;
-    config.max_udp_payload_size(limits::MAX_DATAGRAM_BYTES).map_err(|error| local(&error))?;
+    config.max_udp_payload_size(params::MAX_DATAGRAM_BYTES).map_err(|error| local(&error))?;
     let server = server.map(server_config).transpose()?;
     let runtime = Arc::new(TokioRuntime);
     let socket = runtime.wrap_udp_socket(socket).map_err(|error| local(&error))?;
@@ -124,7 +125,7 @@ pub fn client_config(tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, N
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     let mut transport = transport();
     // Keep-alives of one side reset the idle timers of both.
-    transport.keep_alive_interval(Some(limits::KEEP_ALIVE));
+    transport.keep_alive_interval(Some(params::KEEP_ALIVE));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
@@ -132,33 +133,33 @@ pub fn client_config(tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, N
 fn server_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, NetError> {
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| NetError::Local(error.to_string()))?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-    config.max_incoming(limits::MAX_HANDSHAKES);
+    config.max_incoming(params::MAX_HANDSHAKES);
     let mut transport = transport();
     // `serve` widens the window for members.
-    transport.receive_window(VarInt::from_u32(limits::APPLICANT_WINDOW_BYTES));
+    transport.receive_window(VarInt::from_u32(params::APPLICANT_WINDOW_BYTES));
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
 
 fn transport() -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(limits::MAX_DATAGRAM_BYTES);
-    mtu.black_hole_cooldown(limits::MTU_SEARCH_PAUSE);
+    mtu.upper_bound(params::MAX_DATAGRAM_BYTES);
+    mtu.black_hole_cooldown(params::MTU_SEARCH_PAUSE);
     // Acknowledging every second datagram (RFC 9000 section 13.2.2) takes a tenth of the processor time of a fast
     // transfer, so the peers acknowledge less often (draft-ietf-quic-ack-frequency).
     let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(limits::DATAGRAMS_PER_ACK));
+    acks.ack_eliciting_threshold(VarInt::from_u32(params::DATAGRAMS_PER_ACK));
     let mut transport = TransportConfig::default();
     transport
         .ack_frequency_config(Some(acks))
-        .max_concurrent_bidi_streams(VarInt::from_u32(limits::MAX_STREAMS_PER_CONNECTION))
+        .max_concurrent_bidi_streams(VarInt::from_u32(params::MAX_STREAMS_PER_CONNECTION))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(limits::STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(limits::CONNECTION_WINDOW_BYTES))
-        .send_window(limits::SEND_WINDOW_BYTES)
+        .send_window(params::SEND_WINDOW_BYTES)
         .datagram_receive_buffer_size(None)
         .mtu_discovery_config(Some(mtu))
-        .max_idle_timeout(Some(idle_timeout(limits::IDLE_TIMEOUT)));
+        .max_idle_timeout(Some(idle_timeout(params::IDLE_TIMEOUT)));
     transport
 }
 
@@ -175,7 +176,7 @@ fn open_socket(address: SocketAddr) -> io::Result<(std::net::UdpSocket, Option<S
         }
     }
     socket.bind(&address.into())?;
-    let wanted = limits::SOCKET_BUFFER_BYTES;
+    let wanted = params::SOCKET_BUFFER_BYTES;
     // The kernel clamps the sizes without an error, so the code reads them back. Linux reports twice the usable size
     // (socket(7)).
     socket.set_recv_buffer_size(wanted)?;

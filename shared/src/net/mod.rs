@@ -26,6 +26,7 @@ pub mod enrolment;
 pub mod error;
 mod gso_socket;
 pub mod pack;
+pub mod params;
 pub mod port_probe;
 pub mod rpc_transport;
 pub mod serve;

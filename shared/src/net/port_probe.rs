@@ -20,7 +20,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::limits::{PROBE_RETRY, PROBE_TIMEOUT};
+use super::params::PROBE_TIMEOUT;
+use crate::limits::PROBE_RETRY;
 
 /// Payload of a probe. It is too short to contain a connection id, so a QUIC endpoint drops it without a lookup and
 /// without a reply: neither version negotiation nor a stateless reset, which must be shorter than the packet that

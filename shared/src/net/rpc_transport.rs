@@ -1,5 +1,6 @@
 //! tarpc over a bidirectional stream: postcard messages in frames with a length prefix (4 bytes, big endian).
 
+use crate::net::params;
 use std::{
     io,
     pin::Pin,
@@ -65,7 +66,7 @@ where
 
 /// Serves the calls on a stream until it ends.
 ///
-/// At most [`limits::MAX_CALLS_IN_FLIGHT`] calls run at a time. Flow control of the stream holds further calls at the
+/// At most [`crate::net::params::MAX_CALLS_IN_FLIGHT`] calls run at a time. Flow control of the stream holds further calls at the
 /// caller.
 pub async fn serve_calls<S>(send: quinn::SendStream, recv: quinn::RecvStream, service: S)
 where
@@ -75,7 +76,7 @@ where
 {
     BaseChannel::with_defaults(ServerTransport { inner: transport(send, recv) })
         .execute(service)
-        .for_each_concurrent(limits::MAX_CALLS_IN_FLIGHT, |call| call)
+        .for_each_concurrent(params::MAX_CALLS_IN_FLIGHT, |call| call)
         .await;
 }
 
@@ -104,7 +105,7 @@ impl<Req> WireCall<Req> {
         match self {
             Self::Request { context: WireContext { deadline, trace_context }, id, message } => {
                 let mut context = context::current();
-                context.deadline = Instant::now() + deadline.min(limits::MAX_CALL_DEADLINE);
+                context.deadline = Instant::now() + deadline.min(params::MAX_CALL_DEADLINE);
                 context.trace_context = trace_context;
                 ClientMessage::Request(Request { context, id, message })
             }

@@ -1,5 +1,6 @@
 //! Server: accepts and authenticates connections, enforces limits, and dispatches streams to a [`Handler`].
 
+use crate::net::params;
 use std::{
     collections::HashMap,
     hash::Hash,
@@ -71,7 +72,7 @@ pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop:
             () = stop.cancelled() => break,
         };
         let Some(incoming) = incoming else { break };
-        if endpoint.open_connections() >= limits::MAX_CONNECTIONS {
+        if endpoint.open_connections() >= params::MAX_CONNECTIONS {
             incoming.refuse();
             continue;
         }
@@ -91,14 +92,14 @@ pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop:
 
 /// Counts a handshake. Returns `None` after refusing the connection or requesting address validation.
 ///
-/// With [`limits::MAX_HANDSHAKES`] in progress the client must first validate its address (RFC 9000 section 8.1), so
+/// With [`crate::net::params::MAX_HANDSHAKES`] in progress the client must first validate its address (RFC 9000 section 8.1), so
 /// handshakes from forged addresses cost nothing, and each validated address gets its own limit. Handshakes that began
 /// before that are counted under no address, because theirs may be forged.
 fn begin_handshake(
     incoming: quinn::Incoming,
     handshakes: &Arc<Gauges<Option<IpAddr>>>,
 ) -> Option<(quinn::Incoming, GaugeGuard<Option<IpAddr>>)> {
-    let overloaded = handshakes.total() >= limits::MAX_HANDSHAKES;
+    let overloaded = handshakes.total() >= params::MAX_HANDSHAKES;
     if overloaded && !incoming.remote_address_validated() && incoming.may_retry() {
         if let Err(error) = incoming.retry() {
             tracing::debug!(%error, "cannot request address validation");
@@ -106,9 +107,9 @@ fn begin_handshake(
         return None;
     }
     let (validated, limit) = if overloaded {
-        (Some(incoming.remote_address().ip().to_canonical()), limits::MAX_HANDSHAKES_PER_ADDRESS)
+        (Some(incoming.remote_address().ip().to_canonical()), params::MAX_HANDSHAKES_PER_ADDRESS)
     } else {
-        (None, limits::MAX_HANDSHAKES)
+        (None, params::MAX_HANDSHAKES)
     };
     match handshakes.enter(validated, limit) {
         Some(handshake) => Some((incoming, handshake)),
@@ -131,8 +132,8 @@ async fn serve_connection<H: Handler>(
     let from = connection.remote_address();
     // All applicants share one count, because their ids are not known yet.
     let (identity, limit, streams) = match &caller {
-        Caller::Member(role) => (Some(role.clone()), limits::MAX_CONNECTIONS_PER_IDENTITY, limits::MAX_CALL_STREAMS),
-        Caller::Applicant(_) => (None, limits::MAX_APPLICANTS, limits::MAX_APPLICANT_STREAMS),
+        Caller::Member(role) => (Some(role.clone()), params::MAX_CONNECTIONS_PER_IDENTITY, params::MAX_CALL_STREAMS),
+        Caller::Applicant(_) => (None, params::MAX_APPLICANTS, params::MAX_APPLICANT_STREAMS),
     };
     let name = identity.as_ref().map_or_else(|| "applicants".to_owned(), Role::to_string);
     let Some(_guard) = identities.enter(identity, limit) else {
@@ -145,7 +146,7 @@ async fn serve_connection<H: Handler>(
     if remote.member().is_some() {
         remote.connection.set_receive_window(VarInt::from_u32(limits::CONNECTION_WINDOW_BYTES));
         accept.await;
-    } else if timeout(limits::ENROLMENT_TIMEOUT, accept).await.is_err() {
+    } else if timeout(params::ENROLMENT_TIMEOUT, accept).await.is_err() {
         remote.connection.close(CloseCode::Overloaded.to_varint(), b"enrolment took too long");
     }
 }
@@ -160,7 +161,7 @@ async fn authenticate(incoming: quinn::Incoming) -> Option<(quinn::Connection, C
             return None;
         }
     };
-    let connection = match timeout(limits::DIAL_DEADLINE, connecting).await {
+    let connection = match timeout(params::DIAL_DEADLINE, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             let error = NetError::from_connection(&from.to_string(), &error);
@@ -277,7 +278,7 @@ impl<K: Eq + Hash + Clone> Gauges<K> {
 
     /// Returns the sum over all keys.
     fn total(&self) -> usize {
-        // At most `limits::MAX_CONNECTIONS` entries.
+        // At most `crate::net::params::MAX_CONNECTIONS` entries.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
     }
 }

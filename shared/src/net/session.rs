@@ -7,6 +7,7 @@
 //! | neither, but this user runs the nameserver on this machine | enrol with the local token in the state directory |
 //! | none of these | fail and explain how to get a token |
 
+use crate::net::params;
 use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr},
@@ -129,10 +130,10 @@ impl Session {
                 return Err(refused);
             }
             while state.read_local_token() == token {
-                if clock.now().since_origin() > limits::LOCAL_TOKEN_WAIT {
+                if clock.now().since_origin() > params::LOCAL_TOKEN_WAIT {
                     return Err(refused);
                 }
-                tokio::time::sleep(limits::LOCAL_TOKEN_POLL).await;
+                tokio::time::sleep(params::LOCAL_TOKEN_POLL).await;
             }
         }
     }
@@ -176,7 +177,7 @@ impl Session {
         let mut last = None;
         for address in addresses {
             let nameserver = Target { role: Role::Nameserver, endpoint: address.clone() };
-            let wait = limits::DIAL_DEADLINE + limits::CALL_DEADLINE;
+            let wait = params::DIAL_DEADLINE + limits::CALL_DEADLINE;
             let ping = |client: NameServiceClient, context| async move { client.ping(context).await };
             match connections.call(&nameserver, wait, ping).await {
                 Ok(info) => {

@@ -32,8 +32,8 @@ pub enum SwarmUpdate {
     /// The sender has the complete content.
     HasAll,
     /// Groups of 16 KiB (`limits::GROUP_BYTES`) that the sender has verified, as half-open ranges of group numbers in
-    /// the order of their arrival; at most `limits::RANGES_PER_UPDATE`.
+    /// the order of their arrival; at most `peer::swarm::params::RANGES_PER_UPDATE`.
     Has(Vec<(u64, u64)>),
-    /// Other receivers of the content, at most `limits::MEMBERS_PER_UPDATE`.
+    /// Other receivers of the content, at most `peer::swarm::params::MEMBERS_PER_UPDATE`.
     Members(Vec<Owner>),
 }

@@ -89,7 +89,7 @@ pub struct Register {
 pub enum LeaseRequest {
     /// Until removal; admins only.
     Permanent,
-    /// Time after the last renewal, clamped to `limits::MIN_LEASE..=limits::MAX_LEASE`.
+    /// Time after the last renewal, clamped to `nameserver::params::MIN_LEASE..=nameserver::params::MAX_LEASE`.
     For(Duration),
 }
 
@@ -163,7 +163,7 @@ pub struct TagQuery {
 /// Page of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
-    /// Registrations in the order of their names, at most `limits::NAMES_PER_PAGE`.
+    /// Registrations in the order of their names, at most `nameserver::params::NAMES_PER_PAGE`.
     pub records: Vec<Record>,
     /// Value of `after` for the next page; `None` on the last page.
     pub next: Option<Name>,
@@ -200,7 +200,7 @@ pub enum Changes {
     Delta {
         /// New position of the watcher.
         position: Position,
-        /// Changes, oldest first, at most `limits::NAMES_PER_PAGE`; empty if none happened during the wait.
+        /// Changes, oldest first, at most `nameserver::params::NAMES_PER_PAGE`; empty if none happened during the wait.
         changes: Vec<NameChange>,
     },
     /// The changes since the watcher's position are not available: the query is the first one, the watcher fell too far

@@ -113,7 +113,7 @@ async fn connections_over_the_limit_of_one_identity_are_refused_and_others_are_a
     let authority = Authority::ephemeral().unwrap();
     let (greedy, b) = (Node::new(&authority, "greedy"), Node::new(&authority, "b"));
     let mut held = Vec::new();
-    for _ in 0..limits::MAX_CONNECTIONS_PER_IDENTITY {
+    for _ in 0..shared::net::params::MAX_CONNECTIONS_PER_IDENTITY {
         let connection = dial(&greedy.endpoint, &b.target()).await.unwrap();
         // The answer to a stream shows that the server has counted the connection.
         let (_send, mut recv) = open_stream(&connection, StreamKind::Names).await.unwrap();
@@ -136,13 +136,13 @@ async fn call_streams_over_the_limit_are_refused_and_bulk_streams_are_accepted()
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
     let connection = a.connections.connection(&b.target()).await.unwrap();
     let mut held = Vec::new();
-    for _ in 0..limits::MAX_CALL_STREAMS {
+    for _ in 0..shared::net::params::MAX_CALL_STREAMS {
         let (mut send, recv) = open_stream(&connection, StreamKind::Peer).await.unwrap();
         // An incomplete frame.
         send.write_all(&[0, 1, 0, 0]).await.unwrap();
         held.push((send, recv));
     }
-    let all = || b.stats.streams.load(Ordering::SeqCst) == limits::MAX_CALL_STREAMS;
+    let all = || b.stats.streams.load(Ordering::SeqCst) == shared::net::params::MAX_CALL_STREAMS;
     eventually("all streams have reached the handler", all).await;
     let (_send, mut recv) = open_stream(&connection, StreamKind::Peer).await.unwrap();
     let refused = timeout(DEADLINE, recv.read_to_end(0)).await.unwrap().unwrap();
@@ -150,7 +150,7 @@ async fn call_streams_over_the_limit_are_refused_and_bulk_streams_are_accepted()
     assert!(all());
     let (_send, mut recv) = open_stream(&connection, StreamKind::Bulk).await.unwrap();
     timeout(DEADLINE, recv.read_to_end(0)).await.unwrap().unwrap();
-    assert_eq!(b.stats.streams.load(Ordering::SeqCst), limits::MAX_CALL_STREAMS + 1);
+    assert_eq!(b.stats.streams.load(Ordering::SeqCst), shared::net::params::MAX_CALL_STREAMS + 1);
     held.pop();
     retry_until_ok("a call after one stream ended", async || a.whoami(&b.target()).await).await;
 }
@@ -163,7 +163,7 @@ fn destination(packet: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn half_open_handshakes_do_not_lock_out_members() {
-    const FLOOD: usize = limits::MAX_HANDSHAKES + 50;
+    const FLOOD: usize = shared::net::params::MAX_HANDSHAKES + 50;
     let authority = Authority::ephemeral().unwrap();
     let (a, b) = (Node::new(&authority, "a"), Node::new(&authority, "b"));
 
@@ -191,11 +191,18 @@ async fn half_open_handshakes_do_not_lock_out_members() {
         }
         tokio::task::yield_now().await;
     }
-    eventually("the handshake limit is reached", || b.endpoint.open_connections() >= limits::MAX_HANDSHAKES).await;
-    assert!(b.endpoint.open_connections() <= limits::MAX_HANDSHAKES, "{}", b.endpoint.open_connections());
+    eventually("the handshake limit is reached", || {
+        b.endpoint.open_connections() >= shared::net::params::MAX_HANDSHAKES
+    })
+    .await;
+    assert!(b.endpoint.open_connections() <= shared::net::params::MAX_HANDSHAKES, "{}", b.endpoint.open_connections());
     // A member validates its address and connects while the half-open handshakes are still held.
     assert_eq!(a.whoami(&b.target()).await.unwrap(), "a");
-    assert!(b.endpoint.open_connections() > limits::MAX_HANDSHAKES / 2, "{}", b.endpoint.open_connections());
+    assert!(
+        b.endpoint.open_connections() > shared::net::params::MAX_HANDSHAKES / 2,
+        "{}",
+        b.endpoint.open_connections()
+    );
     eventually("the half-open handshakes time out", || b.endpoint.open_connections() <= 1).await;
     assert_eq!(Node::new(&authority, "c").whoami(&b.target()).await.unwrap(), "c");
 }
@@ -208,7 +215,7 @@ async fn streams_without_a_kind_byte_do_not_block_other_connections() {
     let mute = client_pool(trust::member_client(&identity, &[ALPN]).unwrap());
     let connection = mute.connection(&b.target()).await.unwrap();
     let mut streams = Vec::new();
-    for _ in 0..limits::MAX_STREAMS_PER_CONNECTION {
+    for _ in 0..shared::net::params::MAX_STREAMS_PER_CONNECTION {
         let (send, recv) = connection.open_bi().await.unwrap();
         streams.push((send, recv));
     }

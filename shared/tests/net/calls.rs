@@ -122,7 +122,7 @@ async fn concurrent_callers_share_the_timeout_of_one_dial() {
     }
     // One after the other, twenty dials would take four times as long as this bound.
     let waited = clock.now().since(before);
-    assert!(waited < limits::DIAL_DEADLINE * 5, "{waited:?}");
+    assert!(waited < shared::net::params::DIAL_DEADLINE * 5, "{waited:?}");
 }
 
 #[tokio::test]

@@ -10,7 +10,6 @@ use std::{
 
 use certs::{Authority, trust};
 use shared::{
-    limits,
     name::Endpoint,
     net::{Target, connection::dial, endpoint},
     rpc::ALPN,
@@ -71,7 +70,7 @@ async fn datagram_size_recovers_after_a_path_dropped_large_datagrams() {
     let connection = dial(&sender, &Target { role: peer("b"), endpoint: Endpoint::from(path) }).await.unwrap();
     let (mut send, _recv) = connection.open_bi().await.unwrap();
     let sending = tokio::spawn(async move { while send.write_all(&[0; 1 << 14]).await.is_ok() {} });
-    let is_large = || connection.stats().path.current_mtu > limits::MAX_DATAGRAM_BYTES / 2;
+    let is_large = || connection.stats().path.current_mtu > shared::net::params::MAX_DATAGRAM_BYTES / 2;
 
     eventually("large datagrams", is_large).await;
     is_narrow.store(true, Ordering::SeqCst);

@@ -19,7 +19,6 @@ use rustls::{
 use shared::{
     error::FailureCode,
     id::Role,
-    limits,
     name::Endpoint,
     net::{
         NetError, StreamKind, Target,
@@ -187,7 +186,7 @@ impl EnrolService for EnrolmentHandler {
         }
         let certificate = self
             .authority
-            .certify(&csr, public_key, &role, limits::CERTIFICATE_LIFE)
+            .certify(&csr, public_key, &role, LIFETIME)
             .map_err(|error| EnrolError::InvalidRequest(error.to_string()))?;
         let authority = self.authority.certificate().to_vec();
         Ok(Enrolled { certificate: certificate.to_vec(), authority, nameservers: vec![] })
@@ -319,13 +318,13 @@ async fn applicant_is_rejected_for_everything_but_enrolment() {
 async fn applicants_are_limited_in_number_and_time() {
     let nameserver = Nameserver::start();
     let mut held = Vec::new();
-    for _ in 0..limits::MAX_APPLICANTS {
+    for _ in 0..shared::net::params::MAX_APPLICANTS {
         held.push(nameserver.applicant().await.1);
     }
     let (_, one_more) = nameserver.applicant().await;
     let ended = NetError::from_connection("the nameserver", &one_more.closed().await);
     assert!(matches!(&ended, NetError::Refused { why, .. } if why.contains("too many")), "{ended:?}");
-    let ended = timeout(limits::ENROLMENT_TIMEOUT + DEADLINE, held[0].closed())
+    let ended = timeout(shared::net::params::ENROLMENT_TIMEOUT + DEADLINE, held[0].closed())
         .await
         .expect("the server did not close the connection");
     let ended = NetError::from_connection("the nameserver", &ended);

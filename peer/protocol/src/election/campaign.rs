@@ -11,11 +11,17 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use super::{
+    Action, ElectionFailure, Report,
+    ctx::{Ctx, contact},
+    params::{CLAIM_WAIT, SEAT_POLL, VOTE_WAIT},
+    tracker::Mandate,
+};
 use shared::{
     electors::{electors, majority, provisional_quorum},
     epoch::Epoch,
     id::PeerId,
-    limits::{CLAIM_WAIT, MAX_ELECTORS, SEAT_LEASE, SEAT_POLL, VOTE_WAIT},
+    limits::{MAX_ELECTORS, SEAT_LEASE},
     rpc::{
         nameserver::Claim,
         peer::{VoteReply, VoteRequest},
@@ -23,11 +29,6 @@ use shared::{
     time::Timestamp,
 };
 
-use super::{
-    Action, ElectionFailure, Report,
-    ctx::{Ctx, contact},
-    tracker::Mandate,
-};
 use crate::CallId;
 
 /// Shortest wait before a refused claim is repeated: no busy loop against a nameserver that says "now".

@@ -1,22 +1,23 @@
 //! Standing for election: starts campaigns, counts votes, and draws the consequences.
 
+use super::{
+    Action, CallError, CallFailure, ElectionFailure, Machine, Reply, Report, Token,
+    campaign::{Campaign, Electorate, Kind, Tally, Timeout},
+    ctx::Ctx,
+    params::MAX_ELECTION_WAITERS,
+    searching::Candidacy,
+    state::State,
+    tracker::Reclaim,
+};
 use shared::{
     id::PeerId,
-    limits::{ELECTION_BACKOFF, MAX_ELECTION_WAITERS},
+    limits::ELECTION_BACKOFF,
     rpc::{
         nameserver::{ClaimError, Seat, SeatGrant},
         peer::VoteReply,
     },
 };
 
-use super::{
-    Action, CallError, CallFailure, ElectionFailure, Machine, Reply, Report, Token,
-    campaign::{Campaign, Electorate, Kind, Tally, Timeout},
-    ctx::Ctx,
-    searching::Candidacy,
-    state::State,
-    tracker::Reclaim,
-};
 use crate::CallId;
 
 impl Machine {

@@ -2,11 +2,19 @@
 
 use std::time::Duration;
 
+use super::{
+    Action, Report,
+    epochs::Epochs,
+    members::Members,
+    params::{CANDIDATE_PLACES, CANDIDATE_STAGGER, STANDBY_HEAD_START},
+    poll::Poll,
+    standby::Standby,
+};
 use shared::{
     contact::Contact,
     electors::rendezvous,
     id::{Incarnation, PeerId},
-    limits::{CANDIDATE_PLACES, CANDIDATE_STAGGER, ELECTION_BACKOFF, STANDBY_HEAD_START},
+    limits::ELECTION_BACKOFF,
     name::Endpoint,
     rpc::{
         nameserver::Seat,
@@ -15,7 +23,6 @@ use shared::{
     time::Timestamp,
 };
 
-use super::{Action, Report, epochs::Epochs, members::Members, poll::Poll, standby::Standby};
 use crate::{CallId, Calls, replication::share_log::ShareLog};
 
 /// Identity of this peer in this run.

@@ -2,32 +2,33 @@
 
 use std::time::Duration;
 
-use shared::{
-    contact::Contact,
-    id::PeerId,
-    limits::{ANNOUNCE_RETRY, HEARTBEAT, MAX_SNAPSHOT_WAIT, MAX_STANDBYS, REDUCED_HEARTBEAT, SUSPICION},
-    rpc::{
-        nameserver::Seat,
-        peer::VoteRequest,
-        tracker::{Addressee, HeartbeatAck, StandbyContact, TrackerError},
-    },
-    time::Timestamp,
-};
-
 use super::{
     Action, CallError, Report, Suspicion,
     ctx::{Ctx, contact, contact_of, heartbeat},
+    params::{ANNOUNCE_RETRY, MAX_SNAPSHOT_WAIT, MAX_STANDBYS, SUSPICION},
     port_probe::{PortProbe, Refused},
     standby::Standby,
     transition::Transition,
 };
 use crate::{
     CallId,
+    params::REDUCED_HEARTBEAT,
     replication::{
         announcer::Announcer,
         share_log::ShareLog,
         standby_feeds::{self, FeedMessage, StandbyFeeds},
     },
+};
+use shared::{
+    contact::Contact,
+    id::PeerId,
+    limits::HEARTBEAT,
+    rpc::{
+        nameserver::Seat,
+        peer::VoteRequest,
+        tracker::{Addressee, HeartbeatAck, StandbyContact, TrackerError},
+    },
+    time::Timestamp,
 };
 
 /// A peer that follows a tracker.

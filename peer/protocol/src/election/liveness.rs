@@ -2,11 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use shared::{
-    id::PeerId,
-    limits::{HEARTBEAT, PEER_SILENCE},
-    time::Timestamp,
-};
+use super::params::PEER_SILENCE;
+use shared::{id::PeerId, limits::HEARTBEAT, time::Timestamp};
 
 /// Time of the last heartbeat of each member.
 #[derive(Debug, Clone, Default)]

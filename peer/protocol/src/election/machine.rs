@@ -2,13 +2,25 @@
 
 use std::time::Duration;
 
+use super::{
+    Action, CallError, CallFailure, Event, Report, Role, Token,
+    campaign::Campaign,
+    ctx::Ctx,
+    params::{PEERS_POLL_PER_PEER, WATCHED_PEERS_POLL},
+    port_probe::DeferredVote,
+    searching::Searching,
+    standby::Standby,
+    state::State,
+    tracker::Tracker,
+    transition::Transition,
+};
 use shared::{
     contact::Contact,
     content::FileMeta,
     epoch::Epoch,
     file_name::FileName,
     id::{Incarnation, PeerId},
-    limits::{CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_PEERS, PEERS_POLL, PEERS_POLL_PER_PEER, WATCHED_PEERS_POLL},
+    limits::{CALL_DEADLINE, HEARTBEAT_DEADLINE, MAX_PEERS, PEERS_POLL},
     rpc::{
         nameserver::SeatView,
         peer::SeatNotice,
@@ -17,10 +29,6 @@ use shared::{
     time::Timestamp,
 };
 
-use super::{
-    Action, CallError, CallFailure, Event, Report, Role, Token, campaign::Campaign, ctx::Ctx, port_probe::DeferredVote,
-    searching::Searching, standby::Standby, state::State, tracker::Tracker, transition::Transition,
-};
 use crate::CallId;
 
 /// State of a peer towards the seat, and its campaign.

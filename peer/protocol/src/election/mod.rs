@@ -17,7 +17,8 @@
 //! | module | holds |
 //! |---|---|
 //! | `machine` | state and campaign; dispatches events, runs timers |
-//! | `transition` | the transitions; only `Machine::apply` changes the state |
+//! | `transition` | the changes of state that a state asks for |
+//! | `apply` | `Machine::apply`, the only code that changes the state |
 //! | `seat_views` | what the nameserver and other peers say of the seat |
 //! | `ctx` | the time, the actions, and the data that outlives each state |
 //! | `searching`, `follower`, `tracker`, `state` | one state each, with its data and logic |
@@ -25,6 +26,7 @@
 //! | `epochs`, `members`, `poll`, `liveness`, `settling`, `port_probe`, `standby` | data structures |
 //! | `event`, `report`, `role` | events, actions, reports and roles as the crate `peer` sees them |
 
+mod apply;
 mod campaign;
 mod candidate;
 mod ctx;
@@ -34,6 +36,7 @@ mod follower;
 mod liveness;
 mod machine;
 mod members;
+pub mod params;
 mod poll;
 mod port_probe;
 mod report;
@@ -52,13 +55,14 @@ use std::{
     time::Duration,
 };
 
+use crate::{Calls, params::OVERSLEPT, replication::share_log::ShareLog};
+use params::SUSPICION;
 use shared::{
     contact::Contact,
     content::FileMeta,
     epoch::Epoch,
     file_name::FileName,
     id::{Incarnation, PeerId},
-    limits::{OVERSLEPT, SUSPICION},
     name::Endpoint,
     rpc::{
         nameserver::{Seat, SeatView},
@@ -72,7 +76,6 @@ pub use event::{Action, CallError, CallFailure, DurableState, Event, Reply, Toke
 pub use report::{Departure, ElectionFailure, Report, StepDown, Suspicion};
 pub use role::{Role, SeatRole};
 
-use crate::{Calls, replication::share_log::ShareLog};
 use ctx::{Ctx, Me};
 use epochs::Epochs;
 use machine::Machine;

@@ -7,15 +7,19 @@
 
 use std::time::Duration;
 
+use super::{
+    Action, Token,
+    ctx::Ctx,
+    params::{PROBE_INTERVAL, VOTE_HOLD},
+};
 use shared::{
     contact::Contact,
     id::PeerId,
-    limits::{HEARTBEAT, PROBE_INTERVAL, PROBE_RETRY, VOTE_HOLD},
+    limits::{HEARTBEAT, PROBE_RETRY},
     rpc::peer::VoteRequest,
     time::Timestamp,
 };
 
-use super::{Action, Token, ctx::Ctx};
 use crate::CallId;
 
 /// Probes of the followed tracker's port.

@@ -42,7 +42,7 @@ pub enum ElectionFailure {
 /// Reason to suspect the tracker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspicion {
-    /// No answer for `limits::SUSPICION`.
+    /// No answer for `crate::election::params::SUSPICION`.
     Silent,
     /// Its connection was lost, or its port is closed.
     Unreachable,
@@ -57,7 +57,7 @@ pub enum Suspicion {
 pub enum StepDown {
     /// A higher epoch was claimed.
     HigherEpoch,
-    /// It had neither its lease nor a majority's heartbeats for `limits::DRAIN_AFTER`.
+    /// It had neither its lease nor a majority's heartbeats for `crate::election::params::DRAIN_AFTER`.
     Isolated,
     /// Its process stalled past its lease.
     Stalled,
@@ -70,7 +70,7 @@ pub enum StepDown {
 pub enum Departure {
     /// It left.
     Left,
-    /// No heartbeat for `limits::PEER_SILENCE`.
+    /// No heartbeat for `crate::election::params::PEER_SILENCE`.
     Silent,
 }
 

@@ -1,19 +1,20 @@
 //! The state of a peer without a tracker that it trusts: it asks the nameserver, and stands for election at its turn.
 
-use shared::{
-    id::PeerId,
-    limits::{HEARTBEAT, SEAT_POLL, VOTE_WAIT},
-    rpc::{nameserver::Seat, tracker::HeartbeatAck},
-    time::Timestamp,
-};
-
 use super::{
     campaign::Kind,
     ctx::{Ctx, contact_of},
     members::Members,
+    params::{SEAT_POLL, VOTE_WAIT},
     port_probe::Refusal,
     transition::Transition,
 };
+use shared::{
+    id::PeerId,
+    limits::HEARTBEAT,
+    rpc::{nameserver::Seat, tracker::HeartbeatAck},
+    time::Timestamp,
+};
+
 use crate::CallId;
 
 /// A peer without a tracker that it trusts.

@@ -1,23 +1,23 @@
 //! What the nameserver and other peers say of the seat.
 
+use super::{
+    Action, CallFailure, ElectionFailure, Machine, StepDown, Suspicion,
+    campaign::{Campaign, Kind},
+    ctx::Ctx,
+    params::SEAT_POLL,
+    searching::SeatInfo,
+    state::State,
+    transition::Transition,
+};
 use shared::{
     epoch::Epoch,
     id::PeerId,
-    limits::SEAT_POLL,
     rpc::{
         nameserver::{Seat, SeatView},
         peer::SeatNotice,
     },
 };
 
-use super::{
-    Action, CallFailure, ElectionFailure, Machine, StepDown, Suspicion,
-    campaign::{Campaign, Kind},
-    ctx::Ctx,
-    searching::{Searching, SeatInfo},
-    state::State,
-    transition::Transition,
-};
 use crate::CallId;
 
 impl Machine {
@@ -33,8 +33,8 @@ impl Machine {
         }
         let transition = match &self.state {
             State::Tracker(tracker) if tracker.seat.epoch < epoch => Transition::StepDown(StepDown::HigherEpoch),
-            State::Follower(follower) if follower.seat.epoch < epoch => Transition::Search(Searching::new(ctx.now)),
-            State::Searching(searching) => Transition::Search(searching.restarted(ctx.now)),
+            State::Follower(follower) if follower.seat.epoch < epoch => Transition::Search,
+            State::Searching(_) => Transition::RestartSearch,
             State::Tracker(_) | State::Follower(_) | State::Leaving(_) => Transition::Stay,
         };
         self.apply(ctx, transition);

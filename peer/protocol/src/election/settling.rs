@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use shared::{id::PeerId, limits::INDEX_SETTLE, time::Timestamp};
+use super::params::INDEX_SETTLE;
+use shared::{id::PeerId, time::Timestamp};
 
 /// Rebuilding of a new tracker's index from the peers' announcements.
 #[derive(Debug, Clone)]

@@ -3,15 +3,14 @@
 
 use std::time::Duration;
 
+use crate::{index::Index, params::REDUCED_HEARTBEAT, replication::admission::SnapshotAdmission};
 use shared::{
     id::{Incarnation, PeerId},
-    limits::REDUCED_HEARTBEAT,
     rpc::tracker::{Announcement, Heartbeat, HeartbeatAck, TrackerError},
     time::Timestamp,
 };
 
 use super::liveness::Liveness;
-use crate::{index::Index, replication::admission::SnapshotAdmission};
 
 /// Copy of the index, without the files of the tracker and of this peer.
 #[derive(Debug, Clone, Default)]

@@ -1,22 +1,21 @@
 //! Tests of the rules one by one; `tests/sim` combines them. This file holds the common harness.
 
+use super::{
+    params::{DRAIN_AFTER, INDEX_SETTLE, PEER_SILENCE, PROBE_INTERVAL, SEAT_RENEWAL, VOTE_HOLD, VOTE_WAIT},
+    *,
+};
+use crate::{CallId, params::REDUCED_HEARTBEAT};
 use shared::{
     contact::Contact,
     content::{ContentHash, FileMeta},
     digest::ShareDigest,
-    limits::{
-        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, INDEX_SETTLE, MAX_ELECTORS, MAX_EPOCH_STEP, PEER_SILENCE,
-        PROBE_INTERVAL, PROBE_RETRY, REDUCED_HEARTBEAT, SEAT_LEASE, SEAT_RENEWAL, VOTE_HOLD, VOTE_WAIT,
-    },
+    limits::{HEARTBEAT, HEARTBEAT_DEADLINE, MAX_ELECTORS, MAX_EPOCH_STEP, PROBE_RETRY, SEAT_LEASE},
     rpc::{
         nameserver::{Claim, ClaimError, SeatGrant},
         peer::{SeatNotice, VoteReply, VoteRequest},
         tracker::{Addressee, Announcement, AnnouncementKind, Heartbeat, HeartbeatAck, StandbyContact},
     },
 };
-
-use super::*;
-use crate::CallId;
 
 /// A core with a clock and the actions of its last step.
 struct Harness {

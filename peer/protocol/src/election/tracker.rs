@@ -6,15 +6,21 @@ use std::{
     time::Duration,
 };
 
+use super::{
+    Action, CallError, Departure, Report, StepDown,
+    ctx::{Ctx, contact},
+    liveness::Liveness,
+    params::{DRAIN_AFTER, MAX_STANDBYS, PEER_SILENCE, SEAT_RENEWAL, SUSPICION},
+    settling::Settling,
+    transition::Transition,
+};
+use crate::{CallId, index::Index, params::REDUCED_HEARTBEAT, replication::admission::SnapshotAdmission};
 use shared::{
     contact::Contact,
     electors::rendezvous,
     epoch::Epoch,
     id::{Incarnation, PeerId},
-    limits::{
-        DRAIN_AFTER, HEARTBEAT, HEARTBEAT_DEADLINE, MAX_ELECTORS, MAX_STANDBYS, PEER_SILENCE, REDUCED_HEARTBEAT,
-        SEAT_LEASE, SEAT_RENEWAL, SUSPICION,
-    },
+    limits::{HEARTBEAT, HEARTBEAT_DEADLINE, MAX_ELECTORS, SEAT_LEASE},
     name::Endpoint,
     rpc::{
         nameserver::{ClaimError, Seat, SeatGrant, SeatView},
@@ -23,15 +29,6 @@ use shared::{
     },
     time::Timestamp,
 };
-
-use super::{
-    Action, CallError, Departure, Report, StepDown,
-    ctx::{Ctx, contact},
-    liveness::Liveness,
-    settling::Settling,
-    transition::Transition,
-};
-use crate::{CallId, index::Index, replication::admission::SnapshotAdmission};
 
 /// Salt of the hash that orders standbys: constant, so that trackers that know the same peers choose the same ones.
 const STANDBYS_SALT: &[u8] = b"standbys";

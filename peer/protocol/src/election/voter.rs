@@ -2,21 +2,21 @@
 
 use std::cmp::Reverse;
 
-use shared::{
-    electors::rendezvous,
-    epoch::Epoch,
-    id::PeerId,
-    limits::{ELECTION_BACKOFF, MAX_ELECTORS, VOTE_WAIT},
-    rpc::peer::{VoteReply, VoteRequest},
-    time::Timestamp,
-};
-
 use super::{
     Action, ElectionFailure, Machine, Reply, Token,
     campaign::{Campaign, Kind},
     ctx::Ctx,
+    params::VOTE_WAIT,
     port_probe::DeferredVote,
     state::State,
+};
+use shared::{
+    electors::rendezvous,
+    epoch::Epoch,
+    id::PeerId,
+    limits::{ELECTION_BACKOFF, MAX_ELECTORS},
+    rpc::peer::{VoteReply, VoteRequest},
+    time::Timestamp,
 };
 
 impl Machine {

@@ -6,22 +6,21 @@
 //! | `sorted_ids` | ordered sets of row numbers |
 //! | `small_list` | lists that nearly always have one element |
 
+pub mod params;
 mod rows;
 mod small_list;
 mod sorted_ids;
 
 use std::collections::BTreeMap;
 
+use params::MAX_VERSIONS_PER_ANSWER;
 use shared::{
     content::{ContentHash, FileMeta},
     digest::ShareDigest,
     electors::rendezvous,
     file_name::FileName,
     id::{Incarnation, PeerId},
-    limits::{
-        FILES_PER_PAGE, MAX_FILES_PER_PEER, MAX_INDEX_ENTRIES, MAX_OWNERS_TRIED, MAX_PEERS, MAX_VERSIONS_PER_ANSWER,
-        PAGE_BYTES,
-    },
+    limits::{FILES_PER_PAGE, MAX_FILES_PER_PEER, MAX_INDEX_ENTRIES, MAX_OWNERS_TRIED, MAX_PEERS, PAGE_BYTES},
     name::Endpoint,
     rpc::tracker::{
         Announcement, AnnouncementKind, Heartbeat, IndexedFile, ListAll, Owner, TrackerError, Version, WhoHas,

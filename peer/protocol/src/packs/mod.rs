@@ -25,12 +25,13 @@
 mod assign;
 pub mod event;
 mod items;
+mod pack;
 pub mod params;
 mod provider;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use shared::time::Timestamp;
 
@@ -38,6 +39,7 @@ pub use crate::swarm::ProviderId;
 use crate::{provider_health::MAX_PROVIDER_FAILURES, swarm::params::BALANCE_INTERVAL};
 pub use event::{Action, Event, ItemId, PackFailure, PackId, Wanted};
 use items::{ItemState, Items};
+use pack::Pack;
 use provider::Provider;
 
 /// Scheduler of one download of small files.
@@ -55,18 +57,6 @@ pub struct Packs {
     /// Time at which slow packs are considered for duplication.
     rebalance_at: Option<Timestamp>,
     is_finished: bool,
-}
-
-/// A pack in flight.
-#[derive(Debug)]
-struct Pack {
-    /// Items still to come, in the order in which they come.
-    left: BTreeSet<ItemId>,
-    left_cost: u64,
-    /// Cost of the items that arrived.
-    came_cost: u64,
-    /// Time of the request.
-    since: Timestamp,
 }
 
 impl Packs {

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use shared::time::Timestamp;
 
-use super::{Pack, PackFailure};
+use super::{event::PackFailure, pack::Pack};
 use crate::provider_health::ProviderHealth;
 
 /// One provider.

@@ -1,5 +1,7 @@
 //! Behaviour of the pack scheduler as its shell observes it, and the harness of the tests.
 
+use std::collections::BTreeSet;
+
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash as _, Hasher as _},

@@ -5,9 +5,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use super::params::{MAX_SNAPSHOTS, SNAPSHOT_BURST, SNAPSHOT_FILE_COST, SNAPSHOT_PAGE_COST, SNAPSHOT_RETRY};
 use shared::{
     id::PeerId,
-    limits::{CALL_DEADLINE, MAX_SNAPSHOTS, SNAPSHOT_BURST, SNAPSHOT_FILE_COST, SNAPSHOT_PAGE_COST, SNAPSHOT_RETRY},
+    limits::CALL_DEADLINE,
     rpc::tracker::{Announcement, AnnouncementKind, TrackerError},
     time::Timestamp,
 };

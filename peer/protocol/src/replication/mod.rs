@@ -10,5 +10,6 @@
 
 pub(crate) mod admission;
 pub(crate) mod announcer;
+pub mod params;
 pub(crate) mod share_log;
 pub(crate) mod standby_feeds;

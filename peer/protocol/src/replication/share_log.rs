@@ -5,11 +5,12 @@ use std::{
     ops::Bound,
 };
 
+use super::params::MAX_LOGGED_FILES;
 use shared::{
     content::FileMeta,
     digest::ShareDigest,
     file_name::FileName,
-    limits::{FILES_PER_PAGE, MAX_FILES_PER_PEER, MAX_LOGGED_FILES},
+    limits::{FILES_PER_PAGE, MAX_FILES_PER_PEER},
 };
 
 /// One numbered change of the share.

@@ -4,17 +4,17 @@
 //! seq)` orders them at each receiver, so nothing is forwarded, and a lost message is missing at one receiver only.
 //! The tracker comes first: standbys get announcements while the tracker is up to date.
 
+use crate::{CallId, Calls, params::REDUCED_HEARTBEAT};
 use shared::{
     contact::Contact,
     epoch::Epoch,
     id::{Incarnation, PeerId},
-    limits::{HEARTBEAT, REDUCED_HEARTBEAT},
+    limits::HEARTBEAT,
     rpc::tracker::{Addressee, Announcement, HeartbeatAck},
     time::Timestamp,
 };
 
 use super::{announcer::Announcer, share_log::ShareLog};
-use crate::{CallId, Calls};
 
 /// Longest time until the next heartbeat to a peer that does not act as a standby yet: the tracker tells it soon.
 const RETRY: std::time::Duration = HEARTBEAT.saturating_mul(3);

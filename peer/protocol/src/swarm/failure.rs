@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use shared::{limits::OVERSLEPT, time::Timestamp};
+use crate::{params::OVERSLEPT, provider_health::MAX_PROVIDER_FAILURES};
+use shared::time::Timestamp;
 
 use super::{
     Refill, Swarm,
     event::{Action, Dropped, Failure, ProviderId, RequestId},
     provider::Provider,
 };
-use crate::provider_health::MAX_PROVIDER_FAILURES;
 
 impl Swarm {
     pub(super) fn on_failed(&mut self, now: Timestamp, id: RequestId, why: Failure, out: &mut Vec<Action>) {

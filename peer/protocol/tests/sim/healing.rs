@@ -5,13 +5,15 @@ use std::{
     time::Duration,
 };
 
-use protocol::election::{Core, Role};
+use protocol::{
+    election::{
+        Core, Role,
+        params::{INDEX_SETTLE, PEER_SILENCE},
+    },
+    params::REDUCED_HEARTBEAT,
+};
 use shared::{
-    content::ContentHash,
-    electors::provisional_quorum,
-    epoch::Epoch,
-    id::PeerId,
-    limits::{HEARTBEAT, INDEX_SETTLE, PEER_SILENCE, REDUCED_HEARTBEAT},
+    content::ContentHash, electors::provisional_quorum, epoch::Epoch, id::PeerId, limits::HEARTBEAT,
     rpc::tracker::ListAll,
 };
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nameserver::registry::Registry;
+use protocol::election::params::SEAT_CALL_DEADLINE;
 use protocol::{
     CallId,
     election::{CallError, CallFailure, Event, Reply, Token},
@@ -11,8 +12,9 @@ use shared::{
     contact::Contact,
     epoch::Epoch,
     id::{PeerId, Role as Identity},
-    limits::{CALL_DEADLINE, DEFAULT_LEASE, HEARTBEAT_DEADLINE, PROBE_RETRY, PROBE_TIMEOUT, SEAT_CALL_DEADLINE},
+    limits::{CALL_DEADLINE, DEFAULT_LEASE, HEARTBEAT_DEADLINE, PROBE_RETRY},
     name::PEER_PREFIX,
+    net::params::PROBE_TIMEOUT,
     rpc::nameserver::{Claim, ClaimError, Condition, LeaseRequest, Register, Seat, SeatGrant},
     time::Timestamp,
 };

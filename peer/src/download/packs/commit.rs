@@ -1,6 +1,6 @@
 //! Makes files durable in groups: while one group is being committed, the next one gathers.
 
-use shared::limits;
+use crate::download::params;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::batch::{Batch, Ready, blocking};
@@ -42,21 +42,21 @@ async fn commit_group(share: &Share, batch: &Batch, group: Vec<Ready>) {
     }
 }
 
-/// Gathers the first file and those that arrive within [`limits::COMMIT_WAIT`], up to [`limits::COMMIT_FILES`] and
-/// [`limits::COMMIT_BYTES`].
+/// Gathers the first file and those that arrive within [`crate::download::params::COMMIT_WAIT`], up to [`crate::download::params::COMMIT_FILES`] and
+/// [`crate::download::params::COMMIT_BYTES`].
 async fn gather(first: Ready, queue: &mut mpsc::Receiver<Ready>) -> Vec<Ready> {
     let mut bytes = first.staged.size();
     let mut group = vec![first];
     let more = async {
-        while group.len() < limits::COMMIT_FILES && bytes < limits::COMMIT_BYTES {
+        while group.len() < params::COMMIT_FILES && bytes < params::COMMIT_BYTES {
             let before = group.len();
-            if queue.recv_many(&mut group, limits::COMMIT_FILES - before).await == 0 {
+            if queue.recv_many(&mut group, params::COMMIT_FILES - before).await == 0 {
                 return;
             }
             bytes += group[before..].iter().map(|ready| ready.staged.size()).sum::<u64>();
         }
     };
     // What has arrived when the time is over is in the group.
-    let _ = timeout(limits::COMMIT_WAIT, more).await;
+    let _ = timeout(params::COMMIT_WAIT, more).await;
     group
 }

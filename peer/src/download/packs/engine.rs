@@ -7,6 +7,7 @@
 //!       └── TaskReport <───────┘
 //! ```
 
+use crate::download::params;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
@@ -359,7 +360,7 @@ fn introduce(contents: &[Content], me: &PeerId) -> (Vec<Provider>, Vec<Wanted>) 
         let mut known: Vec<ProviderId> = known.collect();
         known.sort_unstable();
         // The lowest numbers: contents with the same providers are asked of the same ones.
-        Wanted { size: content.size, providers: known.into_iter().take(limits::MAX_OWNERS_PER_PACKED).collect() }
+        Wanted { size: content.size, providers: known.into_iter().take(params::MAX_OWNERS_PER_PACKED).collect() }
     });
     let wanted = wanted.collect();
     let providers = contacts.into_iter().map(|contact| Provider { contact: contact.clone(), problem: None }).collect();

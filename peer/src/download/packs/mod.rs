@@ -10,6 +10,7 @@ mod batch;
 mod commit;
 mod engine;
 
+use crate::download::params;
 use std::{
     collections::HashMap,
     path::Path,
@@ -22,7 +23,6 @@ use shared::{
     contact::Contact,
     content::{ContentHash, FileMeta},
     id::PeerId,
-    limits,
     net::Connections,
 };
 use tokio::sync::mpsc;
@@ -66,7 +66,7 @@ impl PackFetcher<'_> {
         let staging = self.share.staged_batch(outside, context.force);
         let files = jobs.iter().map(|job| job.file.clone()).collect();
         let batch = Arc::new(Batch::new(self.me.clone(), context, files, staging));
-        let (ready, queue) = mpsc::channel(2 * limits::COMMIT_FILES);
+        let (ready, queue) = mpsc::channel(2 * params::COMMIT_FILES);
         let fetched = self.fetch_contents(jobs, &batch, ready);
         let (fetched, ()) = tokio::join!(fetched, commit::commit(self.share, &batch, queue));
         batch.take_outcomes(&fetched.err().unwrap_or(FileError::Stopping(Stopped)))
@@ -105,7 +105,7 @@ impl PackFetcher<'_> {
         let mut chunks = Vec::new();
         let mut rest = jobs.into_iter().enumerate();
         loop {
-            let chunk: Vec<(FileIndex, Job)> = rest.by_ref().take(limits::LOOKED_AT_A_TIME).collect();
+            let chunk: Vec<(FileIndex, Job)> = rest.by_ref().take(params::LOOKED_AT_A_TIME).collect();
             if chunk.is_empty() {
                 break;
             }

@@ -13,19 +13,20 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    bao::params::DIRECT_ALIGNMENT,
+    store::{
+        file_stat::FileStat,
+        params::{
+            DIRECT_MIN_FILE_BYTES, DIRECT_MIN_RUN_BYTES, DIRECT_REST_BYTES, DIRECT_TRIAL_BYTES, DIRECT_TRIAL_TIME,
+        },
+    },
+};
 use rustix::{
     fs::{AtFlags, FallocateFlags, Mode, OFlags, StatxFlags},
     io::Errno,
 };
-use shared::{
-    limits::{
-        DIRECT_ALIGNMENT, DIRECT_MIN_FILE_BYTES, DIRECT_MIN_RUN_BYTES, DIRECT_REST_BYTES, DIRECT_TRIAL_BYTES,
-        DIRECT_TRIAL_TIME,
-    },
-    time::{Clock, Timestamp},
-};
-
-use crate::store::file_stat::FileStat;
+use shared::time::{Clock, Timestamp};
 
 /// Second handle of a file, for large writes.
 #[derive(Debug)]

@@ -13,11 +13,21 @@ use std::{
     },
 };
 
+use crate::{
+    bao::verifier::outboard_bytes,
+    store::{
+        error::{PartialError, is_no_space},
+        file_ops::{remove_durably, rename, set_attributes},
+        file_stat::FileStat,
+        params::RESUME_MIN_BYTES,
+        source::Source,
+    },
+};
 use rustix::fs::AtFlags;
 use shared::{
     content::{ContentHash, FileMeta},
     group_ranges::GroupRanges,
-    limits::{GROUP_BYTES, RESUME_MIN_BYTES},
+    limits::GROUP_BYTES,
 };
 
 use super::{
@@ -27,15 +37,6 @@ use super::{
         format::{Goal, Header, ResumeLog},
         journal::{JournalFiles, ResumeJournal},
         recover::{Recovered, ResumeFile, boot_id, changed_at, recover},
-    },
-};
-use crate::{
-    bao::verifier::outboard_bytes,
-    store::{
-        error::{PartialError, is_no_space},
-        file_ops::{remove_durably, rename, set_attributes},
-        file_stat::FileStat,
-        source::Source,
     },
 };
 

@@ -8,10 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use shared::{
-    content::{ContentHash, FileMeta, HashPrefix},
-    limits::MAX_UNFINISHED,
+use crate::store::{
+    confined_dir::{ConfinedDir, HIDDEN},
+    error::{DiscardError, FileError},
+    file_ops::TEMPORARY,
+    params::MAX_UNFINISHED,
 };
+use shared::content::{ContentHash, FileMeta, HashPrefix};
 use tracing::{info, warn};
 
 use super::{
@@ -22,11 +25,6 @@ use super::{
         format::{Goal, ResumeContent, parse},
         recover::{ResumeFile, boot_id},
     },
-};
-use crate::store::{
-    confined_dir::{ConfinedDir, HIDDEN},
-    error::{DiscardError, FileError},
-    file_ops::TEMPORARY,
 };
 
 /// Download that was interrupted and can be resumed.

@@ -14,22 +14,22 @@ use std::{
     time::Duration,
 };
 
+use crate::store::{
+    confined_dir::{ConfinedDir, HIDDEN},
+    file_ops::{TEMPORARY, create_beside},
+    file_stat::FileStat,
+    params::NOTE_LIFE,
+};
 use rustix::{
     fs::{AtFlags, Mode, OFlags},
     io::Errno,
 };
 use shared::{
     file_name::FileName,
-    limits::{MAX_FILE_NAME_BYTES, MAX_FILES_PER_PEER, NOTE_LIFE},
+    limits::{MAX_FILE_NAME_BYTES, MAX_FILES_PER_PEER},
     time::unix_micros,
 };
 use tracing::warn;
-
-use crate::store::{
-    confined_dir::{ConfinedDir, HIDDEN},
-    file_ops::{TEMPORARY, create_beside},
-    file_stat::FileStat,
-};
 
 /// Directory of the journals, in the hidden directory of the share.
 const DIRECTORIES: &str = "directories";

@@ -6,17 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use shared::{
-    content::{ContentHash, FileMeta, HashPrefix},
-    file_name::FileName,
-    group_ranges::GroupRanges,
-    limits::{PARTIAL_POLL, PARTIAL_WAIT},
-    time::Clock,
-};
-use tokio::time::sleep;
-use tracing::warn;
-
-use super::Share;
 use crate::store::{
     confined_dir::HIDDEN,
     download::{
@@ -31,8 +20,19 @@ use crate::store::{
     },
     import::batch::StagedBatch,
     inner::{ArrivalGuard, Arrivals, HashOutcome, ShareInner},
+    params::{PARTIAL_POLL, PARTIAL_WAIT},
     source::Source,
 };
+use shared::{
+    content::{ContentHash, FileMeta, HashPrefix},
+    file_name::FileName,
+    group_ranges::GroupRanges,
+    time::Clock,
+};
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::Share;
 
 impl Share {
     /// Resolves the destination of a download of `name`: in the share, or the file or directory `to`. Blocks for a few

@@ -1,5 +1,7 @@
 //! Whole downloads in virtual time, with providers of every kind.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 /// Maximum number of events of one download.

@@ -2,14 +2,13 @@
 
 use std::{fs, os::unix::fs::FileExt, path::Path, time::Duration};
 
-use shared::{
-    file_name::FileName,
-    limits::{DIRECT_MIN_FILE_BYTES, DIRECT_MIN_RUN_BYTES},
-    time::Clock,
+use crate::store::{
+    download::direct_io::tests::{is_available, noise},
+    params::{DIRECT_MIN_FILE_BYTES, DIRECT_MIN_RUN_BYTES},
 };
+use shared::{file_name::FileName, time::Clock};
 
 use super::*;
-use crate::store::download::direct_io::tests::{is_available, noise};
 
 fn dir(path: &Path) -> OwnedFd {
     File::open(path).unwrap().into()

@@ -17,15 +17,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::store::{
+    file_stat::FileId,
+    params::{MAX_RESUME_FILE_BYTES, MAX_RESUME_HEADER_BYTES, RESUME_COMPACT_BYTES},
+};
 use serde::{Deserialize, Serialize};
 use shared::{
     content::{ContentHash, FileMeta},
     file_name::FileName,
     group_ranges::{GroupRanges, group_count},
-    limits::{MAX_RESUME_FILE_BYTES, MAX_RESUME_HEADER_BYTES, RESUME_COMPACT_BYTES},
 };
-
-use crate::store::file_stat::FileId;
 
 /// Size of a record, bytes.
 pub(crate) const RECORD_BYTES: usize = 40;

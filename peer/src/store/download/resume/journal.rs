@@ -14,15 +14,15 @@ use std::{
     thread,
 };
 
-use rustix::fs::AtFlags;
-use shared::{
-    group_ranges::GroupRanges,
-    limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, MAX_RESUME_FILE_BYTES, MAX_UNSYNCED_BYTES},
+use crate::store::{
+    file_ops::create_beside,
+    params::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, MAX_RESUME_FILE_BYTES, MAX_UNSYNCED_BYTES},
 };
+use rustix::fs::AtFlags;
+use shared::group_ranges::GroupRanges;
 use tracing::{debug, warn};
 
 use super::format::ResumeLog;
-use crate::store::file_ops::create_beside;
 
 /// Files of a download.
 #[derive(Debug)]

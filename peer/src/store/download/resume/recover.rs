@@ -8,22 +8,21 @@ use std::{
     sync::{LazyLock, atomic::AtomicBool},
 };
 
+use crate::{
+    bao::{check::check, verifier::outboard_bytes},
+    store::{
+        file_stat::FileStat,
+        params::{MAX_RESUME_FILE_BYTES, RESUME_SLACK},
+    },
+};
 use rustix::{
     fs::{Mode, OFlags, Stat},
     io::Errno,
 };
-use shared::{
-    content::FileMeta,
-    group_ranges::GroupRanges,
-    limits::{MAX_RESUME_FILE_BYTES, RESUME_SLACK},
-};
+use shared::{content::FileMeta, group_ranges::GroupRanges};
 use tracing::info;
 
 use super::format::{BootId, ResumeContent, parse};
-use crate::{
-    bao::{check::check, verifier::outboard_bytes},
-    store::file_stat::FileStat,
-};
 
 /// Verified groups of a partial file.
 #[derive(Debug, Default)]

@@ -1,0 +1,13 @@
+//! Bounds and timings of `transfer`, each with its unit and reason.
+
+use std::time::Duration;
+
+/// Time whose share of a limited rate moves at once.
+pub const PACE: Duration = Duration::from_millis(20);
+/// Encoded bytes that pass between the hashing thread and the task that owns the stream at a time.
+pub const BULK_BATCH_BYTES: usize = 256 << 10;
+/// Chunks read from a stream at a time. A chunk is the payload of one datagram, so this is up to 250 KB.
+pub const CHUNKS_PER_READ: usize = 64;
+/// Batches of [`BULK_BATCH_BYTES`] in progress per transfer. With the runs of verified bytes they bound the memory of
+/// a transfer at 4 to 8 MiB.
+pub const BULK_BATCHES: usize = 8;

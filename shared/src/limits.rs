@@ -54,7 +54,7 @@ pub const MAX_ELECTORS: usize = 9;
 pub const PROVISIONAL_EPOCHS: u64 = 64;
 /// Longest random delay before a campaign is tried or repeated.
 pub const ELECTION_BACKOFF: Duration = Duration::from_millis(150);
-/// Interval at which a peer asks the nameserver for the registered peers, without [`PEERS_POLL_PER_PEER`].
+/// Interval at which a peer asks the nameserver for the registered peers, without `PEERS_POLL_PER_PEER`.
 pub const PEERS_POLL: Duration = Duration::from_secs(2);
 /// Voters and members that one core tracks.
 pub const MAX_PEERS: usize = 10_000;

@@ -266,7 +266,7 @@ pub enum DiscardError {
     Unavailable(#[from] Unavailable),
 }
 
-/// Error of [`StagedBatch::inspect`](super::StagedBatch::inspect): this file cannot be downloaded, others can.
+/// Error of `StagedBatch::inspect`: this file cannot be downloaded, others can.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// The path is not usable.
@@ -280,7 +280,7 @@ pub enum InspectError {
     Io(#[from] FileError),
 }
 
-/// Error of [`StagedBatch::check_space`](super::StagedBatch::check_space).
+/// Error of `StagedBatch::check_space`.
 #[derive(Debug, thiserror::Error)]
 pub enum SpaceError {
     /// The files do not fit on the disk. Free some space.
@@ -298,7 +298,7 @@ pub enum SpaceError {
     Io(#[from] FileError),
 }
 
-/// Error of one directory in [`Share::create_directories`](super::Share::create_directories).
+/// Error of one directory in `Share::create_directories`.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateDirectoryError {
     /// The path is not usable.
@@ -312,7 +312,7 @@ pub enum CreateDirectoryError {
     Finalize(#[from] FinalizeError),
 }
 
-/// Error of [`Share::create_directories`](super::Share::create_directories) as a whole.
+/// Error of `Share::create_directories` as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateDirectoriesError {
     /// The disk cannot make the directories durable.

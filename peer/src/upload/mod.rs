@@ -7,7 +7,7 @@
 //! ```
 //!
 //! While an upload has a slot, every write has a deadline ([`limits::UPLOAD_SILENCE`]) and a monitor observes the receiver
-//! ([`Uploads::monitored`]), so that no receiver can keep a slot from the others.
+//! (`monitored`), so that no receiver can keep a slot from the others.
 //!
 //! | module | contents |
 //! |---|---|

@@ -23,7 +23,7 @@ pub const CANDIDATE_STAGGER: Duration = Duration::from_millis(20);
 pub const CANDIDATE_PLACES: u32 = 4;
 /// Interval at which a peer without a tracker asks the nameserver for the seat.
 pub const SEAT_POLL: Duration = Duration::from_millis(200);
-/// Extension of [`PEERS_POLL`] for each registered peer, so that lists do not flood a large network.
+/// Extension of `PEERS_POLL` for each registered peer, so that lists do not flood a large network.
 pub const PEERS_POLL_PER_PEER: Duration = Duration::from_millis(10);
 /// Interval of the same question while a watch reports changes: a safety net against a broken watch.
 pub const WATCHED_PEERS_POLL: Duration = Duration::from_secs(30);
@@ -40,7 +40,7 @@ pub const INDEX_SETTLE: Duration = Duration::from_millis(1000);
 pub const MAX_STANDBYS: usize = 2;
 /// Delay of other peers' campaigns behind those of standbys: about the spread of suspicions of one dead tracker.
 pub const STANDBY_HEAD_START: Duration = Duration::from_millis(60);
-/// Longest wait for a snapshot's turn that a peer accepts: the time of [`MAX_PEERS`] first pages.
+/// Longest wait for a snapshot's turn that a peer accepts: the time of `MAX_PEERS` first pages.
 pub const MAX_SNAPSHOT_WAIT: Duration = Duration::from_secs(30);
 /// Delay before a peer repeats an announcement that the tracker refused.
 pub const ANNOUNCE_RETRY: Duration = Duration::from_secs(1);

@@ -3,10 +3,10 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`share_log`] | the files of this peer and the numbered changes to them |
-//! | [`announcer`] | how far one receiver has this peer's share, and the announcement under way to it |
-//! | [`standby_feeds`] | one announcer for each standby |
-//! | [`admission`] | the receiving side: when a tracker or standby accepts whose snapshot |
+//! | `share_log` | the files of this peer and the numbered changes to them |
+//! | `announcer` | how far one receiver has this peer's share, and the announcement under way to it |
+//! | `standby_feeds` | one announcer for each standby |
+//! | `admission` | the receiving side: when a tracker or standby accepts whose snapshot |
 
 pub(crate) mod admission;
 pub(crate) mod announcer;

@@ -53,7 +53,7 @@ pub(crate) struct PackFetcher<'a> {
 type Wanted = (FileIndex, Destination, Vec<Contact>);
 
 impl PackFetcher<'_> {
-    /// Fetches files of at most [`limits::MAX_PACKED_FILE_BYTES`] each. Returns the outcome of each, in their order.
+    /// Fetches files of at most `MAX_PACKED_FILE_BYTES` each. Returns the outcome of each, in their order.
     ///
     /// A file that fails does not keep the others from arriving; a full disk does. `outside` is the folder outside of
     /// the share that takes the files, if there is one.

@@ -42,7 +42,7 @@ use super::{
 
 /// File that is being received. Clones are handles of the same file.
 ///
-/// If the last handle is dropped before [`finalize`](Self::finalize), the file and its journal stay, so that the
+/// If the last handle is dropped before `finalize`, the file and its journal stay, so that the
 /// download can be resumed. A file without verified groups, or one too small to be resumed, is deleted.
 #[derive(Debug, Clone)]
 pub struct Partial {

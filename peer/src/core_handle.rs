@@ -51,7 +51,7 @@ pub struct Stopped;
 /// A change of the share that the core has to take in before it can be announced.
 #[derive(Debug, Clone)]
 pub enum ShareChange {
-    /// No particular one: everything that the core knows of already.
+    /// No particular change: everything that the core has taken in already.
     None,
     /// These files, in exactly this form.
     Added(Vec<FileMeta>),
@@ -62,8 +62,8 @@ pub enum ShareChange {
 }
 
 impl ShareChange {
-    /// Whether the core has taken the change in. `met` is how many of the files were found before, so that ten thousand
-    /// names are not looked up again at each call.
+    /// Whether the core has taken the change in. `met` is the number of files that earlier calls found, so that ten
+    /// thousand names are not looked up again each time.
     fn is_in(&self, core: &Core, met: &mut usize) -> bool {
         let share = core.share();
         match self {
@@ -103,7 +103,7 @@ impl AnnouncementWaiter {
     }
 }
 
-/// A question that the core answers at once.
+/// Query or call of another peer that the core answers at once.
 pub(crate) enum Query {
     /// [`CoreHandle::who_has`].
     WhoHas { asker: PeerId, query: WhoHas, reply: oneshot::Sender<Result<Vec<Version>, TrackerError>> },
@@ -123,13 +123,13 @@ pub(crate) enum Query {
 
 type MakeEvent = Box<dyn FnOnce(Token) -> Event + Send>;
 
-/// What the core's task receives.
+/// Message to the core's task.
 pub(crate) enum Message {
     /// An event without an answer.
     Event(Event),
     /// An event that the core answers in its own time.
     Request(MakeEvent, oneshot::Sender<Reply>),
-    /// A question that it answers at once.
+    /// A query or call that the core answers at once.
     Query(Query),
     /// A caller that waits for an announcement.
     Await(AnnouncementWaiter),
@@ -183,7 +183,7 @@ impl CoreHandle {
         self.answered(|reply| Message::Query(Query::ListAll { query, reply })).await
     }
 
-    /// Hands in a heartbeat of `from`.
+    /// Delivers a heartbeat of `from`.
     ///
     /// # Errors
     /// When the core's task has ended. The inner error is the core's refusal.
@@ -195,7 +195,7 @@ impl CoreHandle {
         self.answered(|reply| Message::Query(Query::Heartbeat { from, beat, reply })).await
     }
 
-    /// Hands in an announcement of `from`.
+    /// Delivers an announcement of `from`.
     ///
     /// # Errors
     /// When the core's task has ended. The inner error is the core's refusal.
@@ -207,7 +207,7 @@ impl CoreHandle {
         self.answered(|reply| Message::Query(Query::Announce { from, announcement, reply })).await
     }
 
-    /// Hands in that the run `incarnation` of `from`, which followed `epoch`, leaves.
+    /// Delivers the notice that the run `incarnation` of `from`, which followed `epoch`, leaves.
     ///
     /// # Errors
     /// When the core's task has ended. The inner error is the core's refusal.
@@ -220,7 +220,7 @@ impl CoreHandle {
         self.answered(|reply| Message::Query(Query::Leave { from, epoch, incarnation, reply })).await
     }
 
-    /// Hands in a notice of `from` about the seat. Returns the seat as this peer sees it after that.
+    /// Delivers a notice of `from` about the seat. Returns the seat as this peer sees it after that.
     ///
     /// # Errors
     /// When the core's task has ended.

@@ -7,7 +7,7 @@
 //! | [`index`] | which files exist and which peers own them |
 //! | [`swarm`] | which groups of a file to request from which provider |
 //! | [`packs`] | which small files to request from which provider together |
-//! | [`provider_health`] | how long a provider waits after failures, for the two above |
+//! | [`provider_health`] | how long a provider waits after failures, for `swarm` and `packs` |
 //! | [`upload`] | which request is served next, at what rate, and until when |
 //!
 //! Each takes `now` and an event and returns actions. The crate `peer` executes the actions. `docs/election.md` and

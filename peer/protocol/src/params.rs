@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Delay of a timer beyond which a process distrusts its own measurements of silence.
+/// Lateness of a timer beyond which this process counts as stalled and extends its silence deadlines.
 pub const OVERSLEPT: Duration = Duration::from_millis(100);
-/// Interval of the heartbeats of peers that are not electors: they need not notice a failure first.
+/// Interval of the heartbeats of peers that are not electors, which need not detect a failure first, and of all
+/// heartbeats to standbys.
 pub const REDUCED_HEARTBEAT: Duration = Duration::from_secs(1);

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use shared::time::Timestamp;
 
-/// Silence after which a provider that owes data counts as failed.
+/// Silence after which a provider from which data is due counts as failed.
 pub const PROVIDER_SILENCE: Duration = Duration::from_secs(2);
 /// First wait after a failure or a refusal as busy. Doubles with each one in a row.
 pub const PROVIDER_BACKOFF: Duration = Duration::from_millis(250);
 /// Maximum wait after a failure or a refusal as busy.
 pub const MAX_PROVIDER_BACKOFF: Duration = Duration::from_secs(8);
-/// Number of consecutive failures after which a provider is dropped. A frozen one costs its silence each time.
+/// Number of consecutive failures after which a provider is dropped. Each failure of an unresponsive
+/// provider costs [`PROVIDER_SILENCE`].
 pub const MAX_PROVIDER_FAILURES: u32 = 4;
 
 /// Bounds the shift of the first wait; [`MAX_PROVIDER_BACKOFF`] is reached long before.
@@ -41,7 +42,7 @@ impl ProviderHealth {
         Self { last_activity: now, failures: 0, refusals: 0, retry_at: None }
     }
 
-    /// Forgets failures, refusals and the wait.
+    /// Clears failures, refusals and the wait.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
         self.refusals = 0;

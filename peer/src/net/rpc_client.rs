@@ -247,7 +247,7 @@ impl RpcClient {
         }
         let (peer, core) = (to.peer.clone(), core.clone());
         self.tasks.spawn(async move {
-            // A timeout of a connection that the pool gave up long ago, or a close by this side, says nothing about
+            // A timeout of a connection that the pool dropped long ago, or a close by this side, is no evidence about
             // the peer.
             let ended = connection.closed().await;
             let by_other = matches!(

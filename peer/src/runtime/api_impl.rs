@@ -30,7 +30,7 @@ use protocol::election::{ElectionFailure, Event, Reply};
 const SETTLE_WAIT: Duration = Duration::from_secs(30);
 /// Time that a command waits for the announcement of its change to the share. The announcement continues after it.
 const ANNOUNCE_WAIT: Duration = Duration::from_secs(2);
-/// Attempts of `eleger` after errors that pass.
+/// Maximum number of attempts of `eleger`; a transient error is followed by another one.
 const ELECTION_TRIES: u32 = 5;
 /// Deadline of one election.
 const ELECTION_WAIT: Duration = Duration::from_secs(10);
@@ -116,9 +116,9 @@ impl PeerApi for Peer {
             loop {
                 match self.elect_once().await? {
                     Ok(elected) => return Ok(elected),
-                    // These errors pass: a first handshake with a voter takes longer than a candidate waits for votes,
+                    // Transient errors: a first handshake with a voter takes longer than a candidate waits for votes,
                     // a new voter is not known yet, and only the first call to a restarted nameserver detects that the
-                    // connection is dead.
+                    // connection is lost.
                     Err(
                         ElectionFailure::NoMajority { .. }
                         | ElectionFailure::Busy

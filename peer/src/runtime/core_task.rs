@@ -8,7 +8,7 @@
 //!                         └───── outcome of each call ─────┘
 //! ```
 //!
-//! Nothing else touches the core, so its rules hold however the calls interleave.
+//! No other task accesses the core, so its rules hold however the calls interleave.
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
@@ -37,7 +37,7 @@ impl CoreTask {
         (Self { messages, view, handle: handle.clone(), durable_file, waiters: Vec::new() }, handle)
     }
 
-    /// Runs until the core has stopped. `now` comes from `clock`, which `core` was started with too.
+    /// Runs until the core has stopped. `clock` is the one with which `core` was created.
     pub async fn run(mut self, mut core: Core, clock: Clock, calls: Arc<RpcClient>) {
         let mut pending: HashMap<Token, oneshot::Sender<Reply>> = HashMap::new();
         let mut tokens = 0;
@@ -91,7 +91,7 @@ impl CoreTask {
             match action {
                 Action::Persist(state) => {
                     if let Err(error) = persist(self.durable_file.clone(), state).await {
-                        // A vote that is not durable must not be given: better no peer than two trackers.
+                        // A vote that is not durable must not be given: after a restart it could be given twice.
                         tracing::error!(%error, file = %self.durable_file.display(), "cannot write; stopping");
                         return Some(Err(format!("cannot write {}: {error}", self.durable_file.display())));
                     }
@@ -133,7 +133,8 @@ impl CoreTask {
 /// Sends an answer that the core has given.
 type SendAnswer = Box<dyn FnOnce() + Send>;
 
-/// Answers a query. Like an event it may bring actions: a query to the tracker can show that it is the tracker no longer.
+/// Answers a query. A query can cause actions, like an event: one to the tracker can show that it no longer is the
+/// tracker.
 fn answer(query: Query, core: &mut Core, clock: &Clock, actions: &mut Vec<Action>) -> SendAnswer {
     let now = clock.now();
     match query {

@@ -39,8 +39,8 @@ pub(super) fn acquire(state_dir: &Path, id: &PeerId) -> Result<File, Failure> {
     }
 }
 
-/// Determines and stores the incarnation of this run: the time, but above that of every earlier run, even if the clock was
-/// set back.
+/// Determines and stores the incarnation of this run: the time, but above that of every earlier run, even if the clock
+/// was set back.
 ///
 /// # Errors
 /// Fails if `file` cannot be read or written, or holds no number.

@@ -69,8 +69,8 @@ impl Peer {
         std::future::pending().await
     }
 
-    /// Leaves the network: gives up the tracker seat, notifies the other peers, removes the name and closes the connections.
-    /// Takes a bounded time. A second call does nothing.
+    /// Leaves the network: gives up the tracker seat, notifies the other peers, removes the name and closes the
+    /// connections. Takes a bounded time. A second call does nothing.
     pub async fn stop(&self) {
         if self.core.send(Event::Shutdown).await.is_ok() {
             let mut views = self.core.watch();

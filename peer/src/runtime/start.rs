@@ -79,7 +79,7 @@ impl CoreState {
     }
 }
 
-/// What this peer offers to others, and the tasks that it runs.
+/// Services that this peer offers to others, and its tasks.
 struct Services {
     bulk: Connections,
     swarms: Swarms,
@@ -141,7 +141,8 @@ impl Peer {
     /// Starts a peer and joins the network. Other peers can reach it when this returns.
     ///
     /// # Errors
-    /// `AlreadyRunning`, `NameserverUnreachable`, `NotAuthorised`, `LimitReached`, or `Io` if a directory cannot be used.
+    /// `AlreadyRunning`, `NameserverUnreachable`, `NotAuthorised`, `LimitReached`, or `Io` if a directory cannot be
+    /// used.
     pub async fn start(config: PeerConfig) -> Result<Self, Failure> {
         let state_dir = config.peer_state_dir();
         let lock = lock::acquire(&state_dir, &config.id)?;

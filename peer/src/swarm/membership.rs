@@ -1,7 +1,7 @@
 //! Membership of this peer in the swarm of one content: what it has of the content, its sessions, and its dials.
 //!
-//! A peer becomes a member when a session with it begins, and stops being one when the session ends. Contacts that other
-//! members name are only dialled: an invented one neither takes the place of a member nor is it passed on.
+//! A peer is a member while there is a session with it. Contacts that other members name are only dialled: an invented
+//! contact neither takes the place of a member nor is passed on.
 
 use crate::swarm::params;
 use std::{
@@ -35,7 +35,7 @@ pub enum MemberEvent {
     Left(PeerId),
 }
 
-/// See the module.
+/// Membership of this peer in one swarm; see the module.
 pub(super) struct SwarmMembership {
     pub(super) hash: ContentHash,
     /// Size of the content, bytes.
@@ -181,8 +181,8 @@ impl SwarmMembership {
         self.state().download.as_ref().map(|download| download.stop.clone())
     }
 
-    /// Registers a task that dials `peer` for the download that ends with `stop`. `informant` is the member that named the
-    /// peer, if the download did not learn of it otherwise. Returns false if the task must not start: another one dials the
+    /// Registers a task that dials `peer` for the download that ends with `stop`. `informant` is the member that named
+    /// the peer, unless the download found it itself. Returns false if the task must not start: another one dials the
     /// peer already, the download has ended, or a limit is reached.
     pub(super) fn begin_dialling(&self, peer: &PeerId, informant: Option<&PeerId>, stop: &CancellationToken) -> bool {
         let mut state = self.state();
@@ -291,8 +291,8 @@ impl SwarmMembership {
         }
     }
 
-    /// Returns how long a session collects changes before it sends them. Longer in a large swarm, where each change is sent
-    /// to many members.
+    /// Returns the time for which a session collects changes before it sends them: longer in a large swarm, where each
+    /// change is sent to many members.
     pub(super) fn update_interval(&self) -> Duration {
         let sessions = self.state().sessions.len();
         params::SWARM_UPDATE_INTERVAL

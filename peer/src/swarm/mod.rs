@@ -6,8 +6,9 @@
 //!      └── MemberEvent ────────────────┘    (one a content)       └── session ══ swarm stream ══ member
 //! ```
 //!
-//! A membership exists while this peer downloads the content or has a session about it. It records changes in their order, and
-//! each session has a cursor into them: every change is sent once, and members never poll. Rules: docs/swarm.md.
+//! A membership exists while this peer downloads the content or has a session about it. It records changes in their
+//! order, and each session has a cursor into them: every change is sent once, and members never poll. `docs/swarm.md`
+//! states the rules.
 
 mod membership;
 mod params;
@@ -59,8 +60,8 @@ impl Swarms {
         Self(Arc::new(Inner { share, sessions, memberships: Mutex::default() }))
     }
 
-    /// Joins the swarm of a download and advertises its `verified` groups, and others as they are verified. Returns the events
-    /// of the members.
+    /// Joins the swarm of a download and advertises its `verified` groups, and others as they are verified. Returns the
+    /// events of the members.
     pub fn join(&self, file: FileMeta, verified: &GroupRanges) -> (SwarmHandle, mpsc::Receiver<MemberEvent>) {
         let membership = self.membership(file.hash, file.size);
         let (sender, events) = mpsc::channel(params::MAX_QUEUED_MEMBER_EVENTS);
@@ -72,8 +73,8 @@ impl Swarms {
         (handle, events)
     }
 
-    /// Returns the files that this peer downloads in a swarm and whose names begin with `prefix`, sorted by name, at most
-    /// `limit`.
+    /// Returns the files that this peer downloads in a swarm and whose names begin with `prefix`, sorted by name, at
+    /// most `limit`.
     pub fn receiving(&self, prefix: &str, limit: usize) -> Vec<FileMeta> {
         let memberships: Vec<_> = self.memberships().values().filter_map(Weak::upgrade).collect();
         let mut files: Vec<FileMeta> = memberships.iter().filter_map(|membership| membership.received()).collect();
@@ -124,7 +125,7 @@ impl Swarms {
 }
 
 impl SwarmHandle {
-    /// Keeps a session with a member that the download knows from elsewhere, until the download ends.
+    /// Keeps a session with a member that the download found outside the swarm, until the download ends.
     pub fn connect_to(&self, member: Contact) {
         self.sessions.connect(&self.membership, member, self.stop.clone());
     }

@@ -2,25 +2,26 @@
 
 use std::time::Duration;
 
-/// Events that wait for one download. Members that send faster than the download handles the events wait.
+/// Maximum number of queued events of one download. While the queue is full, the sessions stop reading.
 pub(super) const MAX_QUEUED_MEMBER_EVENTS: usize = 64;
-/// Attempts to connect to a member before it is given up.
+/// Maximum number of dials of one member.
 pub(super) const DIAL_ATTEMPTS: u32 = 5;
 /// Pause between two attempts, and before reconnecting after a session ended.
 pub(super) const DIAL_RETRY: Duration = Duration::from_secs(2);
-/// Members that one other member named and that this peer dials without having reached them yet. An honest member can name
-/// more at once, but those learn of this peer too and dial it.
+/// Maximum number of members that one other member named and that this peer dials without having reached them yet. An
+/// honest member can name more at once, but those receive the name of this peer too and dial it.
 pub(super) const MAX_DIALS_PER_INFORMANT: usize = 64;
 
 /// Time for which updates of a swarm are gathered, with up to [`SWARM_UPDATE_MEMBERS`] members.
 pub(crate) const SWARM_UPDATE_INTERVAL: Duration = Duration::from_millis(50);
-/// Members up to which [`SWARM_UPDATE_INTERVAL`] holds; with more, it grows in proportion.
+/// Number of members up to which [`SWARM_UPDATE_INTERVAL`] holds; with more, it grows in proportion.
 pub(crate) const SWARM_UPDATE_MEMBERS: usize = 16;
-/// Ranges of groups in one update.
+/// Maximum number of ranges of groups in one update.
 pub(crate) const RANGES_PER_UPDATE: usize = 512;
-/// Members named in one update.
+/// Maximum number of members named in one update.
 pub(crate) const MEMBERS_PER_UPDATE: usize = 64;
-/// Members of one swarm with which a peer has a session.
+/// Maximum number of members of one swarm with which a peer has a session.
 pub(crate) const MAX_SWARM_MEMBERS: usize = 256;
-/// Time for which a receiver leaves it to the other one to dial before it dials itself.
+/// Delay before the peer with the larger id dials a new member, so that two members that receive each other's names at
+/// the same time do not both dial.
 pub(crate) const SWARM_DIAL_LAST: Duration = Duration::from_millis(500);

@@ -37,8 +37,8 @@ impl Sessions {
         Self(Arc::new(Inner { me, connections, tasks }))
     }
 
-    /// Keeps a session with a member that the download knows of, until `stop`. Dials at once: the member may not know of this
-    /// peer.
+    /// Keeps a session with a member that the download found itself, until `stop`. Dials at once: the member may not
+    /// know of this peer.
     pub(super) fn connect(&self, membership: &Arc<SwarmMembership>, member: Contact, stop: CancellationToken) {
         self.keep_session(membership, member, None, Duration::ZERO, stop);
     }
@@ -64,8 +64,8 @@ impl Sessions {
         }
     }
 
-    /// Dials `member` after `delay` and again whenever there is no session, until `stop` or [`DIAL_ATTEMPTS`] dials. Does
-    /// nothing if another task dials it.
+    /// Dials `member` after `delay` and again whenever there is no session, until `stop` or [`DIAL_ATTEMPTS`] dials.
+    /// Does nothing if another task dials it.
     fn keep_session(
         &self,
         membership: &Arc<SwarmMembership>,

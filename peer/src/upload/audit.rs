@@ -1,8 +1,8 @@
 //! Audit of a shared content after a receiver reports that the data does not match the hash tree.
 //!
-//! Any member can report that, true or not, as often as it likes. The cost of an audit is bounded by the cost of the upload:
-//! it reads only what was sent on the stream, at most [`crate::upload::params::MAX_LOOK_BYTES`], holds no upload slot, and ends with the
-//! peer.
+//! Any member can report that, true or not, any number of times. The cost of an audit is bounded by the cost of the
+//! upload: it reads only what was sent on the stream, at most [`params::MAX_LOOK_BYTES`], holds no upload slot, and
+//! ends with the peer.
 
 use crate::upload::params;
 use std::{
@@ -36,11 +36,11 @@ impl ContentAudit {
         Self { share, running: Arc::default(), stop: Arc::default() }
     }
 
-    /// Hashes, on a separate thread, the part of `ranges` that `sent` bytes of their encoding cover. If it does not match
-    /// the hash tree, the share hashes the file again.
+    /// Hashes, on a separate thread, the part of `ranges` that `sent` bytes of their encoding cover. If it does not
+    /// match the hash tree, the share hashes the file again.
     ///
-    /// Does nothing while the content is audited or [`crate::upload::params::MAX_LOOKS`] other audits run: the next receiver of wrong data
-    /// reports it again.
+    /// Does nothing while the content is audited or [`params::MAX_LOOKS`] other audits run: the next receiver of wrong
+    /// data reports it again.
     pub(crate) fn start(&self, hash: ContentHash, ranges: &GroupRanges, sent: u64) {
         let Some(audit) = self.begin(hash) else { return };
         let sent = sent_ranges(ranges, sent);
@@ -86,8 +86,8 @@ impl Drop for RunningAudit {
     }
 }
 
-/// Returns the first groups of `ranges` that `sent` bytes can contain, and one batch more: a part of it may have been sent
-/// before the stream failed.
+/// Returns the first groups of `ranges` that `sent` bytes can contain, and one batch more: a part of it may have been
+/// sent before the stream failed.
 fn sent_ranges(ranges: &GroupRanges, sent: u64) -> GroupRanges {
     let bytes = sent.saturating_add(crate::transfer::params::BULK_BATCH_BYTES as u64).min(params::MAX_LOOK_BYTES);
     ranges.first(bytes.div_ceil(limits::GROUP_BYTES))

@@ -6,8 +6,8 @@
 //!              └ not here, queue full, invalid ranges: refused
 //! ```
 //!
-//! While an upload has a slot, every write has a deadline ([`limits::UPLOAD_SILENCE`]) and a monitor observes the receiver
-//! (`monitored`), so that no receiver can keep a slot from the others.
+//! While an upload has a slot, every write has a deadline ([`limits::UPLOAD_SILENCE`]) and a monitor observes the
+//! receiver (`Uploads::monitored`), so that no receiver can keep a slot from the others.
 //!
 //! | module | contents |
 //! |---|---|
@@ -178,7 +178,7 @@ impl Uploads {
             serve_to(source, ranges.clone(), self.pool(), &mut upload.sink, self.silence, count).await
         };
         let Some(result) = self.monitored(receiver, &upload.slot, &upload.sent, transfer).await else { return };
-        // A failing disk is no evidence against the content, and a slow receiver even less: any member can be one.
+        // A read error or a slow receiver is no evidence against the content: any member can be slow.
         if matches!(result, Err(ServeError::Changed { .. })) {
             self.share.invalidate(&request.hash);
         }
@@ -241,7 +241,7 @@ impl Uploads {
         Some((Admitted { slot, opening, waited: clock.now().since(requested) }, send))
     }
 
-    /// Answers a request and waits for its turn. Keep-alives distinguish this peer from a dead one meanwhile.
+    /// Answers a request and waits for its turn. Keep-alives show the receiver that this peer still runs.
     async fn wait_for_turn(
         &self,
         send: &mut quinn::SendStream,
@@ -303,10 +303,10 @@ impl Uploads {
     /// Runs `transfer`, which has sent `sent` bytes so far, and observes its receiver. Returns `None` after closing the
     /// connection.
     ///
-    /// Nothing happens while no other connection waits for a slot. Otherwise a receiver that acknowledges nothing loses its
-    /// connection, so that its other requests release their slots too: a receiver that was killed and runs again does not
-    /// wait for its earlier run, and one that was only suspended connects again. A receiver that acknowledges and takes
-    /// little continues without its slot.
+    /// Nothing happens while no other connection waits for a slot. Otherwise a receiver that acknowledges nothing loses
+    /// its connection, so that its other requests release their slots too: a receiver that was killed and runs again
+    /// does not wait for its earlier run, and one that was only suspended connects again. A receiver that acknowledges
+    /// and reads little continues without its slot.
     async fn monitored<T>(
         &self,
         receiver: Receiver<'_>,
@@ -354,8 +354,8 @@ impl Uploads {
 }
 
 impl Upload<'_> {
-    /// Finishes or resets the stream and releases the slot. Returns the receiver's reason for stopping the stream, if it
-    /// gave one.
+    /// Finishes or resets the stream and releases the slot. Returns the receiver's reason for stopping the stream, if
+    /// it gave one.
     async fn end(
         self,
         receiver: Receiver<'_>,

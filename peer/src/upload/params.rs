@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Interval at which a queued request is told that it still waits: well within the silence that a receiver tolerates.
+/// Interval of the keep-alives to a queued request: well below the silence that a receiver tolerates.
 pub const QUEUE_KEEPALIVE: Duration = Duration::from_millis(500);
 /// Bytes of a content that an owner hashes at most after a complaint about corrupt bytes: one request. (Only files of
 /// more than 2 TiB have longer pieces.)

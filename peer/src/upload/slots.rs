@@ -22,7 +22,7 @@ struct Waiting {
     start: oneshot::Sender<()>,
 }
 
-/// Place of a request among the uploads, released on drop.
+/// Slot of an upload, or position of a request in the queue; released on drop.
 pub(super) struct Slot<'a> {
     slots: &'a Slots,
     id: UploadId,
@@ -38,8 +38,8 @@ impl Slots {
         self.table().slots.load()
     }
 
-    /// Requests a slot. Returns the place of the request and, if all slots are taken, the signal for its turn; `None`
-    /// if the queue is full.
+    /// Requests a slot. Returns it and, if the request has to wait, the signal for its turn; `None` if the queue is
+    /// full.
     pub(super) fn request(
         &self,
         peer: &PeerId,

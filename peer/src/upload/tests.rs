@@ -1,7 +1,7 @@
 //! The end of uploads, as the receiver and the share observe it.
 //!
-//! Owner and receiver have separate runtimes. The receiver's runtime runs on the thread of the test: between two calls of
-//! [`Client::run`] the receiver reads and acknowledges nothing.
+//! Owner and receiver have separate runtimes. The receiver's runtime runs on the thread of the test: between two calls
+//! of [`Client::run`] the receiver reads and acknowledges nothing.
 
 use crate::upload::params;
 use std::{
@@ -139,8 +139,8 @@ impl Owner {
         self.uploads.share.stats().hashed_bytes
     }
 
-    /// Changes a byte in a pair of the outboard of a content: pair `number`, or the last. The share would detect a change of the
-    /// file itself at once; an audit compares the file with the outboard.
+    /// Changes a byte in a pair of the outboard of a content: pair `number`, or the last. The share would detect a
+    /// change of the file itself at once; an audit compares the file with the outboard.
     fn damage(&self, hash: ContentHash, number: Option<u64>) {
         let hex = hash.to_hex();
         let path = self.folder.path().join("state/outboards").join(&hex[..2]).join(&hex[2..]);
@@ -239,8 +239,8 @@ impl Client {
     }
 
     /// Stops a stream whose data the owner has written completely, and waits until the owner has reset it. Between the
-    /// arrival of the stop and the reset the receiver acknowledges nothing, so the owner sends at most a congestion window
-    /// more, however late its task runs.
+    /// arrival of the stop and the reset the receiver acknowledges nothing, so the owner sends at most a congestion
+    /// window more, however late its task runs.
     fn stop(&self, mut recv: quinn::RecvStream, owner: &quinn::Connection) {
         let connection = self.run(self.connections.connection(&self.target)).unwrap();
         self.run(async {
@@ -287,8 +287,8 @@ fn abort_code_is_changed_only_for_a_changed_file() {
     }
 }
 
-/// Downloads a part of a 40 MiB content, damages a pair of its outboard, and reports wrong data. Returns how often the owner
-/// has hashed the file after that.
+/// Downloads a part of a 40 MiB content, damages a pair of its outboard, and reports wrong data. Returns how often the
+/// owner has hashed the file after that.
 fn hashed_after_a_complaint(damaged: Option<u64>) -> u64 {
     let size = 40 << 20;
     let owner = Owner::with(&[size], DEADLINE);
@@ -393,7 +393,7 @@ fn slow_receiver_yields_its_slot_and_completes_its_download() {
     assert!(first > size && second > 1 << 20, "incomplete: {first}, {second} bytes");
 }
 
-/// The connection stays alive, so only the deadline for writing the answer can release the slot.
+/// The connection stays open, so only the deadline for writing the answer can release the slot.
 #[test]
 fn upload_to_a_receiver_without_flow_control_credit_releases_its_slot() {
     let owner = Owner::with(&[100 << 10, 2 << 20], Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! Transitions: the state changes here and nowhere else.
+//! Application of transitions, the only code that changes the state.
 
 use shared::{
     epoch::Epoch,
@@ -55,7 +55,7 @@ impl Machine {
     fn suspect(&mut self, ctx: &mut Ctx<'_>, why: Suspicion, refusal: Option<Refusal>) {
         let seat = match &self.state {
             State::Follower(follower) => follower.seat.clone(),
-            // It is suspected already; only its own farewell is news.
+            // The seat is suspected already; only the tracker's own notice that it is vacant changes that.
             State::Searching(Searching { suspected: Some(seat), .. }) if why == Suspicion::Vacated => seat.clone(),
             _ => return,
         };
@@ -128,7 +128,7 @@ impl Machine {
         ctx.members.poll.restart(ctx.now);
     }
 
-    /// This process stops. A tracker resigns first and says farewell when the seat is vacant.
+    /// This process stops. A tracker resigns first and notifies its followers when the seat is vacant.
     pub(crate) fn on_shutdown(&mut self, ctx: &mut Ctx<'_>) {
         let campaign = self.campaign.take();
         self.answer_waiters(ctx, Err(ElectionFailure::Stopping));

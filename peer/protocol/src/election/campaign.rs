@@ -1,11 +1,11 @@
-//! One try for the seat: the votes asked for, the votes won, and the claim.
+//! One attempt to take the seat: the votes requested, the votes granted, and the claim.
 //!
 //! | stage | waits for | next |
 //! |---|---|---|
 //! | PreVote | a majority that would vote for this peer, `VOTE_WAIT` | Voting; over |
 //! | Voting | votes of a majority, `VOTE_WAIT` | Claiming; over: provisional tracker or lost |
 //! | Claiming | the nameserver, `CLAIM_WAIT` | over: tracker or lost; Held |
-//! | Held | `retry_after`, while the nameserver still hears the incumbent | Claiming |
+//! | Held | `retry_after`, while the nameserver still accepts the incumbent | Claiming |
 //!
 //! A vacant seat needs no votes but the claimant's own: its campaign begins with Claiming.
 
@@ -31,12 +31,13 @@ use shared::{
 
 use crate::CallId;
 
-/// Shortest wait before a refused claim is repeated: no busy loop against a nameserver that says "now".
+/// Minimum wait before a refused claim is repeated: prevents a busy loop if the nameserver asks for no wait.
 const MIN_RETRY: Duration = Duration::from_millis(10);
-/// Time for which a campaign repeats the claim to a seat that is held: after a lease, the incumbent must be alive.
+/// Time for which a campaign repeats the claim to a seat that is held. A seat that is held for longer than a lease was
+/// renewed meanwhile, so its incumbent runs.
 const MAX_HELD: Duration = SEAT_LEASE.saturating_add(CLAIM_WAIT);
 
-/// One try for the seat.
+/// One attempt to take the seat.
 #[derive(Debug, Clone)]
 pub(crate) struct Campaign {
     /// Epoch stood for.
@@ -58,7 +59,7 @@ pub(crate) struct Campaign {
 pub(crate) enum Kind {
     /// Replaces a tracker that is gone.
     Ordinary,
-    /// Replaces a living tracker, at the user's request (`eleger`).
+    /// Replaces a running tracker, at the user's request (`eleger`).
     Forced,
     /// Makes a provisional tracker by votes alone while the nameserver is away.
     Provisional,
@@ -90,7 +91,7 @@ pub(crate) enum Tally {
     Lost,
 }
 
-/// What a passed deadline leads to.
+/// Effect of a passed deadline.
 #[derive(Debug)]
 pub(crate) enum Timeout {
     /// The deadline lies ahead, or the claim was repeated.
@@ -102,13 +103,14 @@ pub(crate) enum Timeout {
 /// Peers whose votes count.
 #[derive(Debug, Clone)]
 pub(crate) struct Electorate {
-    /// Electors without the incumbent, which is not waited for since it may be dead.
+    /// Electors without the incumbent, which is not asked since it may be gone.
     without: BTreeSet<PeerId>,
-    /// Electors with the incumbent: they count if it has voted, and where the nameserver cannot tell whether it lives.
+    /// Electors with the incumbent: they count if it has voted, and without the nameserver, which alone could
+    /// tell that its lease has ended.
     with: BTreeSet<PeerId>,
     /// Tracker to be replaced, if that is another peer.
     incumbent: Option<PeerId>,
-    /// Electors as each voter sees them. They count without the nameserver, which decides otherwise.
+    /// Lists of electors that the voters named. They count only without the nameserver, whose list decides otherwise.
     voters_views: BTreeSet<BTreeSet<PeerId>>,
 }
 
@@ -141,7 +143,8 @@ impl Campaign {
 
     /// Campaign of a provisional tracker for its own epoch. The votes, its own included, count only for what they
     /// were given for: to replace the seat of `mandate.expected` (invariant S4). The seat may be another by now,
-    /// since a claim that this peer did not hear of was accepted after all. Then the seat has to become vacant first.
+    /// since a claim of which this peer was not notified was accepted after all. Then the seat has to become vacant
+    /// first.
     pub(crate) fn registering(ctx: &Ctx<'_>, epoch: Epoch, mandate: Mandate) -> Self {
         let expected = ctx.epochs.expected;
         let mut campaign = Self::for_epoch(ctx, Kind::Registering, Electorate::only(&ctx.me.id), epoch, expected);
@@ -198,7 +201,7 @@ impl Campaign {
     /// Sends the requests of the stage to all voters that could answer.
     fn request_votes(&mut self, ctx: &mut Ctx<'_>, call: CallId) {
         let forced = self.is_forced();
-        // A suspected incumbent is not waited for; a living one that is to be replaced may agree.
+        // A suspected incumbent is not asked. In a forced election the incumbent may grant its vote.
         let incumbent = self.electorate.incumbent.as_ref().filter(|_| !forced);
         let asked = |peer: &&PeerId| **peer != ctx.me.id && Some(*peer) != incumbent;
         let voters: BTreeSet<PeerId> = self.electorate.voters().filter(asked).cloned().collect();
@@ -307,7 +310,7 @@ impl Campaign {
         }
     }
 
-    /// The nameserver still hears the incumbent. Returns false when the claim was repeated for long enough.
+    /// Handles a refusal because the seat is held. Returns false when the claim was repeated for long enough.
     pub(crate) fn hold(&mut self, now: Timestamp, retry_after: Duration) -> bool {
         let goes_on = now.since(self.started) < MAX_HELD;
         if goes_on {

@@ -1,4 +1,4 @@
-//! Standing for election: starts campaigns, counts votes, and draws the consequences.
+//! Standing for election: starts campaigns, counts votes, and acts on the result.
 
 use super::{
     Action, CallError, CallFailure, ElectionFailure, Machine, Reply, Report, Token,
@@ -111,7 +111,7 @@ impl Machine {
         let claiming = self.campaign.as_mut().and_then(|campaign| Some((campaign.claim_sent(call)?, campaign)));
         let Some((sent, campaign)) = claiming else {
             if result.is_ok() {
-                // An accepted claim whose answer came too late: the nameserver says what it is worth.
+                // The answer to an accepted claim came too late: the nameserver is asked for the seat.
                 ctx.seat_poll.hasten(now);
             }
             return;
@@ -141,7 +141,7 @@ impl Machine {
                 return;
             }
             Err(CallError::Refused(ClaimError::NoMajority { votes, needed })) => {
-                // The nameserver knows peers that this one does not, or has forgotten dead ones.
+                // The nameserver's list of peers differs from this peer's.
                 ctx.members.poll.hasten(now);
                 ElectionFailure::NoMajority { votes, needed }
             }
@@ -181,7 +181,7 @@ impl Machine {
         }
     }
 
-    /// Answers all who wait for a forced election.
+    /// Answers all requests for a forced election.
     pub(crate) fn answer_waiters(&mut self, ctx: &mut Ctx<'_>, result: Result<Seat, ElectionFailure>) {
         let waiters = std::mem::take(&mut self.waiters).into_iter();
         ctx.out.extend(waiters.map(|token| Action::Reply { token, reply: Reply::Elected(result.clone()) }));

@@ -1,4 +1,4 @@
-//! What every state of the election reads and changes, passed to each step as [`Ctx`].
+//! Data that every state of the election reads and changes, passed to each step as [`Ctx`].
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub(crate) struct Ctx<'a> {
     /// Until then a lost connection is no reason to suspect the tracker: this process stalled, and the other side may
     /// have closed the connection for that.
     pub(crate) ignore_disconnects_until: Timestamp,
-    /// Tracker that answered although its port was refused: probes of this endpoint mean nothing.
+    /// Tracker that answered although a probe of its port was refused: further refusals of this endpoint are ignored.
     pub(crate) misleading_port: &'a mut Option<Contact>,
 }
 
@@ -72,8 +72,8 @@ impl Ctx<'_> {
         }
     }
 
-    /// Sends a heartbeat to the holder of `seat`. It names the highest epoch known, from which a holder of a lower one
-    /// learns that it was replaced.
+    /// Sends a heartbeat to the holder of `seat`. It names the highest epoch known, which shows a holder of a lower one
+    /// that it was replaced.
     pub(crate) fn send_heartbeat(&mut self, seat: &Seat) -> CallId {
         let call = self.calls.next();
         let beat = self.heartbeat(Addressee::Tracker);

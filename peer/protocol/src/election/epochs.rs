@@ -7,7 +7,7 @@ use super::{DurableState, Vote};
 /// Epochs by the strength of what is known of them.
 #[derive(Debug, Clone)]
 pub(crate) struct Epochs {
-    /// What survives a crash: the highest epoch that was claimed, and the last vote.
+    /// State that survives a crash: the highest epoch that was claimed, and the last vote.
     pub(crate) durable: DurableState,
     /// Highest epoch claimed as the next claim names it: the nameserver's own number where it has named one.
     pub(crate) expected: Epoch,
@@ -51,7 +51,7 @@ impl Epochs {
     }
 
     /// Takes the highest epoch that the nameserver names. It is lower than [`Self::high`] after the nameserver lost its
-    /// memory: a claim must name the nameserver's number, while the claimed epoch stays above all that were ever seen.
+    /// state: a claim must name the nameserver's number, while the claimed epoch stays above all that were ever seen.
     pub(crate) fn confirm(&mut self, epoch: Epoch) {
         self.expected = epoch;
         self.confirmed = self.confirmed.max(epoch);
@@ -72,9 +72,9 @@ impl Epochs {
         rises
     }
 
-    /// Whether to believe a *peer* that names `epoch`: at most half of `MAX_EPOCH_STEP` above the nameserver's own
-    /// number. That leaves room for claims, and a lying peer can neither use up the epochs nor push this peer out of
-    /// bounds.
+    /// Whether an epoch that a *peer* names is credible: at most half of `MAX_EPOCH_STEP` above the nameserver's own
+    /// number. That leaves room for claims, and a malicious peer can neither use up the epochs nor push this peer out
+    /// of bounds.
     pub(crate) fn is_credible(&self, epoch: Epoch) -> bool {
         epoch.0.saturating_sub(self.confirmed.0) <= MAX_EPOCH_STEP / 2
     }

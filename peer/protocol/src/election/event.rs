@@ -42,7 +42,7 @@ pub struct Token(pub u64);
 /// Reason why a call was not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CallFailure {
-    /// No answer within the call's deadline: the callee may be slow, frozen, cut off or dead.
+    /// No answer within the call's deadline: the callee may be slow, suspended, cut off or gone.
     #[error("no answer in time")]
     NoAnswer,
     /// The connection was refused, reset or closed, or the callee has another identity.
@@ -260,7 +260,7 @@ pub enum Action {
         /// The notice.
         notice: SeatNotice,
     },
-    /// Tells the tracker or a standby once that this peer leaves; a failure is ignored.
+    /// Notifies the tracker or a standby once that this peer leaves; a failure is ignored.
     SendLeave {
         /// Callee.
         to: Contact,

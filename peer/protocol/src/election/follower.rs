@@ -208,7 +208,7 @@ impl Follower {
         }
     }
 
-    /// Takes the answer to the announcement `call`. Returns a refusal that says something of the tracker.
+    /// Takes the answer to the announcement `call`. Returns a refusal that may concern the seat.
     pub(crate) fn on_announcement_answer(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -220,7 +220,7 @@ impl Follower {
         let (now, next_call) = (ctx.now, ctx.calls.upcoming());
         match result {
             Ok(()) => announcer.accepted(next_call),
-            // A peer that comes at its reservation is admitted; the jitter is for those whose clocks one message set.
+            // A peer that retries after its reservation is admitted. The jitter spreads the others.
             Err(CallError::Refused(TrackerError::Later { wait })) => {
                 announcer.retry(now + wait.min(MAX_SNAPSHOT_WAIT) + ctx.jitter(HEARTBEAT));
             }
@@ -259,7 +259,7 @@ impl Follower {
         }
     }
 
-    /// Says goodbye to the tracker and its standbys.
+    /// Notifies the tracker and its standbys that this peer leaves.
     pub(crate) fn leave(&self, ctx: &mut Ctx<'_>) {
         let (epoch, incarnation) = (self.seat.epoch, ctx.me.incarnation);
         let to = std::iter::once(contact_of(&self.seat)).chain(self.feeds.contacts().cloned());

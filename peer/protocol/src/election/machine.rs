@@ -174,8 +174,8 @@ impl Machine {
         }
     }
 
-    /// This process stalled: it is `late` for its deadline, and did nothing for the time `asleep`. That is not the
-    /// other peers' silence, and it may have cost the seat.
+    /// This process stalled: it is `late` for its deadline, and did nothing for the time `asleep`. That time is not
+    /// the other peers' silence, and the seat may be lost meanwhile.
     pub(crate) fn on_stall(&mut self, ctx: &mut Ctx<'_>, late: Duration, asleep: Duration) {
         ctx.report(Report::Stalled { late });
         let transition = match &mut self.state {

@@ -7,7 +7,7 @@
 //! | state | waits for | next |
 //! |---|---|---|
 //! | Searching | nameserver, suspected tracker, its turn to stand | Follower: a seat appears; Tracker: campaign won |
-//! | Follower | the tracker's answers | Searching: silence, closed connection or port, not tracker, vacated, higher epoch |
+//! | Follower | the tracker's answers | Searching: suspicion ([`Suspicion`]), higher epoch |
 //! | Tracker | renewals, heartbeats | Searching: higher epoch, isolated, stalled, conflict; Leaving: shutdown |
 //! | Leaving | the resignation | stopped |
 //!
@@ -19,10 +19,10 @@
 //! | `machine` | state and campaign; dispatches events, runs timers |
 //! | `transition` | the changes of state that a state asks for |
 //! | `apply` | `Machine::apply`, the only code that changes the state |
-//! | `seat_views` | what the nameserver and other peers say of the seat |
+//! | `seat_views` | views of the seat that the nameserver and other peers report |
 //! | `ctx` | the time, the actions, and the data that outlives each state |
 //! | `searching`, `follower`, `tracker`, `state` | one state each, with its data and logic |
-//! | `campaign`, `candidate`, `voter` | one try for the seat; standing for election; voting for others |
+//! | `campaign`, `candidate`, `voter` | one attempt to take the seat; standing for election; voting for others |
 //! | `epochs`, `members`, `poll`, `liveness`, `settling`, `port_probe`, `standby` | data structures |
 //! | `event`, `report`, `role` | events, actions, reports and roles as the crate `peer` sees them |
 

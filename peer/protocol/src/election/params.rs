@@ -5,9 +5,9 @@ use std::time::Duration;
 /// Interval at which the tracker renews its seat.
 pub const SEAT_RENEWAL: Duration = Duration::from_millis(200);
 /// Interval at which an elector probes the port of its tracker. A killed process sends nothing, but its host reports
-/// the closed port. With five peers the first one notices after 10 ms on average, at one byte a probe.
+/// the closed port. With five peers the first one detects it after 10 ms on average, at one byte a probe.
 pub const PROBE_INTERVAL: Duration = Duration::from_millis(50);
-/// Time for which a voter that still hears the tracker probes its port before it rejects a candidate: two probes and
+/// Time for which a voter that the tracker still answers probes its port before it rejects a candidate: two probes and
 /// the round trips of a local network, far less than a candidate waits for votes.
 pub const VOTE_HOLD: Duration = Duration::from_millis(50);
 /// Silence of the tracker after which a peer suspects it.
@@ -19,13 +19,13 @@ pub const CLAIM_WAIT: Duration = Duration::from_millis(500);
 /// Delay between candidates that follow each other in rendezvous order: some round trips of a local network, so that
 /// one candidate usually finishes before the next begins.
 pub const CANDIDATE_STAGGER: Duration = Duration::from_millis(20);
-/// Ranks of candidates that are told apart; further ones share the last rank.
+/// Number of distinct ranks of candidates; further candidates share one rank.
 pub const CANDIDATE_PLACES: u32 = 4;
 /// Interval at which a peer without a tracker asks the nameserver for the seat.
 pub const SEAT_POLL: Duration = Duration::from_millis(200);
 /// Extension of `PEERS_POLL` for each registered peer, so that lists do not flood a large network.
 pub const PEERS_POLL_PER_PEER: Duration = Duration::from_millis(10);
-/// Interval of the same question while a watch reports changes: a safety net against a broken watch.
+/// Interval of the query for the registered peers while a watch reports changes, in case the watch fails silently.
 pub const WATCHED_PEERS_POLL: Duration = Duration::from_secs(30);
 /// Requests for a forced election that wait at a time; all get the result of one election.
 pub const MAX_ELECTION_WAITERS: usize = 64;
@@ -33,12 +33,13 @@ pub const MAX_ELECTION_WAITERS: usize = 64;
 pub const DRAIN_AFTER: Duration = Duration::from_millis(600);
 /// Silence of a peer after which the tracker drops its files. They return with its next heartbeat.
 pub const PEER_SILENCE: Duration = Duration::from_millis(1500);
-/// Time for which a new tracker lets `listAll` wait for the announcements of the known peers.
+/// Maximum time for which a new tracker refuses queries with `Settling` until the known peers have announced their
+/// shares.
 pub const INDEX_SETTLE: Duration = Duration::from_millis(1000);
 /// Peers that follow announcements like the tracker, so that one of them can replace it with the index at hand. Each
 /// costs every peer another stream of announcements.
 pub const MAX_STANDBYS: usize = 2;
-/// Delay of other peers' campaigns behind those of standbys: about the spread of suspicions of one dead tracker.
+/// Delay of other peers' campaigns behind those of standbys: about the spread of the suspicions of one tracker.
 pub const STANDBY_HEAD_START: Duration = Duration::from_millis(60);
 /// Longest wait for a snapshot's turn that a peer accepts: the time of `MAX_PEERS` first pages.
 pub const MAX_SNAPSHOT_WAIT: Duration = Duration::from_secs(30);

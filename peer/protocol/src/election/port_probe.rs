@@ -2,8 +2,8 @@
 //!
 //! A refusal is a hint, not a proof (`shared::net::port_probe`). A peer suspects its tracker only after two refusals
 //! with an unanswered heartbeat between them. Where a heartbeat is answered although probes were refused, refusals of
-//! that endpoint are ignored from then on. A suspicion has no effect but questions: to the other electors, which
-//! probe the port themselves before they agree ([`VOTE_HOLD`]), and to the nameserver, which does so too.
+//! that endpoint are ignored from then on. A suspicion alone replaces no tracker: the other electors probe
+//! the port themselves before they vote ([`VOTE_HOLD`]), and so does the nameserver before it accepts a claim.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ impl Refusal {
     }
 }
 
-/// What a refusal leads to.
+/// Effect of a refusal.
 pub(crate) enum Refused {
     /// Nothing: it answers an earlier probe, or probes mean nothing.
     Ignored,

@@ -65,7 +65,7 @@ pub enum StepDown {
     Conflict,
 }
 
-/// Reason why the tracker forgot a peer.
+/// Reason why the tracker removed a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Departure {
     /// It left.
@@ -138,7 +138,7 @@ pub enum Report {
         /// The member.
         peer: PeerId,
     },
-    /// The tracker forgot a member and its files.
+    /// The tracker removed a member and its files.
     PeerGone {
         /// The member.
         peer: PeerId,

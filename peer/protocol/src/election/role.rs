@@ -1,4 +1,4 @@
-//! What a peer is to the seat, for people and for other modules.
+//! Roles of a peer: in detail, and as users and other modules see them.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub enum SeatRole {
     Tracker,
     /// It follows the tracker.
     Follower,
-    /// It knows no tracker, or takes part in an election.
+    /// It has no tracker, or takes part in an election.
     Electing,
 }
 

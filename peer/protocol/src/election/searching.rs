@@ -1,4 +1,5 @@
-//! The state of a peer without a tracker that it trusts: it asks the nameserver, and stands for election at its turn.
+//! The state of a peer that follows no tracker, or suspects the one that it followed: it asks the
+//! nameserver, and stands for election at its turn.
 
 use super::{
     campaign::Kind,
@@ -17,10 +18,10 @@ use shared::{
 
 use crate::CallId;
 
-/// A peer without a tracker that it trusts.
+/// A peer that follows no tracker.
 #[derive(Debug, Clone)]
 pub(crate) struct Searching {
-    /// Tracker that seems to be gone. Heartbeats to it continue, since it may answer again.
+    /// Suspected tracker. Heartbeats to it continue, since it may answer again.
     pub(crate) suspected: Option<Seat>,
     /// Previous tracker, unless that was this peer: a new tracker does not wait for its announcements.
     pub(crate) former: Option<PeerId>,
@@ -33,7 +34,7 @@ pub(crate) struct Searching {
     refusal: Option<Refusal>,
 }
 
-/// What the nameserver says of the seat.
+/// The nameserver's latest answer about the seat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SeatInfo {
     /// The seat is vacant: a claim needs no votes.
@@ -54,7 +55,7 @@ pub(crate) enum Candidacy {
 }
 
 impl Searching {
-    /// State of a peer that knows no tracker.
+    /// State of a peer that has not followed a tracker.
     pub(crate) fn new(now: Timestamp) -> Self {
         Self { suspected: None, former: None, info: None, campaign_at: now, next_heartbeat: now, refusal: None }
     }
@@ -75,7 +76,7 @@ impl Searching {
         Self { former: self.former.clone(), campaign_at: self.campaign_at, ..Self::new(now) }
     }
 
-    /// Time of the next heartbeat to the suspect or, without a `campaign`, of the next candidacy.
+    /// Time of the next heartbeat to the suspect or, unless `campaigning`, of the next candidacy.
     pub(crate) fn deadline(&self, members: &Members, campaigning: bool) -> Option<Timestamp> {
         let heartbeat = self.suspected.is_some().then_some(self.next_heartbeat);
         let turn = (!campaigning && self.can_stand(members)).then_some(self.campaign_at);
@@ -171,8 +172,8 @@ impl Searching {
     }
 
     /// A campaign ended without the seat: the next one is not before `again`. What was known of the seat did not lead
-    /// to it, and a claim without an answer may have been accepted, so the nameserver is asked. (One that is away is
-    /// asked all the time.)
+    /// to it, and a claim without an answer may have been accepted, so the nameserver is asked. (While the
+    /// nameserver is away, the seat poll repeats the query anyway.)
     pub(crate) fn on_campaign_failed(&mut self, ctx: &mut Ctx<'_>, again: Timestamp) {
         self.campaign_at = self.campaign_at.max(again);
         if self.info != Some(SeatInfo::NameserverAway) {

@@ -1,4 +1,4 @@
-//! What the nameserver and other peers say of the seat.
+//! Views of the seat that the nameserver and other peers report.
 
 use super::{
     Action, CallFailure, ElectionFailure, Machine, StepDown, Suspicion,
@@ -27,7 +27,7 @@ impl Machine {
             return false;
         }
         ctx.persist();
-        // A claim to this very epoch may be the one that the others speak of.
+        // The epoch may be known from this peer's own claim, whose answer is still under way.
         if self.campaign.as_ref().is_some_and(|campaign| !(campaign.is_claiming() && campaign.epoch == epoch)) {
             self.finish_campaign(ctx, ElectionFailure::Lost(self.seat_view(ctx)));
         }
@@ -41,7 +41,7 @@ impl Machine {
         true
     }
 
-    /// Raises the highest epoch known to what another peer says, if that is credible.
+    /// Raises the highest epoch known to one that another peer names, if that is credible.
     pub(crate) fn observe_peer_epoch(&mut self, ctx: &mut Ctx<'_>, epoch: Epoch) -> bool {
         ctx.epochs.is_credible(epoch) && self.observe_epoch(ctx, epoch)
     }
@@ -57,7 +57,7 @@ impl Machine {
         if seat.epoch != ctx.epochs.high() || seat.epoch <= ctx.epochs.vacated || seat.peer == ctx.me.id {
             return;
         }
-        // The suspected seat is known; that others still trust it changes nothing.
+        // That other peers still follow the suspected tracker does not lift the suspicion.
         if matches!(&self.state, State::Searching(searching) if searching.suspected.as_ref() != Some(seat)) {
             self.apply(ctx, Transition::Follow(seat.clone()));
         }

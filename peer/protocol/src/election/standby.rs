@@ -27,12 +27,12 @@ impl Standby {
         Self { index, ..Self::default() }
     }
 
-    /// Gives every member time to be heard again: another tracker is followed, or this process stalled.
+    /// Restarts the silence of every member: another tracker is followed, or this process stalled.
     pub(crate) fn extend_deadlines(&mut self, now: Timestamp) {
         self.liveness.extend_deadlines(Duration::MAX, now);
     }
 
-    /// Forgets the members that were silent for too long: the next tracker does not know them either.
+    /// Removes the members that were silent for too long, as the tracker does.
     pub(crate) fn run_timers(&mut self, now: Timestamp) {
         for peer in self.liveness.sweep(now) {
             self.forget(&peer);

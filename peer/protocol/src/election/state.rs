@@ -5,10 +5,10 @@ use shared::{contact::Contact, epoch::Epoch, rpc::nameserver::Seat, rpc::peer::S
 use super::{Action, ctx::Ctx, follower::Follower, searching::Searching, tracker::Tracker, transition::Transition};
 use crate::CallId;
 
-/// What this peer is to the seat.
+/// Relation of this peer to the seat.
 #[derive(Debug, Clone)]
 pub(crate) enum State {
-    /// It has no tracker that it trusts.
+    /// It follows no tracker, and may suspect the one that it followed.
     Searching(Searching),
     /// It follows a tracker.
     Follower(Box<Follower>),

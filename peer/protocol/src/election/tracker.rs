@@ -30,7 +30,7 @@ use shared::{
     time::Timestamp,
 };
 
-/// Salt of the hash that orders standbys: constant, so that trackers that know the same peers choose the same ones.
+/// Salt of the hash that orders standbys: constant, so that trackers with the same members choose the same ones.
 const STANDBYS_SALT: &[u8] = b"standbys";
 
 /// The tracker, from taking the seat to losing it.
@@ -55,7 +55,7 @@ pub(crate) struct Tracker {
     admission: SnapshotAdmission,
     /// Standbys, in the order in which they stand for election.
     pub(crate) standbys: Vec<PeerId>,
-    /// Time at which inherited members go that were not heard since the seat was taken.
+    /// Time at which inherited members that sent no heartbeat since the seat was taken are removed.
     inherited_until: Option<Timestamp>,
     /// Set until the index is complete.
     settling: Option<Settling>,
@@ -273,8 +273,8 @@ impl Tracker {
         self.choose_standbys(ctx);
     }
 
-    /// Chooses the standbys among the electors that are heard, once the index is settled, so that all had time to be
-    /// heard. Standbys stay standbys, since they have the index; others follow in an order that every tracker shares.
+    /// Chooses the standbys among the electors that send heartbeats, once the index is settled, so that all had time to
+    /// send one. Present standbys remain, since they have the index; others follow in an order that all trackers share.
     fn choose_standbys(&mut self, ctx: &Ctx<'_>) {
         if self.settling.is_some() {
             return;

@@ -25,6 +25,6 @@ pub(crate) enum Transition {
     Follow(Seat),
     /// Stops being the tracker.
     StepDown(StepDown),
-    /// Stops: the farewell is said.
+    /// Stops; all notices are sent.
     Stop,
 }

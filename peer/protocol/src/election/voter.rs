@@ -27,7 +27,7 @@ impl Machine {
         }
     }
 
-    /// Defers the answer if the candidate misses a tracker that this peer hears, until this peer has probed the
+    /// Defers the answer if the candidate misses a tracker that answers this peer, until this peer has probed the
     /// tracker's port. Otherwise the first peer to notice would be refused by those that notice 20 ms later.
     fn defer_vote(&mut self, ctx: &Ctx<'_>, token: Token, from: &PeerId, request: &VoteRequest) -> bool {
         let State::Follower(follower) = &mut self.state else { return false };
@@ -54,7 +54,7 @@ impl Machine {
     }
 
     fn answer_vote(&mut self, ctx: &mut Ctx<'_>, token: Token, from: &PeerId, request: &VoteRequest) {
-        // The candidate knows of a seat with this epoch, whoever holds it.
+        // A seat of this epoch exists, whichever peer holds it.
         if request.expected_epoch < request.epoch && !self.state.is_leaving() {
             self.observe_peer_epoch(ctx, request.expected_epoch);
         }
@@ -129,7 +129,7 @@ impl Machine {
         rank(own.epoch, &ctx.me.id) < rank(request.epoch, rival)
     }
 
-    /// Whether this peer knows of no need for another tracker.
+    /// Whether this peer sees no need for another tracker.
     fn hears_a_tracker(&self, now: Timestamp) -> bool {
         match &self.state {
             State::Follower(follower) => follower.hears_tracker(now),

@@ -84,7 +84,7 @@ impl Index {
                 member.named_seq = None;
                 member.progress = Progress::Complete { seq: beat.seq };
             }
-            // The same number and another digest: whatever went wrong, the peer is right.
+            // The same number and another digest: the index is wrong, since the peer is the authority on its share.
             if member.progress == (Progress::Complete { seq: beat.seq })
                 && member.incarnation == beat.incarnation
                 && !known

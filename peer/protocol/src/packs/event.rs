@@ -8,7 +8,7 @@ use crate::swarm::ProviderId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ItemId(pub u32);
 
-/// A pack in flight. Never reused.
+/// Id of a pack, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PackId {
     /// Receiver of the request.
@@ -43,7 +43,7 @@ pub enum Event {
     Done(PackId),
     /// A pack ended early. Items that were not delivered are requested from other providers.
     Failed(PackId, PackFailure),
-    /// The provider is alive: bytes arrive, it reports that the request is queued, or this peer is slow to read.
+    /// The provider is active: bytes arrive, it reports that the request is queued, or this peer is slow to read.
     Activity(ProviderId),
     /// Time has passed.
     Tick,

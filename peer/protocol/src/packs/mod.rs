@@ -7,8 +7,10 @@
 //! | state of an item | next state |
 //! |---|---|
 //! | waiting | in flight: requested in a pack; ended (failed): its last provider was dropped |
-//! | in flight, in one pack or two | ended (delivered): its bytes were verified; waiting, or ended (failed) without a provider left: the last pack refused it or ended |
+//! | in flight, in one pack or two | ended (delivered): it was verified; waiting: the last pack ended or refused it |
 //! | ended | none |
+//!
+//! An item that would wait and has no provider left ends as failed.
 //!
 //! All providers work at once, each on at most [`PACKS_PER_PROVIDER`](params::PACKS_PER_PROVIDER) packs. Packs shrink
 //! towards the end, by the providers' measured rates, so that all finish together. An idle provider then duplicates the

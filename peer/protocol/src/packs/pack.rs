@@ -1,4 +1,4 @@
-//! A pack in flight.
+//! State of a pack from its request to its end.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,9 @@ use super::event::ItemId;
 /// A pack in flight.
 #[derive(Debug)]
 pub(super) struct Pack {
-    /// Items still to come, in the order in which they come.
+    /// Items that have not arrived, in the order of the request.
     pub(super) left: BTreeSet<ItemId>,
+    /// Cost of `left`.
     pub(super) left_cost: u64,
     /// Cost of the items that arrived.
     pub(super) came_cost: u64,

@@ -2,9 +2,11 @@
 //!
 //! | state | receives requests | next state |
 //! |---|---|---|
-//! | ready | yes, at most [`PACKS_PER_PROVIDER`](super::params::PACKS_PER_PROVIDER) packs at a time | waiting: busy, silent or broken; dropped: corrupt data, too many failures |
+//! | ready | up to [`PACKS_PER_PROVIDER`] | waiting: busy, silent or broken; dropped: corrupt data, too many failures |
 //! | waiting | no | ready: the wait is over |
 //! | dropped | no | none |
+//!
+//! [`PACKS_PER_PROVIDER`]: super::params::PACKS_PER_PROVIDER
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,7 +18,8 @@ use crate::provider_health::ProviderHealth;
 /// One provider.
 #[derive(Debug)]
 pub(super) struct Provider {
-    /// Classes of waiting items that it has: number of providers, number of the class.
+    /// Classes of waiting items that it has, as number of providers and number of the class: those with few providers
+    /// come first.
     pub(super) classes: BTreeSet<(usize, usize)>,
     /// Number of packs in flight.
     pub(super) packs: usize,
@@ -80,7 +83,7 @@ impl Provider {
         let seconds = now.since(begun).as_secs_f64();
         if cost > 0 && seconds > 0.0 {
             let rate = cost as f64 / seconds;
-            // The newest sample counts half: enough to follow, not so much that one pack decides.
+            // The newest sample counts half: the estimate follows changes, and no single pack determines it.
             self.rate = Some(self.rate.map_or(rate, |before| (before + rate) / 2.0));
         }
     }

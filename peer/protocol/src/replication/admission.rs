@@ -18,7 +18,7 @@ use shared::{
 pub(crate) struct SnapshotAdmission {
     /// Snapshots with further pages, and the time until which the next page is expected.
     in_progress: BTreeMap<PeerId, Timestamp>,
-    /// Peers that were told to come back, and when.
+    /// Time at which each refused peer may send its snapshot.
     reservations: BTreeMap<PeerId, Timestamp>,
     /// Time at which all admitted and reserved work is done.
     busy_until: Timestamp,

@@ -3,7 +3,7 @@
 //!
 //! | state | waits for | next |
 //! |---|---|---|
-//! | Asking | the answer to a heartbeat, which names the receiver's number | Known, Snapshot |
+//! | Asking | the answer to a heartbeat, which names the number that the receiver has | Known, Snapshot |
 //! | Known | a change of the share | InFlight with a delta; Snapshot when the log does not reach back |
 //! | Snapshot | the time to send a page | InFlight |
 //! | InFlight | the answer | Known, Snapshot (next page), Asking (refused), InFlight (lost: the same again) |
@@ -35,7 +35,7 @@ pub(crate) struct Announcer {
 
 #[derive(Debug, Clone)]
 enum State {
-    /// The receiver's number is not known.
+    /// The number that the receiver has is not known.
     Asking,
     /// The receiver has the share up to this number.
     Known(u64),
@@ -53,8 +53,8 @@ struct Cursor {
     after: Option<FileName>,
 }
 
-/// Announcement under way. It is kept whole, since a repetition must be identical: otherwise what the receiver has
-/// applied and what this peer believes it has applied could differ.
+/// Announcement under way. It is kept whole, since a repetition must be identical: otherwise the share that the
+/// receiver has and the share that this peer takes it to have could differ.
 #[derive(Debug, Clone)]
 struct InFlight {
     /// Call that carries it; `None` when it is to be sent (again).
@@ -93,7 +93,7 @@ impl Announcer {
         }
     }
 
-    /// Takes the receiver's number from its answer to the heartbeat `call`.
+    /// Takes the number that the receiver has from its answer to the heartbeat `call`.
     pub(crate) fn on_ack(&mut self, call: CallId, known_seq: Option<u64>, share: &ShareLog) {
         if call < self.valid_from || !matches!(self.state, State::Asking | State::Known(_)) {
             return;
@@ -185,7 +185,7 @@ impl Announcer {
         }
     }
 
-    /// Starts over after a refusal: waits for the receiver to name its number.
+    /// Starts over after a refusal: waits for the receiver to name the number that it has.
     pub(crate) fn restart(&mut self, next_call: CallId, at: Timestamp) {
         self.state = State::Asking;
         self.valid_from = next_call;

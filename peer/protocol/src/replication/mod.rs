@@ -1,4 +1,4 @@
-//! How a peer's share reaches the tracker and its standbys. Data structures without I/O and without knowledge of the
+//! Replication of a peer's share to the tracker and its standbys. Data structures without I/O, independent of the
 //! election.
 //!
 //! | module | holds |

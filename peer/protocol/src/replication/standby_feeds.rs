@@ -16,7 +16,8 @@ use shared::{
 
 use super::{announcer::Announcer, share_log::ShareLog};
 
-/// Longest time until the next heartbeat to a peer that does not act as a standby yet: the tracker tells it soon.
+/// Longest time until the next heartbeat to a peer that does not act as a standby yet. The tracker's answer to that
+/// peer's next heartbeat appoints it.
 const RETRY: std::time::Duration = HEARTBEAT.saturating_mul(3);
 
 /// Standbys of one tracker, as a follower of that tracker knows them.

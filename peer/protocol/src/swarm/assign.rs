@@ -18,7 +18,7 @@ use super::{
 /// all providers finish together (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Comput. 1987).
 const PARTS_OF_SHARE: u64 = 2;
 
-/// What to request from a provider.
+/// Next request to a provider.
 enum Next {
     Run(Range<u64>),
     /// Nothing for now: what it could send is reserved for other receivers.
@@ -180,7 +180,7 @@ impl Swarm {
         let least = self.layout.piece_bytes();
         if self.providers.len() == 1 {
             let most = MAX_REQUEST_BYTES.max(least);
-            // A provider's stream buffers 12 MiB at once, and sends them until it learns that a long request was cut.
+            // A provider's stream buffers 12 MiB at once, and still sends them after a long request was cut.
             return if self.expects_receivers { provider.bytes_proven.clamp(least, most) } else { most };
         }
         let Some(rate) = provider.rate() else { return least };

@@ -58,7 +58,7 @@ pub enum Failure {
 /// Input of [`super::Swarm::handle`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A provider joins, or joins again: its failures and waits are forgotten, unless it sent corrupt data.
+    /// A provider joins, or joins again: its failures and waits are cleared, unless it sent corrupt data.
     ProviderAdded {
         /// New provider.
         provider: ProviderId,
@@ -88,9 +88,9 @@ pub enum Event {
         /// Number of receivers, including this one.
         receivers: u32,
     },
-    /// A provider is alive although no group is verified yet: bytes arrive or it reports that the request is queued.
+    /// A provider is active although no group is verified yet: bytes arrive or it reports that the request is queued.
     Activity {
-        /// Provider that is alive.
+        /// Active provider.
         provider: ProviderId,
         /// Round-trip time, if measured since the last report.
         rtt: Option<Duration>,
@@ -173,8 +173,8 @@ pub enum Action {
         /// Reason.
         why: Dropped,
     },
-    /// No remaining provider has any of what is missing. The download continues by itself when one does. The shell
-    /// decides how long it waits for that, starting now: giving up the last provider may have taken long.
+    /// No remaining provider has any of what is missing. The download continues when one does. The shell bounds that
+    /// wait, measured from this action: dropping the last provider may have taken long.
     Stuck,
     /// All groups are verified. Emitted once.
     Finished,

@@ -46,7 +46,7 @@ impl Swarm {
         }
     }
 
-    /// Gives up a run that follows another receiver through the same part of a single provider.
+    /// Ends a run where another receiver fetches the same part from the same single provider, just ahead.
     ///
     /// A piece that only one provider had and that is in flight from it is now at another receiver too: that
     /// receiver's run is ahead of this one. What was requested after the piece is cancelled, and the picker continues

@@ -1,5 +1,5 @@
 //! Download of one version from all its providers at once: which groups to request from which provider, and when to
-//! give one up.
+//! drop a provider.
 //!
 //! Pure: no I/O, no clock, no global randomness. [`Swarm::handle`] takes the time and an event and returns actions; the
 //! shell (`download` of the crate `peer`) opens a bulk stream for each [`Action::Request`] and reports groups as they
@@ -85,9 +85,9 @@ pub struct Swarm {
     has_skipped: bool,
     /// Pieces became missing again: exhausted providers may have some of them.
     has_released: bool,
-    /// A provider has nothing to request, now or at all: it may take over work of another ...
+    /// Some provider has nothing to request, now or at all, and may take over work of another one.
     must_rebalance: bool,
-    /// ... from this time on.
+    /// Earliest time of the next rebalancing.
     rebalance_from: Timestamp,
 }
 
@@ -234,7 +234,7 @@ impl Swarm {
     }
 
     /// Includes the providers whose pieces were reserved for other receivers: those receivers may have fetched them by
-    /// now, or nobody does.
+    /// now, or may never fetch them.
     fn refill_reserving(&mut self) {
         let providers = self.providers.iter_mut();
         let reserving: Vec<_> = providers

@@ -10,7 +10,7 @@
 //! A receiver whose partition is done does not simply continue with those of others. The single provider should send
 //! every piece once, and a receiver learns only after some hundred milliseconds what is in flight to another one.
 //! It takes pieces from the ends of partitions that are far from done, at a different position than other receivers in
-//! its situation, and leaves the rest alone ([`pick_from_others`]).
+//! its situation, and leaves the rest to those receivers ([`pick_from_others`]).
 //! (Legout, Urvoy-Keller and Michiardi, "Rarest first and choke algorithms are enough", IMC 2006.)
 
 use std::{collections::BTreeMap, ops::Range};

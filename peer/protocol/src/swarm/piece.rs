@@ -5,9 +5,14 @@
 //! | state | requests | groups | next state |
 //! |---|---|---|---|
 //! | `Missing` | none | some are missing | `InFlight`: picked |
-//! | `InFlight` | one | some are missing | `Complete`; `Missing`: the request ends, is cancelled or truncated; `Duplicated`: endgame; `InFlight` of another request: stolen |
-//! | `Duplicated` | two, to two providers | some are missing | `Complete`: the other request is truncated or cancelled; `InFlight`: one of the two ends |
+//! | `InFlight` | one | some are missing | `Complete`, `Missing`, `Duplicated`, or `InFlight` of another request |
+//! | `Duplicated` | two, to two providers | some are missing | `Complete`, `InFlight` |
 //! | `Complete` | none | all are verified | none |
+//!
+//! A piece in flight is `Missing` again when its request ends, is cancelled or is truncated before it; `Duplicated` by
+//! the endgame; in flight of another request when another provider takes it over. When a duplicated piece is complete,
+//! the other request is truncated or cancelled, unless further pieces follow; when one of the two requests ends, the
+//! piece is `InFlight` of the other.
 
 use std::ops::Range;
 

@@ -2,11 +2,12 @@
 //!
 //! | state | receives requests | next state |
 //! |---|---|---|
-//! | ready | yes | suspended: lost work to another provider while it stalled; waiting: busy, silent or broken; dropped: corrupt data, changed, not here, refused, too many failures |
+//! | ready | yes | suspended: lost work to another provider while it stalled; waiting: busy, silent or broken |
 //! | suspended | no | ready: it shows activity, or the suspension has lasted as long as the stall; waiting: silent |
 //! | waiting | no; requests in flight continue after a refusal as busy | ready: the wait is over |
 //!
-//! Dropped providers are removed; of those that sent corrupt data the number is kept.
+//! A provider in any state is dropped for corrupt data, changed or missing content, a permanent refusal, or too many
+//! failures. A dropped provider is removed; the ids of those that sent corrupt data are kept.
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
@@ -101,7 +102,7 @@ impl Provider {
         provider
     }
 
-    /// Takes over what a provider that joins again has, and forgets its failures.
+    /// Takes over what a provider that joins again has, and clears its failures.
     pub(crate) fn rejoin(&mut self, has: &Has, rtt: Option<Duration>, pieces: &mut Pieces) {
         self.rtt = rtt.or(self.rtt);
         self.health.reset();
@@ -219,8 +220,8 @@ impl Provider {
         }
     }
 
-    /// Whether the reservation has lasted long enough: the other receivers do not fetch the pieces, or the providers
-    /// that deliver meanwhile are slow, or only pretend to deliver.
+    /// Whether the reservation has lasted long enough: the other receivers do not fetch the pieces, or the active
+    /// providers are slow, or send keep-alives without data.
     pub(crate) fn is_reservation_over(&self, now: Timestamp) -> bool {
         self.reserved_since.is_some_and(|since| now.since(since) >= MAX_RESERVED_TIME)
     }
@@ -286,7 +287,8 @@ impl Provider {
     }
 
     /// Suspends a stalled provider that loses work to another one, for as long as it has stalled. Its silence counts
-    /// from its last activity even if it gets requests again, so two dead providers do not pass work back and forth.
+    /// from its last activity even if it gets requests again, so two unresponsive providers do not pass work back
+    /// and forth.
     pub(crate) fn suspend_if_stalled(&mut self, now: Timestamp) {
         let stall = self.stall(now);
         if stall > Duration::ZERO {

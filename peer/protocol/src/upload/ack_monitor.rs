@@ -2,7 +2,7 @@
 //!
 //! | counters of the connection since the last sample | meaning |
 //! |---|---|
-//! | acknowledgements arrived | the receiver is there |
+//! | acknowledgements arrived | the receiver responds |
 //! | nothing was sent since the last acknowledgement | nothing to acknowledge: a low rate, or a slow reader |
 //! | data was sent and not acknowledged | unanswered; after [`UNACKNOWLEDGED_SAMPLES`] of them the receiver is gone |
 //!
@@ -25,7 +25,8 @@ impl AckMonitor {
     /// Takes the connection's totals: ack-eliciting frames sent and acknowledgements received. Returns whether the
     /// receiver is gone.
     ///
-    /// Samples count, not time: a process that was stopped for a while has sampled once.
+    /// Counts samples, not time: a process that was suspended has sampled once since, so the pause is no silence of the
+    /// receiver.
     pub fn sample(&mut self, sent: u64, acknowledged: u64) -> bool {
         if acknowledged != self.acknowledged {
             *self = Self { acknowledged, sent, unanswered: 0 };

@@ -1,7 +1,7 @@
 //! Order in which upload requests are served.
 //!
-//! A request is in one state. Slots go round the peers that wait, one upload per turn, so that a peer with a hundred
-//! requests gets no more than a peer with a single one.
+//! Free slots go to the waiting peers in turn, one upload each, so that a peer with a hundred requests gets no more
+//! than a peer with a single one. A request is in one state:
 //!
 //! | state | next state |
 //! |---|---|
@@ -17,7 +17,7 @@ use super::params::{
     MAX_DEMOTED_UPLOADS, MAX_UPLOADS, MAX_UPLOADS_PER_PEER, MAX_WAITING_UPLOADS, MAX_WAITING_UPLOADS_PER_PEER,
 };
 
-/// A request for an upload.
+/// Id of a request for an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UploadId(u64);
 

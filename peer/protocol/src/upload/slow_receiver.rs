@@ -2,9 +2,11 @@
 //!
 //! | progress over the last [`SLOW_RECEIVER_SAMPLES`] samples | meaning |
 //! |---|---|
-//! | none | the receiver does not read, or has granted no flow-control credit for a while (it grants credit in steps of an eighth of a window) |
-//! | less than the average of all uploads divided by [`SLOW_RECEIVER_FRACTION`] | its path or its disk is slow, or it pretends |
-//! | more | it makes use of its slot |
+//! | none | the receiver does not read, or has granted no flow-control credit for a while |
+//! | less than the average of all uploads divided by [`SLOW_RECEIVER_FRACTION`] | the path or the receiver is slow |
+//! | more | the receiver uses its slot |
+//!
+//! A receiver grants credit in steps of an eighth of a window, so the samples must cover several steps.
 //!
 //! A sender cannot tell a receiver that reads slowly on purpose from one on a bad link. It therefore takes nothing from
 //! either but the slot ([`UploadQueue::demote`](super::queue::UploadQueue::demote)): the upload continues beside the

@@ -5,7 +5,7 @@
 //! | PreVote | a majority that would vote for this peer, `VOTE_WAIT` | Voting; over |
 //! | Voting | votes of a majority, `VOTE_WAIT` | Claiming; over: provisional tracker or lost |
 //! | Claiming | the nameserver, `CLAIM_WAIT` | over: tracker or lost; Held |
-//! | Held | `retry_after`, while the nameserver still accepts the incumbent | Claiming |
+//! | Held | `retry_after`: the incumbent renewed its lease recently | Claiming; over: lost |
 //!
 //! A vacant seat needs no votes but the claimant's own: its campaign begins with Claiming.
 

@@ -220,7 +220,7 @@ impl Follower {
         let (now, next_call) = (ctx.now, ctx.calls.upcoming());
         match result {
             Ok(()) => announcer.accepted(next_call),
-            // A peer that retries after its reservation is admitted. The jitter spreads the others.
+            // A peer that retries at its reservation is admitted. The jitter spreads peers that were refused together.
             Err(CallError::Refused(TrackerError::Later { wait })) => {
                 announcer.retry(now + wait.min(MAX_SNAPSHOT_WAIT) + ctx.jitter(HEARTBEAT));
             }

@@ -53,7 +53,7 @@ struct Member {
     files: SortedIds,
     /// Digest of its files in the index.
     digest: ShareDigest,
-    /// Number that its latest heartbeat to this index's owner named; `None` before the first.
+    /// Number of its share in its latest heartbeat to this peer; `None` before the first.
     named_seq: Option<u64>,
     /// Hash that, with the asker's, ranks it among the owners of a file.
     rank_hash: u64,

@@ -27,7 +27,7 @@ pub(super) struct Provider {
     pub(super) rate: Option<f64>,
     /// Reason why it is no longer used.
     pub(super) dropped: Option<PackFailure>,
-    /// Its last activity counts from the last request while nothing was in flight.
+    /// A request that is sent while nothing is in flight restarts its silence.
     health: ProviderHealth,
     /// Time since which it can have been sending the first pack in flight.
     free_since: Timestamp,

@@ -123,9 +123,9 @@ pub(crate) fn pick(choice: &Choice<'_>, rng: &mut fastrand::Rng) -> Pick {
 /// Picks from the partitions of other receivers a piece that only providers of the whole version have.
 ///
 /// The first half of what is left of each partition is reserved for its receiver, whose run continues there. Receivers
-/// that help at the same time take pieces that lie as far apart as their ranks. They take one piece at a time, so that
-/// the others learn of it soon. A reserved piece, `random`, is taken only when nothing else arrives: the receiver that
-/// should fetch it may be slow.
+/// that do this at the same time take pieces that lie as far apart as their ranks. Each requests one piece at a time,
+/// so that the others are notified of it soon. A reserved piece, `random`, is taken only when nothing else arrives: the
+/// receiver that should fetch it may be slow.
 fn pick_from_others(choice: &Choice<'_>, random: u32) -> Pick {
     if !choice.provider.requests.is_empty() {
         return Pick::Later;

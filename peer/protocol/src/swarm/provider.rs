@@ -52,11 +52,11 @@ impl Request {
 #[derive(Debug)]
 pub(crate) struct Provider {
     layout: Layout,
-    /// `None`: the whole version.
+    /// `None` if it has the whole version.
     have: Option<Have>,
-    /// In the order in which they were sent, which is the order in which the provider serves them.
+    /// Requests in flight, in the order in which they were sent and in which the provider serves them.
     pub(crate) requests: VecDeque<Request>,
-    /// Its last activity counts from the last request while nothing was in flight.
+    /// A request that is sent while nothing is in flight restarts its silence.
     health: ProviderHealth,
     rate: Rate,
     rtt: Option<Duration>,

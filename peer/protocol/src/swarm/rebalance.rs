@@ -136,7 +136,7 @@ impl Swarm {
         victims
     }
 
-    /// End of the request that completes last, as long as makes both providers finish together.
+    /// The end of the request that completes last, of a length with which both providers finish together.
     fn work_to_steal(&self, thief: &Thief<'_>, victims: &[Victim]) -> Option<(RequestId, Range<u64>)> {
         let later = victims.iter().take_while(|victim| thief.free_in < victim.done_in);
         let of_others = later.filter(|victim| victim.request.provider != thief.id);

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub struct View {
     /// Relation of this peer to the tracker seat.
     pub role: SeatRole,
-    /// The seat as this peer knows it.
+    /// The seat as this peer sees it.
     pub seat: SeatView,
     /// Set when the core's task has ended. The error is the reason if the peer did not stop it.
     pub stopped: Option<Result<(), String>>,
@@ -89,13 +89,13 @@ pub(crate) struct AnnouncementWaiter {
 }
 
 impl AnnouncementWaiter {
-    /// Returns the waiter unless the tracker has the change or the caller has gone; then the caller is answered.
+    /// Answers the caller if the tracker has the change. Returns the waiter if it has to wait further.
     pub(crate) fn check(mut self, core: &Core) -> Option<Self> {
         if self.reply.is_closed() {
             return None;
         }
         if self.change.is_in(core, &mut self.met) && core.is_announced() {
-            // A caller that has gone needs no answer.
+            // Fails only if the caller no longer waits.
             let _ = self.reply.send(());
             return None;
         }
@@ -228,7 +228,7 @@ impl CoreHandle {
         self.answered(|reply| Message::Query(Query::Notice { from, notice, reply })).await
     }
 
-    /// The registered peers that the core knows of, without this one.
+    /// The registered peers as last known, without this one.
     ///
     /// # Errors
     /// When the core's task has ended.

@@ -19,8 +19,8 @@ pub const PROVIDER_SILENCE: Duration = Duration::from_secs(2);
 pub const PROVIDER_BACKOFF: Duration = Duration::from_millis(250);
 /// Maximum wait after a failure or a refusal as busy.
 pub const MAX_PROVIDER_BACKOFF: Duration = Duration::from_secs(8);
-/// Number of consecutive failures after which a provider is dropped. Each failure of an unresponsive
-/// provider costs [`PROVIDER_SILENCE`].
+/// Number of consecutive failures after which a provider is dropped. Each failure of an unresponsive provider
+/// costs [`PROVIDER_SILENCE`].
 pub const MAX_PROVIDER_FAILURES: u32 = 4;
 
 /// Bounds the shift of the first wait; [`MAX_PROVIDER_BACKOFF`] is reached long before.

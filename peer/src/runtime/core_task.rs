@@ -153,7 +153,7 @@ fn answer(query: Query, core: &mut Core, clock: &Clock, actions: &mut Vec<Action
 }
 
 fn deferred<T: Send + 'static>(reply: oneshot::Sender<T>, answer: T) -> SendAnswer {
-    // A caller that has gone needs no answer: a failed `send` is not an error.
+    // Fails only if the caller no longer waits.
     Box::new(move || drop(reply.send(answer)))
 }
 

@@ -58,7 +58,7 @@ impl Sessions {
     /// Dials a member that opened a stream or that `informant` named, if a download runs.
     fn meet(&self, membership: &Arc<SwarmMembership>, member: Contact, informant: Option<&PeerId>) {
         if let Some(stop) = membership.download_stop() {
-            // Two members that learn of each other at the same time do not both dial.
+            // Two members that receive each other's names at the same time do not both dial.
             let delay = if member.peer < self.0.me.peer { params::SWARM_DIAL_LAST } else { Duration::ZERO };
             self.keep_session(membership, member, informant, delay, stop);
         }

@@ -1,4 +1,4 @@
-//! The epochs that this peer knows of, and its vote.
+//! The known epochs, and the vote of this peer.
 
 use shared::{epoch::Epoch, id::PeerId, limits::MAX_EPOCH_STEP};
 
@@ -13,12 +13,12 @@ pub(crate) struct Epochs {
     pub(crate) expected: Epoch,
     /// Highest epoch that the nameserver itself named.
     confirmed: Epoch,
-    /// Highest epoch in which some voter said that it voted: this peer could not win below it.
+    /// Highest epoch in which a voter reported that it has voted: this peer could not win below it.
     voted_elsewhere: Epoch,
     /// Epoch that this run claimed last and has not given up. A seat of this peer with another epoch belongs to an
     /// earlier run.
     pub(crate) claimed: Option<Epoch>,
-    /// Seats up to this epoch were given up by their trackers, whatever the nameserver still says.
+    /// Seats up to this epoch were given up by their trackers, even if the nameserver still names them.
     pub(crate) vacated: Epoch,
 }
 

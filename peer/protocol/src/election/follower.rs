@@ -242,8 +242,8 @@ impl Follower {
         None
     }
 
-    /// Whether a candidate that misses this very tracker waits for its answer until this peer has probed the tracker's
-    /// port. Then it probes at once.
+    /// Whether the answer to a candidate that misses this same tracker is deferred until this peer has probed the
+    /// tracker's port. If so, the probe is due at once.
     pub(crate) fn defers_vote(&mut self, ctx: &Ctx<'_>, from: &PeerId, request: &VoteRequest) -> bool {
         let about_it = request.expected_epoch == self.seat.epoch && *from != self.seat.peer;
         let electors = &ctx.members.electors;
@@ -266,7 +266,7 @@ impl Follower {
         ctx.out.extend(to.map(|to| Action::SendLeave { to, epoch, incarnation }));
     }
 
-    /// Whether the tracker was heard recently enough not to be suspected.
+    /// Whether the tracker answered recently enough not to be suspected.
     pub(crate) fn hears_tracker(&self, now: Timestamp) -> bool {
         now < self.suspect_at
     }

@@ -1,4 +1,4 @@
-//! Times of the members' last heartbeats, as a tracker or standby knows them.
+//! Times of the members' last heartbeats, at a tracker or standby.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -293,7 +293,7 @@ impl Machine {
                 ctx.report(Report::Superseded);
                 self.on_shutdown(ctx);
             }
-            // The tracker answers, whatever it lacks.
+            // A refusal for another reason shows that the tracker runs.
             TrackerError::SnapshotNeeded
             | TrackerError::InvalidFileName(_)
             | TrackerError::Settling

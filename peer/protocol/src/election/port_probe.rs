@@ -2,8 +2,8 @@
 //!
 //! A refusal is a hint, not a proof (`shared::net::port_probe`). A peer suspects its tracker only after two refusals
 //! with an unanswered heartbeat between them. Where a heartbeat is answered although probes were refused, refusals of
-//! that endpoint are ignored from then on. A suspicion alone replaces no tracker: the other electors probe
-//! the port themselves before they vote ([`VOTE_HOLD`]), and so does the nameserver before it accepts a claim.
+//! that endpoint are ignored from then on. A suspicion alone replaces no tracker: the other electors probe the port
+//! themselves before they vote ([`VOTE_HOLD`]), and so does the nameserver before it grants a held seat.
 
 use std::time::Duration;
 

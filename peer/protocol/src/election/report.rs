@@ -89,7 +89,7 @@ pub enum Report {
     },
     /// This peer follows a new tracker.
     Following(Seat),
-    /// The tracker seems to be gone.
+    /// This peer suspects its tracker.
     TrackerSuspected {
         /// Its seat.
         seat: Seat,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub enum Role {
     /// It follows a tracker, or searches for one.
     Follower,
-    /// Its tracker seems to be gone.
+    /// It suspects its tracker.
     Suspect,
     /// It asks for votes.
     Candidate,

@@ -1,5 +1,5 @@
-//! The state of a peer that follows no tracker, or suspects the one that it followed: it asks the
-//! nameserver, and stands for election at its turn.
+//! The state of a peer that follows no tracker, or suspects the one that it followed: it asks the nameserver,
+//! and stands for election at its turn.
 
 use super::{
     campaign::Kind,
@@ -147,7 +147,7 @@ impl Searching {
         }
     }
 
-    /// Lets the suspect return when it answers the heartbeat `call`.
+    /// Lifts the suspicion when the suspect answers the heartbeat `call`.
     pub(crate) fn on_sign_of_life(
         &mut self,
         ctx: &mut Ctx<'_>,

@@ -98,7 +98,7 @@ impl Machine {
 
     pub(crate) fn on_seat_answered(&mut self, ctx: &mut Ctx<'_>, call: CallId, result: Result<SeatView, CallFailure>) {
         if !ctx.seat_poll.answered(call) {
-            // The answer is late, but epochs only rise: one above all that are known is news.
+            // The answer is late, but epochs only rise: a higher one than any known is valid.
             if let Ok(view) = result
                 && view.epoch_high > ctx.epochs.high()
             {

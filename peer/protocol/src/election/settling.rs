@@ -46,7 +46,7 @@ impl Settling {
         (self.listed && self.awaited.is_empty()) || self.until <= now
     }
 
-    /// Time at which the index opens whatever is missing.
+    /// Time at which the index opens even if shares are missing.
     pub(crate) fn until(&self) -> Timestamp {
         self.until
     }

@@ -15,9 +15,9 @@ pub(crate) enum Transition {
     Stay,
     /// Searches for a tracker.
     Search,
-    /// Searches anew, and keeps the suspicion.
+    /// Restarts the search after a higher epoch; see `Searching::restarted`.
     RestartSearch,
-    /// Suspects the followed tracker; the refusal of its port, if that is the reason, goes along.
+    /// Suspects the followed tracker, with the refusal of its port if that is the reason.
     Suspect(Suspicion, Option<Refusal>),
     /// Follows the suspected tracker again, which answered.
     LiftSuspicion(Seat),

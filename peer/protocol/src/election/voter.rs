@@ -85,7 +85,7 @@ impl Machine {
             self.finish_campaign(ctx, ElectionFailure::Lost(self.seat_view(ctx)));
         }
         if let State::Searching(searching) = &mut self.state {
-            // The candidate goes first.
+            // The candidate gets the time of an election.
             searching.campaign_at = searching.campaign_at.max(again);
         }
     }

@@ -14,7 +14,7 @@
 //!
 //! All providers work at once, each on at most [`PACKS_PER_PROVIDER`](params::PACKS_PER_PROVIDER) packs. Packs shrink
 //! towards the end, by the providers' measured rates, so that all finish together. An idle provider then duplicates the
-//! rear half of a pack that will take a while. Items that few providers have go first.
+//! rear half of a pack that will take a while. Items that few providers have are requested first.
 //!
 //! | module | content |
 //! |---|---|

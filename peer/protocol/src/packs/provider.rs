@@ -128,7 +128,7 @@ impl Provider {
         let seconds = in_flight.as_secs_f64();
         let rate = if pack.came_cost > 0 && seconds > 0.0 { Some(pack.came_cost as f64 / seconds) } else { self.rate };
         match rate {
-            // By the rate so far, but a pack that delivers nothing for long is slow whatever the rate was.
+            // By the rate so far, but at least the time without activity: a stalled pack is slow at any earlier rate.
             Some(rate) => {
                 let time = Duration::try_from_secs_f64(pack.left_cost as f64 / rate).unwrap_or(Duration::MAX);
                 time.max(now.since(self.health.last_activity()))

@@ -79,7 +79,7 @@ impl SnapshotAdmission {
         Ok(())
     }
 
-    /// Forgets `peer`, which is no longer a member.
+    /// Removes `peer`, which is no longer a member.
     pub(crate) fn remove(&mut self, peer: &PeerId) {
         self.in_progress.remove(peer);
         self.reservations.remove(peer);

@@ -20,7 +20,7 @@ use super::{announcer::Announcer, share_log::ShareLog};
 /// peer's next heartbeat appoints it.
 const RETRY: std::time::Duration = HEARTBEAT.saturating_mul(3);
 
-/// Standbys of one tracker, as a follower of that tracker knows them.
+/// Standbys of one tracker, as a follower of that tracker sees them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct StandbyFeeds {
     feeds: Vec<Feed>,

@@ -8,7 +8,7 @@
 //! collide.
 //!
 //! A receiver whose partition is done does not simply continue with those of others. The single provider should send
-//! every piece once, and a receiver learns only after some hundred milliseconds what is in flight to another one.
+//! every piece once, and what is in flight to another receiver shows only after some hundred milliseconds.
 //! It takes pieces from the ends of partitions that are far from done, at a different position than other receivers in
 //! its situation, and leaves the rest to those receivers ([`pick_from_others`]).
 //! (Legout, Urvoy-Keller and Michiardi, "Rarest first and choke algorithms are enough", IMC 2006.)

@@ -114,7 +114,7 @@ impl Simulation {
         next.min_by_key(|(_, (at, _))| *at).map(|(&pack, &(at, index))| (pack, at, index))
     }
 
-    /// Lets a provider send the item of a pack at `index`, or what its behaviour makes of it.
+    /// Lets a provider send the item of a pack at `index`, changed as its behaviour requires.
     fn send(&mut self, pack: PackId, index: usize) {
         let behaviour = self.behaviours[pack.provider.0 as usize];
         let begun = self.begun.entry(pack.provider).and_modify(|begun| *begun += u32::from(index == 0)).or_insert(1);

@@ -168,8 +168,8 @@ impl Uploads {
         };
         let accepted = BulkAccepted { size: source.size };
         let Some((admitted, send)) = self.admit(receiver, send, accepted).await else { return };
-        // The oldest upload is sent first, instead of all in turn: its pieces are complete sooner and can be passed on. Calls
-        // and swarm updates precede all uploads. A stream that was reset meanwhile fails at the next write.
+        // The oldest upload is sent first, instead of all in turn: its pieces are complete sooner and can be passed
+        // on. Calls and swarm updates precede all uploads. A stream that was reset meanwhile fails at the next write.
         let _ = send.set_priority(self.next_priority());
         let mut upload = self.begin(receiver, request.hash, admitted, send);
         let transfer = async {

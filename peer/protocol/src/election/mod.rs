@@ -170,7 +170,7 @@ impl Core {
     /// depend on what [`Action::Persist`] makes durable.
     ///
     /// # Errors
-    /// As documented at `TrackerService`: not the tracker (or standby), stale epoch, superseded, too many peers, stopping.
+    /// As for `TrackerService`: not the tracker (or standby), stale epoch, superseded, too many peers, stopping.
     pub fn on_heartbeat(
         &mut self,
         now: Timestamp,
@@ -184,7 +184,7 @@ impl Core {
     /// Answers `TrackerService::announce`.
     ///
     /// # Errors
-    /// As documented at `TrackerService`: as for [`Self::on_heartbeat`], and snapshot needed, later, invalid name, limits.
+    /// As for [`Self::on_heartbeat`], and snapshot needed, later, invalid name, limits.
     pub fn on_announcement(
         &mut self,
         now: Timestamp,
@@ -220,7 +220,7 @@ impl Core {
     /// Answers `TrackerService::who_has` for `asker`, which may be this peer.
     ///
     /// # Errors
-    /// As documented at `TrackerService`: not the tracker, stale epoch, index settling, invalid name.
+    /// As for `TrackerService`: not the tracker, stale epoch, index settling, invalid name.
     pub fn who_has(
         &mut self,
         now: Timestamp,
@@ -234,7 +234,7 @@ impl Core {
     /// Answers `TrackerService::list_all`.
     ///
     /// # Errors
-    /// As documented at `TrackerService`: not the tracker, stale epoch, index settling.
+    /// As for `TrackerService`: not the tracker, stale epoch, index settling.
     pub fn list_all(
         &mut self,
         now: Timestamp,

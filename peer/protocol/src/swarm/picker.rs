@@ -8,10 +8,11 @@
 //! collide.
 //!
 //! A receiver whose partition is done does not simply continue with those of others. The single provider should send
-//! every piece once, and what is in flight to another receiver shows only after some hundred milliseconds.
-//! It takes pieces from the ends of partitions that are far from done, at a different position than other receivers in
-//! its situation, and leaves the rest to those receivers ([`pick_from_others`]).
-//! (Legout, Urvoy-Keller and Michiardi, "Rarest first and choke algorithms are enough", IMC 2006.)
+//! every piece once, and what is in flight to another receiver shows only after some hundred milliseconds. Such a
+//! receiver takes pieces from the ends of partitions that are far from done, each receiver at a different position, and
+//! leaves the rest to the receivers of those partitions ([`pick_from_others`]).
+//!
+//! On rarest first: Legout, Urvoy-Keller and Michiardi, "Rarest first and choke algorithms are enough", IMC 2006.
 
 use std::{collections::BTreeMap, ops::Range};
 

@@ -5,7 +5,8 @@
 //! | module | contents |
 //! |---|---|
 //! | [`Share`] | handle that the rest of the peer uses |
-//! | `indexer`, `watch` | task that owns the index; file-system notifications |
+//! | `indexer` | task that owns the index |
+//! | `watch` | file-system notifications |
 //! | `import` | copies, batches of small files, directories |
 //! | `inner` | state that handles, indexer and blocking threads use together |
 //! | [`download`] | files that are being received: partial files, resume journal, destinations |

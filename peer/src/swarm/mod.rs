@@ -6,8 +6,9 @@
 //!      └── MemberEvent ────────────────┘    (one a content)       └── session ══ swarm stream ══ member
 //! ```
 //!
-//! A membership exists while this peer downloads the content or has a session about it. It records changes in their order, and
-//! each session has a cursor into them: every change is sent once, and members never poll. Rules: docs/swarm.md.
+//! A membership exists while this peer downloads the content or has a session about it. It records changes in their
+//! order, and each session has a cursor into them: every change is sent once, and members never poll.
+//! `docs/swarm.md` states the rules.
 
 mod membership;
 mod params;

@@ -6,9 +6,8 @@
 //!      └── MemberEvent ────────────────┘    (one a content)       └── session ══ swarm stream ══ member
 //! ```
 //!
-//! A membership exists while this peer downloads the content or has a session about it. It records changes in their
-//! order, and each session has a cursor into them: every change is sent once, and members never poll.
-//! `docs/swarm.md` states the rules.
+//! A membership exists while this peer downloads the content or has a session about it. It records changes in their order, and
+//! each session has a cursor into them: every change is sent once, and members never poll. Rules: docs/swarm.md.
 
 mod membership;
 mod params;

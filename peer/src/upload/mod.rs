@@ -6,8 +6,8 @@
 //!              └ not here, queue full, invalid ranges: refused
 //! ```
 //!
-//! While an upload has a slot, every write has a deadline ([`limits::UPLOAD_SILENCE`]) and a monitor observes the
-//! receiver (`monitored`), so that no receiver can keep a slot from the others.
+//! While an upload has a slot, every write has a deadline ([`limits::UPLOAD_SILENCE`]) and a monitor observes the receiver
+//! (`monitored`), so that no receiver can keep a slot from the others.
 //!
 //! | module | contents |
 //! |---|---|

@@ -8,6 +8,7 @@
 //!
 //! | module | content |
 //! |---|---|
+//! | [`params`] | bounds and timings |
 //! | [`registry`] | the state of the nameserver and the rules for changing it; pure, without I/O or clock |
 //! | [`storage`] | durable storage of the registry: one trait, one conformance suite |
 //! | `quota` | bound on the queued writes of one identity |

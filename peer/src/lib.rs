@@ -1,7 +1,7 @@
 //! A peer: shares a folder, takes part in the election of the tracker, and downloads from other peers.
 //!
-//! A module imports only from modules in rows above its own; `.ci/run` checks it. The state machines (election, index,
-//! swarm) have no I/O and are in the crate [`protocol`].
+//! A module imports only from modules in rows above its own; the test `layers` checks it. The state machines (election,
+//! index, swarm) have no I/O and are in the crate [`protocol`].
 //!
 //! | module | content |
 //! |---|---|
@@ -13,7 +13,8 @@
 //! | [`upload`], [`swarm`] | queue and audit of uploads; sessions between the receivers of one content |
 //! | [`core_handle`] | channel to the task that owns the protocol core |
 //! | [`net`] | calls to and from other processes, registration with the nameserver |
-//! | [`discovery`], [`download`] | lookup of files and owners; download of files and directories |
+//! | [`discovery`] | lookup of files and owners |
+//! | [`download`] | download of files and directories |
 //! | [`runtime`] | a running peer and its tasks |
 //! | [`cli`] | the command line |
 //! | [`demo`] | `peer --demo` |

@@ -1,4 +1,4 @@
-//! `peer`: shares a folder with other peers. [`peer::cli`] has the command line, [`peer::runtime`] the peer.
+//! `peer`: shares a folder with other peers. [`peer::cli`] contains the command line, [`peer::runtime`] the peer.
 
 use std::{process::exit, sync::Arc};
 

@@ -1,8 +1,8 @@
 //! Durable storage of the registry. A storage applies the registry's mutations in order; its state is always that of
 //! one revision, never of a partial commit.
 //!
-//! Not implemented yet: `etcd`, for several stateless nameservers on one cluster. A commit names the revision that it
-//! follows for its sake: with several writers the storage decides which commit is first.
+//! Not implemented yet: `etcd`, for several stateless nameservers on one cluster. [`Storage::commit`] already takes the
+//! revision that the commit follows: with several writers, the storage decides by it which commit is first.
 
 #[cfg(test)]
 mod conformance;

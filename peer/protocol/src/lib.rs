@@ -13,7 +13,8 @@
 //! Each takes `now` and an event and returns actions. The crate `peer` executes the actions. `docs/election.md` and
 //! `docs/swarm.md` state the rules; `tests/sim` and `tests/swarm_sim` run them under a virtual clock.
 //!
-//! `election` imports `replication` and `index`, which import neither each other nor `election`.
+//! `election` imports `replication` and `index`, which import neither each other nor `election`. `packs` imports types
+//! of `swarm`. [`params`] has the parameters that several modules use.
 
 pub mod election;
 pub mod index;

@@ -2,12 +2,14 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `report`, `command` | a command's result; a parsed command, its verb and its outcome |
+//! | `report` | a command's result |
+//! | `command` | a parsed command, its verb and its outcome |
 //! | `arguments`, `suggest`, `shell_words` | parsing: options of a verb, similar words, a line as words |
 //! | [`output`] | rendering of outcomes for people and as JSON |
 //! | `commands/` | the verbs: parsing and execution |
 //! | [`console`], `progress` | standard error: log lines above the prompt, the progress bar |
-//! | `source`, `stdin_source`, `prompt` | command lines: the interface, standard input, a terminal |
+//! | `source` | the interface of a source of command lines |
+//! | `stdin_source`, `prompt` | command lines of standard input, of a terminal |
 //! | `session` | execution of the lines of one source |
 //! | `control` | the control socket, on which a running peer accepts commands of other processes |
 //! | [`app`] | the program: a session, a service, or one command |

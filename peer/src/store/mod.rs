@@ -1,18 +1,20 @@
 //! The share on disk: its files, their hashes, and the files that enter it.
 //!
-//! A module imports only from modules below it in this table.
+//! A module imports only from modules in rows below its own.
 //!
 //! | module | contents |
 //! |---|---|
 //! | [`Share`] | handle that the rest of the peer uses |
-//! | `indexer`, `watch` | task that owns the index; file-system notifications |
+//! | `indexer` | task that owns the index |
+//! | `watch` | file-system notifications |
 //! | `import` | copies, batches of small files, directories |
 //! | `inner` | state that handles, indexer and blocking threads use together |
 //! | [`download`] | files that are being received: partial files, resume journal, destinations |
 //! | [`source`] | file of the share, opened for sending |
 //! | `scan`, `index` | one pass over the directory, and its comparison with the files known so far |
 //! | `hash_cache`, `outboards` | hashes and proofs that outlive the process |
-//! | `confined_dir`, `file_stat`, `file_ops` | files below one directory only; detection of changes; system calls |
+//! | `confined_dir` | files below one directory only |
+//! | `file_stat`, `file_ops` | detection of changes; system calls |
 //! | [`error`] | one error enum for each operation |
 
 pub(crate) mod confined_dir;

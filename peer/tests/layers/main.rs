@@ -1,5 +1,5 @@
-//! The layer law of `docs/ARCHITECTURE.md`, checked on the source text: a module imports only from layers to its left, and
-//! no import cycle exists inside a crate.
+//! The layer law of `docs/ARCHITECTURE.md`, checked on the source text: a module imports only from layers to
+//! its left, and no import cycle exists inside a crate. The documents are checked too: they name only files that exist.
 //!
 //! `use` declarations and inline `crate::…` paths of the product code count; tests do not. A name that a module
 //! re-exports (`pub use`) counts as an import of the module that defines it. A violation is printed with file and line.

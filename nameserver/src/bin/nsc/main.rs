@@ -1,5 +1,5 @@
-//! `nsc`: name server control. Has the commands and the output of Pyro5's `nsc`, and also mints join tokens and watches
-//! names.
+//! `nsc`: name server control. Has the commands and the output of Pyro5's `nsc`, and also creates join tokens and
+//! watches names.
 
 mod args;
 mod commands;

@@ -54,7 +54,7 @@ fn parse(words: Vec<String>) -> Result<Command, Failure> {
 }
 
 /// Splits `name@hash` if the text after the last `@` has the form of a hash. Otherwise the whole word is the name
-/// (`photo@2x.png`). A file with the name `x@beef` needs an explicit version: `x@beef@HASH`.
+/// (`photo@2x.png`). The peer looks for a file whose own name is the whole word (`x@beef`) first.
 fn split_version(word: String) -> (String, Option<HashPrefix>) {
     match word.rsplit_once('@') {
         Some((name, hash)) if !name.is_empty() => match hash.parse() {

@@ -1,4 +1,4 @@
-//! The verbs: parsing and execution of each command on a [`PeerApi`](crate::api::PeerApi).
+//! The verbs: parsing of each command, and its execution on a [`PeerApi`](crate::api::PeerApi).
 
 mod add;
 mod download;

@@ -393,7 +393,7 @@ fn several_files_to_one_path_are_refused_and_to_a_folder_arrive() {
     let to = network.folder().join("one");
     let refused = network.run("receiver", &["download", "a", "b", "--force", "--to", to.to_str().unwrap()]);
     assert_eq!((refused.status, refused.out.as_str()), (Some(2), ""), "{refused:?}");
-    assert!(refused.err.contains("several files cannot become one") && !to.exists(), "{refused:?}");
+    assert!(refused.err.contains("several files cannot be written to one path") && !to.exists(), "{refused:?}");
     fs::create_dir(&to).unwrap();
     network.json("receiver", &["download", "a", "b", "--to", to.to_str().unwrap()]);
     assert_eq!((fs::read(to.join("a")).unwrap(), fs::read(to.join("b")).unwrap()), (b"a".to_vec(), b"b".to_vec()));

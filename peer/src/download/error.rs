@@ -169,7 +169,12 @@ impl From<DownloadError> for Failure {
             DownloadError::Tracker(error) => error.into(),
             DownloadError::NotAFolder(path) => {
                 let why = format!("{} is no folder", path.display());
-                Self::new(FailureCode::Usage, "several files cannot become one", why, "name a folder with --to")
+                Self::new(
+                    FailureCode::Usage,
+                    "several files cannot be written to one path",
+                    why,
+                    "give an existing folder to --to",
+                )
             }
             DownloadError::CreateFolder { folder, error } => {
                 let what = format!("cannot make {}", folder.display());

@@ -293,7 +293,8 @@ fn refused(nameserver: &Target, error: &NameError) -> NetError {
 fn failure(error: NetError) -> CallFailure {
     tracing::debug!(%error, "a call failed");
     match error {
-        NetError::Deadline { .. } => CallFailure::NoAnswer,
+        // A process that refuses a call is alive.
+        NetError::Deadline { .. } | NetError::Refused { .. } => CallFailure::NoAnswer,
         _ => CallFailure::Unreachable,
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Time whose share of a limited rate moves at once.
-pub const PACE: Duration = Duration::from_millis(20);
+pub const THROTTLE_STEP: Duration = Duration::from_millis(20);
 /// Encoded bytes that pass between the hashing thread and the task that owns the stream at a time.
 pub const BULK_BATCH_BYTES: usize = 256 << 10;
 /// Chunks read from a stream at a time. A chunk is the payload of one datagram, so this is up to 250 KB.

@@ -31,7 +31,8 @@ impl Throttle {
     pub fn new(bytes_per_second: Option<NonZeroU64>) -> Self {
         Self(bytes_per_second.map(|rate| {
             let rate = rate.max(NonZeroU64::new(limits::MIN_RATE).unwrap_or(rate));
-            let step = rate.get().saturating_mul(u64::try_from(params::PACE.as_millis()).unwrap_or(u64::MAX)) / 1000;
+            let step =
+                rate.get().saturating_mul(u64::try_from(params::THROTTLE_STEP.as_millis()).unwrap_or(u64::MAX)) / 1000;
             let step_bytes = usize::try_from(step).unwrap_or(usize::MAX).clamp(1 << 10, params::BULK_BATCH_BYTES);
             Arc::new(Limited { limit: Mutex::new(RateLimit::new(rate)), clock: Clock::start(), step_bytes })
         }))

@@ -94,10 +94,11 @@ impl Swarm {
         if let Some(victim) = self.providers.get_mut(&request.provider) {
             victim.suspend_if_stalled(now);
         }
+        let has_released = self.has_released;
         self.truncate(request, groups.start, out);
         // The released groups are requested again at once, unless they have gaps.
         let run = self.missing_run(groups);
-        self.has_released = run.as_ref().is_none_or(|run| run.end < groups.end);
+        self.has_released = has_released || run.as_ref().is_none_or(|run| run.end < groups.end);
         if let Some(run) = run {
             self.request(now, thief, run, out);
         }

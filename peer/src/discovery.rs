@@ -162,7 +162,7 @@ impl Discovery {
     }
 
     /// The files whose names begin with `prefix` that the known peers have, as they say. Asks up to
-    /// [`crate::discovery::params::MAX_FAN_OUT`] peers.
+    /// [`params::MAX_FAN_OUT`] peers.
     pub async fn ask_around(&self, prefix: &str) -> Vec<IndexedFile> {
         let mut versions: BTreeMap<_, IndexedFile> = BTreeMap::new();
         let mut add = |owner: &PeerId, file: FileMeta| {
@@ -196,8 +196,8 @@ impl Discovery {
         by_receivers(self.receivers(prefix).await)
     }
 
-    /// Peers that receive files whose names begin with `prefix`. Asks up to [`crate::discovery::params::MAX_FAN_OUT`] of the known peers,
-    /// chosen at random, and waits up to [`crate::discovery::params::RECEIVERS_DEADLINE`] for them.
+    /// Peers that receive files whose names begin with `prefix`. Asks up to [`params::MAX_FAN_OUT`] of the known peers,
+    /// chosen at random, and waits up to [`params::RECEIVERS_DEADLINE`] for them.
     pub async fn receivers(&self, prefix: &str) -> Vec<(Contact, FileMeta)> {
         let mut others = self.known_peers().await;
         others.retain(|contact| contact.peer != self.me);

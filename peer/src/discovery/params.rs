@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Known peers that are asked directly when there is no tracker.
+/// Maximum number of known peers that are asked directly, for example when there is no tracker.
 pub const MAX_FAN_OUT: usize = 32;
 /// Smallest content, bytes, whose receivers exchange what they have; smaller ones complete before that helps.
 pub const MIN_SWARM_BYTES: u64 = 1 << 20;

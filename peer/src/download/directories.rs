@@ -266,7 +266,7 @@ pub(crate) async fn create_directories(
 }
 
 /// Asks the providers for the metadata of the directories, all at the same time, until everything is known or
-/// [`crate::download::params::DIRECTORIES_GRACE`] has passed since `arrived`. A directory about which no provider answers keeps its time
+/// [`params::DIRECTORIES_GRACE`] has passed since `arrived`. A directory about which no provider answers keeps its time
 /// and mode: the request is for the files.
 pub(crate) async fn collect_metadata(
     collector: &MetadataCollector,

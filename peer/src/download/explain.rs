@@ -64,7 +64,7 @@ impl Explainer<'_> {
     }
 
     /// Adds the settings of this peer and the reports of the sources. A source that does not answer within
-    /// [`crate::download::params::REPORT_DEADLINE`] has none.
+    /// [`params::REPORT_DEADLINE`] has none.
     async fn complete(&self, profile: &DownloadProfile, mut measured: Measured) -> Measured {
         measured.limit_down = self.limit_down;
         measured.clamped_buffer = self.clamped_buffer;

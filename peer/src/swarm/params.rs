@@ -4,12 +4,12 @@ use std::time::Duration;
 
 /// Events that wait for one download. Members that send faster than the download handles the events wait.
 pub(super) const MAX_QUEUED_MEMBER_EVENTS: usize = 64;
-/// Attempts to connect to a member before it is given up.
+/// Number of attempts to connect to a member.
 pub(super) const DIAL_ATTEMPTS: u32 = 5;
 /// Pause between two attempts, and before reconnecting after a session ended.
 pub(super) const DIAL_RETRY: Duration = Duration::from_secs(2);
-/// Members that one other member named and that this peer dials without having reached them yet. An honest member can name
-/// more at once, but those learn of this peer too and dial it.
+/// Maximum number of members named by one other member that this peer is dialling. An honest member can name more at
+/// once, but those learn of this peer too and dial it.
 pub(super) const MAX_DIALS_PER_INFORMANT: usize = 64;
 
 /// Time for which updates of a swarm are gathered, with up to [`SWARM_UPDATE_MEMBERS`] members.
@@ -22,5 +22,5 @@ pub(crate) const RANGES_PER_UPDATE: usize = 512;
 pub(crate) const MEMBERS_PER_UPDATE: usize = 64;
 /// Members of one swarm with which a peer has a session.
 pub(crate) const MAX_SWARM_MEMBERS: usize = 256;
-/// Time for which a receiver leaves it to the other one to dial before it dials itself.
+/// Time for which a receiver waits for the other receiver to dial before it dials itself.
 pub(crate) const SWARM_DIAL_LAST: Duration = Duration::from_millis(500);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Cost of an item besides its bytes, as a number of bytes that take as long: opening, hashing, naming. Determines the
+/// Cost of an item besides its bytes, as a number of bytes that take as long: opening, hashing, renaming. Determines the
 /// length of packs of many tiny files.
 pub const PACK_ITEM_COST: u64 = 16 << 10;
 /// Minimum cost of a pack, bytes, while more items wait. In smaller packs the request itself dominates the cost.

@@ -42,8 +42,8 @@ async fn commit_group(share: &Share, batch: &Batch, group: Vec<Ready>) {
     }
 }
 
-/// Gathers the first file and those that arrive within [`crate::download::params::COMMIT_WAIT`], up to [`crate::download::params::COMMIT_FILES`] and
-/// [`crate::download::params::COMMIT_BYTES`].
+/// Gathers the first file and those that arrive within [`params::COMMIT_WAIT`], up to [`params::COMMIT_FILES`] and
+/// [`params::COMMIT_BYTES`].
 async fn gather(first: Ready, queue: &mut mpsc::Receiver<Ready>) -> Vec<Ready> {
     let mut bytes = first.staged.size();
     let mut group = vec![first];

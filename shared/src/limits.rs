@@ -27,7 +27,8 @@ pub const MAX_BULK_HEADER_BYTES: usize = 64 << 10;
 pub const PAGE_BYTES: usize = MAX_FRAME_BYTES / 2;
 /// Files on a page of a listing, and in one announcement: 500 names of 1 KiB still fit a frame.
 pub const FILES_PER_PAGE: usize = 500;
-/// Longest wait for a change in one call. Bounds the time for which a call of a vanished watcher occupies the nameserver.
+/// Longest wait for a change in one call. Bounds the time for which a call of a vanished watcher occupies the
+/// nameserver.
 pub const MAX_WATCH_WAIT: Duration = Duration::from_secs(30);
 
 // --- leases and the seat ------------------------------------------------------------------------

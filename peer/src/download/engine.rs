@@ -93,8 +93,8 @@ pub(crate) struct Engine {
     /// Rank of this peer among the receivers, as the core knows it.
     rank: (u32, u32),
     running: RunningRequests,
-    /// Bytes that each provider delivered first. GaugeGuard by the tasks, so that the count is complete when the core has
-    /// all groups.
+    /// Bytes that each provider delivered first. GaugeGuard by the tasks, so that the count is complete when the core
+    /// has all groups.
     delivered: BTreeMap<ProviderId, Arc<AtomicU64>>,
     report: mpsc::Sender<TaskReport>,
     reports: mpsc::Receiver<TaskReport>,

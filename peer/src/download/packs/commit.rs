@@ -56,7 +56,7 @@ async fn gather(first: Ready, queue: &mut mpsc::Receiver<Ready>) -> Vec<Ready> {
             bytes += group[before..].iter().map(|ready| ready.staged.size()).sum::<u64>();
         }
     };
-    // What has arrived when the time is over is in the group.
+    // After the timeout, the group contains the files that have arrived.
     let _ = timeout(params::COMMIT_WAIT, more).await;
     group
 }

@@ -1,10 +1,10 @@
-//! Journal of the directories that a download creates. A download that is repeated after its process was killed thereby
-//! distinguishes them from directories that existed before.
+//! Journal of the directories that a download creates. If the process is killed and the download is repeated, the
+//! journal distinguishes these directories from those that existed before.
 //!
-//! `.brasa/directories/<16 hex>` contains the names (postcard). The digits are of the BLAKE3 hash of the key of the
-//! download. The file is written beside its name and renamed, so it is complete after a kill and with concurrent
-//! downloads. It is not synced: a crash of the machine may lose it, and with it the modes. The start of the peer
-//! deletes files older than `NOTE_LIFE`.
+//! `.brasa/directories/<16 hex digits>` contains the names (postcard). The digits are the beginning of the BLAKE3 hash
+//! of the download's key. The file is written under a temporary name and renamed, so it is complete after a kill and
+//! with concurrent downloads. It is not synced: a crash of the machine may lose it, and with it the modes. The start of
+//! the peer deletes files older than `NOTE_LIFE`.
 
 use std::{
     collections::BTreeSet,
@@ -61,7 +61,7 @@ pub(crate) fn end(root: &ConfinedDir, key: &str) -> io::Result<()> {
 
 /// Deletes journals older than `NOTE_LIFE` and incomplete files of killed processes. Called at the start of the peer.
 pub(crate) fn sweep(root: &ConfinedDir) {
-    // Without this directory, no download has created one yet.
+    // If the directory is missing, no download has written a journal yet.
     let Ok(entries) = fs::read_dir(root.path().join(HIDDEN).join(DIRECTORIES)) else { return };
     for entry in entries.flatten() {
         if let Err(error) = sweep_entry(&entry) {

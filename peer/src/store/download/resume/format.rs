@@ -1,5 +1,5 @@
-//! Format of the resume file, which records the verified groups of a download across restarts and crashes. PURE.
-//! Described in `docs/transfer.md`.
+//! Format of the resume file, which records the verified groups of a download across restarts and crashes.
+//! Pure. Described in `docs/transfer.md`.
 //!
 //! ```text
 //! header:  magic, version, body length, body (postcard), BLAKE3 of all of these
@@ -99,7 +99,7 @@ struct Body {
 /// Claim about groups of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// Groups and their pairs that the operating system has: safe unless the machine crashes.
+    /// Groups and their pairs that are in the page cache: safe unless the machine crashes.
     Written(Range<u64>),
     /// Groups and their pairs that are on the disk.
     Durable(Range<u64>),
@@ -332,7 +332,7 @@ impl ResumeLog {
         out
     }
 
-    /// Returns whether a file of `len` bytes is worth compacting.
+    /// Returns true if a file of `len` bytes should be compacted.
     pub(crate) fn wants_compaction(&self, len: u64) -> bool {
         let records = self.durable.count() + self.written.count() + self.syncing.count();
         let needed = self.head.len() + records * RECORD_BYTES;

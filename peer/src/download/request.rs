@@ -38,7 +38,8 @@ use crate::{
     },
 };
 
-/// Interval at which the core learns that bytes arrive: within the margin after which it considers a provider stalled.
+/// Interval of activity reports to the core while bytes arrive: shorter than the margin after which the core considers
+/// a provider stalled.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(20);
 /// Minimum number of bytes received within [`PROVIDER_SILENCE`] that prove that a provider serves another request. The
 /// machine of a dead provider sends fewer, and so does a provider that sends only queue notices.

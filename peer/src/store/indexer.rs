@@ -1,4 +1,4 @@
-//! Task that owns the index of the share: schedules scans, has files hashed and reports changes.
+//! Task that owns the index of the share. It schedules scans and hashing, and reports changes.
 //!
 //! A file is in one of these states:
 //!

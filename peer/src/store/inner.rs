@@ -75,8 +75,8 @@ pub(crate) struct Arrivals {
     pub(crate) guard: Option<ArrivalGuard>,
 }
 
-/// Excludes files from scans while it exists. A scan that sees them before the cache has their hashes would have them
-/// hashed again.
+/// Excludes files from scans while it exists. A scan that finds them before the cache has their hashes would cause
+/// them to be hashed again.
 #[derive(Debug)]
 pub(crate) struct ArrivalGuard {
     inner: Arc<ShareInner>,

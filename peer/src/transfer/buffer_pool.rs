@@ -1,4 +1,4 @@
-//! Reused send buffers. A running upload allocates no further memory.
+//! Reused send buffers, so that running uploads allocate no new ones.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,8 +13,8 @@ use crate::bao::verifier::PAIR_BYTES;
 const BUFFER_BYTES: usize = BULK_BATCH_BYTES + GROUP_BYTES as usize + 64 * PAIR_BYTES;
 
 /// Free buffers. Their number is bounded by the bytes that QUIC keeps for retransmission
-/// (`shared::net::params::SEND_WINDOW_BYTES`) and by the channels of the uploads. All are freed with the last handle of
-/// the pool.
+/// (`shared::net::params::SEND_WINDOW_BYTES`) and by the channels of the uploads. All are freed when the last
+/// upload drops its handle of the pool.
 #[derive(Debug, Default)]
 pub struct Pool(Mutex<Vec<Vec<u8>>>);
 

@@ -10,5 +10,5 @@ pub const BULK_BATCH_BYTES: usize = 256 << 10;
 /// Ethernet and up to 2 MB over loopback (`shared::net::params::MAX_DATAGRAM_BYTES`).
 pub const CHUNKS_PER_READ: usize = 64;
 /// Batches of [`BULK_BATCH_BYTES`] in progress per transfer. With the runs of verified bytes they bound the memory of
-/// a transfer at 4 to 8 MiB.
+/// a transfer at 4 to 8 MiB with datagrams of Ethernet size; larger datagrams make larger batches.
 pub const BULK_BATCHES: usize = 8;

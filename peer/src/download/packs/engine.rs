@@ -51,9 +51,9 @@ use crate::{
     },
 };
 
-/// Reports of packs that wait for the core: two packs' worth.
+/// Reports of packs that wait for the core: those of two packs.
 const MAX_QUEUED_REPORTS: usize = 2 * limits::MAX_PACK_CONTENTS;
-/// Interval at which the core learns that bytes arrive.
+/// Interval of activity reports to the core while bytes arrive.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One download of many small contents.

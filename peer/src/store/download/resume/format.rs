@@ -103,7 +103,8 @@ pub enum Record {
     Written(Range<u64>),
     /// Groups and their pairs that are on the disk.
     Durable(Range<u64>),
-    /// The receiver stopped regularly. Times of the last change of the files, nanoseconds since 1970.
+    /// The receiver closed the journal in an orderly way. Times of the last change of the files, nanoseconds since
+    /// 1970.
     Closed {
         /// Time of the partial file.
         data: i64,
@@ -121,7 +122,7 @@ pub struct ResumeContent {
     pub durable: GroupRanges,
     /// Groups that were written. Certain only in the boot that the header names.
     pub written: GroupRanges,
-    /// Times of the last change of the files if the receiver stopped regularly, see [`Record::Closed`].
+    /// Times of the last change of the files if the journal was closed, see [`Record::Closed`].
     pub closed: Option<(i64, i64)>,
 }
 
@@ -315,7 +316,7 @@ impl ResumeLog {
         self.unsynced_bytes = 0;
     }
 
-    /// Returns the last record of a download that stops regularly.
+    /// Returns the last record of an interrupted download, [`Record::Closed`].
     pub(crate) fn close(&self, data: i64, outboard: i64) -> [u8; RECORD_BYTES] {
         encode(&Record::Closed { data, outboard }, &self.key)
     }

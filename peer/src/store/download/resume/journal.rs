@@ -78,7 +78,7 @@ enum Phase {
     Running,
     /// Ends after one more checkpoint.
     Closing,
-    /// Ends at once.
+    /// Ends without a further checkpoint.
     Over,
 }
 

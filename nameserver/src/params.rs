@@ -14,7 +14,7 @@ pub const NAMES_SCANNED_PER_PAGE: usize = 20_000;
 pub const MAX_CHANGES_REMEMBERED: usize = 10_000;
 /// Registrations that expire in one step of the nameserver; the rest expire in the next.
 pub const EXPIRIES_PER_SWEEP: usize = 1000;
-/// Names that one identity may hold: far more than a peer needs, far fewer than would hurt.
+/// Names that one identity may hold: far more than a peer needs, and a hundredth of [`MAX_NAMES`].
 pub const MAX_NAMES_PER_IDENTITY: usize = 10_000;
 /// Names in total: bounds the memory of the nameserver at some hundreds of MiB.
 pub const MAX_NAMES: usize = 1_000_000;
@@ -32,7 +32,7 @@ pub const MAX_ENROLMENTS: usize = 100_000;
 pub const MIN_LEASE: Duration = Duration::from_secs(1);
 /// Longest lease that is granted. A name that must stay longer is permanent, and only an admin registers it.
 pub const MAX_LEASE: Duration = Duration::from_secs(24 * 3600);
-/// Silence of the incumbent towards the nameserver before a majority may replace it.
+/// Time without a call of the incumbent to the nameserver after which a majority may replace it.
 pub const SEAT_SILENCE: Duration = Duration::from_millis(400);
 /// Writes of one identity that wait at the nameserver: an eighth of the queue, so that no identity fills it alone.
 pub const MAX_WRITES_PER_IDENTITY: usize = MAX_QUEUED_EVENTS / 8;

@@ -1,4 +1,5 @@
-//! Discovery: files by the tracker, peers by the nameserver, and both by asking the known peers when those are away.
+//! Discovery of files through the tracker and of peers through the nameserver. While one of them is unreachable, the
+//! known peers are asked instead.
 
 pub mod params;
 
@@ -38,10 +39,10 @@ use crate::{
 
 /// Pause after a refusal before the tracker is asked again, unless the seat changes before.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
-/// Pages that a peer with the most files possible has. One that sends more is broken.
+/// Number of pages of a share with the maximum number of files. A peer that sends more is faulty.
 const MAX_PAGES_PER_PEER: usize = limits::MAX_FILES_PER_PEER.div_ceil(limits::FILES_PER_PAGE) + 1;
 
-/// Reason why a question to the tracker has no answer.
+/// Reason why a query of the tracker failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TrackerQueryError {
     /// No tracker answered in time. The known peers can be asked instead.
@@ -50,7 +51,7 @@ pub enum TrackerQueryError {
         /// Last refusal or failure.
         why: String,
     },
-    /// The tracker is at a limit. The next one is as well.
+    /// The tracker is at a limit. Another tracker would be at it as well.
     #[error("the tracker is at its limit of {limit} {what}")]
     LimitReached {
         /// Limited quantity.
@@ -96,12 +97,13 @@ pub struct Discovery {
     pub calls: Arc<RpcClient>,
     /// Files of this peer.
     pub share: Share,
-    /// Peers that the nameserver listed last, for when it is away. The list of the election core is some seconds old.
+    /// Peers in the last list of the nameserver, used while it is unreachable. The list of the election core may be
+    /// some seconds older.
     pub last_seen: Arc<Mutex<Vec<Contact>>>,
 }
 
 impl Discovery {
-    /// The tracker. Waits up to `wait` until there is one.
+    /// Returns the tracker. Waits up to `wait` until there is one.
     ///
     /// # Errors
     /// `NoTracker` if none is elected in time.
@@ -121,11 +123,11 @@ impl Discovery {
         }
     }
 
-    /// All files whose names begin with `prefix`, from the tracker. `page_wait` bounds the wait for each page. If the
-    /// tracker changes in between, the next one continues the listing.
+    /// Lists all files whose names begin with `prefix`, from the tracker. `page_wait` bounds the wait for each page. If
+    /// the tracker changes in between, its successor continues the listing.
     ///
     /// # Errors
-    /// `NoTracker` if no tracker answers for one page in time.
+    /// `NoTracker` if no tracker sends one of the pages in time.
     pub async fn list_all(&self, prefix: &str, page_wait: Duration) -> Result<GlobalListing, TrackerQueryError> {
         list_pages(self.node.watch(), page_wait, |seat, after| async move {
             let query = ListAll { epoch: seat.epoch, prefix: prefix.to_owned(), after };
@@ -139,7 +141,7 @@ impl Discovery {
         .await
     }
 
-    /// The versions of a file with their owners, from the tracker.
+    /// Returns the versions of a file with their owners, from the tracker.
     ///
     /// # Errors
     /// `NoTracker` if no tracker answers within `wait`.
@@ -161,8 +163,8 @@ impl Discovery {
         .await
     }
 
-    /// The files whose names begin with `prefix` that the known peers have, as they say. Asks up to
-    /// [`crate::discovery::params::MAX_FAN_OUT`] peers.
+    /// Lists the files whose names begin with `prefix` in the shares of this peer and of the known peers. Asks up to
+    /// [`params::MAX_FAN_OUT`] peers.
     pub async fn ask_around(&self, prefix: &str) -> Vec<IndexedFile> {
         let mut versions: BTreeMap<_, IndexedFile> = BTreeMap::new();
         let mut add = |owner: &PeerId, file: FileMeta| {
@@ -190,14 +192,14 @@ impl Discovery {
         versions.into_values().collect()
     }
 
-    /// The files whose names begin with `prefix` that the known peers receive, with the receivers in place of owners.
-    /// Their number tells which version is meant, but no receiver has all of it.
+    /// Lists the files whose names begin with `prefix` that the known peers are receiving, with the receivers in place
+    /// of owners. Their number ranks the versions of a name, although no receiver has a complete version.
     pub async fn received(&self, prefix: &str) -> Vec<IndexedFile> {
         by_receivers(self.receivers(prefix).await)
     }
 
-    /// Peers that receive files whose names begin with `prefix`. Asks up to [`crate::discovery::params::MAX_FAN_OUT`] of the known peers,
-    /// chosen at random, and waits up to [`crate::discovery::params::RECEIVERS_DEADLINE`] for them.
+    /// Returns the peers that receive files whose names begin with `prefix`. Asks up to [`params::MAX_FAN_OUT`] of the
+    /// known peers, chosen at random, and waits up to [`params::RECEIVERS_DEADLINE`] for them.
     pub async fn receivers(&self, prefix: &str) -> Vec<(Contact, FileMeta)> {
         let mut others = self.known_peers().await;
         others.retain(|contact| contact.peer != self.me);
@@ -220,7 +222,7 @@ impl Discovery {
         found.into_iter().flatten().filter(|(_, file)| file.name.as_str().starts_with(prefix)).collect()
     }
 
-    /// All registered peers. If the nameserver does not answer, those that this peer knows.
+    /// Returns all registered peers or, if the nameserver does not answer, those that this peer knows.
     pub async fn known_peers(&self) -> Vec<Contact> {
         match self.calls.peers().await {
             Ok(peers) => {
@@ -238,7 +240,7 @@ impl Discovery {
         }
     }
 
-    /// Endpoints of the [known peers](Self::known_peers).
+    /// Returns the endpoints of the [known peers](Self::known_peers).
     pub async fn endpoints(&self) -> BTreeMap<PeerId, Endpoint> {
         self.known_peers().await.into_iter().map(|contact| (contact.peer, contact.endpoint)).collect()
     }
@@ -269,7 +271,7 @@ impl Discovery {
     }
 }
 
-/// Reason why one attempt to ask the tracker failed.
+/// Reason why one attempt to query the tracker failed.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error(transparent)]
@@ -315,7 +317,8 @@ where
     }
 }
 
-/// Asks the tracker, repeatedly through failovers, for up to `wait`.
+/// Queries the tracker and repeats the query until it succeeds, for up to `wait`. A failover in between is not an
+/// error.
 async fn ask_tracker<T, F>(
     views: &mut watch::Receiver<View>,
     wait: Duration,
@@ -403,8 +406,8 @@ where
     (files, Err(ListingError::TooLong))
 }
 
-/// Groups received files by version. Versions that no swarm can have are left out. Of several times of one version the
-/// oldest counts, so that no peer alone can make it newer. Pure.
+/// Groups received files by version and leaves out versions that have no swarm. The modification time of a version is
+/// the oldest one that a receiver reports, so that no single peer can make a version newer. Pure.
 fn by_receivers(received: Vec<(Contact, FileMeta)>) -> Vec<IndexedFile> {
     let has_swarm = |file: &FileMeta| {
         file.size >= params::MIN_SWARM_BYTES && file.hash != PACKS_HASH && file.hash != DIRECTORY_HASH
@@ -425,7 +428,7 @@ pub fn stopping(stopped: Stopped) -> Failure {
     Failure::new(FailureCode::Interrupted, "the command was not finished", stopped, "start the peer again")
 }
 
-/// The owners of a version as contacts.
+/// Converts the owners of a version to contacts.
 pub fn contacts(owners: Vec<Owner>) -> Vec<Contact> {
     owners.into_iter().map(|Owner { peer, endpoint }| Contact { peer, endpoint }).collect()
 }

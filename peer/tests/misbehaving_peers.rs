@@ -18,7 +18,7 @@ use std::{
 };
 
 use peer::{
-    download::params::{MAX_SWARM_FAN_OUTS, SWARM_PATIENCE},
+    download::params::{MAX_SWARM_FAN_OUTS, RECEIVERS_STALL},
     store::{Share, ShareOptions},
     transfer::throttle::Throttle,
 };
@@ -146,7 +146,7 @@ async fn download_from_unstable_member_ends_after_a_few_tries() {
     assert_eq!(failed.status, Some(1), "{failed:?}");
     assert!(failed.err.contains("no_owner"), "{failed:?}");
     assert!(failed.err.contains("none of 1 who were receiving it too"), "{failed:?}");
-    let bound = 2.0 * (SWARM_PATIENCE.as_secs_f64() + lookup_seconds);
+    let bound = 2.0 * (RECEIVERS_STALL.as_secs_f64() + lookup_seconds);
     assert!(seconds < bound, "{seconds:.1} s; the lookup alone takes {lookup_seconds:.1} s");
     let calls = member.receiving_calls.load(Ordering::Relaxed);
     let streams = member.swarm_streams.load(Ordering::Relaxed);
@@ -157,8 +157,8 @@ async fn download_from_unstable_member_ends_after_a_few_tries() {
 }
 
 /// Shortest time for which a download that wrongly waits for a member that left goes on after that: it waits for
-/// [`SWARM_PATIENCE`] from the moment that nothing more comes, and the member stays for up to a second after that.
-const WRONG_WAIT: Duration = Duration::from_secs(SWARM_PATIENCE.as_secs() - 1);
+/// [`RECEIVERS_STALL`] from the moment that nothing more comes, and the member stays for up to a second after that.
+const WRONG_WAIT: Duration = Duration::from_secs(RECEIVERS_STALL.as_secs() - 1);
 
 /// Time for which the download of a receiver goes on after the only other member, which had half of the file, left the
 /// swarm. With `freeze_tracker` the tracker is stopped before the member leaves, so that the receiver then still waits

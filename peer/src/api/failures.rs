@@ -1,4 +1,5 @@
-//! Typed errors as users and scripts see them: code, text and hint of every error of the layers below.
+//! Mapping of the store's errors to API failures: code, text and hint. The errors of downloads and of discovery are
+//! mapped in their own modules.
 
 use std::{fmt, io, path::Path};
 
@@ -19,8 +20,6 @@ fn escaped(path: &Path) -> String {
 fn with_hint(error: FileError, hint: &str) -> Failure {
     Failure { hint: hint.to_owned(), ..error.into() }
 }
-
-// Store
 
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {

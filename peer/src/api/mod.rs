@@ -88,7 +88,7 @@ pub struct GlobalListing {
 pub struct AddRequest {
     /// File or directory; absolute.
     pub path: PathBuf,
-    /// Name, if the user typed a bare name instead of a path. A file that exists neither at `path` nor in the share is
+    /// Name if the user typed a bare name instead of a path. A file that exists neither at `path` nor in the share is
     /// created with this name.
     pub bare_name: Option<FileName>,
 }

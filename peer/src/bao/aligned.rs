@@ -5,7 +5,7 @@ use super::params::DIRECT_ALIGNMENT;
 /// Buffer that begins at a multiple of `DIRECT_ALIGNMENT`, as direct I/O requires (open(2), `O_DIRECT`).
 #[derive(Debug, Default)]
 pub(crate) struct AlignedBuffer {
-    /// Never grows, so the address of its bytes never changes.
+    /// Never reallocated, so its bytes stay aligned.
     bytes: Vec<u8>,
     start: usize,
     len: usize,

@@ -47,8 +47,8 @@ impl<'a> RunReader<'a> {
     }
 }
 
-/// Reads up to `wanted` bytes, at least `needed`, since the outboard of a partial file may be short. Reads into
-/// uninitialised memory, which stable `std` does not support.
+/// Reads up to `wanted` bytes. Fewer suffice from `needed` on, because the outboard of a partial file may be short.
+/// Reads into uninitialised memory, which stable `std` does not support.
 fn read_at_least(file: &File, offset: u64, needed: usize, wanted: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
     bytes.clear();
     bytes.reserve_exact(wanted);

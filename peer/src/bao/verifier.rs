@@ -1,4 +1,4 @@
-//! Verified streaming: order and check of the bytes of an encoding. PURE.
+//! Verified streaming: order and check of the bytes of an encoding. Pure.
 //!
 //! The leaves of a file's BLAKE3 tree (BLAKE3 paper, section 2.1) are groups of 16 KiB, its inner nodes pairs of
 //! 32-byte chaining values. The encoding of a set of groups consists of these groups and the pairs that prove them,
@@ -154,7 +154,7 @@ pub(crate) fn pair_value(left: &ChainingValue, right: &ChainingValue, is_root: b
     }
 }
 
-/// Returns whether `pair`, the first one of an outboard, matches the hash of the file.
+/// Returns true if `pair`, the first one of an outboard, matches the hash of the file.
 pub(crate) fn is_root_pair(pair: &[u8], hash: ContentHash) -> bool {
     split_pair(pair).is_some_and(|(left, right)| pair_value(&left, &right, true) == hash.0)
 }

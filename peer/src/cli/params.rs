@@ -7,7 +7,7 @@ pub const MAX_COMMAND_LINE_BYTES: usize = 64 << 10;
 /// Largest frame on the control socket of a peer, bytes: above the arguments that Linux allows (`ARG_MAX`, 2 MiB),
 /// with JSON quoting. Longer output is split.
 pub const MAX_CONTROL_FRAME_BYTES: usize = 8 << 20;
-/// Wait of a one-shot command for the running peer to accept it.
+/// Time for which a one-shot command waits for the running peer to accept it.
 pub const CONTROL_SILENCE: Duration = Duration::from_secs(5);
 /// Output in one frame on a control socket, bytes.
 pub const CONTROL_OUTPUT_BYTES: usize = 64 << 10;
@@ -15,9 +15,9 @@ pub const CONTROL_OUTPUT_BYTES: usize = 64 << 10;
 pub const MAX_CONTROL_CLIENTS: usize = 64;
 /// Interval at which progress is drawn or sent.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// Wait of a one-shot command for a peer of its id that is starting or leaving.
+/// Time for which a one-shot command waits for a peer of its id that is starting or leaving.
 pub const ONE_SHOT_WAIT: Duration = Duration::from_secs(5);
-/// Interval at which it tries.
+/// Interval at which it tries to connect.
 pub const ONE_SHOT_POLL: Duration = Duration::from_millis(50);
 /// Lines in the history of the prompt.
 pub const MAX_HISTORY_LINES: usize = 1000;

@@ -9,17 +9,18 @@
 //! | slots of the owner | requests waited for a slot and the owner sent nothing on others |
 //! | round trips | requests were sent and none was answered yet |
 //! | limit of this peer | streams waited for `--limit-down` |
-//! | disk of this peer | streams waited for the decoder, as far as the decoder waited for the disk; and the final sync |
-//! | processors of this peer | streams waited for the decoder otherwise; the network's time (below) if this machine was at most [`BUSY_IDLE`] idle |
+//! | disk of this peer | streams waited for the decoder, as far as it waited for the disk; and the final sync |
+//! | processors of this peer | streams waited for the decoder otherwise; the network's time if this machine was busy |
 //! | limit of the owner | streams waited for data, as far as the owner waited for `--limit-up` |
 //! | disk of the owner | streams waited for data, as far as the owner had no data read |
-//! | the network | streams waited for data, as far as the owner waited for the network |
-//! | processors of the owner | the network's time if the owner's machine was at most [`BUSY_IDLE`] idle and this one was not |
-//! | the receive buffer | the network's time if [`DROPS`] of the packets were dropped because it was full, and no processor was busy |
+//! | the network, divided below | streams waited for data, as far as the owner waited for the network |
+//! | processors of the owner | the network's time if only the owner's machine was busy |
+//! | the receive buffer | the network's time if no machine was busy and it dropped [`DROPS`] of the packets |
 //! | the path | the network's time otherwise |
 //! | an owner without a report | streams waited for data |
 //!
-//! A cause with a share of [`STANDS_OUT`] or more limits the transfer. A share below [`LISTED`] is not listed.
+//! A machine is busy if its processors are idle for at most [`BUSY_IDLE`] of the time. A cause with a share of
+//! [`STANDS_OUT`] or more limits the transfer. A share below [`LISTED`] is not listed.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -170,22 +171,22 @@ impl Cause {
 /// Evidence of a cause, of the source with the largest share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Figure {
-    /// A cap, bytes a second; `None` when it was not told.
+    /// Rate limit, bytes a second; `None` if unknown.
     Rate(Option<u64>),
-    /// Uploads at a time, and how long requests waited for their turn.
+    /// Upload slots of the owner, and the wait of requests for them.
     Slots {
-        /// Uploads that the owner serves at a time; `None` when it did not tell.
+        /// Number of upload slots; `None` if unknown.
         at_a_time: Option<u32>,
-        /// How long nothing of it was served while requests waited.
+        /// Time in which requests waited and none received data.
         waited: Duration,
     },
     /// Time of waiting for a disk or writing to it.
     Time(Duration),
-    /// Use of the processors; `None` if one thread was busy and not the machine.
+    /// Use of the processors; `None` if a single thread was busy and not the whole machine.
     Machine(Option<MachineReport>),
     /// Statistics of a path.
     Path(PathReport),
-    /// Requests and their least duration.
+    /// Requests and their minimum duration.
     Requests {
         /// Number of requests.
         count: u64,

@@ -3,8 +3,8 @@
 //! | side | measured time | by |
 //! |---|---|---|
 //! | receiver | progress of the requests | [`RequestPhase`] |
-//! | | streams wait for data or for the rate limit | `Metered`, around the source |
-//! | | decoders wait for data or for the disk; writes to the disk | `fetch.rs` and `pack_fetch.rs`, through [`DecoderMeter`] |
+//! | | streams wait for data or for the rate limit | `transfer::metered::Metered`, around the source |
+//! | | decoders wait for data or for the disk; writes to the disk | [`DecoderMeter`], in `transfer` and `download` |
 //! | owner | uploads send, or wait for the network | the sinks in `transfer::metered` |
 //!
 //! [`super::bottleneck`] interprets the times.

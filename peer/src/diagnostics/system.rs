@@ -19,7 +19,7 @@ const IDLE_FIELDS: [usize; 2] = [3, 4];
 /// Fields of `/proc/self/stat` after the name of the program: user and system time, ticks.
 const OWN_FIELDS: [usize; 2] = [11, 12];
 
-/// Reader of the counters of this machine, at most once every [`crate::diagnostics::params::MACHINE_SAMPLE`].
+/// Reader of the counters of this machine, at most once every [`params::MACHINE_SAMPLE`].
 #[derive(Debug)]
 pub struct Machine {
     clock: Clock,
@@ -46,7 +46,7 @@ impl Default for Machine {
 }
 
 impl Machine {
-    /// Returns the counters, at most [`crate::diagnostics::params::MACHINE_SAMPLE`] old.
+    /// Returns the counters, at most [`params::MACHINE_SAMPLE`] old.
     pub fn sample(&self) -> Sample {
         let now = self.clock.now();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-/// Known peers that are asked directly when there is no tracker.
+/// Maximum number of known peers that are asked directly, for example when there is no tracker.
 pub const MAX_FAN_OUT: usize = 32;
-/// Smallest content, bytes, whose receivers exchange what they have; smaller ones complete before that helps.
+/// Smallest content that has a swarm, bytes. Smaller ones complete before an exchange between receivers would help.
 pub const MIN_SWARM_BYTES: u64 = 1 << 20;
-/// Deadline for the known peers to name what they receive; a person waits to learn that a file exists nowhere.
+/// Deadline for the known peers to list the files that they receive. Until then, a person waits for the result that a
+/// file does not exist.
 pub const RECEIVERS_DEADLINE: Duration = Duration::from_secs(1);

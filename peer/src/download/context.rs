@@ -9,10 +9,10 @@ use crate::api::{Progress, ProgressSink};
 
 /// One running download.
 pub(crate) struct DownloadContext {
-    /// As the user typed it.
+    /// Pattern as the user typed it.
     pub(crate) pattern: String,
     pub(crate) profile: DownloadProfile,
-    /// Existing files with other content may be replaced.
+    /// True if existing files with other content may be replaced.
     pub(crate) force: bool,
     pub(crate) bytes_total: u64,
     files_total: u64,
@@ -43,29 +43,29 @@ impl DownloadContext {
         }
     }
 
-    /// Bytes of `file` are on the disk and verified, `bytes` more than before.
+    /// Counts `bytes` further bytes of `file` as verified and written.
     pub(crate) fn add_bytes(&self, file: &FileMeta, bytes: u64) {
         self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
         self.report_progress(file);
     }
 
-    /// `file` is complete.
+    /// Counts `file` as complete.
     pub(crate) fn add_file(&self, file: &FileMeta) {
         self.files_done.fetch_add(1, Ordering::Relaxed);
         self.report_progress(file);
     }
 
-    /// Number of peers that send at the moment.
+    /// Sets the number of peers that are sending.
     pub(crate) fn set_sources(&self, sources: usize) {
         self.sources.store(sources as u64, Ordering::Relaxed);
     }
 
-    /// Number of peers that send at the moment.
+    /// Returns the number of peers that are sending.
     pub(crate) fn sources(&self) -> u32 {
         u32::try_from(self.sources.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
     }
 
-    /// Bytes of all files that are on the disk and verified.
+    /// Returns the number of verified and written bytes of all files.
     pub(crate) fn bytes_done(&self) -> u64 {
         self.bytes_done.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Directories of a download: empty ones are created, and all get the times and modes that they have at an owner.
+//! Directories of a download: creates empty ones and sets the times and modes that an owner reports.
 
 use crate::download::params;
 use std::{
@@ -33,11 +33,11 @@ use crate::{
     store::{DirMetadata, Share},
 };
 
-/// Directories of a download: the one that was named and those in it. Empty for a download of files.
+/// Directories of a download: the requested one and those in it. Empty for a download of files.
 #[derive(Debug, Default)]
 pub(crate) struct DirectorySet {
     entries: Vec<Entry>,
-    /// Key under which the share's journal lists the new ones until the download is over.
+    /// Key of the directory journal that lists the new directories until the download ends.
     journal_key: Option<String>,
 }
 
@@ -46,17 +46,17 @@ struct Entry {
     name: FileName,
     /// Path outside of the share.
     to: Option<PathBuf>,
-    /// This download creates it.
+    /// True if this download creates the directory.
     is_new: bool,
 }
 
 impl DirectorySet {
-    /// Directories of a download of `files` that was requested as `pattern`, to the folder `to` or into the share. To
-    /// be called before any of them is created. New are those that do not exist, and those that the same download was
-    /// creating when it was killed.
+    /// Collects the directories of a download of `files` that was requested as `pattern`, to the folder `to` or into
+    /// the share. Must be called before any of them is created. A directory is new if it does not exist, or if an
+    /// earlier run of the same download created it and was killed.
     ///
     /// # Errors
-    /// If the journal cannot be written.
+    /// If the share is closed or a thread panics.
     pub(crate) async fn of<'a>(
         pattern: &str,
         files: impl Iterator<Item = &'a FileMeta>,
@@ -79,8 +79,8 @@ impl DirectorySet {
         Ok(Self { entries: all.into_iter().map(entry).collect(), journal_key: (!new.is_empty()).then_some(key) })
     }
 
-    /// Providers that are asked about the directories: those that have most of the files. This peer is none of them:
-    /// the directories may be its own.
+    /// Returns the providers to ask about the directories: those that have most of the files. Excludes this peer, whose
+    /// directories may be the ones to be set.
     pub(crate) fn providers<'a>(&self, jobs: impl Iterator<Item = &'a Job>, me: &PeerId) -> Vec<Contact> {
         if self.entries.is_empty() {
             return Vec::new();
@@ -95,8 +95,8 @@ impl DirectorySet {
     }
 }
 
-/// The directory `pattern` and those of `files` in it; none unless all files lie in it. A glob for everything in a
-/// directory (`docs/**`, or `**`) stands for that directory. Pure.
+/// Returns the directory `pattern` and those of `files` in it; none unless all files lie in it. A glob for everything
+/// in a directory (`docs/**`, or `**`) stands for that directory. Pure.
 fn directories_of<'a>(pattern: &str, files: impl Iterator<Item = &'a FileMeta>) -> BTreeSet<FileName> {
     let files: Vec<_> = files.collect();
     let named = pattern.trim_end_matches('/');
@@ -110,7 +110,8 @@ fn directories_of<'a>(pattern: &str, files: impl Iterator<Item = &'a FileMeta>) 
     found.find(|found| !found.is_empty()).unwrap_or_default()
 }
 
-/// The directory `folder` (the share if that is empty) and those of `files` in it; none unless all files lie in it.
+/// Returns the directory `folder` (the share if that is empty) and those of `files` in it; none unless all files lie in
+/// it.
 fn below(folder: &str, files: &[&FileMeta]) -> BTreeSet<FileName> {
     let is_in = |name: &str| {
         let rest = name.strip_prefix(folder);
@@ -131,8 +132,8 @@ fn below(folder: &str, files: &[&FileMeta]) -> BTreeSet<FileName> {
 }
 
 /// Metadata of the directories of a running download, as far as it is known. However the download ends, the directories
-/// that it created get their modes if they are known. Of the others the journal entry stays, so that they count as new
-/// when the download is repeated.
+/// that it created get their modes if these are known. If some are not, the journal entry stays, so that the
+/// directories count as new when the download is repeated.
 pub(crate) struct MetadataCollector {
     share: Share,
     entries: Vec<Entry>,
@@ -146,7 +147,7 @@ impl MetadataCollector {
         Self { share, entries, journal_key, known: Mutex::default() }
     }
 
-    /// Gives all directories their times and modes. To be called after the last file has arrived in them.
+    /// Sets the times and modes of all directories. Must be called after the last file has arrived in them.
     ///
     /// # Errors
     /// If the share is closed.
@@ -159,14 +160,14 @@ impl MetadataCollector {
         }
     }
 
-    /// Gives new directories their modes. To be called if a file did not arrive.
+    /// Sets the modes of new directories. Must be called if a file did not arrive.
     pub(crate) async fn apply_modes(mut self) {
         let key = self.take_key_if_complete();
         let described = self.take();
         apply_modes(self.share.clone(), described, key).await;
     }
 
-    /// Key of the journal entry, if the metadata of everything that it lists is known.
+    /// Takes the key of the journal entry if the metadata of all directories in it is known.
     fn take_key_if_complete(&mut self) -> Option<String> {
         let known = self.known();
         let is_complete = self.entries.iter().all(|entry| !entry.is_new || known.contains_key(&entry.name));
@@ -182,7 +183,7 @@ impl MetadataCollector {
         self.unknown_of(&self.entries).is_empty()
     }
 
-    /// Those of `entries` whose metadata is not known yet.
+    /// Returns those of `entries` whose metadata is not known yet.
     fn unknown_of(&self, entries: &[Entry]) -> Vec<FileName> {
         let known = self.known();
         entries.iter().map(|entry| &entry.name).filter(|name| !known.contains_key(*name)).cloned().collect()
@@ -208,7 +209,7 @@ impl MetadataCollector {
     }
 }
 
-/// A collector that is dropped with metadata belongs to a download that was cancelled.
+/// A collector is dropped with metadata only if its download was cancelled.
 impl Drop for MetadataCollector {
     fn drop(&mut self) {
         let key = self.take_key_if_complete();
@@ -219,7 +220,7 @@ impl Drop for MetadataCollector {
     }
 }
 
-/// Gives directories their modes and removes their journal entry.
+/// Sets the modes of directories and removes their journal entry.
 async fn apply_modes(share: Share, described: Vec<DirMetadata>, key: Option<String>) {
     let applied = async {
         share.restrict_dir_modes(described).await?;
@@ -266,7 +267,7 @@ pub(crate) async fn create_directories(
 }
 
 /// Asks the providers for the metadata of the directories, all at the same time, until everything is known or
-/// [`crate::download::params::DIRECTORIES_GRACE`] has passed since `arrived`. A directory about which no provider answers keeps its time
+/// [`params::DIRECTORIES_GRACE`] has passed since `arrived`. A directory about which no provider answers keeps its time
 /// and mode: the request is for the files.
 pub(crate) async fn collect_metadata(
     collector: &MetadataCollector,
@@ -289,7 +290,7 @@ pub(crate) async fn collect_metadata(
     tracing::info!("no provider sent the metadata of all directories in time");
 }
 
-/// Asks one provider for what is not known at that time.
+/// Asks one provider for the metadata that is still unknown.
 async fn query_provider(collector: &MetadataCollector, connections: &Connections, provider: &Contact) {
     for page in collector.entries.chunks(limits::FILES_PER_PAGE) {
         let missing = collector.unknown_of(page);

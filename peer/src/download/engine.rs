@@ -1,4 +1,4 @@
-//! The shell around the swarm core: one bulk stream for each request of the core, and a report for each verified group.
+//! I/O of the swarm core: opens one bulk stream for each request of the core and reports the verified groups to it.
 //!
 //! ```text
 //!             Action::Request                        bulk stream from the provider ─ verified ─ written to the partial
@@ -38,35 +38,35 @@ use crate::{
     transfer::throttle::Throttle,
 };
 
-/// Reports of requests that wait for the core. Small: a request that is ahead of the core waits, and with it its
-/// provider.
+/// Reports of requests that wait for the core. The queue is short: a request that is ahead of the core waits, and flow
+/// control then stops its provider.
 const MAX_QUEUED_REPORTS: usize = 64;
 
 /// Parameters of a download of one version.
 pub(crate) struct Transfer {
     /// Connections for bytes.
     pub(crate) bulk: Connections,
-    /// Cap on the bytes that this peer receives.
+    /// Rate limit of the bytes that this peer receives.
     pub(crate) throttle: Throttle,
     /// Finds other providers when none is left.
     pub(crate) discovery: Discovery,
     /// Bytes that this peer has fetched since it started.
     pub(crate) all_bytes: Arc<AtomicU64>,
-    /// The version.
+    /// Version to fetch.
     pub(crate) file: FileMeta,
-    /// Its destination.
+    /// Partial file that receives the version.
     pub(crate) partial: Partial,
     pub(crate) context: Arc<DownloadContext>,
 }
 
-/// SwarmHandle of the file's swarm, and the events of the other members.
+/// Handle of the file's swarm, and the events of the other members.
 pub(crate) type JoinedSwarm = (Arc<SwarmHandle>, mpsc::Receiver<MemberEvent>);
 
-/// Answer of a search for others that may help.
+/// Result of a search for further providers.
 enum Discovered {
     /// Providers that the tracker names.
     Providers(Vec<Contact>),
-    /// Known peers that receive the content, as they say.
+    /// Known peers that report that they receive the content.
     Receivers(Vec<Contact>),
 }
 
@@ -90,11 +90,11 @@ pub(crate) struct Engine {
     membership: Option<Arc<SwarmHandle>>,
     members: Option<mpsc::Receiver<MemberEvent>>,
     members_changed: bool,
-    /// Rank of this peer among the receivers, as the core knows it.
+    /// Rank of this peer among the receivers and their number, as last passed to the core.
     rank: (u32, u32),
     running: RunningRequests,
-    /// Bytes that each provider delivered first. GaugeGuard by the tasks, so that the count is complete when the core has
-    /// all groups.
+    /// Bytes that each provider delivered first. Counted by the tasks, so that the count is complete when the core
+    /// has all groups.
     delivered: BTreeMap<ProviderId, Arc<AtomicU64>>,
     report: mpsc::Sender<TaskReport>,
     reports: mpsc::Receiver<TaskReport>,
@@ -105,7 +105,8 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Engine of a download that begins now. Without `swarm`, only given providers are asked.
+    /// Creates the engine of a download that begins now. Without `swarm`, the download has no session with other
+    /// receivers.
     pub(crate) fn new(transfer: Transfer, swarm: Option<JoinedSwarm>) -> Self {
         let clock = Clock::start();
         let config = SwarmConfig {
@@ -140,11 +141,11 @@ impl Engine {
         }
     }
 
-    /// Fetches what is missing, from all providers at once and from those that are found later. Returns the bytes that
-    /// each delivered.
+    /// Fetches the missing groups from all providers concurrently, including those that are found later. Returns the
+    /// number of bytes that each delivered.
     ///
     /// # Errors
-    /// If no provider that is left can deliver what is missing, or this peer cannot write.
+    /// If no remaining provider can deliver the missing groups, or this peer cannot write.
     pub(crate) async fn fetch(mut self, contacts: Vec<Contact>) -> Result<Vec<(PeerId, u64)>, FileError> {
         self.introduce(contacts);
         loop {
@@ -177,7 +178,7 @@ impl Engine {
         self.swarm.handle(now, Event::Tick, &mut self.actions);
     }
 
-    /// Carries out the actions of the core. Returns true when every group is verified.
+    /// Executes the actions of the core. Returns true when every group is verified.
     fn carry_out_actions(&mut self) -> bool {
         let mut actions = std::mem::take(&mut self.actions);
         for action in actions.drain(..) {
@@ -279,7 +280,7 @@ impl Engine {
                 receivers.retain(|receiver| self.providers.may_help(&receiver.peer));
                 let action = self.policy.on_receivers(!receivers.is_empty(), self.providers.has_members());
                 if let Some(membership) = &self.membership {
-                    // They announce what they have by their swarm sessions.
+                    // They announce their groups in their swarm sessions.
                     receivers.into_iter().for_each(|receiver| membership.connect_to(receiver));
                 }
                 self.apply(action)
@@ -332,7 +333,7 @@ impl Engine {
     /// Applies a decision of the stall policy.
     ///
     /// # Errors
-    /// If the download ends: the failures of all providers.
+    /// The failures of all providers, if the policy ends the download.
     fn apply(&mut self, action: StallAction) -> Result<(), FileError> {
         match action {
             StallAction::Continue => Ok(()),
@@ -358,7 +359,7 @@ impl Engine {
         FileError::NoProvider { name, problems, all_corrupt }
     }
 
-    /// Bytes that each provider delivered. All providers count as sources of an empty file.
+    /// Returns the bytes that each provider delivered. All providers count as sources of an empty file.
     fn sources(&self) -> Vec<(PeerId, u64)> {
         let delivered =
             |number: u32| self.delivered.get(&ProviderId(number)).map_or(0, |bytes| bytes.load(Ordering::Relaxed));
@@ -368,7 +369,7 @@ impl Engine {
     }
 }
 
-/// Asks the tracker for the providers of the version. Finds none while there is no tracker.
+/// Asks the tracker for the providers of the version. Reports none while there is no tracker.
 async fn find_providers(discovery: Discovery, file: FileMeta, discover: mpsc::Sender<Discovered>) {
     let version = file.hash.to_hex().parse().ok();
     let answer = discovery.who_has(&file.name, version.as_ref(), params::TRACKER_WAIT_BEFORE_FAN_OUT).await;
@@ -383,8 +384,8 @@ async fn find_providers(discovery: Discovery, file: FileMeta, discover: mpsc::Se
     let _ = discover.send(Discovered::Providers(providers)).await;
 }
 
-/// Asks the known peers which of them receive the version. They are asked by name, so one that receives the same
-/// content under a name that does not begin like this one is missed.
+/// Asks the known peers which of them receive the version. The query has the file's name as a prefix, so a peer that
+/// receives the same content under another name is missed.
 async fn find_receivers(discovery: Discovery, file: FileMeta, discover: mpsc::Sender<Discovered>) {
     let received = discovery.receivers(file.name.as_str()).await.into_iter();
     let receivers = received.filter(|(_, received)| received.hash == file.hash).map(|(contact, _)| contact).collect();
@@ -392,7 +393,7 @@ async fn find_receivers(discovery: Discovery, file: FileMeta, discover: mpsc::Se
     let _ = discover.send(Discovered::Receivers(receivers)).await;
 }
 
-/// Next event of the swarm. Pends forever without a swarm, or after its end.
+/// Returns the next event of the swarm. Never completes without a swarm, or after its end.
 async fn next_member_event(members: &mut Option<mpsc::Receiver<MemberEvent>>) -> MemberEvent {
     if let Some(members) = members
         && let Some(event) = members.recv().await
@@ -402,7 +403,7 @@ async fn next_member_event(members: &mut Option<mpsc::Receiver<MemberEvent>>) ->
     std::future::pending().await
 }
 
-/// Waits until `deadline`; forever without one.
+/// Waits until `deadline`. Never completes without one.
 pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline.into()).await,

@@ -1,6 +1,4 @@
-//! Errors of downloads, one type for each operation, and how users see them.
-//!
-//! `From<DownloadError> for Failure` is the only place that knows codes and texts.
+//! Errors of downloads, one type for each operation, and their mapping to API failures: code, text and hint.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -45,12 +43,12 @@ pub enum DownloadError {
         /// Answer of the system.
         error: io::Error,
     },
-    /// At least one file did not arrive. All others did.
+    /// At least one file did not arrive. All others are complete.
     #[error("{first}; {others} other files failed")]
     Files {
-        /// Failure of the first of them, in the order of the request.
+        /// Failure of the first file that did not arrive, in the order of the request.
         first: FileError,
-        /// Number of the others that failed.
+        /// Number of further files that did not arrive.
         others: usize,
     },
     /// The share cannot be read or written.
@@ -64,20 +62,20 @@ pub enum DownloadError {
     Stopping(#[from] Stopped),
 }
 
-/// Reason why one file did not arrive. What was verified of it stays in its partial file.
+/// Reason why one file did not arrive. Its verified groups stay in its partial file.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FileError {
-    /// No provider could deliver what is missing.
+    /// No provider could deliver the missing groups.
     #[error("no provider of {name} delivers it: {}", .problems.join(", "))]
     NoProvider {
         /// The file.
         name: FileName,
         /// Failure of each provider, with its id; empty if none was reachable.
         problems: Vec<String>,
-        /// All of them sent wrong bytes.
+        /// True if all providers sent corrupt bytes.
         all_corrupt: bool,
     },
-    /// No provider is left, and the peers that receive the file too lack the same parts.
+    /// No provider is left, and the other receivers of the file lack the same groups.
     #[error("no provider of {name} is left, and {receivers} other receivers lack the same parts")]
     ReceiversLackParts {
         /// The file.
@@ -87,7 +85,7 @@ pub enum FileError {
         /// Number of receivers.
         receivers: usize,
     },
-    /// This peer could not write what arrived. No other provider helps.
+    /// This peer could not write the received bytes. Another provider does not help.
     #[error("cannot write {name}: {error}")]
     Write {
         /// The file.
@@ -146,7 +144,7 @@ impl DownloadError {
         Self::Store(error.into())
     }
 
-    /// Summary of `failures`, each with the place of its file in the request; `None` if there are none.
+    /// Summarizes `failures`, each with the position of its file in the request. Returns `None` if there are none.
     pub(crate) fn of_files(failures: Vec<(usize, FileError)>) -> Option<Self> {
         let others = failures.len().saturating_sub(1);
         let (_, first) = failures.into_iter().min_by_key(|(place, _)| *place)?;

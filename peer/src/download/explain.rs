@@ -24,7 +24,7 @@ use crate::{
 pub(crate) struct Explainer<'a> {
     /// Connections for calls.
     pub(crate) connections: &'a Connections,
-    /// Cap on what this peer receives, bytes a second.
+    /// Rate limit of the bytes that this peer receives, bytes a second.
     pub(crate) limit_down: Option<u64>,
     /// Receive buffer of the socket in bytes, if the system granted less than requested.
     pub(crate) clamped_buffer: Option<u64>,
@@ -50,7 +50,8 @@ impl Explainer<'_> {
         }
     }
 
-    /// Describes a running download and explains its last seconds.
+    /// Describes a running download and explains its rate over the last seconds. The reports of the sources cover the
+    /// whole download.
     pub(crate) async fn describe(&self, context: &DownloadContext) -> RunningDownload {
         let measured = self.complete(&context.profile, context.profile.measured_recently()).await;
         RunningDownload {
@@ -64,7 +65,7 @@ impl Explainer<'_> {
     }
 
     /// Adds the settings of this peer and the reports of the sources. A source that does not answer within
-    /// [`crate::download::params::REPORT_DEADLINE`] has none.
+    /// [`params::REPORT_DEADLINE`] has none.
     async fn complete(&self, profile: &DownloadProfile, mut measured: Measured) -> Measured {
         measured.limit_down = self.limit_down;
         measured.clamped_buffer = self.clamped_buffer;
@@ -82,7 +83,8 @@ impl Explainer<'_> {
         measured
     }
 
-    /// Sum of the reports that a source has on `hashes`.
+    /// Returns the sum of the upload reports of a source for `hashes`. Limit, slots, machine and current path state are
+    /// those of the first report.
     async fn report_of(&self, contact: &Contact, hashes: &[ContentHash]) -> Option<UploadReport> {
         let target = Target::from(contact);
         let ask = |hash: ContentHash| {

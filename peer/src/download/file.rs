@@ -33,7 +33,7 @@ use crate::{
 pub(crate) struct ContentLocks(Mutex<HashMap<ContentHash, Weak<tokio::sync::Mutex<()>>>>);
 
 impl ContentLocks {
-    /// Lock of a content; the same for all callers while one of them holds it.
+    /// Returns the lock of a content, the same for all callers while one of them holds it.
     fn of(&self, hash: ContentHash) -> Arc<tokio::sync::Mutex<()>> {
         let mut contents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         contents.retain(|_, lock| lock.strong_count() > 0);
@@ -54,7 +54,7 @@ pub(crate) struct FileFetcher<'a> {
     pub(crate) bulk: &'a Connections,
     pub(crate) swarms: &'a Swarms,
     pub(crate) discovery: &'a Discovery,
-    /// Cap on the bytes that this peer receives.
+    /// Rate limit of the bytes that this peer receives.
     pub(crate) throttle: &'a Throttle,
     /// Bytes that this peer has fetched since it started.
     pub(crate) all_bytes: &'a Arc<AtomicU64>,
@@ -81,7 +81,7 @@ impl FileFetcher<'_> {
     /// Returns true if the file is at its destination.
     ///
     /// # Errors
-    /// If another file is, and may not be replaced.
+    /// If another file is there and may not be replaced.
     async fn is_present(
         &self,
         destination: &Destination,
@@ -92,8 +92,8 @@ impl FileFetcher<'_> {
         Ok(standing.map_err(FileError::store)? == Occupancy::Identical)
     }
 
-    /// Fetches a file that was not at its destination a moment ago. Returns the bytes that each source delivered: none
-    /// if another download, of this peer or of another program, has put it there in the meantime.
+    /// Fetches a file that was not at its destination a moment ago. Returns the bytes that each source delivered, none
+    /// if another download, of this process or another one, has completed the file in the meantime.
     async fn fetch_to(
         &self,
         destination: &Destination,
@@ -104,7 +104,8 @@ impl FileFetcher<'_> {
         let lock = self.locks.of(file.hash);
         let _guard = lock.lock().await;
         let partial = self.share.begin(destination, &file).await.map_err(FileError::store)?;
-        // The partial file excludes other downloads from here on. The last holder has completed the file or given up.
+        // From here on, the lock of the partial file excludes other downloads. Its previous holder may have completed
+        // the file.
         if self.is_present(destination, &file, context).await? {
             partial.abandon();
             context.add_bytes(&file, file.size);
@@ -144,8 +145,8 @@ impl FileFetcher<'_> {
         }
     }
 
-    /// Makes a complete partial file durable at its destination. It succeeds as well if another program has put the
-    /// same file there.
+    /// Makes a complete partial file durable at its destination. Also succeeds if another program has written the same
+    /// file there.
     async fn finish(
         &self,
         destination: &Destination,
@@ -165,8 +166,8 @@ impl FileFetcher<'_> {
     }
 }
 
-/// Copies what is missing of a content that the share has under another name, verified like any other. Returns this
-/// peer as the source of the bytes that were copied; `None` if the share does not have the content, or not any more.
+/// Copies the missing groups of a content that the share has under another name, and verifies them. Returns this peer
+/// as the source of the copied bytes; `None` if the share does not have the content (any more).
 async fn copy_from_share(
     share: &Share,
     me: &PeerId,

@@ -8,18 +8,18 @@ use shared::{contact::Contact, content::FileMeta, id::PeerId, limits, name::Endp
 /// A file to fetch and its known providers.
 pub(crate) struct Job {
     pub(crate) file: FileMeta,
-    /// In the order in which they are tried.
+    /// Known providers, in the order in which they are tried.
     pub(crate) providers: Vec<Contact>,
     /// Destination outside of the share.
     pub(crate) to: Option<PathBuf>,
-    /// Peers that receive the file at the same time may be asked too. False when the user names the provider.
+    /// True if other receivers of the file may be asked too. False if the user names the provider.
     pub(crate) may_ask_receivers: bool,
 }
 
-/// Jobs with their places in the order of the request.
+/// Jobs with their positions in the request.
 pub(crate) type NumberedJobs = Vec<(usize, Job)>;
 
-/// Splits jobs into those that travel in packs and those that do not. One small file alone travels like a large one.
+/// Splits jobs into those that travel in packs and those that do not. A single small file travels like a large one.
 pub(crate) fn split_by_size(jobs: NumberedJobs) -> (NumberedJobs, NumberedJobs) {
     let (packed, mut large): (NumberedJobs, NumberedJobs) =
         jobs.into_iter().partition(|(_, job)| job.file.size <= limits::MAX_PACKED_FILE_BYTES);
@@ -30,8 +30,8 @@ pub(crate) fn split_by_size(jobs: NumberedJobs) -> (NumberedJobs, NumberedJobs) 
     (Vec::new(), large)
 }
 
-/// Providers in the order in which they are tried: shuffled, so that many receivers spread over them, and this peer
-/// last.
+/// Returns the providers in the order in which they are tried: shuffled, so that many receivers spread over them, and
+/// this peer last.
 pub(crate) fn shuffled(
     owners: Vec<PeerId>,
     only: Option<&PeerId>,

@@ -8,12 +8,13 @@
 //! | module | contents |
 //! |---|---|
 //! | `plan`, `select`, `job` | request to jobs: versions, destinations, providers |
-//! | `file`, `engine`, `running`, `request` | one file: its destination, the shell of the swarm core, its requests, one bulk stream |
+//! | `file`, `engine` | one file: its destination; the I/O of its swarm core |
+//! | `running`, `request` | running requests of a file; one bulk stream |
 //! | `providers`, `stall_policy` | providers of a file, and what happens when none is left (pure) |
-//! | `packs` | small files, if there are several |
+//! | `packs` | small files, if there are at least two |
 //! | `directories` | empty directories, times and modes of all |
 //! | `context`, `profile`, `explain` | progress of a running download, its profile, the explanation of its speed |
-//! | `error` | error types, and how users see them |
+//! | `error` | error types, and their mapping to API failures |
 
 mod context;
 mod directories;
@@ -68,23 +69,23 @@ pub use select::SelectError;
 pub struct DownloaderConfig {
     /// Id of this peer.
     pub me: PeerId,
-    /// Its share.
+    /// Share of this peer.
     pub share: Share,
     /// Connections for bytes.
     pub bulk: Connections,
-    /// Swarms that it takes part in.
+    /// Swarms of which this peer is a member.
     pub swarms: Swarms,
     /// Finds files and peers.
     pub discovery: Discovery,
-    /// Cap on the bytes that it receives.
+    /// Rate limit of the bytes that this peer receives.
     pub throttle: Throttle,
-    /// Measures the machine that it runs on.
+    /// Counters of this machine.
     pub machine: Arc<Machine>,
     /// Receive buffer of the socket in bytes, if the system granted less than requested.
     pub clamped_buffer: Option<u64>,
 }
 
-/// Carries out the downloads of one peer.
+/// Executes the downloads of one peer.
 pub struct Downloader {
     me: PeerId,
     share: Share,
@@ -102,13 +103,13 @@ struct DownloadStats {
     active: AtomicU64,
     /// Bytes fetched since the start.
     bytes: Arc<AtomicU64>,
-    /// In the order in which they began.
+    /// Running downloads, in the order in which they began.
     running: Mutex<Vec<Arc<DownloadContext>>>,
     machine: Arc<Machine>,
 }
 
 impl Downloader {
-    /// A downloader without downloads.
+    /// Creates a downloader without downloads.
     pub fn new(config: DownloaderConfig) -> Self {
         let DownloaderConfig { me, share, bulk, swarms, discovery, throttle, machine, clamped_buffer } = config;
         let stats =
@@ -116,22 +117,22 @@ impl Downloader {
         Self { me, share, bulk, swarms, discovery, throttle, clamped_buffer, stats, locks: ContentLocks::default() }
     }
 
-    /// Number of downloads that are being planned or run.
+    /// Returns the number of downloads that are being planned or are running.
     pub fn active(&self) -> u64 {
         self.stats.active.load(Ordering::Relaxed)
     }
 
-    /// Bytes of content received since the start.
+    /// Returns the bytes of content received since the start.
     pub fn bytes(&self) -> u64 {
         self.stats.bytes.load(Ordering::Relaxed)
     }
 
-    /// Cap on the bytes received, bytes a second.
+    /// Returns the rate limit of received bytes, bytes a second.
     pub fn limit(&self) -> Option<u64> {
         self.throttle.bytes_per_second().map(NonZeroU64::get)
     }
 
-    /// Downloads that run, in the order in which they began.
+    /// Describes the running downloads, in the order in which they began.
     pub async fn running(&self) -> Vec<RunningDownload> {
         let running = self.stats.running().clone();
         let explainer = self.explainer();
@@ -141,7 +142,7 @@ impl Downloader {
     /// Fetches all files that a request names. Dropping the future cancels the download.
     ///
     /// # Errors
-    /// The first failure. All other files arrive, and stay.
+    /// The first failure. All files without a failure are complete and stay.
     pub async fn fetch(&self, request: DownloadRequest, sink: ProgressSink) -> Result<Fetched, DownloadError> {
         let _active = GaugeGuard::new(&self.stats.active);
         let planner = Planner { me: &self.me, share: &self.share, discovery: &self.discovery };

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use shared::limits::MAX_OWNERS_TRIED;
 
-/// Wait of a download for a tracker before it asks the known peers.
+/// Time for which a download waits for a tracker before it asks the known peers.
 pub const TRACKER_WAIT_BEFORE_FAN_OUT: Duration = Duration::from_millis(1500);
 /// Large files of one download that are fetched at a time.
 pub const FILES_AT_A_TIME: usize = 8;
-/// Longest wait of a download for other receivers when no member has what it misses.
-pub const SWARM_PATIENCE: Duration = Duration::from_secs(10);
-/// Fan-outs of one download to the known peers for receivers of its content.
+/// Time without a verified group after which a download ends when no provider has the missing groups and it waits for
+/// other receivers.
+pub const RECEIVERS_STALL: Duration = Duration::from_secs(10);
+/// Number of times that one download asks the known peers for receivers of its content.
 pub const MAX_SWARM_FAN_OUTS: u32 = 4;
-/// Small files of one download from which on they travel in packs; a single one has nothing to share the cost with.
+/// Minimum number of small files in a download that travel in packs. A pack of one file would save nothing.
 pub const MIN_PACKED_FILES: usize = 2;
 /// Owners of one packed content that a download remembers: bounds its memory with a million files.
 pub const MAX_OWNERS_PER_PACKED: usize = MAX_OWNERS_TRIED;
@@ -20,18 +21,18 @@ pub const MAX_OWNERS_PER_PACKED: usize = MAX_OWNERS_TRIED;
 pub const COMMIT_FILES: usize = 2048;
 /// Bytes of files that are made durable together.
 pub const COMMIT_BYTES: u64 = 64 << 20;
-/// Longest wait of a received small file for others to be made durable with.
+/// Time for which a received small file waits for others that are made durable with it.
 pub const COMMIT_WAIT: Duration = Duration::from_millis(500);
 /// Small files that one blocking task compares with the share: a thousand take some milliseconds, after which it can
 /// be cancelled.
-pub const LOOKED_AT_A_TIME: usize = 1024;
-/// Contents, the largest ones, for which a receiver asks an owner for its statistics.
+pub const INSPECTED_AT_A_TIME: usize = 1024;
+/// Number of contents, the largest ones, for which a receiver asks an owner for its upload statistics.
 pub const REPORTS_ASKED: usize = 4;
-/// Deadline of that question: the download is complete, and a person waits for its result.
+/// Deadline of that query: the download is complete, and a person waits for its result.
 pub const REPORT_DEADLINE: Duration = Duration::from_millis(500);
-/// Owners of a directory that a download asks for times and modes.
+/// Number of owners that a download asks for the times and modes of directories.
 pub const DIRECTORY_OWNERS_ASKED: usize = 4;
-/// Deadline of those questions together: they run while the files arrive.
+/// Deadline of those queries together. They run while the files arrive.
 pub const DIRECTORIES_DEADLINE: Duration = Duration::from_secs(2);
-/// Wait for the answers after all files have arrived.
+/// Time for which a download waits for the answers after all files have arrived.
 pub const DIRECTORIES_GRACE: Duration = Duration::from_millis(500);

@@ -29,7 +29,7 @@ use crate::{
 
 /// Steps of a download.
 pub(crate) struct Plan {
-    /// In the order of the request.
+    /// Files to fetch, in the order of the request.
     pub(crate) jobs: Vec<Job>,
     pub(crate) directories: DirectorySet,
     /// Folders outside of the share that must exist before the first file arrives.
@@ -104,7 +104,7 @@ impl Planner<'_> {
             Err(error @ SelectError::NoMatch { .. }) if from.is_none() => {
                 let received = self.discovery.received(listed_prefix(pattern)).await;
                 let mut chosen = select(selection, received).map_err(|_| error)?;
-                // Receivers have parts at most. The engine finds them, and they announce what they have.
+                // Receivers have only parts. The engine finds them, and they announce their groups.
                 chosen.iter_mut().for_each(|found| found.owners.clear());
                 Ok(chosen)
             }
@@ -112,7 +112,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The request with its version taken as a part of the name, if a file is called `name@version`.
+    /// Returns the request with its version as a part of the name if a file is called `name@version`.
     async fn resolve_at_sign(&self, request: &DownloadRequest) -> DownloadRequest {
         let mut literal = request.clone();
         if let Some(version) = literal.version.take() {
@@ -152,7 +152,7 @@ impl Planner<'_> {
         task::spawn_blocking(check).await.map_err(|error| DownloadError::Panicked(error.to_string()))
     }
 
-    /// Versions of a name, by one short question to the tracker; `None` if there are none, no tracker answers or
+    /// Returns the versions of a name, with one query of the tracker; `None` if there are none, no tracker answers or
     /// `pattern` is not a name.
     async fn find_name(&self, pattern: &str, version: Option<&HashPrefix>) -> Result<Option<Found>, DownloadError> {
         let Ok(name) = pattern.parse() else { return Ok(None) };
@@ -175,7 +175,7 @@ impl Planner<'_> {
         Ok(Some((files.collect(), endpoints)))
     }
 
-    /// Versions of all names with a prefix, from the tracker; from the known peers if no tracker answers.
+    /// Returns the versions of all names with a prefix, from the tracker; from the known peers if no tracker answers.
     async fn find_prefix(&self, prefix: &str) -> Vec<IndexedFile> {
         match self.discovery.list_all(prefix, params::TRACKER_WAIT_BEFORE_FAN_OUT).await {
             Ok(listing) => listing.files,

@@ -1,4 +1,4 @@
-//! Where the time of a running download goes: its own counters, those of each source, and those of the machine.
+//! Time profile of a running download: its own counters, those of each source, and those of the machine.
 
 use crate::download::params;
 use std::{
@@ -46,8 +46,8 @@ struct Mark {
 }
 
 impl DownloadProfile {
-    /// Profile of a download that begins now. `contents` holds size and hash of each file; `has_packs` is true if the
-    /// small files travel in packs.
+    /// Creates the profile of a download that begins now. `contents` holds size and hash of each file; `has_packs` is
+    /// true if the small files travel in packs.
     pub(crate) fn new(machine: Arc<Machine>, mut contents: Vec<(u64, ContentHash)>, has_packs: bool) -> Self {
         contents.retain(|(size, _)| !has_packs || *size > limits::MAX_PACKED_FILE_BYTES);
         contents.sort_unstable_by(|a, b| b.cmp(a));
@@ -59,7 +59,7 @@ impl DownloadProfile {
         Self { download, machine, hashes, sources: Mutex::default(), start, recent }
     }
 
-    /// Meter of one source. Each source has one meter for the whole download.
+    /// Returns the meter of one source. Each source has one meter for the whole download.
     pub(crate) fn source(&self, contact: &Contact) -> Arc<SourceMeter> {
         let mut sources = self.sources();
         if let Some((_, meter)) = sources.get(&contact.peer) {

@@ -1,5 +1,4 @@
-//! Providers of a download: those that the tracker names, and those that receive the content at the same time. Pure: it
-//! learns of verified bytes by calls.
+//! Providers of a download: those that the tracker names, and other receivers of the content. Pure.
 
 use std::collections::BTreeMap;
 
@@ -15,19 +14,19 @@ const MAX_RETRIES: u32 = 2;
 /// A provider, numbered by its place in [`Providers`].
 pub(crate) struct Provider {
     pub(crate) contact: Contact,
-    /// Its last failure.
+    /// Last failure.
     pub(crate) problem: Option<String>,
     pub(crate) sent_corrupt_data: bool,
-    /// It receives the content itself and is known only from its swarm session.
+    /// True if the provider is itself a receiver of the content and known only from its swarm session.
     pub(crate) is_member: bool,
     presence: Presence,
-    /// Retries since it last delivered something.
+    /// Retries since the provider last delivered bytes.
     retries: u32,
-    /// It delivered bytes since its last retry.
+    /// True if the provider delivered bytes since its last retry.
     has_delivered: bool,
 }
 
-/// Presence of a member, as its swarm session shows it.
+/// Presence of a member according to its swarm session.
 ///
 /// | state | next state | cause |
 /// |---|---|---|
@@ -45,7 +44,7 @@ enum Presence {
 }
 
 impl Provider {
-    /// The swarm core asks it for nothing any more.
+    /// Handles that the swarm core has dropped the provider.
     pub(crate) fn on_dropped(&mut self, why: Dropped) {
         self.sent_corrupt_data |= why == Dropped::SentCorruptData;
         if self.presence != Presence::Away {
@@ -78,7 +77,7 @@ pub(crate) struct Providers {
 }
 
 impl Providers {
-    /// Number of a peer, and whether it is new; `None` beyond [`MAX_SWARM_PROVIDERS`].
+    /// Returns the number of a peer, and true if it is new; `None` beyond [`MAX_SWARM_PROVIDERS`].
     pub(crate) fn number(&mut self, contact: &Contact, is_member: bool) -> Option<(ProviderId, bool)> {
         if let Some(&number) = self.by_peer.get(&contact.peer) {
             return Some((number, false));
@@ -101,8 +100,8 @@ impl Providers {
         Some((number, true))
     }
 
-    /// The tracker names a provider after no provider was left. Returns the event for the core if it is new, has come
-    /// back or has retries left.
+    /// Handles a provider that the tracker names after none was left. Returns the event for the core if the provider is
+    /// new or has retries left.
     pub(crate) fn on_named(&mut self, contact: &Contact) -> Option<Event> {
         let (number, is_new) = self.number(contact, false)?;
         let known = self.get_mut(number)?;
@@ -116,7 +115,7 @@ impl Providers {
         Some(Event::ProviderAdded { provider: number, has: Has::All, rtt: None })
     }
 
-    /// Bytes of a provider are verified that no other had delivered.
+    /// Handles verified bytes of a provider. `new_bytes` of them had not been delivered by another provider.
     pub(crate) fn on_delivered(&mut self, number: ProviderId, new_bytes: u64) {
         if let Some(provider) = self.get_mut(number) {
             provider.has_delivered |= new_bytes > 0;
@@ -167,7 +166,8 @@ impl Providers {
         known.is_none_or(|provider| !provider.sent_corrupt_data && provider.has_retries())
     }
 
-    /// Rank of `me` among the receivers of the content in the order of their ids, and the number of receivers.
+    /// Returns the rank of `me` among the receivers of the content in the order of their ids, and the number of
+    /// receivers.
     pub(crate) fn rank_of(&self, me: &PeerId) -> (u32, u32) {
         let is_receiver =
             |provider: &&Provider| provider.presence == Presence::Receiving && !provider.sent_corrupt_data;
@@ -187,7 +187,7 @@ impl Providers {
         self.list.get_mut(number.0 as usize)
     }
 
-    /// All providers in the order of their numbers.
+    /// Returns all providers in the order of their numbers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Provider> {
         self.list.iter()
     }

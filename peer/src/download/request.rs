@@ -1,4 +1,4 @@
-//! One request of a download: a bulk stream from a provider into the partial file.
+//! One request of a download: a bulk stream from a provider to the partial file.
 
 use std::{io, ops::Range, sync::Arc, time::Duration};
 
@@ -38,10 +38,11 @@ use crate::{
     },
 };
 
-/// Interval at which the core learns that bytes arrive: within the margin after which it considers a provider stalled.
+/// Interval of activity reports to the core while bytes arrive: shorter than the margin after which the core considers
+/// a provider stalled.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(20);
-/// Bytes that a dead provider's machine, or one that only sends queue notices, does not send within
-/// [`PROVIDER_SILENCE`].
+/// Minimum number of bytes received within [`PROVIDER_SILENCE`] that prove that a provider serves another request. The
+/// machine of a dead provider sends fewer, and so does a provider that sends only queue notices.
 const BUSY_BYTES: u64 = limits::GROUP_BYTES;
 
 /// Report of a request's task to the engine.
@@ -55,7 +56,7 @@ pub(crate) enum TaskReport {
     Failed { request: RequestId, why: swarm::Failure, problem: String },
     /// A request ended because the core cancelled or truncated it. The core expects no event.
     Stopped(RequestId),
-    /// This peer cannot write. No provider helps.
+    /// This peer cannot write. Another provider does not help.
     Fatal(FetchError),
 }
 
@@ -80,7 +81,7 @@ pub(crate) async fn run_request(
     let _ = reports.send(report).await;
 }
 
-/// Everything that one request needs.
+/// Parameters of the stream of one request.
 pub(crate) struct RequestStream {
     pub(crate) bulk: Connections,
     pub(crate) throttle: Throttle,
@@ -91,7 +92,7 @@ pub(crate) struct RequestStream {
 }
 
 impl RequestStream {
-    /// Requests `groups` and writes what arrives. Reports activity of the provider until groups are verified.
+    /// Requests `groups` and writes the received groups. Meanwhile reports activity of the provider.
     ///
     /// # Errors
     /// See [`RequestError`].
@@ -195,13 +196,13 @@ impl ActivityReporter<'_> {
     }
 
     fn report_begun(&self) {
-        // The first group shows as well that the request has begun.
+        // If the queue is full, the first verified group tells the core that the request has begun.
         let _ = self.reports.try_send(TaskReport::Event(Event::RequestStarted { request: self.request }));
     }
 }
 
-/// A stream that reports arriving bytes between the groups that are verified: on a slow path a write to the disk holds
-/// many groups and takes long to fill.
+/// Stream that reports arriving bytes between the reports of verified groups: on a slow path, the run of groups for one
+/// write takes long to fill.
 struct ReportingSource<'a> {
     source: ThrottledSource<&'a mut quinn::RecvStream>,
     has_begun: bool,
@@ -212,7 +213,8 @@ struct ReportingSource<'a> {
 }
 
 impl ChunkSource for ReportingSource<'_> {
-    /// Waits for the throttle. The core learns meanwhile that the provider is not stalled: this peer holds it back.
+    /// Waits for the throttle. Meanwhile reports activity, because the provider is not stalled but held back by this
+    /// peer.
     async fn ready(&mut self) {
         let mut turn = std::pin::pin!(self.source.ready());
         loop {
@@ -246,7 +248,7 @@ impl ChunkSource for ReportingSource<'_> {
     }
 }
 
-/// Distinguishes a dead provider from one that serves another request of this peer first.
+/// Distinguishes a dead provider from one that first serves another request of this peer.
 struct Liveness {
     connection: quinn::Connection,
     received: u64,
@@ -295,7 +297,7 @@ fn was_reset_as_changed(error: &FetchError) -> bool {
     matches!(reset, Some(quinn::ReadError::Reset(code)) if BulkAbort::from_varint(*code) == Some(BulkAbort::Changed))
 }
 
-/// The failure as the swarm core distinguishes it.
+/// Classifies a failure for the swarm core.
 fn failure_of(error: &RequestError) -> swarm::Failure {
     match error {
         RequestError::Refused(BulkRefusal::NotHere) => swarm::Failure::NotHere,

@@ -1,4 +1,4 @@
-//! Requests that run, and the progress of each.
+//! Running requests of a download, and the progress of each.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,9 +20,9 @@ use crate::transfer::Written;
 /// Shared state by which the engine ends a request.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestHandle {
-    /// Cancelled when nothing more is wanted from the request.
+    /// Cancelled to end the request.
     pub(crate) stop: CancellationToken,
-    /// First group that is not wanted from it any more.
+    /// First group that the request need not fetch any more.
     end: Arc<AtomicU64>,
 }
 
@@ -38,26 +38,26 @@ impl RunningRequests {
         handle
     }
 
-    /// The request is to end before the group `at_group`.
+    /// Ends a request before the group `at_group`.
     pub(crate) fn truncate(&self, request: RequestId, at_group: u64) {
         if let Some(handle) = self.0.get(&request) {
             handle.end.fetch_min(at_group, Ordering::Relaxed);
         }
     }
 
-    /// The request is to end now.
+    /// Ends a request now.
     pub(crate) fn cancel(&mut self, request: RequestId) {
         if let Some(handle) = self.0.remove(&request) {
             handle.stop.cancel();
         }
     }
 
-    /// The request has ended.
+    /// Removes a request that has ended.
     pub(crate) fn remove(&mut self, request: RequestId) {
         self.0.remove(&request);
     }
 
-    /// Number of providers that have a running request.
+    /// Returns the number of providers that have a running request.
     pub(crate) fn providers(&self) -> usize {
         self.0.keys().map(|request| request.provider).collect::<BTreeSet<ProviderId>>().len()
     }
@@ -78,7 +78,8 @@ pub(crate) struct RequestProgress {
 }
 
 impl RequestProgress {
-    /// Callback for writes. It stops the request at its end and blocks while the engine has reports to process.
+    /// Returns the callback for writes. It stops a truncated request at its new end, and blocks while the report queue
+    /// of the engine is full.
     pub(crate) fn into_callback(self) -> impl FnMut(Written) + Send + 'static {
         let Self { request, groups, handle, context, file, all_bytes, delivered, reports } = self;
         let start = groups.start * limits::GROUP_BYTES;

@@ -49,13 +49,13 @@ pub enum SelectError {
     },
 }
 
-/// Longest prefix of all names that `pattern` can match.
+/// Returns the part of `pattern` before its first special character, with which every matching name begins.
 pub(crate) fn common_prefix(pattern: &str) -> &str {
     let special = pattern.find(['*', '?', '[', '{', '\\']).unwrap_or(pattern.len());
     &pattern[..special]
 }
 
-/// The same as the tracker lists names: an empty directory has no `/` at the end.
+/// Returns the [`common_prefix`] in the form of the tracker's names: a directory has no `/` at the end.
 pub(crate) fn listed_prefix(pattern: &str) -> &str {
     let prefix = common_prefix(pattern);
     if prefix.len() == pattern.len() { prefix.trim_end_matches('/') } else { prefix }
@@ -65,7 +65,7 @@ pub(crate) fn listed_prefix(pattern: &str) -> &str {
 /// the one with the lowest hash.
 ///
 /// A file whose name equals the pattern precedes a directory, a directory precedes a glob. An empty directory is left
-/// out if another peer has something in it.
+/// out if a selected file or directory lies in it.
 ///
 /// # Errors
 /// See [`SelectError`].

@@ -1,6 +1,6 @@
-//! Decides whom a download asks, and how long it waits, when no provider that is left has what is missing. Pure.
+//! Policy of a download that has no provider with the missing groups: which peers it asks, and how long it waits. Pure.
 
-use super::params::{MAX_SWARM_FAN_OUTS, SWARM_PATIENCE};
+use super::params::{MAX_SWARM_FAN_OUTS, RECEIVERS_STALL};
 use protocol::provider_health::PROVIDER_SILENCE;
 use shared::time::Timestamp;
 
@@ -9,30 +9,31 @@ use shared::time::Timestamp;
 pub(crate) enum StallAction {
     /// Go on as before.
     Continue,
-    /// Ask the known peers who receives the content.
+    /// Ask the known peers which of them receive the content.
     AskPeers,
     /// End the download.
     GiveUp,
 }
 
-/// State of a download's supply. `has_members` is always true if other receivers of the content are connected now.
+/// State of a download's supply. In all methods, `has_members` is true if other receivers of the content are connected
+/// at the time of the call.
 ///
 /// | state | next state | cause |
 /// |---|---|---|
 /// | supplied | asking the tracker for other providers | the swarm core reports that it is stuck |
 /// | asking the tracker | supplied | a request starts |
 /// | | waiting | it names no provider, and other receivers are connected |
-/// | | asking the known peers who receives the content | it names no provider, and no receiver is connected |
+/// | | asking the known peers for receivers | it names no provider, and no receiver is connected |
 /// | asking the known peers | waiting | some receive it |
 /// | | given up | none does |
 /// | waiting | supplied | a member has more |
 /// | | asking the known peers | the last member leaves |
-/// | | given up | [`SWARM_PATIENCE`] has passed |
+/// | | given up | [`RECEIVERS_STALL`] has passed |
 #[derive(Debug)]
 pub(crate) struct StallPolicy {
     state: State,
-    /// Time since which no group has been verified after no provider was left. What members announce does not reset
-    /// it, so it alone bounds the wait for them.
+    /// Time since which no group has been verified after no provider was left. Announcements of members do not reset
+    /// it, so it bounds the wait for them.
     stalled_since: Option<Timestamp>,
     /// Time at which the known peers are asked because nothing has been verified yet.
     first_byte_deadline: Option<Timestamp>,
@@ -50,47 +51,47 @@ enum State {
 }
 
 impl StallPolicy {
-    /// Policy of a download that begins at `now`. It never asks the known peers unless `may_ask_receivers`.
+    /// Creates the policy of a download that begins at `now`. It never asks the known peers unless `may_ask_receivers`.
     pub(crate) fn new(now: Timestamp, may_ask_receivers: bool) -> Self {
         Self {
             state: State::Supplied,
             stalled_since: None,
-            // A provider that the tracker still names and that has left introduces no other receivers.
+            // A provider that has left and that the tracker still names does not introduce other receivers.
             first_byte_deadline: may_ask_receivers.then(|| now + PROVIDER_SILENCE),
             fan_outs: if may_ask_receivers { MAX_SWARM_FAN_OUTS } else { 0 },
             had_members: false,
         }
     }
 
-    /// Latest time at which [`on_deadline`](Self::on_deadline) is to be called.
+    /// Returns the time at which [`on_deadline`](Self::on_deadline) must be called.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
         self.gives_up_at().into_iter().chain(self.first_byte_deadline).min()
     }
 
     fn gives_up_at(&self) -> Option<Timestamp> {
-        self.stalled_since.map(|since| since + SWARM_PATIENCE)
+        self.stalled_since.map(|since| since + RECEIVERS_STALL)
     }
 
-    /// A request starts.
+    /// Handles the start of a request.
     pub(crate) fn on_request(&mut self) {
         self.state = State::Supplied;
     }
 
-    /// A group is verified. It may belong to a cancelled request and come after the download stalled; then the wait
-    /// begins anew.
+    /// Handles a verified group. It may belong to a cancelled request and arrive after the download stalled. Then the
+    /// wait begins again.
     pub(crate) fn on_verified(&mut self, now: Timestamp) {
         self.first_byte_deadline = None;
         self.stalled_since = (self.state != State::Supplied).then_some(now);
     }
 
-    /// No provider that is left has what is missing. The tracker is asked.
+    /// Handles that no remaining provider has the missing groups. The caller asks the tracker.
     pub(crate) fn on_stuck(&mut self, now: Timestamp) {
         self.state = State::AskingTracker;
         self.stalled_since.get_or_insert(now);
     }
 
-    /// The tracker has answered; `any` is true if it names a provider that may help. `has_members` is judged now and
-    /// not when the tracker was asked: the last member may have left in between.
+    /// Handles the answer of the tracker. `any` is true if it names a provider that may help. `has_members` is
+    /// evaluated now and not at the time of the query, because the last member may have left in between.
     pub(crate) fn on_providers(&mut self, any: bool, has_members: bool) -> StallAction {
         if any {
             // From now on, only the silence of that provider counts.
@@ -107,7 +108,7 @@ impl StallPolicy {
         self.ask_peers()
     }
 
-    /// The known peers have answered; `any` is true if one of them receives the content and may help.
+    /// Handles the answers of the known peers. `any` is true if one of them receives the content and may help.
     pub(crate) fn on_receivers(&mut self, any: bool, has_members: bool) -> StallAction {
         if self.state != State::AskingPeers {
             return StallAction::Continue;
@@ -119,7 +120,7 @@ impl StallPolicy {
         StallAction::Continue
     }
 
-    /// Members joined, left or were dropped.
+    /// Handles that members joined, left or were dropped.
     pub(crate) fn on_members_changed(&mut self, has_members: bool) -> StallAction {
         let had_members = std::mem::replace(&mut self.had_members, has_members);
         if self.state == State::Waiting && had_members && !has_members {
@@ -129,7 +130,7 @@ impl StallPolicy {
         }
     }
 
-    /// Time has passed.
+    /// Handles the passing of the [deadline](Self::deadline).
     pub(crate) fn on_deadline(&mut self, now: Timestamp, has_members: bool) -> StallAction {
         if self.gives_up_at().is_some_and(|at| at <= now) {
             return StallAction::GiveUp;
@@ -188,7 +189,7 @@ mod tests {
         assert_eq!(policy.on_providers(false, true), StallAction::Continue);
         assert_eq!(policy.deadline(), Some(now + PROVIDER_SILENCE), "nothing is verified yet");
         policy.on_deadline(now + PROVIDER_SILENCE, true);
-        assert_eq!(policy.deadline(), Some(now + SWARM_PATIENCE));
+        assert_eq!(policy.deadline(), Some(now + RECEIVERS_STALL));
     }
 
     #[test]
@@ -220,22 +221,22 @@ mod tests {
     #[test]
     fn wait_is_renewed_by_verified_groups_and_not_by_announcements() {
         let (now, mut policy) = waiting();
-        let later = now + SWARM_PATIENCE - Duration::from_secs(1);
+        let later = now + RECEIVERS_STALL - Duration::from_secs(1);
         policy.on_deadline(later, true);
         // A member announces more and is asked, in vain.
         policy.on_request();
         policy.on_stuck(later);
         assert_eq!(policy.on_providers(false, true), StallAction::Continue);
-        assert_eq!(policy.on_deadline(now + SWARM_PATIENCE, true), StallAction::GiveUp);
+        assert_eq!(policy.on_deadline(now + RECEIVERS_STALL, true), StallAction::GiveUp);
         // A late group of a cancelled request does not end the wait: it begins anew.
         policy.on_verified(later);
-        assert_eq!(policy.deadline(), Some(later + SWARM_PATIENCE));
+        assert_eq!(policy.deadline(), Some(later + RECEIVERS_STALL));
         policy.on_request();
         policy.on_verified(later);
         assert_eq!(policy.deadline(), None);
         policy.on_stuck(later);
         assert_eq!(
-            policy.on_deadline(now + SWARM_PATIENCE, true),
+            policy.on_deadline(now + RECEIVERS_STALL, true),
             StallAction::Continue,
             "the wait begins when no provider is left"
         );

@@ -2,5 +2,5 @@
 
 use std::time::Duration;
 
-/// Wait of a command for a tracker that answers: longer than a failover.
+/// Time for which a command waits for an answer of a tracker: longer than a failover.
 pub const TRACKER_WAIT: Duration = Duration::from_secs(5);

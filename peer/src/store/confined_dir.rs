@@ -71,7 +71,7 @@ impl ConfinedDir {
         }
     }
 
-    /// Returns the stat of the directory at `relative` if it is empty, hidden entries included.
+    /// Returns the stat of the directory at `relative` if it is empty. Hidden entries count.
     pub(crate) fn empty_dir(&self, relative: &Path) -> io::Result<Option<FileStat>> {
         let dir = self.open_dir(relative)?;
         // Read before the entries, so that a later entry changes the stat.
@@ -176,7 +176,7 @@ fn normal(part: Component<'_>) -> io::Result<&OsStr> {
     }
 }
 
-/// Returns whether the error is that of opening a link with `O_NOFOLLOW`, with or without `O_DIRECTORY`.
+/// Returns true if the error is that of opening a link with `O_NOFOLLOW`, with or without `O_DIRECTORY`.
 fn is_link_error(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|code| {
         code == rustix::io::Errno::LOOP.raw_os_error() || code == rustix::io::Errno::NOTDIR.raw_os_error()
@@ -271,7 +271,7 @@ mod tests {
         let clock = Clock::start();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // Goes on until the reader has had a fair number of successful opens.
+                // Continues until the reader has had 100 successful opens.
                 for round in 0.. {
                     let is_enough = round >= 2_000 && opened.load(Ordering::Relaxed) >= 100;
                     if is_enough || clock.now().since_origin() >= Duration::from_secs(60) {

@@ -1,4 +1,4 @@
-//! Errors of the store: one enum for each operation. `api/failures.rs` maps them to what users and scripts see.
+//! Errors of the store: one enum for each operation. `api/failures.rs` maps them to API failures.
 
 use std::{
     io,
@@ -8,12 +8,12 @@ use std::{
 use shared::file_name::{FileName, InvalidFileName};
 use tokio::task::{self, JoinError};
 
-/// Returns whether the disk is full or the quota of the user is used up.
+/// Returns true if the disk is full or the quota of the user is used up.
 pub fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// File-system operation that failed. The kind of `error` tells whether a retry helps.
+/// File-system operation that failed. The kind of `error` determines whether a retry may help.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {error}", .path.display())]
 pub struct FileError {
@@ -110,7 +110,7 @@ pub enum AddError {
     Exists {
         /// Name in the share.
         name: FileName,
-        /// Whether the existing entry is a directory.
+        /// True if the existing entry is a directory.
         is_directory: bool,
     },
     /// A file cannot be read or written.
@@ -161,7 +161,7 @@ pub enum Obstacle {
     Directory,
     /// A device, pipe or socket: replacing it would break the programs that use it.
     SpecialFile,
-    /// A file with another content. Overwriting must be asked for.
+    /// A file with another content. Overwriting it requires `force`.
     OtherContent,
 }
 

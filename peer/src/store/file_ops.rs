@@ -19,8 +19,8 @@ use rustix::{
 /// Infix in the name of a file that [`create_beside`] has created and that is not renamed yet.
 pub(crate) const TEMPORARY: &str = ".new-";
 
-/// Sets the modification time, microseconds since 1970. With `executable`, adds the executable bit for everyone who may
-/// read the file.
+/// Sets the modification time, microseconds since 1970. With `executable`, adds the execute permission wherever the
+/// file has read permission.
 ///
 /// A time that the system cannot represent is ignored.
 pub(crate) fn set_attributes(file: &File, mtime_micros: i64, executable: bool) -> io::Result<()> {

@@ -10,7 +10,8 @@ pub(crate) type FileTime = (i64, u32);
 /// Device and inode.
 pub(crate) type FileId = (u64, u64);
 
-/// Identity, size and times of a file. While they stay the same, so does the content (but see [`FileStat::is_racy`]).
+/// Identity, size and times of a file. While they stay the same, so does the content, except in the case of
+/// [`FileStat::is_racy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileStat {
     pub(crate) device: u64,
@@ -21,9 +22,9 @@ pub(crate) struct FileStat {
     pub(crate) mtime: FileTime,
     /// Time of the last change of content or metadata. Only the kernel sets it.
     pub(crate) ctime: FileTime,
-    /// Whether the user who owns the file may execute it. A change of it changes `ctime`.
+    /// True if the owner of the file may execute it. A change of this permission changes `ctime`.
     pub(crate) executable: bool,
-    /// Whether it is a directory, which counts as not executable and 0 bytes long.
+    /// True for a directory, which counts as not executable and 0 bytes long.
     pub(crate) directory: bool,
 }
 
@@ -59,7 +60,7 @@ impl FileStat {
         (self.device, self.inode)
     }
 
-    /// Returns whether no program wrote to the file between the two stats. A rename or a new hard link does not count.
+    /// Returns true if no program wrote to the file between the two stats. A rename or a new hard link does not count.
     pub(crate) fn is_same_write(&self, other: &Self) -> bool {
         (self.id(), self.size, self.mtime) == (other.id(), other.size, other.mtime)
     }
@@ -69,7 +70,7 @@ impl FileStat {
         self.mtime.0.saturating_mul(1_000_000).saturating_add(i64::from(self.mtime.1 / 1000))
     }
 
-    /// Returns whether the last change is so close to `hashed_at` that a further change may have left the times as
+    /// Returns true if the last change is so close to `hashed_at` that a further change may have left the times as
     /// they are.
     ///
     /// `hashed_at` is the time at which hashing began, microseconds since 1970. A file system stores times with the

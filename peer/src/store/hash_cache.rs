@@ -1,7 +1,7 @@
 //! Cache of the hashes of unchanged files: `hashes.redb` in the state directory.
 //!
-//! The key of a row is device and inode. The row is valid only if size, modification time and change time are the
-//! same, too. The cache can be deleted at any time; all files are then hashed again.
+//! The key of a row is device and inode. The row is valid only if size, modification time and change time also match.
+//! The cache can be deleted at any time; all files are then hashed again.
 
 use std::{
     collections::HashSet,
@@ -21,7 +21,7 @@ type Key = FileId;
 /// Size, modification time, change time, hash.
 type Row = (u64, (i64, u32), (i64, u32), [u8; 32]);
 
-/// The number is the version of the row format: a new format gets a new table.
+/// Table of the hashes. The number in its name is the version of the row format.
 const HASHES: TableDefinition<'_, Key, Row> = TableDefinition::new("hashes-1");
 
 /// Persistent map from file identity to content hash.
@@ -31,7 +31,7 @@ pub(crate) struct HashCache {
 }
 
 impl HashCache {
-    /// Opens or creates the cache at `path`. Replaces a damaged one, which is renamed.
+    /// Opens or creates the cache at `path`. Renames a damaged one and creates a new one.
     ///
     /// # Errors
     /// If no database can be created, or another process has it open.

@@ -1,4 +1,4 @@
-//! Index of the files of a share, and the comparison of a scan with it. PURE.
+//! Index of the files of a share, and the comparison of a scan with it. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -18,12 +18,12 @@ use super::file_stat::FileStat;
 pub struct Changes {
     /// Files that are new or changed.
     pub upserts: Vec<FileMeta>,
-    /// Names of files that are gone. The receiver may not have been told of a short-lived file.
+    /// Names of files that are gone. For a short-lived file, the receiver may not have seen an upsert.
     pub removals: Vec<FileName>,
 }
 
 impl Changes {
-    /// Returns whether nothing changed.
+    /// Returns true if nothing changed.
     pub fn is_empty(&self) -> bool {
         self.upserts.is_empty() && self.removals.is_empty()
     }
@@ -70,9 +70,9 @@ pub(crate) struct Plan {
     pub(crate) gone: Vec<FileName>,
     /// New or changed files: to be looked up in the hash cache or hashed.
     pub(crate) unknown: Vec<(FileName, FileStat)>,
-    /// Files to be hashed a second time, whatever the cache says.
+    /// Files to be hashed a second time, even if the cache has a hash.
     pub(crate) unconfirmed: Vec<(FileName, FileStat)>,
-    /// Whether further files are due for a second hash after the racy window.
+    /// True if further files must be hashed a second time after the racy window.
     pub(crate) waiting: bool,
 }
 
@@ -91,7 +91,7 @@ impl Index {
         self.files.get(name)
     }
 
-    /// Returns whether `name` is a directory that contains files or empty directories of the index.
+    /// Returns true if `name` is a directory that contains files or empty directories of the index.
     pub(crate) fn has_below(&self, name: &FileName) -> bool {
         let below = format!("{name}/");
         let mut from = self.files.range::<str, _>((Bound::Excluded(below.as_str()), Bound::Unbounded));
@@ -116,7 +116,8 @@ impl Index {
                 changes.removals.push(name);
             }
         }
-        // A file may have come into a directory after the scan that found it empty, so files win whatever the order.
+        // A file may have been added to a directory after the scan that found it empty, so files take precedence over
+        // an empty directory above them.
         let (directories, files): (Vec<_>, Vec<_>) = upserts.into_iter().partition(|entry| entry.meta.is_directory());
         if self.directories > 0 {
             for entry in files.iter().chain(&directories) {
@@ -242,7 +243,7 @@ mod tests {
         let changes = index.apply(vec![directory("a/b"), directory("a b")], vec![]);
         assert_eq!((changes.upserts.len(), changes.removals.len()), (2, 0));
         assert!(index.contents().is_empty() && index.with_content(&DIRECTORY_HASH).next().is_none(), "no content");
-        // The scan saw the directory empty and ends after a file came into it.
+        // The scan found the directory empty and ended after a file was added to it.
         let changes = index.apply(vec![directory("a/b"), known("a/b/file", 1, 1)], vec![]);
         assert_eq!(changes, Changes { upserts: vec![known("a/b/file", 1, 1).meta], removals: vec![name("a/b")] });
         assert!(index.apply(vec![directory("a/b"), directory("a")], vec![]).is_empty());

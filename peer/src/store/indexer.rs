@@ -1,4 +1,4 @@
-//! Task that owns the index of the share: schedules scans, has files hashed and reports changes.
+//! Task that owns the index of the share. It schedules scans and hashing, and reports changes.
 //!
 //! A file is in one of these states:
 //!
@@ -42,7 +42,7 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-/// Request of a handle. Replies follow when the changes are in `events`.
+/// Request of a handle. The reply is sent when the changes are in `events`.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Scans the share. Replies when all files found are hashed.
@@ -63,7 +63,7 @@ const BATCH_FILES: usize = 64;
 const BATCH_BYTES: u64 = 16 << 20;
 /// Longest wait for the end of a burst of notifications, in debounce times.
 const MAX_DEBOUNCES: u32 = 10;
-/// Rest after a scan that notifications do not shorten, in durations of that scan.
+/// Minimum pause between a scan and the next one that a notification triggers, as a multiple of the scan's duration.
 const SCAN_SHARE: u32 = 4;
 
 /// State of the task.
@@ -102,9 +102,9 @@ pub(crate) struct Indexer {
     unsent: BTreeMap<FileName, Option<FileMeta>>,
     /// Skipped entries that were logged.
     reported: HashSet<Skipped>,
-    /// Whether the hash cache has unsynced rows.
+    /// True if the hash cache has unsynced rows.
     unsynced: bool,
-    /// Whether the hash cache may have rows of deleted files.
+    /// True if the hash cache may have rows of deleted files.
     uncollected: bool,
     watcher: Option<RecommendedWatcher>,
 }
@@ -112,7 +112,7 @@ pub(crate) struct Indexer {
 /// Burst of notifications.
 #[derive(Debug, Clone, Copy)]
 struct Burst {
-    /// Time of the scan without a further notification.
+    /// Time of the scan if no further notification arrives.
     quiet: Instant,
     /// Latest time of the scan.
     latest: Instant,
@@ -450,7 +450,7 @@ impl Drop for Indexer {
     }
 }
 
-/// Returns whether a large file was written to so recently that it is probably still being copied.
+/// Returns true if a large file was written to so recently that it is probably still being copied.
 fn is_being_written(stat: &FileStat, now: u64) -> bool {
     stat.size > HASH_PART_BYTES && stat.is_racy_after_own_write(now, WRITER_QUIET)
 }

@@ -1,4 +1,4 @@
-//! State that the handles of a share, its indexer and their blocking threads use together.
+//! State that the handles of a share, its indexer and their blocking threads have in common.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -75,8 +75,8 @@ pub(crate) struct Arrivals {
     pub(crate) guard: Option<ArrivalGuard>,
 }
 
-/// Excludes files from scans while it exists. A scan that sees them before the cache has their hashes would have them
-/// hashed again.
+/// Excludes files from scans while it exists. A scan that finds them before the cache has their hashes would cause
+/// them to be hashed again.
 #[derive(Debug)]
 pub(crate) struct ArrivalGuard {
     inner: Arc<ShareInner>,
@@ -161,13 +161,12 @@ impl ShareInner {
         self.receiving.lock().unwrap_or_else(PoisonError::into_inner).get(hash)?.upgrade()
     }
 
-    /// Returns whether the download of `hash` to `goal` is running.
+    /// Returns true if the download of `hash` to `goal` is running.
     pub(crate) fn is_receiving(&self, hash: &ContentHash, goal: &Goal) -> bool {
         self.receiving(hash).is_some_and(|partial| partial.goal() == goal)
     }
 
-    /// Returns the files that are being moved into the share and the directories above them, which are created first
-    /// and empty at first.
+    /// Returns the files that are being moved into the share and the directories above them, which may still be empty.
     pub(crate) fn arriving_names(&self) -> HashSet<FileName> {
         let arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
         let above = arriving.keys().flat_map(FileName::directories).filter_map(|above| above.parse().ok());
@@ -179,7 +178,7 @@ impl ShareInner {
         self.hash_with(name, expected, || ())
     }
 
-    /// As [`hash`](Self::hash); calls `on_hashed` between the hashing and the second comparison of the stat.
+    /// Same as [`hash`](Self::hash), but calls `on_hashed` between the hashing and the second comparison of the stat.
     fn hash_with(&self, name: &FileName, expected: &FileStat, on_hashed: impl FnOnce()) -> HashOutcome {
         let hashed = || -> io::Result<Option<IndexEntry>> {
             let file = self.root.open_file(&name.below(Path::new("")))?;

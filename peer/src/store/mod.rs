@@ -8,7 +8,7 @@
 //! | `indexer` | task that owns the index |
 //! | `watch` | file-system notifications |
 //! | `import` | copies, batches of small files, directories |
-//! | `inner` | state that handles, indexer and blocking threads use together |
+//! | `inner` | state that handles, indexer and blocking threads have in common |
 //! | [`download`] | files that are being received: partial files, resume journal, destinations |
 //! | [`source`] | file of the share, opened for sending |
 //! | `scan`, `index` | one pass over the directory, and its comparison with the files known so far |

@@ -47,14 +47,14 @@ impl Outboards {
     /// Opens the outboard of a content. Returns `None` for a content of one group, which has none.
     ///
     /// # Errors
-    /// `NotFound` if there is none, `InvalidData` if it is that of another content or damaged.
+    /// `NotFound` if there is none, `InvalidData` if it is damaged or belongs to another content.
     pub(crate) fn open_for(&self, hash: ContentHash, size: u64) -> io::Result<Option<File>> {
         if size <= GROUP_BYTES {
             return Ok(None);
         }
         let file = File::open(self.path(hash))?;
         let mut pair = [0; PAIR_BYTES];
-        // A cheap check that detects the damage of a power cut. Each pair is checked before it is sent.
+        // A cheap check that detects damage by a power cut. Each pair is checked before it is sent.
         let is_complete = file.metadata()?.len() == outboard_bytes(size) && file.read_exact_at(&mut pair, 0).is_ok();
         if is_complete && is_root_pair(&pair, hash) {
             Ok(Some(file))
@@ -63,7 +63,7 @@ impl Outboards {
         }
     }
 
-    /// Returns whether the content can be served: it has an outboard or needs none.
+    /// Returns true if the content has an outboard or needs none, so that it can be served.
     pub(crate) fn has(&self, hash: ContentHash, size: u64) -> bool {
         self.open_for(hash, size).is_ok()
     }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// Interval of full scans of the share, besides the notices of the file system, which network file systems do not
-/// send.
+/// Interval of full scans of the share. They find changes that cause no file-system notification, such as those on
+/// network file systems.
 pub const RESCAN: Duration = Duration::from_secs(30);
-/// Quiet time after a notice before the share is scanned, so that a burst of notices causes one scan.
+/// Quiet time after a notification before the share is scanned, so that a burst of notifications causes one scan.
 pub const SCAN_DEBOUNCE: Duration = Duration::from_millis(100);
 /// Depth of directories to which a share is scanned.
 pub const MAX_SHARE_DEPTH: usize = 64;
@@ -18,9 +18,9 @@ pub const WRITER_QUIET: Duration = Duration::from_secs(1);
 pub const HASH_CACHE_BYTES: usize = 4 << 20;
 /// Minimum age of an outboard without a file before it is deleted: it may belong to a file that is being imported.
 pub const OUTBOARD_GRACE: Duration = Duration::from_secs(600);
-/// Smallest file that is written past the page cache when it arrives fast; smaller ones are likely to be read soon.
+/// Smallest file that is written with direct I/O when it arrives fast, bytes. Smaller files are likely to be read soon.
 pub const DIRECT_MIN_FILE_BYTES: u64 = 64 << 20;
-/// Shortest run that is written past the page cache, bytes; slower arrivals go through the page cache.
+/// Shortest run that is written with direct I/O, bytes. Shorter runs, of slow arrivals, go through the page cache.
 pub const DIRECT_MIN_RUN_BYTES: usize = 512 << 10;
 /// Bytes over which direct I/O is judged: a disk that takes longer than [`DIRECT_TRIAL_TIME`] gets the next
 /// [`DIRECT_REST_BYTES`] through the page cache.
@@ -28,17 +28,17 @@ pub const DIRECT_TRIAL_BYTES: u64 = 128 << 20;
 /// Time for [`DIRECT_TRIAL_BYTES`]: 160 MiB a second. Rotating disks are slower with scattered writes, other disks
 /// are faster.
 pub const DIRECT_TRIAL_TIME: Duration = Duration::from_millis(800);
-/// Bytes through the page cache after a failed trial of direct I/O.
+/// Bytes that go through the page cache after a failed trial of direct I/O.
 pub const DIRECT_REST_BYTES: u64 = 1 << 30;
-/// Files up to this size, bytes, are fetched again from the start: that costs less than a resume file.
+/// Largest file that is fetched again from the start after an interruption, bytes: that costs less than a resume file.
 pub const RESUME_MIN_BYTES: u64 = 1 << 20;
-/// Received bytes after which a background sync begins: often enough to lose little in a power cut, seldom enough for
+/// Received bytes after which a background sync begins: small enough to lose little in a power cut, large enough for
 /// long writes.
 pub const CHECKPOINT_BYTES: u64 = 32 << 20;
 /// Longest time between such syncs.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
-/// Received bytes of a file that are not known to be on disk; beyond it, receiving waits for the disk. Bounds the
-/// loss of a power cut.
+/// Maximum number of received bytes of a file that are not known to be on disk. At the limit, the download waits for
+/// the disk. Bounds the loss in a power cut.
 pub const MAX_UNSYNCED_BYTES: u64 = 64 << 20;
 /// Largest header of a resume file, bytes: it holds two paths of up to 4 KiB.
 pub const MAX_RESUME_HEADER_BYTES: usize = 16 << 10;
@@ -50,12 +50,13 @@ pub const RESUME_COMPACT_BYTES: usize = 256 << 10;
 /// Time by which a partial file may be newer than its last record without being verified again: a write that its
 /// process did not record before it was killed.
 pub const RESUME_SLACK: Duration = Duration::from_secs(1);
-/// Unfinished downloads that are listed; further ones can still be continued.
+/// Unfinished downloads that are listed. Further ones can still be resumed.
 pub const MAX_UNFINISHED: usize = 1000;
-/// Age after which the record of directories that an abandoned download made is deleted. A later repetition leaves
-/// these directories with the modes they were made with.
-pub const NOTE_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Wait of a download for a just stopped one of the same content to release the partial file.
+/// Age after which the journal of the directories that an abandoned download created is deleted. A later repetition
+/// leaves these directories with the modes with which they were created.
+pub const DIR_JOURNAL_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Time for which a download waits until a download of the same content that was just stopped releases the partial
+/// file.
 pub const PARTIAL_WAIT: Duration = Duration::from_secs(1);
-/// Interval at which it tries.
+/// Interval at which the download tries to lock the partial file.
 pub const PARTIAL_POLL: Duration = Duration::from_millis(20);

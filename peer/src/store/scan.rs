@@ -23,7 +23,7 @@ pub(crate) struct Scan {
     pub(crate) files: BTreeMap<FileName, FileStat>,
     /// Entries that cannot be shared. Hidden entries are not listed.
     pub(crate) skipped: Vec<Skipped>,
-    /// Whether the scanned directory itself is empty.
+    /// True if the scanned directory itself is empty.
     pub(crate) is_empty: bool,
 }
 
@@ -87,7 +87,7 @@ impl Walk<'_> {
                 break;
             }
             let path = relative.join(OsStr::from_bytes(name));
-            // An entry that is gone by now is not worth a report.
+            // An entry that is gone by now is not reported.
             if let Err(error) = self.entry(&path, &dir)
                 && error.kind() != io::ErrorKind::NotFound
             {
@@ -134,7 +134,7 @@ impl Walk<'_> {
             }
             target => target?,
         };
-        // The stat is that of the opened file, so a link that is replaced meanwhile shows as a change.
+        // The stat is that of the opened file, so the replacement of a link appears as a change of the file.
         if self.root.path().join(&target).is_dir() {
             return self.directory(path, self.root.open_dir(&target)?);
         }
@@ -144,7 +144,7 @@ impl Walk<'_> {
     }
 
     fn skip(&mut self, path: &Path, reason: &str) {
-        // The same bound as for files limits the memory.
+        // Bounds the memory, with the same limit as for files.
         if self.found.skipped.len() < MAX_FILES_PER_PEER {
             self.found.skipped.push(Skipped { path: path.to_path_buf(), reason: reason.to_owned() });
         }

@@ -22,7 +22,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Returns whether no program wrote to the file since it was hashed.
+    /// Returns true if no program wrote to the file since it was hashed.
     ///
     /// The kernel updates the times before it changes a byte, so bytes that were read before this call are those that
     /// were hashed. A write through a memory mapping is not detected here; the receiver rejects such bytes.

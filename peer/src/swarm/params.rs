@@ -4,12 +4,12 @@ use std::time::Duration;
 
 /// Maximum number of queued events of one download. While the queue is full, the sessions stop reading.
 pub(super) const MAX_QUEUED_MEMBER_EVENTS: usize = 64;
-/// Maximum number of dials of one member.
+/// Number of attempts to connect to a member.
 pub(super) const DIAL_ATTEMPTS: u32 = 5;
 /// Pause between two attempts, and before reconnecting after a session ended.
 pub(super) const DIAL_RETRY: Duration = Duration::from_secs(2);
-/// Maximum number of members that one other member named and that this peer dials without having reached them yet. An
-/// honest member can name more at once, but those receive the name of this peer too and dial it.
+/// Maximum number of members named by one other member that this peer is dialling. An honest member can name more at
+/// once, but those learn of this peer too and dial it.
 pub(super) const MAX_DIALS_PER_INFORMANT: usize = 64;
 
 /// Time for which updates of a swarm are gathered, with up to [`SWARM_UPDATE_MEMBERS`] members.
@@ -22,6 +22,5 @@ pub(crate) const RANGES_PER_UPDATE: usize = 512;
 pub(crate) const MEMBERS_PER_UPDATE: usize = 64;
 /// Maximum number of members of one swarm with which a peer has a session.
 pub(crate) const MAX_SWARM_MEMBERS: usize = 256;
-/// Delay before the peer with the larger id dials a new member, so that two members that receive each other's names at
-/// the same time do not both dial.
+/// Time for which a receiver waits for the other receiver to dial before it dials itself.
 pub(crate) const SWARM_DIAL_LAST: Duration = Duration::from_millis(500);

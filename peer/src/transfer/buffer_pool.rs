@@ -1,4 +1,4 @@
-//! Reused buffers for what is sent: a transfer touches the same memory all the time and allocates none.
+//! Reused send buffers, so that running uploads allocate no new ones.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,12 +8,13 @@ use shared::limits::GROUP_BYTES;
 
 use crate::bao::verifier::PAIR_BYTES;
 
-/// Bytes of a buffer. A batch ends once it is full, so its last group, with up to 64 pairs before it (one for each
-/// level of the tree), may exceed [`BULK_BATCH_BYTES`].
+/// Size of a buffer, bytes. The last group of a batch may exceed [`BULK_BATCH_BYTES`]. The space for one pair for each
+/// of 64 levels of the tree is a margin.
 const BUFFER_BYTES: usize = BULK_BATCH_BYTES + GROUP_BYTES as usize + 64 * PAIR_BYTES;
 
-/// Free buffers. Their number is bounded by the bytes that QUIC keeps for retransmission (`shared::net::params::SEND_WINDOW_BYTES`)
-/// and by the channels of the uploads. All are freed after the last upload.
+/// Free buffers. Their number is bounded by the bytes that QUIC keeps for retransmission
+/// (`shared::net::params::SEND_WINDOW_BYTES`) and by the channels of the uploads. All are freed when the last
+/// upload drops its handle of the pool.
 #[derive(Debug, Default)]
 pub struct Pool(Mutex<Vec<Vec<u8>>>);
 
@@ -33,12 +34,12 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// The whole buffer, with the contents of its last use.
+    /// Returns the whole buffer, with the contents of its last use.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
 
-    /// The first `len` bytes, shared without a copy.
+    /// Returns the first `len` bytes, shared without a copy.
     pub(crate) fn freeze(mut self, len: usize) -> Bytes {
         self.len = len;
         Bytes::from_owner(self)

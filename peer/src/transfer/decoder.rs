@@ -1,4 +1,4 @@
-//! The blocking side of a receiver: verifies an encoding and writes its groups to the partial file.
+//! Blocking part of a receiver: verifies an encoding and writes its groups to the partial file.
 
 use std::{
     io,
@@ -24,15 +24,16 @@ use crate::{
     store::Partial,
 };
 
-/// Longest time for which verified bytes gather before they are written. Only written groups are advertised to the swarm.
+/// Longest time for which verified bytes gather before they are written. Only written groups are advertised to the
+/// swarm.
 const RUN_TIME: Duration = Duration::from_millis(20);
 
 /// Progress of a request, in the order of its groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// Bytes that are verified and on the disk, more than before.
+    /// Bytes that were verified and written since the last report.
     pub bytes: u64,
-    /// Those of them that no other request had written before.
+    /// Bytes among them that no other request had written before.
     pub new_bytes: u64,
 }
 
@@ -129,9 +130,9 @@ pub(super) struct Write {
 
 /// Destination of verified runs.
 pub(super) enum Output<P> {
-    /// The disk, on the thread that verifies.
+    /// Writer on the thread that verifies.
     Here(Writer<P>),
-    /// A thread that writes and returns the buffers.
+    /// Channels to a thread that writes and returns the buffers.
     Thread { writes: SyncSender<Write>, emptied: Receiver<AlignedBuffer> },
 }
 
@@ -139,7 +140,7 @@ pub(super) enum Output<P> {
 pub(super) struct Sink<P> {
     run_bytes: usize,
     has_pairs: bool,
-    /// Has `run_bytes` and is reused without clearing, which would be a pass over all bytes.
+    /// Buffer of `run_bytes` bytes. Reused without clearing, which would cost a pass over all bytes.
     data: AlignedBuffer,
     len: usize,
     offset: u64,
@@ -194,7 +195,7 @@ impl<P: FnMut(Written)> Sink<P> {
         Ok(true)
     }
 
-    /// Buffer for the next `len` bytes. They belong to the run only after [`commit`](Self::commit).
+    /// Returns the buffer for the next `len` bytes. They belong to the run only after [`commit`](Self::commit).
     fn slot(&mut self, len: usize) -> &mut [u8] {
         &mut self.data.bytes_mut()[self.len..self.len + len]
     }
@@ -231,7 +232,7 @@ impl<P: FnMut(Written)> Sink<P> {
     }
 }
 
-/// Writes verified runs to the partial file, which marks their groups afterwards.
+/// Writes verified runs to the partial file, which then marks their groups as verified.
 pub(super) struct Writer<P> {
     pub(super) partial: Partial,
     pub(super) meter: DecoderMeter,

@@ -1,4 +1,4 @@
-//! A receiver's side: groups of a file, with their proofs, from a stream into a partial file.
+//! Receiving side of a bulk stream: groups of a file, with their proofs, into a partial file.
 
 use std::{ops::RangeInclusive, pin::pin, thread, time::Duration};
 
@@ -30,7 +30,7 @@ const GATHER: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::fr
 const GATHER_BYTES: usize = 64 << 10;
 /// Verified runs that wait for the one that is being written.
 const QUEUED_RUNS: usize = 1;
-/// Number of processors from which on a separate thread for writing is faster.
+/// Minimum number of processors with which a separate thread for writing is faster.
 const MIN_PROCESSORS_FOR_WRITER: usize = 3;
 
 /// Thread that writes verified bytes.
@@ -43,22 +43,23 @@ pub enum Writing {
 }
 
 impl Writing {
-    /// The faster way on this machine. Where the network alone keeps all processors busy, a separate thread costs more
-    /// than it saves.
+    /// Returns the faster variant for this machine. On a machine on which the network alone keeps all processors busy,
+    /// a separate thread costs more than it saves.
     pub fn for_this_machine() -> Self {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         if processors >= MIN_PROCESSORS_FOR_WRITER { Self::Apart } else { Self::Along }
     }
 }
 
-/// Receives `ranges` of the partial's file and returns the bytes of the groups that arrived.
+/// Receives the groups `ranges` of a partial file and returns the number of bytes of the groups that arrived.
 ///
 /// Each group is verified as it arrives and then written in place, unless another request has written it before;
-/// `progress` is called after each write. Bytes behind the encoding are left unread or dropped. Several calls may run
-/// at once on one partial.
+/// `progress` is called after each write. Bytes after the end of the encoding are left unread or dropped. Several calls
+/// may run concurrently on one partial file.
 ///
 /// # Errors
-/// See [`FetchError`]; `silence` is how long the stream may carry nothing while this peer can take something.
+/// See [`FetchError`]. `silence` is the longest time for which the stream may deliver nothing while this peer is ready
+/// to receive.
 pub async fn fetch<R: AsyncRead + Unpin + Send>(
     reader: R,
     ranges: GroupRanges,
@@ -69,7 +70,7 @@ pub async fn fetch<R: AsyncRead + Unpin + Send>(
     fetch_from(&mut Reader(reader), ranges, partial, silence, Writing::Apart, progress).await
 }
 
-/// [`fetch`] from a source of whole chunks.
+/// Same as [`fetch`], from a source of whole chunks.
 ///
 /// # Errors
 /// See [`FetchError`].
@@ -82,7 +83,7 @@ pub async fn fetch_from<S: ChunkSource>(
     progress: impl FnMut(Written) + Send + 'static,
 ) -> Result<u64, FetchError> {
     let (batches, incoming) = mpsc::channel(BULK_BATCHES);
-    // Proofs come on top. When this much has arrived, little is missing.
+    // The proofs are not included. When this many bytes have arrived, little is missing.
     let expected = usize::try_from(ranges.bytes(partial.size())).unwrap_or(usize::MAX);
     let meter = source.meter();
     let incoming = Incoming::new(incoming, meter.clone());
@@ -101,7 +102,7 @@ pub async fn fetch_from<S: ChunkSource>(
         written.map_err(FetchError::from_disk)?;
     }
     match (decoded, read) {
-        // Wrong bytes and a full disk cause the end of the stream and say more than it.
+        // The end of the stream is a consequence of wrong bytes or a full disk, which are the more specific errors.
         (Err(FetchError::Truncated { .. }), Err(broken)) => Err(broken),
         (decoded, _) => decoded,
     }
@@ -154,7 +155,7 @@ async fn read_batches<S: ChunkSource>(
 ) -> Result<(), FetchError> {
     let mut reader = BatchReader { source, silence, expected, read: 0, gather: *GATHER.start(), chunks: Vec::new() };
     loop {
-        // Capacity first: a receiver with a slow disk must not take its own pauses for the owner's silence.
+        // Capacity first: a receiver with a slow disk must not mistake its own pauses for silence of the owner.
         let Ok(slot) = batches.reserve().await else { return Ok(()) };
         reader.source.ready().await;
         let ended = reader.read_batch().await;

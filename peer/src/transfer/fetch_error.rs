@@ -9,7 +9,7 @@ use crate::store::error::is_no_space;
 /// Reason why not all groups arrived. The groups that were verified before stay in the partial file.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The owner sent bytes that are not the file's, or lied about its size. Blame it and try another.
+    /// The owner sent bytes that do not match the hash, or announced a wrong size. Drop the owner and try another one.
     #[error("wrong bytes at offset {offset}")]
     Verification {
         /// Offset in the file of the first part that is not verified.
@@ -21,25 +21,25 @@ pub enum FetchError {
         /// Offset in the file.
         offset: u64,
     },
-    /// The stream broke or was reset by the owner. Try another.
+    /// The stream broke or was reset by the owner. Try another one.
     #[error("the stream broke: {0}")]
     Stream(#[source] io::Error),
-    /// The owner sent nothing for this long. Try another.
+    /// The owner sent nothing for this time. Try another one.
     #[error("the owner sent nothing for {} ms", .0.as_millis())]
     Silent(Duration),
-    /// The disk is full. No owner helps.
+    /// The disk is full. Another owner does not help.
     #[error("no space left: {0}")]
     NoSpace(#[source] io::Error),
-    /// The partial file could not be written. No owner helps.
+    /// The partial file could not be written. Another owner does not help.
     #[error("the partial file cannot be written: {0}")]
     Disk(#[source] io::Error),
-    /// A thread of this peer panicked. No owner helps.
+    /// A thread of this peer panicked. Another owner does not help.
     #[error("a thread of the download panicked: {0}")]
     Panicked(String),
 }
 
 impl FetchError {
-    /// Returns true if another owner may do better.
+    /// Returns true if the owner caused the error, so that another owner may succeed.
     pub fn is_owners_fault(&self) -> bool {
         match self {
             Self::Verification { .. } | Self::Truncated { .. } | Self::Stream(_) | Self::Silent(_) => true,

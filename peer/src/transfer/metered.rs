@@ -76,8 +76,8 @@ impl<S: ChunkSink> ChunkSink for NetworkMeteredSink<S> {
     }
 }
 
-/// Outermost sink of an upload. Adds the time in its calls to [`UploadMeter::sending`], and the time since its creation, which
-/// includes the waits for the disk between two calls, to [`UploadMeter::served`].
+/// Outermost sink of an upload. Adds the time in its calls to [`UploadMeter::sending`], and the time since its
+/// creation, which includes the waits for the disk between two calls, to [`UploadMeter::served`].
 pub struct UploadMeteredSink<S> {
     sink: S,
     meter: Arc<UploadMeter>,
@@ -92,7 +92,7 @@ impl<S> UploadMeteredSink<S> {
         Self { sink, meter, clock, until: clock.now() }
     }
 
-    /// Returns the wrapped sink. What is written to it directly is not counted.
+    /// Returns the wrapped sink. Direct writes to it are not counted.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.sink
     }

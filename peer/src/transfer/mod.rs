@@ -6,12 +6,12 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`mod@serve`] | an owner's side |
-//! | [`mod@fetch`], `decoder`, `fetch_error` | a receiver's side: its stream, its threads, its errors |
-//! | `pack_serve`, `pack_fetch` | the same for packs of small files |
-//! | [`stream`] | the interface of both sides to a stream |
-//! | [`throttle`], [`metered`] | streams with a cap, streams whose waits are counted |
-//! | `buffer_pool` | reused buffers for what is sent |
+//! | [`mod@serve`] | sending side of a bulk stream |
+//! | [`mod@fetch`], `decoder`, `fetch_error` | receiving side of a bulk stream: its task, its threads, its errors |
+//! | `pack_serve`, `pack_fetch` | both sides of a pack of small files |
+//! | [`stream`] | interface of both sides to a stream |
+//! | [`throttle`], [`metered`] | streams with a rate limit, streams whose waits are counted |
+//! | `buffer_pool` | reused send buffers |
 
 mod buffer_pool;
 mod decoder;

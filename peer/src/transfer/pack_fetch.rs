@@ -1,4 +1,4 @@
-//! A receiver's side of a pack: contents from a stream, each handed over once it is verified.
+//! Receiving side of a pack stream: small contents, each passed on once it is verified.
 
 use std::{io, pin::pin, time::Duration};
 
@@ -15,22 +15,22 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Interval of `on_activity` while this peer is slow.
+/// Interval of the calls of `on_activity` while this peer is slow.
 const ACTIVITY_INTERVAL: Duration = PROVIDER_SILENCE.checked_div(4).expect("4 is not 0");
 
 /// Outcome of one content of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PackEvent<'a> {
-    /// Its verified bytes.
+    /// Verified bytes of the content.
     Content(&'a [u8]),
-    /// The owner leaves it out.
+    /// Refusal of the owner to send the content.
     Refused(ItemRefusal),
 }
 
-/// Reason why a pack is incomplete. The contents that were handed over before are right.
+/// Reason why a pack is incomplete. The contents that were passed on before are verified.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PackError<E> {
-    /// The owner sent bytes that are not the content's. Blame it and try another.
+    /// The owner sent bytes that do not match the hash. Drop the owner and try another one.
     #[error("wrong bytes for {0:?}")]
     Verification(ContentHash),
     /// The answer violates the format. Try another owner.
@@ -42,18 +42,18 @@ pub(crate) enum PackError<E> {
     /// The stream broke or was reset. Try another owner.
     #[error("the stream broke: {0}")]
     Stream(#[source] io::Error),
-    /// `take` failed. No owner helps.
+    /// `take` failed. Another owner does not help.
     #[error("{0}")]
     Rejected(E),
-    /// A thread of this peer panicked. No owner helps.
+    /// A thread of this peer panicked. Another owner does not help.
     #[error("a thread of the download panicked: {0}")]
     Panicked(String),
 }
 
-/// Receives `contents` in this order. `take` gets each with its index, on a blocking thread.
+/// Receives `contents` in this order and passes each with its index to `take`, on a blocking thread.
 ///
-/// `on_activity` is called whenever the owner sends something and, repeatedly, while this peer is slow. There is no
-/// deadline. A call holds about 2 MiB and one content in memory.
+/// `on_activity` is called whenever the owner sends something and, repeatedly, while this peer is slow. The caller
+/// detects silence of the owner by missing calls: there is no deadline here.
 ///
 /// # Errors
 /// See [`PackError`]; `Rejected` holds the error of `take`.
@@ -76,7 +76,7 @@ pub(crate) async fn fetch_pack<S: ChunkSource, E: Send + 'static>(
     };
     let decoded = decoded.unwrap_or_else(|error| Err(PackError::Panicked(error.to_string())));
     match (decoded, broken) {
-        // Wrong bytes and a full disk cause the end of the stream and say more than it.
+        // The end of the stream is a consequence of wrong bytes or a full disk, which are the more specific errors.
         (Err(PackError::Truncated), Some(broken)) => Err(PackError::Stream(broken)),
         (decoded, _) => decoded,
     }
@@ -89,7 +89,7 @@ async fn read_batches<S: ChunkSource>(
     on_activity: &mut impl FnMut(),
 ) -> io::Result<()> {
     loop {
-        // Capacity first: this peer must not take its own pauses for the owner's silence.
+        // Capacity first: this peer must not mistake its own pauses for silence of the owner.
         let slot = match timeout(ACTIVITY_INTERVAL, batches.reserve()).await {
             Ok(Ok(slot)) => slot,
             Ok(Err(_)) => return Ok(()),
@@ -125,7 +125,7 @@ async fn wait_until_ready<S: ChunkSource>(source: &mut S, on_activity: &mut impl
     }
 }
 
-/// Verifies the contents of a pack and hands them to `take`.
+/// Verifies the contents of a pack and passes them to `take`.
 fn decode<E>(
     contents: &[(ContentHash, u64)],
     mut incoming: Incoming,

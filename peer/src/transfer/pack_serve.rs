@@ -15,11 +15,12 @@ use shared::{
 };
 use tokio::{sync::mpsc, task};
 
-/// Sends contents in their order, or the reason why one is missing. Returns the number of bytes handed to the stream.
+/// Sends contents in their order; in place of a missing one, the reason. Returns the number of bytes passed to the
+/// stream.
 ///
-/// `open` returns the file of a content and its size. A blocking thread opens, reads and hashes the files ahead of the stream
-/// and holds about 2 MiB. `changed` receives the hashes of contents that no longer match their file. Fails when the sink takes
-/// nothing for `silence`. The caller finishes or resets the stream.
+/// `open` returns the file of a content and its size. A blocking thread opens, reads and hashes the files ahead of the
+/// stream and holds about 2 MiB. `changed` receives the hashes of contents that no longer match their file. Fails when
+/// the sink takes nothing for `silence`. The caller finishes or resets the stream.
 ///
 /// # Errors
 /// `Stream`, `Stalled` or `Internal`: the receiver gets the errors of files in the stream.
@@ -62,7 +63,7 @@ fn read_ahead(
         batch.extend_from_slice(&[ITEM_FOLLOWS]);
         batch.resize(begin + 1 + len, 0);
         let read = open(hash).and_then(|(file, found)| {
-            // A hash determines the size, so the request has a wrong one.
+            // A hash determines the size, so the size in the request is wrong.
             if found != *size {
                 return Err(ItemRefusal::NotHere);
             }

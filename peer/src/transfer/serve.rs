@@ -36,8 +36,8 @@ use crate::{
 /// Error of an upload. The data sent before it is correct.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The file or its outboard has changed since it was hashed. The caller resets the stream, so that the receiver asks
-    /// another owner, and has the share hash the file again ([`crate::store::Share::invalidate`]).
+    /// The file or its outboard has changed since it was hashed. The caller resets the stream, so that the receiver
+    /// asks another owner, and has the share hash the file again ([`crate::store::Share::invalidate`]).
     #[error("the file changed (at offset {offset})")]
     Changed {
         /// Offset in the file at which the change was detected, bytes.
@@ -49,10 +49,10 @@ pub enum ServeError {
     /// The receiver stopped the stream, or the connection ended.
     #[error("the stream failed: {0}")]
     Stream(#[source] io::Error),
-    /// The receiver took no byte for this time. The caller resets the stream; the file is not suspect.
+    /// The receiver took no byte for this time. The caller resets the stream; the file need not be checked.
     #[error("the receiver took nothing for {} s", .0.as_secs_f32())]
     Stalled(Duration),
-    /// The thread that reads the file panicked: a defect. The caller resets the stream.
+    /// The thread that reads the file panicked. The caller resets the stream.
     #[error("the reader of an upload failed: {0}")]
     Internal(#[source] task::JoinError),
 }
@@ -71,8 +71,8 @@ impl ServeError {
 /// Sends `ranges` of a file with their proofs. Returns the number of bytes of the file that were sent.
 ///
 /// A file that changes, shrinks or vanishes meanwhile causes an error. The data is not hashed before it is sent: the
-/// receiver does that, and detects what a damaged disk returns ([`is_right`] then checks the file). `progress` receives the
-/// number of bytes handed to the stream, proofs included. The caller finishes or resets the stream.
+/// receiver hashes it and detects wrong bytes of a damaged disk ([`is_right`] then checks the file). `progress`
+/// receives the number of bytes passed to the stream, proofs included. The caller finishes or resets the stream.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -85,8 +85,8 @@ pub async fn serve<W: AsyncWrite + Unpin + Send>(
     serve_to(source, ranges, Arc::default(), &mut Writer(writer), UPLOAD_SILENCE, progress).await
 }
 
-/// Sends `ranges` of a file like [`serve`], to a sink of chunks, with buffers of `pool`. Fails when the sink takes nothing for
-/// `silence`.
+/// Sends `ranges` of a file like [`serve`], to a sink of chunks, with buffers of `pool`. Fails when the sink takes
+/// nothing for `silence`.
 ///
 /// # Errors
 /// See [`ServeError`].
@@ -126,8 +126,8 @@ pub(super) async fn send_batches<S: ChunkSink, T>(
     worker.await.map_err(ServeError::Internal)
 }
 
-/// Reads and hashes `ranges` of a file. Returns true if they match the hash tree, `None` if `stop` was set before the result
-/// was known. Blocks.
+/// Reads and hashes `ranges` of a file. Returns true if they match the hash tree, `None` if `stop` was set before the
+/// result was known. Blocks.
 pub fn is_right(source: &Source, ranges: &GroupRanges, stop: &AtomicBool) -> Option<bool> {
     let is_right = match &source.outboard {
         Some(outboard) => check(source.hash, source.size, &source.file, outboard, ranges.clone(), stop).covers(ranges),
@@ -137,7 +137,8 @@ pub fn is_right(source: &Source, ranges: &GroupRanges, stop: &AtomicBool) -> Opt
     (is_right || !stop.load(Ordering::Relaxed)).then_some(is_right)
 }
 
-/// Reads the file in batches of the encoding. Ends early, without an error, when the receiving side of `batches` is gone.
+/// Reads the file in batches of the encoding. Ends early, without an error, when the receiving side of `batches` is
+/// gone.
 fn encode(
     source: &Source,
     ranges: GroupRanges,
@@ -186,8 +187,8 @@ fn failed(error: io::Error, offset: u64) -> ServeError {
     }
 }
 
-/// Part of an encoding in one buffer. Pairs are copied into it. Groups are read into it, with one system call for each run of
-/// groups that are contiguous in the file, although pairs separate them in the buffer.
+/// Part of an encoding in one buffer. Pairs are copied into it. Groups are read into it, with one system call for each
+/// run of groups that are contiguous in the file, although pairs separate them in the buffer.
 struct Batch {
     buffer: Buffer,
     len: usize,

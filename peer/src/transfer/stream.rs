@@ -9,20 +9,20 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::diagnostics::meter::DecoderMeter;
 
-/// Stream that delivers an encoding.
+/// Receiving side of a stream that carries an encoding.
 pub trait ChunkSource: Send {
     /// Waits until more may be read. This time does not count as silence of the other side.
     fn ready(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
 
-    /// Bytes to read between two calls of [`ready`](Self::ready).
+    /// Returns the number of bytes to read between two calls of [`ready`](Self::ready).
     fn batch_bytes(&self) -> usize {
         BULK_BATCH_BYTES
     }
 
-    /// Reads the bytes that are available; up to `at_most` if that is less than a batch. Returns no chunk at the end
-    /// of the stream.
+    /// Reads the bytes that are available. `at_most` bounds their number only if it is less than [`BULK_BATCH_BYTES`].
+    /// Returns no chunk at the end of the stream.
     fn next(&mut self, at_most: usize) -> impl Future<Output = io::Result<Vec<Bytes>>> + Send;
 
     /// Returns true if the silence of the other side is acceptable because it was busy with another request of this
@@ -31,15 +31,16 @@ pub trait ChunkSource: Send {
         false
     }
 
-    /// Meter of the decoder's time.
+    /// Returns the meter of the decoder's time.
     fn meter(&self) -> DecoderMeter {
         DecoderMeter::default()
     }
 }
 
-/// Stream that takes an encoding.
+/// Sending side of a stream that carries an encoding.
 pub trait ChunkSink: Send {
-    /// Takes some bytes in order and removes them from the chunks. Returns their number: at least one if there is one.
+    /// Sends some of the bytes in order and removes them from the chunks. Returns their number, at least one unless all
+    /// chunks are empty.
     fn send(&mut self, chunks: &mut [Bytes]) -> impl Future<Output = io::Result<usize>> + Send;
 }
 
@@ -85,7 +86,7 @@ impl ChunkSink for quinn::SendStream {
     }
 }
 
-/// Any reader as a source, at the cost of one copy.
+/// Adapter of any reader to a source, at the cost of one copy.
 #[derive(Debug)]
 pub struct Reader<R>(pub R);
 
@@ -97,7 +98,7 @@ impl<R: AsyncRead + Unpin + Send> ChunkSource for Reader<R> {
     }
 }
 
-/// Any writer as a sink, at the cost of one copy.
+/// Adapter of any writer to a sink, at the cost of one copy.
 #[derive(Debug)]
 pub struct Writer<W>(pub W);
 

@@ -14,7 +14,7 @@ use tokio::time::sleep_until;
 use super::stream::{ChunkSink, ChunkSource};
 use protocol::upload::rate_limit::RateLimit;
 
-/// Optional rate limit. Clones share it.
+/// Optional rate limit, shared by all clones.
 #[derive(Debug, Clone, Default)]
 pub struct Throttle(Option<Arc<Limited>>);
 
@@ -27,7 +27,7 @@ struct Limited {
 }
 
 impl Throttle {
-    /// Creates a limit in bytes per second, at least [`limits::MIN_RATE`]; `None` does not limit.
+    /// Creates a limit in bytes per second, raised to at least [`limits::MIN_RATE`]; `None` means no limit.
     pub fn new(bytes_per_second: Option<NonZeroU64>) -> Self {
         Self(bytes_per_second.map(|rate| {
             let rate = rate.max(NonZeroU64::new(limits::MIN_RATE).unwrap_or(rate));
@@ -38,12 +38,12 @@ impl Throttle {
         }))
     }
 
-    /// Limit, bytes per second.
+    /// Returns the limit, bytes per second.
     pub fn bytes_per_second(&self) -> Option<NonZeroU64> {
         self.0.as_ref().map(|limited| limited.limit.lock().unwrap_or_else(PoisonError::into_inner).bytes_per_second())
     }
 
-    /// Number of bytes to transfer between two calls of [`wait`](Self::wait).
+    /// Returns the number of bytes to transfer between two calls of [`wait`](Self::wait).
     pub fn batch_bytes(&self) -> usize {
         self.0.as_ref().map_or(params::BULK_BATCH_BYTES, |limited| limited.step_bytes)
     }
@@ -132,7 +132,7 @@ mod tests {
         }
         assert_eq!(throttled.sink.0, content);
         let seconds = clock.now().since_origin().as_secs_f64();
-        // The data of half a second, minus the burst.
+        // Half a second for all of the data, minus the burst.
         assert!(seconds > 0.35, "{seconds} s");
     }
 }

@@ -1,7 +1,7 @@
 //! Audit of a shared content after a receiver reports that the data does not match the hash tree.
 //!
 //! Any member can report that, true or not, any number of times. The cost of an audit is bounded by the cost of the
-//! upload: it reads only what was sent on the stream, at most [`params::MAX_LOOK_BYTES`], holds no upload slot, and
+//! upload: it reads only what was sent on the stream, at most [`params::MAX_AUDIT_BYTES`], holds no upload slot, and
 //! ends with the peer.
 
 use crate::upload::params;
@@ -39,7 +39,7 @@ impl ContentAudit {
     /// Hashes, on a separate thread, the part of `ranges` that `sent` bytes of their encoding cover. If it does not
     /// match the hash tree, the share hashes the file again.
     ///
-    /// Does nothing while the content is audited or [`params::MAX_LOOKS`] other audits run: the next receiver of wrong
+    /// Does nothing while the content is audited or [`params::MAX_AUDITS`] other audits run: the next receiver of wrong
     /// data reports it again.
     pub(crate) fn start(&self, hash: ContentHash, ranges: &GroupRanges, sent: u64) {
         let Some(audit) = self.begin(hash) else { return };
@@ -58,7 +58,7 @@ impl ContentAudit {
 
     pub(crate) fn begin(&self, hash: ContentHash) -> Option<RunningAudit> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let begins = running.len() < params::MAX_LOOKS && running.insert(hash);
+        let begins = running.len() < params::MAX_AUDITS && running.insert(hash);
         begins.then(|| RunningAudit { hash, running: self.running.clone() })
     }
 
@@ -89,7 +89,7 @@ impl Drop for RunningAudit {
 /// Returns the first groups of `ranges` that `sent` bytes can contain, and one batch more: a part of it may have been
 /// sent before the stream failed.
 fn sent_ranges(ranges: &GroupRanges, sent: u64) -> GroupRanges {
-    let bytes = sent.saturating_add(crate::transfer::params::BULK_BATCH_BYTES as u64).min(params::MAX_LOOK_BYTES);
+    let bytes = sent.saturating_add(crate::transfer::params::BULK_BATCH_BYTES as u64).min(params::MAX_AUDIT_BYTES);
     ranges.first(bytes.div_ceil(limits::GROUP_BYTES))
 }
 
@@ -104,8 +104,8 @@ mod tests {
         let audited = |sent| sent_ranges(&all, sent).bytes(size);
         assert_eq!(audited(0), crate::transfer::params::BULK_BATCH_BYTES as u64);
         assert_eq!(audited(1 << 20), (1 << 20) + crate::transfer::params::BULK_BATCH_BYTES as u64);
-        for sent in [params::MAX_LOOK_BYTES, size, u64::MAX] {
-            assert_eq!(audited(sent), params::MAX_LOOK_BYTES, "of {sent}");
+        for sent in [params::MAX_AUDIT_BYTES, size, u64::MAX] {
+            assert_eq!(audited(sent), params::MAX_AUDIT_BYTES, "of {sent}");
         }
         let some = GroupRanges::requested(&[(3, 5), (900, 1000)], size).unwrap();
         let first = GroupRanges::requested(&[(3, 5), (900, 915)], size).unwrap();

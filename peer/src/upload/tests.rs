@@ -316,7 +316,7 @@ fn complaint_makes_the_owner_audit_only_what_was_sent() {
 
 #[test]
 fn audits_are_bounded_and_stop_with_the_peer() {
-    let sizes: Vec<_> = (0..=params::MAX_LOOKS).map(|number| (40 << 10) + number).collect();
+    let sizes: Vec<_> = (0..=params::MAX_AUDITS).map(|number| (40 << 10) + number).collect();
     let owner = Owner::with(&sizes, DEADLINE);
     let before = owner.hashed_bytes();
     let hashes = &owner.hashes;
@@ -328,9 +328,9 @@ fn audits_are_bounded_and_stop_with_the_peer() {
     let first = audit.begin(hashes[0]).unwrap();
     start(&audit, 0);
     assert_eq!(audit.count(), 1, "the content is audited already");
-    let others: Vec<_> = hashes[1..params::MAX_LOOKS].iter().map(|&hash| audit.begin(hash).unwrap()).collect();
-    start(&audit, params::MAX_LOOKS);
-    assert_eq!(audit.count(), params::MAX_LOOKS, "the limit is reached");
+    let others: Vec<_> = hashes[1..params::MAX_AUDITS].iter().map(|&hash| audit.begin(hash).unwrap()).collect();
+    start(&audit, params::MAX_AUDITS);
+    assert_eq!(audit.count(), params::MAX_AUDITS, "the limit is reached");
     drop((first, others));
     assert_eq!((audit.count(), owner.hashed_bytes()), (0, before));
 

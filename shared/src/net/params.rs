@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// Wait of the nameserver for each refusal. Longer round trips are not worth waiting for, because silence decides
-/// then.
+/// Time for which the nameserver waits for the refusal of a port probe. On a path with a longer round-trip time, the
+/// silence of the incumbent decides instead.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(50);
 /// Longest deadline accepted from a caller; later ones are shortened to it, because timers cannot hold every 64-bit
 /// number of seconds.
 pub const MAX_CALL_DEADLINE: Duration = Duration::from_secs(600);
-/// Deadline of a handshake.
+/// Deadline of the handshake of a dialled connection.
 pub const DIAL_DEADLINE: Duration = Duration::from_secs(2);
 /// Addresses of one host name that are dialled in turn.
 pub const MAX_DIAL_ADDRESSES: usize = 4;
@@ -32,7 +32,7 @@ pub const MAX_CALL_STREAMS: usize = 16;
 pub const MAX_APPLICANTS: usize = 64;
 /// Streams that an applicant may have open; it needs one.
 pub const MAX_APPLICANT_STREAMS: usize = 4;
-/// Longest stay of an applicant: the time of one call, for which a person waits.
+/// Maximum life of an applicant's connection: the time of one call, for which a person waits.
 pub const ENROLMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence after which a connection is closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ pub const APPLICANT_WINDOW_BYTES: u32 = 64 << 10;
 pub const SEND_WINDOW_BYTES: u64 = 16 << 20;
 /// UDP socket buffers requested from the kernel, bytes. A clamped buffer is reported.
 pub const SOCKET_BUFFER_BYTES: usize = 7 << 20;
-/// Largest datagram, bytes of UDP payload, where the path carries it (loopback, jumbo frames): the kernel takes two
+/// Largest datagram, bytes of UDP payload, where the path carries it (loopback, jumbo frames): the kernel accepts two
 /// of them per call. 1 GiB over loopback takes a tenth less time than with 6500. The receive buffer of an endpoint
 /// reserves address space for 2048 of them (66 MB) and touches 2 MB.
 pub const MAX_DATAGRAM_BYTES: u16 = 32_000;
@@ -55,7 +55,7 @@ pub const MAX_DATAGRAM_BYTES: u16 = 32_000;
 pub const MTU_SEARCH_PAUSE: Duration = Duration::from_secs(1);
 /// Datagrams that the other side may leave unacknowledged within its acknowledgement delay (25 ms).
 pub const DATAGRAMS_PER_ACK: u32 = 9;
-/// Wait of a program for the local token of a nameserver on this machine that is just starting.
+/// Time for which a program waits for the local token of a nameserver on this machine that is just starting.
 pub const LOCAL_TOKEN_WAIT: Duration = Duration::from_secs(1);
-/// Interval at which it looks for the token.
+/// Interval at which the program looks for the local token.
 pub const LOCAL_TOKEN_POLL: Duration = Duration::from_millis(20);

@@ -6,7 +6,7 @@ use super::{
     Action, Report,
     epochs::Epochs,
     members::Members,
-    params::{CANDIDATE_PLACES, CANDIDATE_STAGGER, STANDBY_HEAD_START},
+    params::{CANDIDATE_RANKS, CANDIDATE_STAGGER, STANDBY_HEAD_START},
     poll::Poll,
     standby::Standby,
 };
@@ -97,19 +97,19 @@ impl Ctx<'_> {
     pub(crate) fn stagger(&mut self, incumbent: Option<&PeerId>) -> Duration {
         let mut standbys = self.succession.iter().filter(|standby| Some(*standby) != incumbent);
         if let Some(before) = standbys.clone().position(|standby| *standby == self.me.id) {
-            let rank = u32::try_from(before).unwrap_or(CANDIDATE_PLACES);
+            let rank = u32::try_from(before).unwrap_or(CANDIDATE_RANKS);
             return CANDIDATE_STAGGER * rank + self.jitter(CANDIDATE_STAGGER / 2);
         }
         let head_start = if standbys.next().is_some() { STANDBY_HEAD_START } else { Duration::ZERO };
         let key = self.epochs.next(&self.me.id, false).0.to_le_bytes();
         let own = rendezvous(&key, &self.me.id);
         let others = self.members.others.keys().filter(|peer| Some(*peer) != incumbent);
-        let before = others.filter(|peer| rendezvous(&key, peer) < own).take(CANDIDATE_PLACES as usize).count();
-        let rank = u32::try_from(before).unwrap_or(CANDIDATE_PLACES);
+        let before = others.filter(|peer| rendezvous(&key, peer) < own).take(CANDIDATE_RANKS as usize).count();
+        let rank = u32::try_from(before).unwrap_or(CANDIDATE_RANKS);
         // One peer has the first rank, unless the peers' lists differ.
         let jitter = if rank == 0 { Duration::ZERO } else { self.jitter(CANDIDATE_STAGGER / 2) };
         // All peers behind the last rank share it, so they spread out.
-        let crowd = if rank == CANDIDATE_PLACES { self.jitter(ELECTION_BACKOFF) } else { Duration::ZERO };
+        let crowd = if rank == CANDIDATE_RANKS { self.jitter(ELECTION_BACKOFF) } else { Duration::ZERO };
         head_start + CANDIDATE_STAGGER * rank + jitter + crowd
     }
 }

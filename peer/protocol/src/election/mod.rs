@@ -55,7 +55,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Calls, params::OVERSLEPT, replication::share_log::ShareLog};
+use crate::{Calls, params::STALL_THRESHOLD, replication::share_log::ShareLog};
 use params::SUSPICION;
 use shared::{
     contact::Contact,
@@ -282,7 +282,7 @@ impl Core {
         let late = self.next_deadline().map_or(Duration::ZERO, |deadline| now.since(deadline));
         let asleep = now.since(self.last_handled);
         self.last_handled = self.last_handled.max(now);
-        let stalled = late > OVERSLEPT;
+        let stalled = late > STALL_THRESHOLD;
         if stalled {
             self.ignore_disconnects_until = now + SUSPICION;
         }

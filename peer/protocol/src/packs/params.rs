@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Cost of an item besides its bytes, as a number of bytes that take as long: opening, hashing, naming. Determines the
-/// length of packs of many tiny files.
+/// Cost of an item besides its bytes, as a number of bytes that take as long: opening, hashing, renaming. Determines
+/// the length of packs of many tiny files.
 pub const PACK_ITEM_COST: u64 = 16 << 10;
 /// Minimum cost of a pack, bytes, while more items wait. In smaller packs the request itself dominates the cost.
 pub const MIN_PACK_COST: u64 = 512 << 10;

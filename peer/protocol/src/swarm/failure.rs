@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{params::OVERSLEPT, provider_health::MAX_PROVIDER_FAILURES};
+use crate::{params::STALL_THRESHOLD, provider_health::MAX_PROVIDER_FAILURES};
 use shared::time::Timestamp;
 
 use super::{
@@ -53,7 +53,7 @@ impl Swarm {
     /// Extends all silence deadlines if the timer is late: this peer did not run and could not receive anything.
     pub(super) fn extend_deadlines_after_stall(&mut self, now: Timestamp) {
         let late = self.next_deadline().map_or(Duration::ZERO, |due| now.since(due));
-        if late > OVERSLEPT {
+        if late > STALL_THRESHOLD {
             self.providers.values_mut().for_each(|provider| provider.extend_deadline(late));
         }
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 /// Minimum size of a piece, bytes. One request per piece costs little beside its transfer, and a receiver can pass the
 /// piece on soon.
 pub const MIN_PIECE_BYTES: u64 = 256 << 10;
-/// Maximum size of a piece, bytes, of a file of up to 64 GiB. Pieces of larger files grow with the file.
+/// Maximum size of a piece, bytes, of a file of up to 256 GiB. Pieces of larger files grow with the file, because their
+/// number is limited to [`MAX_PIECES`].
 pub const MAX_PIECE_BYTES: u64 = 4 << 20;
 /// Number of pieces that the scheduler divides a file into where the piece sizes allow it. With many pieces, receivers
 /// have much to exchange.
@@ -20,8 +21,8 @@ pub const MAX_ACTIVE_PROVIDERS: usize = 16;
 /// Maximum number of incomplete pieces of a provider that are tracked group by group. Further ones count once they are
 /// complete.
 pub const MAX_BEGUN_PIECES_PER_PROVIDER: usize = 1024;
-/// Minimum number of pieces at the front of another receiver's partition that stay reserved for it: as many as are in
-/// flight to it, and as many again.
+/// Minimum number of pieces at the front of another receiver's partition that stay reserved for it: twice as many as
+/// are in flight to it.
 pub const RESERVED_PIECES: usize = 4;
 /// Maximum time for which a provider stays unused because its pieces are reserved for other receivers.
 pub const MAX_RESERVED_TIME: Duration = Duration::from_secs(1);

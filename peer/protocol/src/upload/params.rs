@@ -8,7 +8,7 @@ pub const MAX_UPLOADS: usize = 8;
 /// Maximum number of active uploads to one peer. Its next request starts once the one before is sent, so that its
 /// pieces complete one after another and can be passed on.
 pub const MAX_UPLOADS_PER_PEER: usize = 1;
-/// Maximum number of requests that wait for a slot. Beyond, peers are refused as busy.
+/// Maximum number of requests that wait for a slot. Further requests are refused as busy.
 pub const MAX_WAITING_UPLOADS: usize = 256;
 /// Maximum number of requests of one peer that wait for a slot.
 pub const MAX_WAITING_UPLOADS_PER_PEER: usize = 64;

@@ -1,4 +1,4 @@
-//! State that the parts of one packed download share.
+//! State that preparation, engine and commits of one packed download share.
 
 use std::{
     path::Path,
@@ -28,20 +28,20 @@ pub(crate) type FileIndex = usize;
 /// A content to fetch, and the files that have it.
 pub(crate) struct Content {
     pub(crate) hash: ContentHash,
-    /// Bytes.
+    /// Size, bytes.
     pub(crate) size: u64,
     pub(crate) targets: Vec<Target>,
     pub(crate) providers: Vec<Contact>,
     taken: AtomicBool,
 }
 
-/// A file that a content is for.
+/// File to be written with a content.
 pub(crate) struct Target {
     pub(crate) file: FileIndex,
     pub(crate) destination: Destination,
 }
 
-/// A file that lies in the staging directory, and the sources of its bytes.
+/// File in the staging directory, and the sources of its bytes.
 pub(crate) struct Ready {
     pub(crate) file: FileIndex,
     pub(crate) staged: Staged,
@@ -76,12 +76,12 @@ impl Batch {
         Self { me, context, files, staging, clock: Clock::start(), outcomes }
     }
 
-    /// A file does not arrive.
+    /// Records that a file failed.
     pub(crate) fn fail(&self, file: FileIndex, error: FileError) {
         self.end(file, Err(error));
     }
 
-    /// A file is durable at its destination.
+    /// Records that a file is durable at its destination.
     pub(crate) fn complete(&self, file: FileIndex, path: &Path, sources: Vec<(PeerId, u64)>) {
         let meta = self.files[file].clone();
         self.context.add_file(&meta);
@@ -89,13 +89,13 @@ impl Batch {
         self.end(file, Ok(Downloaded { path: path.to_path_buf(), seconds, sources, file: meta }));
     }
 
-    /// The bytes of a file are verified.
+    /// Counts the bytes of a file as verified.
     pub(crate) fn add_bytes(&self, file: FileIndex) {
         let meta = &self.files[file];
         self.context.add_bytes(meta, meta.size);
     }
 
-    /// Outcomes of all files in their order; files without one get `rest`.
+    /// Returns the outcomes of all files in their order. Files without an outcome get `rest`.
     pub(crate) fn take_outcomes(&self, rest: &FileError) -> Vec<Result<Downloaded, FileError>> {
         let outcomes = std::mem::take(&mut *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner));
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(rest.clone()))).collect()

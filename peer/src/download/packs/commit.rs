@@ -42,8 +42,8 @@ async fn commit_group(share: &Share, batch: &Batch, group: Vec<Ready>) {
     }
 }
 
-/// Gathers the first file and those that arrive within [`crate::download::params::COMMIT_WAIT`], up to [`crate::download::params::COMMIT_FILES`] and
-/// [`crate::download::params::COMMIT_BYTES`].
+/// Gathers the first file and those that arrive within [`params::COMMIT_WAIT`], up to [`params::COMMIT_FILES`] and
+/// [`params::COMMIT_BYTES`].
 async fn gather(first: Ready, queue: &mut mpsc::Receiver<Ready>) -> Vec<Ready> {
     let mut bytes = first.staged.size();
     let mut group = vec![first];
@@ -56,7 +56,7 @@ async fn gather(first: Ready, queue: &mut mpsc::Receiver<Ready>) -> Vec<Ready> {
             bytes += group[before..].iter().map(|ready| ready.staged.size()).sum::<u64>();
         }
     };
-    // What has arrived when the time is over is in the group.
+    // After the timeout, the group contains the files that have arrived.
     let _ = timeout(params::COMMIT_WAIT, more).await;
     group
 }

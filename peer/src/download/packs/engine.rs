@@ -1,7 +1,7 @@
-//! The shell around the core of packs: one stream for each pack of the core.
+//! I/O of the pack scheduler: opens one stream for each pack that the scheduler requests.
 //!
 //! ```text
-//!             Action::Ask                      stream from the provider ─ each content verified ─ staged ─> commits
+//!             Action::Request                  stream from the provider ─ each content verified ─ staged ─> commits
 //!   [ packs ] ──────────────> a task for the pack ──────────────────────────────────────────────────────>
 //!       ^     Cancel ───> stop │
 //!       └── TaskReport <───────┘
@@ -51,16 +51,16 @@ use crate::{
     },
 };
 
-/// Reports of packs that wait for the core: two packs' worth.
+/// Reports of packs that wait for the core: those of two packs.
 const MAX_QUEUED_REPORTS: usize = 2 * limits::MAX_PACK_CONTENTS;
-/// Interval at which the core learns that bytes arrive.
+/// Interval of activity reports to the core while bytes arrive.
 const ACTIVITY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One download of many small contents.
 pub(crate) struct PackEngine {
     /// Connections for bytes.
     pub(crate) bulk: Connections,
-    /// Cap on the bytes that this peer receives.
+    /// Rate limit of the bytes that this peer receives.
     pub(crate) throttle: Throttle,
     /// Bytes that this peer has fetched since it started.
     pub(crate) all_bytes: Arc<AtomicU64>,
@@ -80,11 +80,11 @@ struct Provider {
 /// Report of a pack's task to the engine.
 enum TaskReport {
     Event(Event),
-    /// The provider leaves an item out.
+    /// The provider refuses an item.
     Refused(PackId, ItemId, ItemRefusal),
     /// A pack failed because of its provider; the text is the problem.
     Failed(PackId, PackFailure, String),
-    /// This peer cannot write. No provider helps.
+    /// This peer cannot write. Another provider does not help.
     Fatal(FileError),
 }
 
@@ -129,7 +129,7 @@ impl PackEngine {
         }
     }
 
-    /// Carries out an action of the core. Returns true when the download has ended.
+    /// Executes an action of the core. Returns true when the download has ended.
     fn carry_out(&self, action: Action, state: &mut State, report: &mpsc::Sender<TaskReport>) -> bool {
         match action {
             Action::Request(pack, items) => {
@@ -155,7 +155,7 @@ impl PackEngine {
         false
     }
 
-    /// The task of one pack.
+    /// Returns the task of one pack.
     fn request(
         &self,
         pack: PackId,
@@ -184,7 +184,7 @@ impl PackEngine {
         &self.contents[item.0 as usize]
     }
 
-    /// Callback for each content of a pack, on a blocking thread: stages it and reports it.
+    /// Returns the callback for each content of a pack, which stages it and reports it. Runs on a blocking thread.
     fn taker(
         &self,
         pack: PackId,
@@ -212,13 +212,13 @@ impl PackEngine {
                     TaskReport::Event(Event::Delivered(pack, item))
                 }
             };
-            // Fails only if the engine has ended; its end ends the stream.
+            // Fails only if the engine has ended, which aborts the stream.
             let _ = report.blocking_send(outcome);
             Ok(())
         }
     }
 
-    /// No provider delivers a content: its files fail with the problems of all of them.
+    /// Fails the files of a content that no provider delivers, with the problems of all providers.
     fn fail(&self, item: ItemId, reasons: &[(ProviderId, PackFailure)], state: &State) {
         let all_corrupt = !reasons.is_empty() && reasons.iter().all(|(_, why)| *why == PackFailure::SentCorruptData);
         let problem = |(number, why): &(ProviderId, PackFailure)| {
@@ -239,7 +239,7 @@ impl PackEngine {
 }
 
 impl State {
-    /// Takes a report in and returns its event for the core.
+    /// Processes a report and returns its event for the core.
     ///
     /// # Errors
     /// If this peer cannot write any more.
@@ -289,7 +289,7 @@ fn stage(
                     return Ok(());
                 }
             }
-            // No other file fits either.
+            // The other files do not fit either.
             Err(error) if is_no_space(&error.error) => return Err(FileError::store(error)),
             Err(error) => batch.fail(file, FileError::store(error)),
         }
@@ -297,7 +297,7 @@ fn stage(
     Ok(())
 }
 
-/// Everything that one pack needs.
+/// Parameters of the stream of one pack.
 struct PackStream {
     bulk: Connections,
     throttle: Throttle,
@@ -306,7 +306,7 @@ struct PackStream {
 }
 
 impl PackStream {
-    /// Requests one pack and hands its contents to `take`. Reports activity of the provider in between.
+    /// Requests one pack and passes its contents to `take`. Meanwhile reports activity of the provider.
     async fn fetch(
         &self,
         contents: Vec<(ContentHash, u64)>,
@@ -345,7 +345,7 @@ impl PackStream {
 }
 
 /// Numbers the providers in a random order, so that many receivers spread over them, and lists for each content its
-/// size and providers. This peer is none of them: what it has was copied.
+/// size and providers. Excludes this peer, whose contents were already copied.
 fn introduce(contents: &[Content], me: &PeerId) -> (Vec<Provider>, Vec<Wanted>) {
     let mut contacts: BTreeMap<&PeerId, &Contact> = BTreeMap::new();
     for provider in contents.iter().flat_map(|content| &content.providers).filter(|provider| provider.peer != *me) {
@@ -359,7 +359,7 @@ fn introduce(contents: &[Content], me: &PeerId) -> (Vec<Provider>, Vec<Wanted>) 
         let known = content.providers.iter().filter_map(|contact| numbers.get(&contact.peer).copied());
         let mut known: Vec<ProviderId> = known.collect();
         known.sort_unstable();
-        // The lowest numbers: contents with the same providers are asked of the same ones.
+        // The lowest numbers, so that contents with the same providers are requested from the same ones.
         Wanted { size: content.size, providers: known.into_iter().take(params::MAX_OWNERS_PER_PACKED).collect() }
     });
     let wanted = wanted.collect();
@@ -367,7 +367,7 @@ fn introduce(contents: &[Content], me: &PeerId) -> (Vec<Provider>, Vec<Wanted>) 
     (providers, wanted)
 }
 
-/// The failure as the core distinguishes it.
+/// Classifies a failure for the core.
 fn failure_of(error: &PackRequestError) -> PackFailure {
     match error {
         PackRequestError::Refused(BulkRefusal::Busy) => PackFailure::Busy,

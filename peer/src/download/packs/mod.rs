@@ -43,7 +43,7 @@ pub(crate) struct PackFetcher<'a> {
     pub(crate) share: &'a Share,
     /// Connections for bytes.
     pub(crate) bulk: &'a Connections,
-    /// Cap on the bytes that this peer receives.
+    /// Rate limit of the bytes that this peer receives.
     pub(crate) throttle: &'a Throttle,
     /// Bytes that this peer has fetched since it started.
     pub(crate) all_bytes: &'a Arc<AtomicU64>,
@@ -55,8 +55,8 @@ type Wanted = (FileIndex, Destination, Vec<Contact>);
 impl PackFetcher<'_> {
     /// Fetches files of at most `MAX_PACKED_FILE_BYTES` each. Returns the outcome of each, in their order.
     ///
-    /// A file that fails does not keep the others from arriving; a full disk does. `outside` is the folder outside of
-    /// the share that takes the files, if there is one.
+    /// A file that fails does not affect the others; a full disk ends the whole download. `outside` is the folder
+    /// outside of the share that takes the files, if there is one.
     pub(crate) async fn fetch(
         &self,
         jobs: Vec<Job>,
@@ -105,7 +105,7 @@ impl PackFetcher<'_> {
         let mut chunks = Vec::new();
         let mut rest = jobs.into_iter().enumerate();
         loop {
-            let chunk: Vec<(FileIndex, Job)> = rest.by_ref().take(params::LOOKED_AT_A_TIME).collect();
+            let chunk: Vec<(FileIndex, Job)> = rest.by_ref().take(params::INSPECTED_AT_A_TIME).collect();
             if chunk.is_empty() {
                 break;
             }
@@ -186,7 +186,7 @@ fn prepare_chunk(
     (wanted, found)
 }
 
-/// Stages a content that the share has under another name; `None` if it does not have it, or not any more.
+/// Stages a content that the share has under another name; `None` if the share does not have it (any more).
 fn copy_from_share(
     share: &Share,
     batch: &Batch,

@@ -28,7 +28,7 @@ use rustix::{
 };
 use shared::time::{Clock, Timestamp};
 
-/// Second handle of a file, for large writes.
+/// Second handle of a file, for direct writes of large runs.
 #[derive(Debug)]
 pub(crate) struct DirectWriter {
     file: File,
@@ -88,7 +88,8 @@ impl DirectWriter {
         Ok(written)
     }
 
-    /// Returns the number of bytes written before the end of `data`, a write that ended within a block, or an error.
+    /// Returns the number of bytes written, and the error that ended the writes, if any. Also ends early after a write
+    /// that ended within a block.
     fn write_blocks(&self, data: &[u8], offset: u64) -> (usize, io::Result<()>) {
         let mut written = 0;
         while written < data.len() && written.is_multiple_of(DIRECT_ALIGNMENT) {
@@ -115,12 +116,12 @@ struct SpeedTrial {
     trial_time: Duration,
     /// Number of writes in progress.
     writers: usize,
-    /// Time up to which `took` is counted.
+    /// Time up to which `took` has been updated.
     counted: Timestamp,
     bytes: u64,
     /// Time with at least one write in progress.
     took: Duration,
-    /// Bytes left for the page cache until the next trial.
+    /// Bytes that still go through the page cache before the next trial.
     rest: u64,
 }
 
@@ -138,7 +139,7 @@ impl Default for SpeedTrial {
 }
 
 impl SpeedTrial {
-    /// Returns whether a write of `bytes` may bypass the page cache. If so, [`end`](Self::end) must follow.
+    /// Returns true if a write of `bytes` may bypass the page cache. If so, [`end`](Self::end) must follow.
     fn begin(&mut self, bytes: u64, now: Timestamp) -> bool {
         if self.rest > 0 {
             self.rest = self.rest.saturating_sub(bytes);
@@ -194,14 +195,14 @@ pub(crate) mod tests {
             self.trial().trial_time = Duration::MAX;
         }
 
-        /// Returns the bytes written directly since the begin of the trial.
+        /// Returns the bytes written directly since the start of the trial.
         pub(in crate::store) fn written(&self) -> u64 {
             self.trial().bytes
         }
     }
 
-    /// Returns whether direct I/O is available, as the file system of `file` reports. If not, prints past the capture
-    /// of the tests' output that the test is skipped.
+    /// Returns true if direct I/O is available, and asserts that the file system of `file` reports the same. Otherwise
+    /// prints, bypassing the output capture of the test harness, that the test is skipped.
     pub(in crate::store) fn is_available(direct: Option<&DirectWriter>, file: &File) -> bool {
         let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).unwrap();
         let can = stat.stx_dio_offset_align > 0 && stat.stx_dio_offset_align.max(stat.stx_dio_mem_align) <= 4096;
@@ -256,8 +257,8 @@ pub(crate) mod tests {
             bytes
         }
 
-        /// Returns whether the page cache has the byte at `offset` (preadv2(2), `RWF_NOWAIT`); `None` if the file
-        /// system does not tell.
+        /// Returns true if the page cache has the byte at `offset` (preadv2(2), `RWF_NOWAIT`); `None` if the file
+        /// system does not support the query.
         fn is_cached(&self, offset: u64) -> Option<bool> {
             let mut byte = [0];
             let mut place = [IoSliceMut::new(&mut byte)];

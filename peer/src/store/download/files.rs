@@ -28,7 +28,7 @@ pub(crate) const RESUME_SUFFIX: &str = ".have";
 /// Unit of a file's block count (stat(2)), bytes.
 const BLOCK_BYTES: u64 = 512;
 const OPEN: OFlags = OFlags::RDWR.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
-/// Mode before the umask. The file keeps what the umask leaves of it at its destination.
+/// Mode before the umask. The file keeps the resulting mode at its destination.
 const MODE: Mode = Mode::from_raw_mode(0o666);
 
 /// Location of a partial file and its resume file.
@@ -56,7 +56,7 @@ pub(crate) fn resume_name(name: &OsStr) -> OsString {
     with_suffix(name, RESUME_SUFFIX)
 }
 
-/// Returns whether `name` is that of a resume file.
+/// Returns true if `name` is that of a resume file.
 pub(crate) fn is_resume_file(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(RESUME_SUFFIX.as_bytes())
 }
@@ -83,8 +83,8 @@ pub(crate) fn lock(dir: &OwnedFd, name: &OsStr) -> io::Result<Option<File>> {
 
 /// Opens or creates the file and locks it. Returns a handle that has the lock and one for reading and writing.
 ///
-/// Between open and lock, the previous owner may have renamed the file to its destination. The lock is then one of a
-/// finished file, which must not be written to, so the name is opened again.
+/// Between open and lock, the previous lock holder may have renamed the file to its destination. The lock then belongs
+/// to a finished file, which must not be written to, so the name is opened again.
 pub(crate) fn open_locked(dir: &OwnedFd, name: &OsStr) -> Result<(File, File), PartialError> {
     loop {
         let locked = open_rw(dir, name)?;

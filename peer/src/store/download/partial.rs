@@ -65,7 +65,7 @@ struct Inner {
     hash: ContentHash,
     size: u64,
     goal: Goal,
-    /// Holds the lock. Clones of the other handles outlive the download, and the lock must not.
+    /// Handle that holds the lock. Clones of the other handles may outlive the download, but the lock must not.
     _lock: File,
     file: File,
     /// Writer for large runs, where the file system supports it.
@@ -132,7 +132,7 @@ impl Partial {
 
     /// Returns a source to send the file from and the groups verified so far.
     ///
-    /// The source stays readable whatever becomes of the download, and does not prevent its resumption.
+    /// The source stays readable after the download has ended, and does not prevent its resumption.
     ///
     /// # Errors
     /// If this process has too many open files.
@@ -230,7 +230,7 @@ impl Partial {
         Ok(new)
     }
 
-    /// Marks the file as useless. It is deleted with its last handle.
+    /// Discards the verified groups, so that the file is deleted with its last handle.
     pub(crate) fn abandon(&self) {
         *self.lock_verified() = GroupRanges::default();
     }
@@ -290,7 +290,7 @@ impl Inner {
         let recovered = recover(resume_file.as_ref(), file, &self.file, outboard, stop)?;
         let verified: GroupRanges = recovered.durable.iter().chain(recovered.written.iter()).collect();
         if verified.is_empty() && resume_file.is_some() {
-            // Before the file is truncated: the old resume file must not make claims about the new content.
+            // Before the file is truncated, because the old resume file must not make claims about the new content.
             remove_durably(resume_dir, resume_name)?;
         }
         self.verified = Mutex::new(verified);

@@ -109,7 +109,7 @@ pub(crate) fn discard(
     let wanted = |entry: &Entry| {
         let file = &entry.content.header.file;
         match version {
-            // `@` may also be part of the file's own name.
+            // `@` may also be part of the file name.
             Some(version) => {
                 (file.name.as_str() == name && version.matches(&file.hash))
                     || file.name.as_str() == format!("{name}@{version}")
@@ -158,7 +158,7 @@ pub(crate) fn sweep(root: &ConfinedDir, is_shared: impl Fn(&ContentHash) -> bool
     }
 }
 
-/// Returns whether the resume file is obsolete. Discards its download if the content is in the share.
+/// Returns true if the resume file is obsolete. Discards its download if the content is in the share.
 fn sweep_resume_file(root: &ConfinedDir, resume_name: &OsStr, is_shared: impl Fn(&ContentHash) -> bool) -> bool {
     let dir = partial_dir(root);
     let Some(entry) = read(root, resume_name.to_owned()) else {
@@ -223,7 +223,7 @@ fn is_unlocked(dir: &Path, name: &OsStr) -> bool {
 }
 
 impl Entry {
-    /// Returns whether the partial file exists. It need not be the same inode: a copy is hashed when it is resumed.
+    /// Returns true if the partial file exists. It need not be the same inode: a copy is hashed when it is resumed.
     fn exists(&self) -> bool {
         self.dir.join(&self.name).symlink_metadata().is_ok_and(|metadata| metadata.is_file())
     }
@@ -244,7 +244,7 @@ impl Entry {
         let Some(_lock) = lock(&dir, &self.name)? else { return Ok(None) };
         let resume_file = partial_dir(root).join(&self.resume_name);
         let mut freed_bytes = 0;
-        // The resume file first: a crash in between must not leave claims about deleted groups.
+        // The resume file first, because a crash in between must not leave claims about deleted groups.
         for path in [&resume_file, &self.dir.join(&self.name), &self.dir.join(outboard_name(&self.name))] {
             let bytes = path.symlink_metadata().map_or(0, |metadata| metadata.blocks() * 512);
             match fs::remove_file(path) {

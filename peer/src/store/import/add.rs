@@ -46,7 +46,8 @@ pub(crate) fn copy(inner: &Arc<ShareInner>, source: &Path) -> Result<Arrivals, A
     if let Ok(inside) = found.strip_prefix(inner.root.path()) {
         return Ok(Arrivals { files: entries_in_share(inner, &found, inside)?, guard: None });
     }
-    // The name is the one that the user gave, even that of a link. `.` and `..` have none of their own.
+    // The file keeps the name that the user gave, even if it is that of a link. `.` and `..` are replaced by the name
+    // of the directory.
     let base = source.file_name().or(found.file_name()).unwrap_or_default();
     let base = FileName::from_relative_path(Path::new(base)).map_err(|error| invalid_name(source, error))?;
     let metadata = found.metadata().map_err(failed)?;

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! inspect ─ stage (write, time, mode) ┐
-//!           stage …                   ├─ commit: sync ─ rename each ─ sync the directories ─ (index adopts all)
+//!           stage …                   ├─ commit: sync ─ rename each ─ sync the directories ─ (Share::adopt)
 //!           stage …                   ┘
 //! ```
 //!
-//! All calls block. Each file gets the treatment of `Occupancy`, [`Destination`] and `Partial::finalize`.
+//! All calls block. Destinations, existing files and final renames follow the same rules as for a single download
+//! ([`Destination`], `Occupancy`, `Partial::finalize`).
 
 use std::{
     collections::BTreeMap,
@@ -106,7 +107,7 @@ impl StagedBatch {
     /// Resolves the destination of a file and compares it with what exists there.
     ///
     /// # Errors
-    /// If the destination is not valid, taken, or not writable.
+    /// If the destination is invalid, occupied or not writable.
     pub(crate) fn inspect(&self, meta: &FileMeta, to: Option<&Path>) -> Result<Inspected, InspectError> {
         let share = &self.0.share;
         let destination = Destination::resolve(&share.root, &meta.name, to)?;
@@ -140,7 +141,7 @@ impl StagedBatch {
     pub(crate) fn check_space(&self, files: u64, bytes: u64) -> Result<(), SpaceError> {
         let staging = self.staging();
         let mut all = staging.share.iter().chain(staging.outside.values());
-        // With several disks, the share of each is not known.
+        // With several disks, the number of bytes for each is not known.
         let (Some(only), None) = (all.next(), all.next()) else { return Ok(()) };
         let stat = rustix::fs::fstatvfs(only.dir())
             .map_err(|error| FileError::new("look at the disk of", self.0.share.root.path(), error))?;
@@ -240,7 +241,8 @@ impl StagedBatch {
         Ok(FileStat::from_stat(&rustix::fs::statat(dir, &base, AtFlags::SYMLINK_NOFOLLOW)?))
     }
 
-    /// Treats a file that appeared at the destination since the inspection as success if its content is the wanted one.
+    /// Accepts a file that appeared at the destination since the inspection if it has the wanted content. Otherwise
+    /// returns `error`.
     fn accept_identical(
         &self,
         staged: &Staged,

@@ -1,10 +1,10 @@
-//! Journal of the directories that a download creates. A download that is repeated after its process was killed thereby
-//! distinguishes them from directories that existed before.
+//! Journal of the directories that a download creates. If the process is killed and the download is repeated, the
+//! journal distinguishes these directories from those that existed before.
 //!
-//! `.brasa/directories/<16 hex>` contains the names (postcard). The digits are of the BLAKE3 hash of the key of the
-//! download. The file is written beside its name and renamed, so it is complete after a kill and with concurrent
-//! downloads. It is not synced: a crash of the machine may lose it, and with it the modes. The start of the peer
-//! deletes files older than `NOTE_LIFE`.
+//! `.brasa/directories/<16 hex digits>` contains the names (postcard). The digits are the beginning of the BLAKE3 hash
+//! of the download's key. The file is written under a temporary name and renamed, so it is complete after a kill and
+//! with concurrent downloads. It is not synced: a crash of the machine may lose it, and with it the modes. The start of
+//! the peer deletes files older than `DIR_JOURNAL_LIFE`.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use crate::store::{
     confined_dir::{ConfinedDir, HIDDEN},
     file_ops::{TEMPORARY, create_beside},
     file_stat::FileStat,
-    params::NOTE_LIFE,
+    params::DIR_JOURNAL_LIFE,
 };
 use rustix::{
     fs::{AtFlags, Mode, OFlags},
@@ -59,9 +59,9 @@ pub(crate) fn end(root: &ConfinedDir, key: &str) -> io::Result<()> {
     }
 }
 
-/// Deletes journals older than `NOTE_LIFE` and incomplete files of killed processes. Called at the start of the peer.
+/// Deletes journals older than `DIR_JOURNAL_LIFE` and incomplete files of killed processes. Called at the start of the peer.
 pub(crate) fn sweep(root: &ConfinedDir) {
-    // Without this directory, no download has created one yet.
+    // If the directory is missing, no download has written a journal yet.
     let Ok(entries) = fs::read_dir(root.path().join(HIDDEN).join(DIRECTORIES)) else { return };
     for entry in entries.flatten() {
         if let Err(error) = sweep_entry(&entry) {
@@ -75,7 +75,7 @@ fn sweep_entry(entry: &DirEntry) -> io::Result<()> {
     let now = i64::try_from(unix_micros()).unwrap_or(i64::MAX);
     // A negative age, after the clock was set back, counts as zero.
     let age_micros = now.saturating_sub(FileStat::of(&entry.metadata()?).mtime_micros());
-    if is_temporary || Duration::from_micros(u64::try_from(age_micros).unwrap_or(0)) > NOTE_LIFE {
+    if is_temporary || Duration::from_micros(u64::try_from(age_micros).unwrap_or(0)) > DIR_JOURNAL_LIFE {
         fs::remove_file(entry.path())?;
     }
     Ok(())
@@ -186,9 +186,9 @@ mod tests {
         for key in ["recent", "old", "old and repeated"] {
             begin(&root, key, &all, all.clone()).unwrap();
         }
-        age(&file_of("recent"), NOTE_LIFE - margin);
-        age(&file_of("old"), NOTE_LIFE + margin);
-        age(&file_of("old and repeated"), NOTE_LIFE + margin);
+        age(&file_of("recent"), DIR_JOURNAL_LIFE - margin);
+        age(&file_of("old"), DIR_JOURNAL_LIFE + margin);
+        age(&file_of("old and repeated"), DIR_JOURNAL_LIFE + margin);
         assert_eq!(begin(&root, "old and repeated", &all, names(&[])).unwrap(), all);
         fs::write(journals.join(format!("{}{TEMPORARY}0123456789abcdef", file_of("killed"))), "half").unwrap();
 

@@ -31,8 +31,8 @@ use crate::store::{
 
 /// Permission bits that are announced to other peers.
 const ANNOUNCED_MODE: u32 = 0o777;
-/// Mode bits that an announcement never removes: the rights of the directory's user, without which its files could
-/// not be written, shared or removed, and the bits that are not announced.
+/// Mode bits that an announcement never removes: the permissions of the directory's owner, without which its files
+/// could not be written, shared or removed, and the bits that are not announced.
 const KEPT_MODE: u32 = 0o7700;
 
 /// Directory of a download with the metadata to be applied to it.
@@ -42,7 +42,7 @@ pub(crate) struct DirMetadata {
     pub(crate) name: FileName,
     /// Path outside of the share.
     pub(crate) to: Option<PathBuf>,
-    /// Whether the download created the directory. Only then it gets the mode.
+    /// True if the download created the directory. Only then the mode is applied.
     pub(crate) is_new: bool,
     /// Metadata that an owner announces.
     pub(crate) meta: DirectoryMeta,
@@ -108,7 +108,7 @@ fn create_with_time(dir: impl AsFd, base: &Path, set_time: impl FnOnce(File) -> 
     Ok(())
 }
 
-/// Creates the directory `base` in `dir`. Returns whether it is new.
+/// Creates the directory `base` in `dir`. Returns false if it exists.
 ///
 /// # Errors
 /// `AlreadyExists` if `base` is something other than a directory.
@@ -151,7 +151,7 @@ fn read_meta(root: &ConfinedDir, relative: &Path) -> io::Result<DirectoryMeta> {
     Ok(DirectoryMeta { mtime_micros: FileStat::of(&metadata).mtime_micros(), mode })
 }
 
-/// Sets time and, on new directories, mode. A directory that is gone or belongs to another user is logged and skipped.
+/// Sets time and, on new directories, mode. Logs and skips a directory that is gone or belongs to another user.
 pub(crate) fn apply_all(root: &ConfinedDir, wanted: &[DirMetadata]) {
     for_each(wanted, |DirMetadata { name, to, is_new, meta }| {
         apply(&open_directory(root, name, to.as_deref())?, meta, *is_new)
@@ -186,7 +186,7 @@ fn open_directory(root: &ConfinedDir, name: &FileName, to: Option<&Path>) -> io:
     open_in(&parent, Path::new(&base))
 }
 
-/// Sets the time; with `is_new` the mode too.
+/// Sets the time and, with `is_new`, the mode.
 fn apply(dir: &File, meta: &DirectoryMeta, is_new: bool) -> io::Result<()> {
     let current = dir.metadata()?;
     if is_new {
@@ -199,7 +199,8 @@ fn apply(dir: &File, meta: &DirectoryMeta, is_new: bool) -> io::Result<()> {
     set_attributes(dir, meta.mtime_micros, false)
 }
 
-/// Removes the rights from the `current` mode that `meta` does not grant. Never adds rights that the umask removed.
+/// Removes the permissions from the `current` mode that `meta` does not grant. Never adds permissions that the umask
+/// removed.
 fn restrict(dir: &File, current: u32, meta: &DirectoryMeta) -> io::Result<()> {
     let mode = current & (u32::from(meta.mode) | KEPT_MODE) & 0o7777;
     if mode == current & 0o7777 { Ok(()) } else { dir.set_permissions(Permissions::from_mode(mode)) }
@@ -256,7 +257,7 @@ pub(crate) struct OpenDirectories {
     current: Option<(PathBuf, OwnedFd)>,
     /// Directories to be synced, up to [`SYNC_ALL_FROM`].
     touched: Vec<OwnedFd>,
-    /// One directory of each disk to be synced, if there are more.
+    /// With more directories, one directory of each file system, which is synced as a whole.
     disks: BTreeMap<u64, OwnedFd>,
 }
 

@@ -20,7 +20,7 @@ use crate::store::{
 const INCOMING: &str = "incoming";
 /// Prefix in the name of a staging directory outside of the share.
 const OUTSIDE_PREFIX: &str = ".brasa-incoming-";
-/// Number of files from which one sync of the file system is cheaper than one of each file.
+/// Minimum number of files for which one sync of the file system is cheaper than one sync of each file.
 pub(crate) const SYNC_ALL_FROM: usize = 16;
 
 /// Hidden directory, locked by its process. Deleted with its files when it is dropped.
@@ -54,7 +54,7 @@ impl StagingDir {
         self.dir.as_fd()
     }
 
-    /// Creates the file `number`. It keeps the mode that the umask leaves at its destination.
+    /// Creates the file `number`, with the mode that the umask allows. The file keeps this mode at its destination.
     pub(crate) fn create(&self, number: u64) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.dir, number.to_string(), flags, Mode::from_raw_mode(0o666))?.into())

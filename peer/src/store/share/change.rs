@@ -23,19 +23,20 @@ use crate::store::{
 };
 
 impl Share {
-    /// Copies the file or directory tree `source` into the share under its last part and returns the shared files.
+    /// Copies the file or directory tree `source` into the share under the last part of its path and returns the added
+    /// files.
     /// Uses reflinks where the file system supports them, and replaces files of the same names. A source that lies in
     /// the share is only added to the index.
     ///
     /// # Errors
     /// If the source does not exist, a name cannot be shared, the disk is full, or a file cannot be read or written.
-    /// Then no file was added.
+    /// Then no file was added, unless the error occurred while the complete copies were moved into the share.
     pub async fn add_copy(&self, source: &Path) -> Result<Vec<FileMeta>, AddError> {
         let (inner, source) = (Arc::clone(&self.inner), source.to_path_buf());
         self.run_and_adopt(move || add::copy(&inner, &source)).await
     }
 
-    /// Creates a small text file `name`, as `add` does for a name that does not exist.
+    /// Creates a small text file `name`. The command `add` uses it for a name that does not exist.
     ///
     /// # Errors
     /// If the name exists in the share or the file cannot be written.
@@ -45,7 +46,7 @@ impl Share {
         added.pop().ok_or_else(|| Unavailable::Closed.into())
     }
 
-    /// Removes a file or an empty directory from the share, and the directories above it that are empty then.
+    /// Removes a file or an empty directory from the share, and the directories above it that become empty.
     ///
     /// # Errors
     /// If the file does not exist or cannot be removed.
@@ -84,8 +85,8 @@ impl Share {
         run_blocking(move || names.iter().map(|name| directories::shared_meta(&inner, name.as_ref()?)).collect()).await
     }
 
-    /// Sets times and modes of directories after the last file came into them. Skips directories that are gone or
-    /// belong to another user.
+    /// Sets times and modes of directories. Must be called after the last file was added to them. Skips directories
+    /// that are gone or belong to another user.
     ///
     /// # Errors
     /// If the share is unavailable.
@@ -94,8 +95,8 @@ impl Share {
         run_blocking(move || directories::apply_all(&inner.root, &wanted)).await
     }
 
-    /// Sets the modes of the new directories that exist, for a download that ends early. When it is repeated, they
-    /// are not new any more.
+    /// Sets the modes of the new directories that exist, after a download that ended early. If the download is
+    /// repeated, these directories are no longer new.
     ///
     /// # Errors
     /// If the share is unavailable.

@@ -41,8 +41,8 @@ const MAX_QUEUED_COMMANDS: usize = 256;
 
 /// Directory that a peer shares. Clones are handles of the same share, which closes with the last one.
 ///
-/// Calls that change the share return when the changes are in `events`. The task that empties `events` must not await
-/// them.
+/// Calls that change the share return when the changes are in `events`. The task that receives from `events` must not
+/// await these calls, which would be a deadlock.
 #[derive(Debug, Clone)]
 pub struct Share {
     inner: Arc<ShareInner>,
@@ -118,7 +118,7 @@ impl Share {
         self.inner.index().file(name).map(|entry| entry.meta.clone())
     }
 
-    /// Returns whether a file of the share has this content.
+    /// Returns true if a file of the share has this content.
     pub fn has_content(&self, hash: &ContentHash) -> bool {
         self.inner.index().with_content(hash).next().is_some()
     }
@@ -142,7 +142,7 @@ impl Share {
     /// Opens a content for [`crate::transfer::serve()`]. Blocks for a few system calls.
     ///
     /// # Errors
-    /// If no file has the content or it cannot be read. A file that is found changed triggers a scan.
+    /// If no file has the content or it cannot be read. A file that has changed triggers a scan.
     pub fn open_for_serving(&self, hash: &ContentHash) -> Result<Source, OpenError> {
         self.open_with(hash, |file, stat| match self.inner.outboards.open_for(*hash, stat.size) {
             Ok(outboard) => Some(Source { hash: *hash, size: stat.size, file, outboard, stat: Some(stat) }),
@@ -181,9 +181,9 @@ impl Share {
         Err(failed)
     }
 
-    /// Removes a content from the index after it was read and did not match its hash. Its files are hashed again.
+    /// Removes a content that does not match its hash from the index, and hashes its files again.
     pub fn invalidate(&self, hash: &ContentHash) {
-        // With a full queue, the next reader of the content finds the mismatch again.
+        // If the queue is full, the next reader of the content detects the mismatch again.
         let _queue_full = self.commands.try_send(Command::Invalidate(*hash));
     }
 
@@ -207,7 +207,7 @@ impl Share {
         self.call(Command::Settled).await
     }
 
-    /// Adds files to the index that are in the share already.
+    /// Adds files that are already in the share to the index.
     ///
     /// # Errors
     /// If the share is closed.

@@ -163,7 +163,7 @@ fn finish(
     let guard = destination.name().map(|name| ArrivalGuard::new(inner, vec![name.clone()]));
     let (dir, base) = destination.open_dir(&inner.root).map_err(failed)?;
     let hash = partial.hash();
-    // The last handle deletes the outboard unless it was moved away before, so keep one.
+    // The last handle deletes the outboard, so one must exist until the outboard is moved away.
     let handle = partial.clone();
     let stat = partial.finalize(&dir, &base, meta.mtime_micros, meta.executable, force).map_err(failed)?;
     let Some(name) = destination.name() else { return Ok(Arrivals::default()) };

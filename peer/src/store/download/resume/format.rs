@@ -1,5 +1,5 @@
-//! Format of the resume file, which records the verified groups of a download across restarts and crashes. PURE.
-//! Described in `docs/transfer.md`.
+//! Format of the resume file, which records the verified groups of a download across restarts and crashes.
+//! Pure. Described in `docs/transfer.md`.
 //!
 //! ```text
 //! header:  magic, version, body length, body (postcard), BLAKE3 of all of these
@@ -99,11 +99,12 @@ struct Body {
 /// Claim about groups of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// Groups and their pairs that the operating system has: safe unless the machine crashes.
+    /// Groups and their pairs that are in the page cache: safe unless the machine crashes.
     Written(Range<u64>),
     /// Groups and their pairs that are on the disk.
     Durable(Range<u64>),
-    /// The receiver stopped regularly. Times of the last change of the files, nanoseconds since 1970.
+    /// The receiver closed the journal in an orderly way. Times of the last change of the files, nanoseconds since
+    /// 1970.
     Closed {
         /// Time of the partial file.
         data: i64,
@@ -121,7 +122,7 @@ pub struct ResumeContent {
     pub durable: GroupRanges,
     /// Groups that were written. Certain only in the boot that the header names.
     pub written: GroupRanges,
-    /// Times of the last change of the files if the receiver stopped regularly, see [`Record::Closed`].
+    /// Times of the last change of the files if the journal was closed, see [`Record::Closed`].
     pub closed: Option<(i64, i64)>,
 }
 
@@ -315,7 +316,7 @@ impl ResumeLog {
         self.unsynced_bytes = 0;
     }
 
-    /// Returns the last record of a download that stops regularly.
+    /// Returns the last record of an interrupted download, [`Record::Closed`].
     pub(crate) fn close(&self, data: i64, outboard: i64) -> [u8; RECORD_BYTES] {
         encode(&Record::Closed { data, outboard }, &self.key)
     }
@@ -332,7 +333,7 @@ impl ResumeLog {
         out
     }
 
-    /// Returns whether a file of `len` bytes is worth compacting.
+    /// Returns true if a file of `len` bytes should be compacted.
     pub(crate) fn wants_compaction(&self, len: u64) -> bool {
         let records = self.durable.count() + self.written.count() + self.syncing.count();
         let needed = self.head.len() + records * RECORD_BYTES;

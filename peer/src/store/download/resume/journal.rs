@@ -67,7 +67,7 @@ struct JournalState {
     phase: Phase,
     /// Error of a failed sync.
     failure: Option<io::ErrorKind>,
-    /// Whether a failed append was logged.
+    /// True once a failed append was logged.
     has_warned: bool,
     /// Reused for encoded records.
     buffer: Vec<u8>,
@@ -78,7 +78,7 @@ enum Phase {
     Running,
     /// Ends after one more checkpoint.
     Closing,
-    /// Ends at once.
+    /// Ends without a further checkpoint.
     Over,
 }
 
@@ -212,7 +212,7 @@ impl JournalInner {
             drop(state);
             self.synced.notify_all();
             if let Err(error) = file.sync_data() {
-                // The records are valid all the same.
+                // The records are valid nevertheless.
                 debug!(%error, "cannot sync a resume file");
             }
             if phase == Phase::Closing {
@@ -290,7 +290,7 @@ impl JournalInner {
                 state.file = Arc::new(file);
                 state.len = (content.len() + appended.len()) as u64;
                 drop(state);
-                // Before the next checkpoint, which the old file does not have.
+                // Before the next checkpoint, whose records are not in the old file.
                 if let Err(error) = rustix::fs::fsync(&self.files.resume_dir) {
                     debug!(%error, "cannot sync the directory of the resume file");
                 }
@@ -300,7 +300,7 @@ impl JournalInner {
     }
 }
 
-/// Replaces the resume file; with `durably`, on the disk as well.
+/// Replaces the resume file. With `durably`, syncs the file and its directory.
 fn replace(files: &JournalFiles, content: &[u8], durably: bool) -> io::Result<File> {
     let (file, name) = create_beside(&files.resume_dir, &files.resume_name, content, durably)?;
     rename_to_resume_file(files, &name)?;

@@ -1,4 +1,5 @@
-//! Resumption of downloads: which groups of a partial file are verified, whatever ended the process.
+//! Resumption of downloads: records the verified groups of a partial file, so that they survive a crash of the process
+//! or the machine.
 //!
 //! | module | contents |
 //! |---|---|

@@ -72,7 +72,7 @@ impl ResumeFile {
         Ok(Some(Self { content, changed }))
     }
 
-    /// Returns the content if it is about these files and no other program has written to them since.
+    /// Returns the content if it describes these files and no other program has written to them since.
     fn trusted(&self, file: &FileMeta, data: &Stat, outboard: &Stat) -> Option<ResumeContent> {
         let recovered = match parse(&self.content) {
             Ok(recovered) => recovered,

@@ -5,7 +5,11 @@
 
 use futures::executor::block_on;
 use libfuzzer_sys::fuzz_target;
-use shared::{group_ranges::{GroupRanges, group_count}, limits::MAX_BULK_HEADER_BYTES, net::bulk::{BulkRequest, HeaderError, read_header}};
+use shared::{
+    group_ranges::{GroupRanges, group_count},
+    limits::MAX_BULK_HEADER_BYTES,
+    net::bulk::{BulkRequest, HeaderError, read_header},
+};
 
 fuzz_target!(|input: (u64, &[u8])| {
     let (size, bytes) = input;

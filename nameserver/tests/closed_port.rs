@@ -26,8 +26,8 @@ async fn claim_against_a_tracker_with_a_closed_port_is_granted_at_once() {
     panic!("in {MAX_ROUNDS} rounds no claim was answered within SEAT_SILENCE of a renewal");
 }
 
-/// Claims the seat of a live tracker, then of the same tracker with its port closed, each right after a renewal. Returns
-/// false if the machine took so long that the tracker's silence may explain an answer.
+/// Claims the seat of a live tracker, then of the same tracker with its port closed, each right after a renewal.
+/// Returns false if the machine took so long that the tracker's silence may explain an answer.
 async fn claim_live_then_closed() -> bool {
     let server = TestServer::start(StorageChoice::Memory).await;
     let (a, b) = (server.peer("a").await, server.peer("b").await);

@@ -217,7 +217,8 @@ impl Invocation {
     }
 }
 
-/// Removes `--json` from the words of a command, except after `--`. Returns the other words, and whether it was present.
+/// Removes `--json` from the words of a command, except after `--`. Returns the other words, and whether it was
+/// present.
 pub(crate) fn take_json_flag(words: Vec<String>) -> (Vec<String>, bool) {
     let mut found = false;
     let mut literal = false;

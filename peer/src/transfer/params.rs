@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Length of one step of a rate-limited transfer, as the time that the rate takes for its bytes.
-pub const PACE: Duration = Duration::from_millis(20);
+pub const THROTTLE_STEP: Duration = Duration::from_millis(20);
 /// Encoded bytes that pass between the hashing thread and the task that owns the stream at a time.
 pub const BULK_BATCH_BYTES: usize = 256 << 10;
 /// Chunks read from a stream at a time. A chunk is the payload of one datagram: 64 of them are about 90 KB over

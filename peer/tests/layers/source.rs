@@ -1,4 +1,5 @@
-//! Reads the imports out of a source file: enough of Rust's syntax for `use` declarations and paths that begin with `crate`.
+//! Reads the imports out of a source file: enough of Rust's syntax for `use` declarations and paths that begin with
+//! `crate`.
 
 /// One import: the path as written, and the line on which its statement begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +41,8 @@ impl Source {
         source
     }
 
-    /// Skips the item after `#[cfg(test)]`, and remembers it if it is a module in a file of its own. Returns the next line.
+    /// Skips the item after `#[cfg(test)]`, and remembers it if it is a module in a file of its own. Returns the next
+    /// line.
     fn skip_test_item(&mut self, lines: &[&str], mut at: usize) -> usize {
         while lines.get(at).is_some_and(|line| line.trim().starts_with("#[") || line.trim().is_empty()) {
             at += 1;

@@ -3,7 +3,8 @@
 //! ```text
 //! receiver -> owner      kind byte 16, length (4 bytes, big endian), BulkRequest, end of stream
 //! owner    -> receiver   length, Result<BulkAccepted, BulkRefusal>; if accepted,
-//!                        a byte 0 every `peer::upload::params::QUEUE_KEEPALIVE` while the request is queued, a byte 1, then
+//!                        a byte 0 every `peer::upload::params::QUEUE_KEEPALIVE` while the request is queued, a byte
+//! 1, then
 //!                        the verified stream: BLAKE3 tree nodes and groups of 16 KiB in pre-order,
 //!                        end of stream
 //! ```

@@ -347,8 +347,8 @@ pub(super) async fn unspecified_address(endpoints: &[Endpoint]) -> SocketAddr {
 /// Interval between port probes during a handshake, and the time to wait for each refusal.
 const PROBE_EVERY: Duration = Duration::from_millis(60);
 
-/// Returns when two consecutive port probes are refused ([`super::port_probe`]), and never otherwise. The hint is sufficient
-/// to end a first handshake early.
+/// Returns when two consecutive port probes are refused ([`super::port_probe`]), and never otherwise. The hint is
+/// sufficient to end a first handshake early.
 async fn port_closed(address: SocketAddr) {
     let Ok(probe) = PortProbe::connect(address).await else { return std::future::pending().await };
     let mut refusals = 0;

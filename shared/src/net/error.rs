@@ -37,8 +37,8 @@ pub enum NetError {
         /// Rejecting side and cause.
         why: String,
     },
-    /// The target answers and refuses the connection or the call, mostly because a limit is reached. The caller can retry
-    /// later.
+    /// The target answers and refuses the connection or the call, mostly because a limit is reached. The caller can
+    /// retry later.
     #[error("{address} refuses: {why}")]
     Refused {
         /// Role and address of the target.

@@ -66,8 +66,8 @@ where
 
 /// Serves the calls on a stream until it ends.
 ///
-/// At most [`crate::net::params::MAX_CALLS_IN_FLIGHT`] calls run at a time. Flow control of the stream holds further calls at the
-/// caller.
+/// At most [`crate::net::params::MAX_CALLS_IN_FLIGHT`] calls run at a time. Flow control of the stream holds further
+/// calls at the caller.
 pub async fn serve_calls<S>(send: quinn::SendStream, recv: quinn::RecvStream, service: S)
 where
     S: Serve + Clone,

@@ -92,9 +92,9 @@ pub async fn serve<H: Handler>(endpoint: quinn::Endpoint, handler: Arc<H>, stop:
 
 /// Counts a handshake. Returns `None` after refusing the connection or requesting address validation.
 ///
-/// With [`crate::net::params::MAX_HANDSHAKES`] in progress the client must first validate its address (RFC 9000 section 8.1), so
-/// handshakes from forged addresses cost nothing, and each validated address gets its own limit. Handshakes that began
-/// before that are counted under no address, because theirs may be forged.
+/// With [`crate::net::params::MAX_HANDSHAKES`] in progress the client must first validate its address (RFC 9000
+/// section 8.1), so handshakes from forged addresses cost nothing, and each validated address gets its own limit.
+/// Handshakes that began before that are counted under no address, because theirs may be forged.
 fn begin_handshake(
     incoming: quinn::Incoming,
     handshakes: &Arc<Gauges<Option<IpAddr>>>,

@@ -325,8 +325,8 @@ fn create_private_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Returns the failure of a program without an identity: the nameserver cannot be reached or refuses the connection, or it
-/// requires a certificate.
+/// Returns the failure of a program without an identity: the nameserver cannot be reached or refuses the connection,
+/// or it requires a certificate.
 async fn no_identity(config: &SessionConfig, addresses: &[Endpoint], expired: bool) -> Failure {
     let applicant = match Applicant::new() {
         Ok(applicant) => applicant,

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! initiator -> acceptor   kind byte 18, SwarmHello
-//! both      -> other      SwarmUpdate, SwarmUpdate, … while both are members; the end of the stream means that the sender
+//! both      -> other      SwarmUpdate, SwarmUpdate, … while both are members; the end of the stream means that the
+//! sender
 //!                         has left
 //! ```
 //!

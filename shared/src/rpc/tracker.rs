@@ -66,11 +66,11 @@ pub struct HeartbeatAck {
     pub epoch: Epoch,
     /// Sequence number of the last announcement that the tracker has applied; `None` if it needs a snapshot.
     pub known_seq: Option<u64>,
-    /// Time until the next heartbeat: `limits::HEARTBEAT` for electors, up to `protocol::params::REDUCED_HEARTBEAT` for other
-    /// peers.
+    /// Time until the next heartbeat: `limits::HEARTBEAT` for electors, up to `protocol::params::REDUCED_HEARTBEAT`
+    /// for other peers.
     pub next_beat: Duration,
-    /// Standbys of the tracker, to which the peer also sends its announcements. At most `protocol::election::params::MAX_STANDBYS`; empty
-    /// in the reply of a standby.
+    /// Standbys of the tracker, to which the peer also sends its announcements. At most
+    /// `protocol::election::params::MAX_STANDBYS`; empty in the reply of a standby.
     pub standbys: Vec<StandbyContact>,
 }
 

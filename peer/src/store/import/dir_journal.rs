@@ -59,7 +59,8 @@ pub(crate) fn end(root: &ConfinedDir, key: &str) -> io::Result<()> {
     }
 }
 
-/// Deletes journals older than `DIR_JOURNAL_LIFE` and incomplete files of killed processes. Called at the start of the peer.
+/// Deletes journals older than `DIR_JOURNAL_LIFE` and incomplete files of killed processes. Called at the start of
+/// the peer.
 pub(crate) fn sweep(root: &ConfinedDir) {
     // If the directory is missing, no download has written a journal yet.
     let Ok(entries) = fs::read_dir(root.path().join(HIDDEN).join(DIRECTORIES)) else { return };

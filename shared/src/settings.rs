@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     fn environment() -> Environment {
-        Environment { home: Some("/home/ana".into()), working_dir: "/work".into(), ..Environment::default() }
+        Environment { home: Some("/home/ana".into()), working_dir: "/srv".into(), ..Environment::default() }
     }
 
     #[test]
@@ -242,7 +242,7 @@ mod tests {
         environment.xdg_state_home = Some("/xdg".into());
         assert_eq!(environment.state_dir(None).unwrap(), Path::new("/xdg/brasa"));
         environment.state_dir = Some("state".into());
-        assert_eq!(environment.state_dir(None).unwrap(), Path::new("/work/state"));
+        assert_eq!(environment.state_dir(None).unwrap(), Path::new("/srv/state"));
         assert_eq!(environment.state_dir(Some(Path::new("/flag"))).unwrap(), Path::new("/flag"));
         environment.working_dir = PathBuf::new();
         assert_eq!(environment.state_dir(None).unwrap(), Path::new("state"));
@@ -275,6 +275,6 @@ mod tests {
         assert_eq!(environment().join_token(Some("")).unwrap_err().code, FailureCode::Usage);
         let missing = environment().join_token(Some("@no/such/file")).unwrap_err();
         assert_eq!(missing.code, FailureCode::Io);
-        assert!(missing.to_string().contains("/work/no/such/file"), "{missing}");
+        assert!(missing.to_string().contains("/srv/no/such/file"), "{missing}");
     }
 }

@@ -148,7 +148,7 @@ pub enum Invocation {
         config: Box<PeerConfig>,
         /// Source of the peer's commands.
         mode: Mode,
-        /// Whether each command prints one JSON document.
+        /// True if each command prints one JSON document.
         json: bool,
     },
     /// `--help` or `--version`: the text for standard output.
@@ -179,7 +179,7 @@ pub struct PeerConfig {
     pub state_dir: PathBuf,
     /// Token with which the peer joins the network.
     pub join: Option<JoinToken>,
-    /// Whether the peer starts a nameserver in its process if none answers.
+    /// True if the peer starts a nameserver in its process if none answers.
     pub with_nameserver: bool,
     /// Limit of sent bytes a second.
     pub limit_up: Option<NonZeroU64>,

@@ -62,7 +62,7 @@ pub enum ShareChange {
 }
 
 impl ShareChange {
-    /// Whether the core has taken the change in. `met` is the number of files that earlier calls found, so that ten
+    /// True if the core has taken the change in. `met` is the number of files that earlier calls found, so that ten
     /// thousand names are not looked up again each time.
     fn is_in(&self, core: &Core, met: &mut usize) -> bool {
         let share = core.share();

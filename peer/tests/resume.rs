@@ -39,7 +39,7 @@ fn begin_download(network: &Network, words: &[&str], bytes: u64) -> Program {
     program
 }
 
-/// Whether the resume files of peer2 claim at least `bytes`.
+/// True if the resume files of peer2 claim at least `bytes`.
 ///
 /// # Panics
 /// When the download is complete.

@@ -33,7 +33,7 @@ pub(super) struct SeatState {
     /// Time of the holder's last renewal. Other calls of the holder do not count: its process may be alive while its
     /// tracker is not.
     pub(super) renewed_at: Timestamp,
-    /// Whether the nameserver found the holder's port closed after `renewed_at`.
+    /// True if the nameserver found the holder's port closed after `renewed_at`.
     pub(super) port_closed: bool,
 }
 

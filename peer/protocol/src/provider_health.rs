@@ -99,12 +99,12 @@ impl ProviderHealth {
         self.retry_at.take_if(|until| *until <= now).is_some()
     }
 
-    /// Whether a wait was started and not ended by [`Self::end_wait`].
+    /// True if a wait was started and not ended by [`Self::end_wait`].
     pub(crate) fn is_waiting(&self) -> bool {
         self.retry_at.is_some()
     }
 
-    /// Whether no wait is running at `now`.
+    /// True if no wait is running at `now`.
     pub(crate) fn is_available(&self, now: Timestamp) -> bool {
         self.retry_at.is_none_or(|until| until <= now)
     }

@@ -6,7 +6,7 @@
 pub(crate) struct Import {
     /// Segments of the path, `crate`, `self` or `super` included.
     pub(crate) path: Vec<String>,
-    /// Whether other modules can use the name from here (`pub use`).
+    /// True if other modules can use the name from here (`pub use`).
     pub(crate) is_reexport: bool,
     /// Line number, from 1.
     pub(crate) line: usize,
@@ -91,7 +91,7 @@ impl Source {
     }
 }
 
-/// Whether a line begins a `use` declaration, and if so whether it is a re-export.
+/// True if a line begins a `use` declaration, and if so whether it is a re-export.
 fn use_kind(line: &str) -> Option<bool> {
     if line.starts_with("use ") {
         return Some(false);

@@ -337,17 +337,17 @@ impl Campaign {
         self.kind == Kind::Forced
     }
 
-    /// Whether it waits for votes or promises.
+    /// True if it waits for votes or promises.
     pub(crate) fn is_voting(&self) -> bool {
         matches!(self.stage, Stage::PreVote { .. } | Stage::Voting { .. })
     }
 
-    /// Whether nothing was promised yet.
+    /// True if nothing was promised yet.
     pub(crate) fn is_pre_vote(&self) -> bool {
         matches!(self.stage, Stage::PreVote { .. })
     }
 
-    /// Whether a claim is under way: it may be accepted whatever this peer does now.
+    /// True if a claim is under way: it may be accepted whatever this peer does now.
     pub(crate) fn is_claiming(&self) -> bool {
         matches!(self.stage, Stage::Claiming { .. })
     }

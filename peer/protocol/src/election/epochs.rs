@@ -72,7 +72,7 @@ impl Epochs {
         rises
     }
 
-    /// Whether an epoch that a *peer* names is credible: at most half of `MAX_EPOCH_STEP` above the nameserver's own
+    /// True if an epoch that a *peer* names is credible: at most half of `MAX_EPOCH_STEP` above the nameserver's own
     /// number. That leaves room for claims, and a malicious peer can neither use up the epochs nor push this peer out
     /// of bounds.
     pub(crate) fn is_credible(&self, epoch: Epoch) -> bool {
@@ -111,7 +111,7 @@ impl Epochs {
         new
     }
 
-    /// Whether this peer has no vote against `candidate` in `epoch`.
+    /// True if this peer has no vote against `candidate` in `epoch`.
     pub(crate) fn is_free_to_vote(&self, epoch: Epoch, candidate: &PeerId) -> bool {
         self.durable
             .voted

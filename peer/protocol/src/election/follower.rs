@@ -242,7 +242,7 @@ impl Follower {
         None
     }
 
-    /// Whether the answer to a candidate that misses this same tracker is deferred until this peer has probed the
+    /// True if the answer to a candidate that misses this same tracker is deferred until this peer has probed the
     /// tracker's port. If so, the probe is due at once.
     pub(crate) fn defers_vote(&mut self, ctx: &Ctx<'_>, from: &PeerId, request: &VoteRequest) -> bool {
         let about_it = request.expected_epoch == self.seat.epoch && *from != self.seat.peer;
@@ -266,12 +266,12 @@ impl Follower {
         ctx.out.extend(to.map(|to| Action::SendLeave { to, epoch, incarnation }));
     }
 
-    /// Whether the tracker answered recently enough not to be suspected.
+    /// True if the tracker answered recently enough not to be suspected.
     pub(crate) fn hears_tracker(&self, now: Timestamp) -> bool {
         now < self.suspect_at
     }
 
-    /// Whether the tracker has this peer's whole share.
+    /// True if the tracker has this peer's whole share.
     pub(crate) fn is_announced(&self, share: &ShareLog) -> bool {
         self.announcer.is_up_to_date(share)
     }

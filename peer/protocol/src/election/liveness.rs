@@ -90,7 +90,7 @@ impl Liveness {
         times.get(needed - 1).copied()
     }
 
-    /// Whether `peer` is a member.
+    /// True if `peer` is a member.
     pub(crate) fn hears(&self, peer: &PeerId) -> bool {
         self.heard.contains_key(peer)
     }

@@ -46,7 +46,7 @@ impl Members {
         majority(self.electors.len()) - usize::from(self.electors.contains(me))
     }
 
-    /// Whether enough electors are left without `missed` to elect a tracker without the nameserver. A peer that knows
+    /// True if enough electors are left without `missed` to elect a tracker without the nameserver. A peer that knows
     /// no other cannot tell whether it is alone.
     pub(crate) fn can_elect_without(&self, missed: Option<&PeerId>) -> bool {
         let left = self.electors.iter().filter(|elector| Some(*elector) != missed).count();

@@ -370,7 +370,7 @@ impl Core {
         self.share.bytes()
     }
 
-    /// Whether the tracker has this peer's whole share. The tracker itself always has its own.
+    /// True if the tracker has this peer's whole share. The tracker itself always has its own.
     pub fn is_announced(&self) -> bool {
         match &self.machine.state {
             State::Follower(follower) => follower.is_announced(&self.share),
@@ -379,7 +379,7 @@ impl Core {
         }
     }
 
-    /// Whether this peer is a tracker that the nameserver does not know yet.
+    /// True if this peer is a tracker that the nameserver does not know yet.
     pub fn is_provisional(&self) -> bool {
         self.own_term().is_some_and(|tracker| tracker.mandate.is_some())
     }

@@ -42,7 +42,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// Whether an answer to `call` proves that the port is open.
+    /// True if an answer to `call` proves that the port is open.
     pub(crate) fn is_disproved_by(&self, call: CallId) -> bool {
         self.heartbeat <= call
     }

@@ -83,7 +83,7 @@ impl Searching {
         heartbeat.into_iter().chain(turn).min()
     }
 
-    /// Whether a campaign can lead to the seat: the nameserver can confirm it, or enough electors are left without it.
+    /// True if a campaign can lead to the seat: the nameserver can confirm it, or enough electors are left without it.
     fn can_stand(&self, members: &Members) -> bool {
         match &self.info {
             Some(SeatInfo::Vacant | SeatInfo::Held(_)) => true,
@@ -182,7 +182,7 @@ impl Searching {
         }
     }
 
-    /// Whether the nameserver did not answer the latest query. A peer that reaches the nameserver has no part in an
+    /// True if the nameserver did not answer the latest query. A peer that reaches the nameserver has no part in an
     /// election without it.
     pub(crate) fn misses_the_nameserver(&self) -> bool {
         self.info == Some(SeatInfo::NameserverAway)

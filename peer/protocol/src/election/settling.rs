@@ -10,7 +10,7 @@ use shared::{id::PeerId, time::Timestamp};
 pub(crate) struct Settling {
     /// Peers that have not announced their whole share.
     awaited: BTreeSet<PeerId>,
-    /// Whether `awaited` comes from a list that the nameserver gave to this tracker.
+    /// True if `awaited` comes from a list that the nameserver gave to this tracker.
     listed: bool,
     /// Previous tracker. It is not awaited, since its failure is why there is a new one.
     former: Option<PeerId>,

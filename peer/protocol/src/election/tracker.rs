@@ -134,7 +134,7 @@ impl Tracker {
         self.mandate = mandate;
     }
 
-    /// Whether the index is complete as far as can be known.
+    /// True if the index is complete as far as can be known.
     pub(crate) fn is_settled(&self) -> bool {
         self.settling.is_none()
     }
@@ -403,7 +403,7 @@ impl Tracker {
         listed.chain(unlisted).collect()
     }
 
-    /// Whether `seat` is another tracker's of the same epoch. That is possible without the nameserver, where two
+    /// True if `seat` is another tracker's of the same epoch. That is possible without the nameserver, where two
     /// parts of the network knew too little of each other.
     pub(crate) fn conflicts_with(&self, seat: &Seat) -> bool {
         self.mandate.is_some() && self.seat.epoch == seat.epoch && self.seat.peer != seat.peer

@@ -90,7 +90,7 @@ impl Machine {
         }
     }
 
-    /// Whether this peer's vote, or promise, goes to the candidate.
+    /// True if this peer's vote, or promise, goes to the candidate.
     fn grants(&self, ctx: &Ctx<'_>, from: &PeerId, request: &VoteRequest) -> bool {
         let high = ctx.epochs.high();
         let plausible = request.epoch > high
@@ -106,7 +106,7 @@ impl Machine {
             && !self.state.is_leaving()
     }
 
-    /// Whether the candidate asks for a promise while this peer asks for one too, for the same kind of seat. If each
+    /// True if the candidate asks for a promise while this peer asks for one too, for the same kind of seat. If each
     /// got the other's promise, both would vote for themselves and lack each other's vote; where only a bare majority
     /// of electors is left, no election would ever be won. So one of them goes first while nothing is promised.
     fn is_rival(&self, request: &VoteRequest) -> bool {
@@ -114,7 +114,7 @@ impl Machine {
         request.pre_vote && self.campaign.as_ref().is_some_and(rivals)
     }
 
-    /// Whether this peer goes before `rival`; both come to the same answer unless trackers named them different
+    /// True if this peer goes before `rival`; both come to the same answer unless trackers named them different
     /// standbys, which costs no more than a lost election. The higher epoch goes first, since its candidate may know
     /// that the lower one is lost; then standbys in their order; then a hash that gives each epoch another order.
     /// Within an epoch the order is fixed, so a peer that not all electors hear blocks the others until its back-off,
@@ -129,7 +129,7 @@ impl Machine {
         rank(own.epoch, &ctx.me.id) < rank(request.epoch, rival)
     }
 
-    /// Whether this peer sees no need for another tracker.
+    /// True if this peer sees no need for another tracker.
     fn hears_a_tracker(&self, now: Timestamp) -> bool {
         match &self.state {
             State::Follower(follower) => follower.hears_tracker(now),

@@ -250,7 +250,7 @@ impl Index {
         Some(&self.known(peer)?.endpoint)
     }
 
-    /// Whether the index has the whole share of `peer`, as of the number that its heartbeat named.
+    /// True if the index has the whole share of `peer`, as of the number that its heartbeat named.
     pub(crate) fn is_complete(&self, peer: &PeerId) -> bool {
         self.known(peer).is_some_and(|member| match (member.progress, member.named_seq) {
             (Progress::Complete { seq }, Some(named)) => seq >= named,

@@ -118,7 +118,7 @@ impl Items {
         orphaned.flat_map(|class| class.waiting.iter().copied()).collect()
     }
 
-    /// Whether a provider of the item is left.
+    /// True if a provider of the item is left.
     pub(super) fn is_available(&self, item: ItemId, providers: &[Provider]) -> bool {
         has_provider(self.providers(item), providers)
     }

@@ -47,12 +47,12 @@ impl Provider {
         }
     }
 
-    /// Whether it may receive requests.
+    /// True if it may receive requests.
     pub(super) fn is_ready(&self, now: Timestamp) -> bool {
         self.dropped.is_none() && self.health.is_available(now)
     }
 
-    /// Whether it may receive requests and has no pack in flight.
+    /// True if it may receive requests and has no pack in flight.
     pub(super) fn is_idle(&self, now: Timestamp) -> bool {
         self.packs == 0 && self.is_ready(now)
     }

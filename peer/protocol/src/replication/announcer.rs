@@ -77,7 +77,7 @@ impl Announcer {
         Self { to, epoch, incarnation, valid_from: first_call, hold_until: now, state: State::Asking }
     }
 
-    /// Whether the receiver has the whole share.
+    /// True if the receiver has the whole share.
     pub(crate) fn is_up_to_date(&self, share: &ShareLog) -> bool {
         matches!(self.state, State::Known(known) if known == share.seq())
     }
@@ -163,7 +163,7 @@ impl Announcer {
         }
     }
 
-    /// Whether `call` carries the announcement under way.
+    /// True if `call` carries the announcement under way.
     pub(crate) fn is_in_flight(&self, call: CallId) -> bool {
         matches!(&self.state, State::InFlight(in_flight) if in_flight.call == Some(call))
     }

@@ -85,7 +85,7 @@ impl Swarm {
         }
     }
 
-    /// Whether the provider is one of the [`MAX_ACTIVE_PROVIDERS`], or may become one.
+    /// True if the provider is one of the [`MAX_ACTIVE_PROVIDERS`], or may become one.
     pub(super) fn may_be_active(&self, provider: &Provider) -> bool {
         self.active < MAX_ACTIVE_PROVIDERS || !provider.requests.is_empty()
     }

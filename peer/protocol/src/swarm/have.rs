@@ -30,7 +30,7 @@ impl Have {
             || self.begun.get(&piece).is_some_and(|bits| bits.has(group - self.layout.groups_of(piece).start))
     }
 
-    /// Whether the set has some groups of the piece, and not all.
+    /// True if the set has some groups of the piece, and not all.
     pub(crate) fn is_begun(&self, piece: u32) -> bool {
         self.begun.contains_key(&piece)
     }

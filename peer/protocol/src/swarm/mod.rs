@@ -55,7 +55,7 @@ pub struct SwarmConfig {
     pub size: u64,
     /// Groups that an earlier run verified and stored.
     pub have: GroupRanges,
-    /// Whether other receivers of the version may appear at any time. Requests to a single provider then start short.
+    /// True if other receivers of the version may appear at any time. Requests to a single provider then start short.
     pub expects_receivers: bool,
     /// Seed of the choices that should differ between peers.
     pub seed: u64,
@@ -262,7 +262,7 @@ impl Swarm {
         }
     }
 
-    /// Whether a provider, waiting or not, has any group that is missing.
+    /// True if a provider, waiting or not, has any group that is missing.
     fn is_missing_available(&self) -> bool {
         let mut missing = (0..self.pieces.count()).filter(|&piece| self.pieces.state(piece) == PieceState::Missing);
         let has_part = |provider: &Provider, piece| {

@@ -52,24 +52,24 @@ pub(crate) struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    /// Whether the piece is in no request and this provider has it.
+    /// True if the piece is in no request and this provider has it.
     pub(crate) fn is_open(&self, piece: u32) -> bool {
         self.pieces.state(piece) == PieceState::Missing && self.provider.has_piece(piece)
     }
 
-    /// Whether a run that began with `first` may continue with the open piece `next`.
+    /// True if a run that began with `first` may continue with the open piece `next`.
     pub(crate) fn extends_run(&self, first: u32, next: u32) -> bool {
         self.pieces.providers(next) <= self.pieces.providers(first) && self.is_own(next) == self.is_own(first)
     }
 
-    /// Whether pieces that are reserved for other receivers may be taken: no provider delivers, or the reservation has
+    /// True if pieces that are reserved for other receivers may be taken: no provider delivers, or the reservation has
     /// lasted too long. Visits all providers.
     fn may_take_reserved(&self) -> bool {
         self.provider.is_reservation_over(self.now)
             || !self.providers.values().any(|provider| provider.is_delivering(self.now))
     }
 
-    /// Whether the piece is in this receiver's partition.
+    /// True if the piece is in this receiver's partition.
     fn is_own(&self, piece: u32) -> bool {
         self.own_partition.as_ref().is_some_and(|own| own.contains(&piece))
     }

@@ -42,7 +42,7 @@ impl Request {
         self.proven..self.groups.end
     }
 
-    /// Whether the provider has begun to send.
+    /// True if the provider has begun to send.
     pub(crate) fn is_flowing(&self) -> bool {
         self.has_started || self.proven > self.groups.start
     }
@@ -158,7 +158,7 @@ impl Provider {
         self.have.iter().flat_map(Have::begun)
     }
 
-    /// Whether it can take another request: it is ready, it delivers, and its requests do not last for a round trip.
+    /// True if it can take another request: it is ready, it delivers, and its requests do not last for a round trip.
     pub(crate) fn has_capacity(&self, now: Timestamp) -> bool {
         self.health.is_available(now)
             && self.suspended_until.is_none_or(|until| until <= now)
@@ -198,7 +198,7 @@ impl Provider {
         }
     }
 
-    /// Whether it has requests in flight and delivers.
+    /// True if it has requests in flight and delivers.
     pub(crate) fn is_delivering(&self, now: Timestamp) -> bool {
         !self.requests.is_empty() && self.stall(now) == Duration::ZERO
     }
@@ -220,7 +220,7 @@ impl Provider {
         }
     }
 
-    /// Whether the reservation has lasted long enough: the other receivers do not fetch the pieces, or the active
+    /// True if the reservation has lasted long enough: the other receivers do not fetch the pieces, or the active
     /// providers are slow, or send keep-alives without data.
     pub(crate) fn is_reservation_over(&self, now: Timestamp) -> bool {
         self.reserved_since.is_some_and(|since| now.since(since) >= MAX_RESERVED_TIME)

@@ -167,7 +167,7 @@ impl World {
         }
     }
 
-    /// Whether a standby has the shares of all peers but the tracker.
+    /// True if a standby has the shares of all peers but the tracker.
     fn is_complete_standby(&self, standby: &PeerId, tracker: usize) -> bool {
         let others = self.nodes.iter().enumerate().filter(|(number, node)| *number != tracker && node.id != *standby);
         let others: Vec<&Node> = others.map(|(_, node)| node).filter(|node| node.core.is_some()).collect();

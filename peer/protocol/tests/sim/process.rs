@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl World {
-    /// Whether the process handles no input now.
+    /// True if the process handles no input now.
     pub(crate) fn is_held_up(&self, node: usize) -> bool {
         self.nodes[node].frozen || self.nodes[node].syncing.is_some()
     }

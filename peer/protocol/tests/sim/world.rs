@@ -71,7 +71,7 @@ pub(crate) struct Node {
     pub(crate) durable: DurableState,
     pub(crate) files: BTreeMap<FileName, FileMeta>,
     pub(crate) clock: LocalClock,
-    /// Whether the process is suspended; its timers and messages wait.
+    /// True if the process is suspended; its timers and messages wait.
     pub(crate) frozen: bool,
     /// Write that the process waits for.
     pub(crate) syncing: Option<Syncing>,

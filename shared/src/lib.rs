@@ -8,6 +8,7 @@
 //! | [`error`] | failures as users see them |
 //! | [`rpc`] | the services and their messages |
 //! | [`net`] | endpoint, connections, stream kinds |
+//! | [`retry`] | pauses between attempts, limits of repeated log lines |
 //! | [`settings`] | nameserver address, state folder and join token from flags and environment |
 //! | [`telemetry`] | logs |
 
@@ -24,6 +25,8 @@ pub mod limits;
 pub mod name;
 #[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "net")]
+pub mod retry;
 pub mod rpc;
 #[cfg(feature = "net")]
 pub mod settings;

@@ -7,6 +7,7 @@
 //! | [`meter`] | counters of a download and of an upload |
 //! | [`upload_stats`] | statistics of recent uploads, for the receivers |
 //! | [`system`] | kernel counters of processors and receive buffers |
+//! | [`warnings`] | lasting conditions that `status` reports |
 //! | `gauge` | number of live objects |
 
 pub mod bottleneck;
@@ -16,3 +17,4 @@ pub mod params;
 pub mod rate;
 pub mod system;
 pub mod upload_stats;
+pub mod warnings;

@@ -16,3 +16,6 @@ pub const MACHINE_SAMPLE: Duration = Duration::from_millis(200);
 pub const SHOWN_RATE_WINDOW: Duration = Duration::from_secs(4);
 /// Step in which that window moves.
 pub const SHOWN_RATE_STEP: Duration = Duration::from_millis(250);
+
+/// Warnings that `status` lists at most.
+pub(super) const MAX_WARNINGS: usize = 64;

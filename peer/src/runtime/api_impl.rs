@@ -144,7 +144,7 @@ impl PeerApi for Peer {
         Box::pin(async {
             let view = self.core.view();
             let stats = self.share.stats();
-            let mut warnings = self.warnings.clone();
+            let mut warnings = self.warnings.list();
             if stats.skipped > 0 {
                 warnings
                     .push(format!("{} names in the share cannot be shared; the log says which and why", stats.skipped));

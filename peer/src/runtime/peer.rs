@@ -20,7 +20,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{core_handle::CoreHandle, discovery::Discovery, download::Downloader, store::Share, upload::Uploads};
+use crate::{
+    core_handle::CoreHandle, diagnostics::warnings::Warnings, discovery::Discovery, download::Downloader, store::Share,
+    upload::Uploads,
+};
 
 /// Running peer. [`Peer::stop`] leaves the network; a drop without it has the effect of a crash.
 pub struct Peer {
@@ -35,7 +38,7 @@ pub struct Peer {
     pub(crate) downloader: Downloader,
     /// Number of upload slots.
     pub(crate) upload_slots: usize,
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Warnings,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
     /// Failure that ends the peer; taken by [`Peer::failed`].

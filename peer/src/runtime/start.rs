@@ -39,7 +39,11 @@ use super::{
 use crate::{
     config::PeerConfig,
     core_handle::CoreHandle,
-    diagnostics::{system::Machine, upload_stats::UploadStats},
+    diagnostics::{
+        system::Machine,
+        upload_stats::UploadStats,
+        warnings::{Topic, Warnings},
+    },
     discovery::Discovery,
     download::{Downloader, DownloaderConfig},
     net::{
@@ -149,8 +153,13 @@ impl Peer {
         let CoreState { incarnation, durable_file, durable } = CoreState::load(&state_dir)?;
         let (session, embedded_nameserver) = open_session(&config).await?;
         let endpoint = session.advertised().map_err(|error| Failure::unusable(&state_dir, &error))?;
+        let warnings = Warnings::default();
+        if let Some(warning) = &session.buffer_warning {
+            warnings.set(Topic::Machine, "UDP buffers", warning);
+        }
+        let share_options = ShareOptions { warnings: warnings.clone(), ..ShareOptions::default() };
         let (share_events, changes) = mpsc::channel(limits::MAX_QUEUED_EVENTS);
-        let share = Share::open(&config.share_dir, &state_dir, ShareOptions::default(), share_events).await?;
+        let share = Share::open(&config.share_dir, &state_dir, share_options, share_events).await?;
 
         let (core_task, core) = CoreTask::new(durable_file);
         let me = Contact { peer: config.id.clone(), endpoint: endpoint.clone() };
@@ -197,7 +206,7 @@ impl Peer {
             downloader,
             connections: session.connections,
             upload_slots: config.max_uploads,
-            warnings: session.buffer_warning.into_iter().collect(),
+            warnings,
             stop: services.stop,
             tasks: services.tasks,
             ended: Mutex::new(Some(ended)),

@@ -26,10 +26,10 @@ use super::{
 };
 use shared::{content::ContentHash, file_name::FileName, limits::GROUP_BYTES, time::unix_micros};
 
-use crate::bao::tree_hash::hash_file;
+use crate::{bao::tree_hash::hash_file, diagnostics::warnings::Warnings};
 
-/// Timing of the scans of a share.
-#[derive(Debug, Clone, Copy)]
+/// Timing of the scans of a share, and where it reports lasting conditions.
+#[derive(Debug, Clone)]
 pub struct ShareOptions {
     /// Interval of the full scans that find what file-system notifications miss. Default [`RESCAN`].
     pub rescan: Duration,
@@ -38,11 +38,13 @@ pub struct ShareOptions {
     /// Age at which a change is old enough for the hash to be final. Default [`RACY_WINDOW`]. Zero trusts every hash at
     /// once, which only tests may do.
     pub racy_window: Duration,
+    /// Conditions that `status` reports.
+    pub warnings: Warnings,
 }
 
 impl Default for ShareOptions {
     fn default() -> Self {
-        Self { rescan: RESCAN, debounce: SCAN_DEBOUNCE, racy_window: RACY_WINDOW }
+        Self { rescan: RESCAN, debounce: SCAN_DEBOUNCE, racy_window: RACY_WINDOW, warnings: Warnings::default() }
     }
 }
 

@@ -31,7 +31,12 @@ pub(crate) struct Fixture {
 /// Options with which a share trusts every hash at once and scans its folder only on a notice of the file system or a
 /// call.
 pub(crate) fn options() -> ShareOptions {
-    ShareOptions { racy_window: Duration::ZERO, rescan: Duration::from_secs(3600), debounce: Duration::from_millis(20) }
+    ShareOptions {
+        racy_window: Duration::ZERO,
+        rescan: Duration::from_secs(3600),
+        debounce: Duration::from_millis(20),
+        ..ShareOptions::default()
+    }
 }
 
 impl Fixture {

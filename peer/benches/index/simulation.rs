@@ -165,6 +165,7 @@ impl Simulation {
             endpoint: node.endpoint.clone(),
             seed: number as u64,
             durable: DurableState::default(),
+            candidate: true,
         };
         node.core = Some(Core::new(config, self.now));
         let file = |file| FileMeta::try_from(shares.file(number, file, 0)).expect("a name");

@@ -49,6 +49,7 @@ impl Tracker {
             endpoint: endpoint("tracker"),
             seed: 1,
             durable: DurableState::default(),
+            candidate: true,
         };
         let now = Timestamp::ZERO;
         let core = Core::new(config, now);

@@ -1,13 +1,14 @@
 //! Standing for election: starts campaigns, counts votes, and acts on the result.
 
 use super::{
-    Action, CallError, CallFailure, ElectionFailure, Machine, Reply, Report, Token,
+    Action, CallError, CallFailure, ElectionFailure, Machine, Reply, Report, StepDown, Token,
     campaign::{Campaign, Electorate, Kind, Tally, Timeout},
     ctx::Ctx,
     params::MAX_ELECTION_WAITERS,
     searching::Candidacy,
     state::State,
     tracker::Reclaim,
+    transition::Transition,
 };
 use shared::{
     id::PeerId,
@@ -32,6 +33,9 @@ impl Machine {
     /// Starts the campaign with which a tracker keeps its seat.
     pub(crate) fn reclaim(&mut self, ctx: &mut Ctx<'_>, reclaim: Reclaim) {
         match reclaim {
+            Reclaim::Vacant if ctx.obstacle().is_some() => {
+                self.apply(ctx, Transition::StepDown(StepDown::NotStored));
+            }
             Reclaim::Vacant => self.claim_vacant(ctx),
             Reclaim::Register(epoch, mandate) => {
                 self.campaign.insert(Campaign::registering(ctx, epoch, mandate)).claim(ctx);
@@ -192,7 +196,7 @@ impl Machine {
         let refusal = match &self.state {
             State::Leaving(_) => Some(ElectionFailure::Stopping),
             _ if self.waiters.len() >= MAX_ELECTION_WAITERS => Some(ElectionFailure::Busy),
-            _ => None,
+            _ => ctx.obstacle(),
         };
         if let Some(why) = refusal {
             ctx.out.push(Action::Reply { token, reply: Reply::Elected(Err(why)) });

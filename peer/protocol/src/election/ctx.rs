@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Action, Report,
+    Action, ElectionFailure, Report,
     epochs::Epochs,
     members::Members,
     params::{CANDIDATE_RANKS, CANDIDATE_STAGGER, STANDBY_HEAD_START},
@@ -53,9 +53,22 @@ pub(crate) struct Ctx<'a> {
     pub(crate) ignore_disconnects_until: Timestamp,
     /// Tracker that answered although a probe of its port was refused: further refusals of this endpoint are ignored.
     pub(crate) misleading_port: &'a mut Option<Contact>,
+    /// True if this peer stands for election at its turn.
+    pub(crate) candidate: bool,
+    /// True if the latest durable state could not be stored.
+    pub(crate) storage_fails: bool,
 }
 
 impl Ctx<'_> {
+    /// Reason why this peer cannot stand for election, if there is one.
+    pub(crate) fn obstacle(&self) -> Option<ElectionFailure> {
+        match (self.candidate, self.storage_fails) {
+            (false, _) => Some(ElectionFailure::NoCandidate),
+            (true, true) => Some(ElectionFailure::NotStored),
+            (true, false) => None,
+        }
+    }
+
     /// Makes the durable state durable before any later action.
     pub(crate) fn persist(&mut self) {
         self.out.push(Action::Persist(self.epochs.durable.clone()));

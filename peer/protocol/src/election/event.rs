@@ -86,6 +86,11 @@ pub enum Event {
         /// The peers, this one included. The core takes `limits::MAX_PEERS` of them at most.
         peers: Vec<Contact>,
     },
+    /// Peers of the network as an earlier run knew them. They serve until the nameserver's first list.
+    PeersRemembered {
+        /// The peers. The core takes `limits::MAX_PEERS` of them at most.
+        peers: Vec<Contact>,
+    },
     /// The seat changed at the nameserver.
     SeatChanged,
     /// Outcome of [`Action::Claim`].
@@ -179,6 +184,8 @@ pub enum Event {
         /// Token of the reply.
         token: Token,
     },
+    /// The latest state, [`super::Core::durable`], was stored after [`super::Core::on_persist_failed`].
+    Persisted,
     /// This process is to stop. [`Action::Stopped`] follows when the core is done.
     Shutdown,
 }
@@ -186,7 +193,8 @@ pub enum Event {
 /// Action to execute, strictly in order: actions behind an [`Action::Persist`] wait until the state is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Makes the state durable. If that fails, the process must stop.
+    /// Makes the state durable. If that fails, [`super::Core::on_persist_failed`] is called, and of the actions behind
+    /// this one only those are executed that [`Action::without_durability`] leaves.
     Persist(DurableState),
 
     /// Asks the nameserver for the seat.
@@ -282,6 +290,21 @@ pub enum Action {
     /// The core has stopped: no action follows, and open requests stay unanswered. The calls before this one get
     /// `limits::CLOSE_DEADLINE` to finish.
     Stopped,
+}
+
+impl Action {
+    /// What remains of the action if the state before it is not durable. Votes and all that depends on them are
+    /// withdrawn: after a restart they could be given twice (invariant S3).
+    pub fn without_durability(self) -> Option<Self> {
+        match self {
+            Self::RequestVote { request, .. } if !request.pre_vote => None,
+            Self::Claim { .. } => None,
+            Self::Reply { token, reply: Reply::Vote(vote) } => {
+                Some(Self::Reply { token, reply: Reply::Vote(VoteReply { granted: false, ..vote }) })
+            }
+            action => Some(action),
+        }
+    }
 }
 
 /// Answer to a request that may be deferred.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Action, CallError, CallFailure, Event, Report, Role, Token,
-    campaign::Campaign,
+    Action, CallError, CallFailure, ElectionFailure, Event, Report, Role, Token,
+    campaign::{Campaign, Kind},
     ctx::Ctx,
     params::{PEERS_POLL_PER_PEER, WATCHED_PEERS_POLL},
     port_probe::DeferredVote,
@@ -92,6 +92,11 @@ impl Machine {
                 ctx.members.poll.restart(ctx.now + WATCHED_PEERS_POLL);
                 self.set_members(ctx, peers);
             }
+            Event::PeersRemembered { peers } => {
+                if !ctx.members.are_known() {
+                    self.set_members(ctx, peers);
+                }
+            }
             Event::SeatChanged => {
                 if self.state.is_searching() {
                     ctx.seat_poll.restart(ctx.now);
@@ -122,6 +127,8 @@ impl Machine {
             Event::VoteRequested { token, from, request } => self.on_vote_requested(ctx, token, &from, &request),
             Event::ShareChanged { upserts, removals } => self.on_share_changed(ctx, upserts, removals),
             Event::ElectionRequested { token } => self.on_election_requested(ctx, token),
+            // `Core::handle` has noted it.
+            Event::Persisted => {}
             Event::Shutdown => self.on_shutdown(ctx),
         }
     }
@@ -191,6 +198,14 @@ impl Machine {
             State::Leaving(_) => Transition::Stay,
         };
         self.apply(ctx, transition);
+    }
+
+    /// The latest durable state could not be stored: a campaign ends, since its votes are withdrawn. The registration
+    /// of a provisional tracker goes on, since its votes were stored before.
+    pub(crate) fn on_persist_failed(&mut self, ctx: &mut Ctx<'_>) {
+        if self.campaign.as_ref().is_some_and(|campaign| campaign.kind != Kind::Registering) {
+            self.finish_campaign(ctx, ElectionFailure::NotStored);
+        }
     }
 
     fn on_peers_answered(&mut self, ctx: &mut Ctx<'_>, call: CallId, result: Result<Vec<Contact>, CallFailure>) {

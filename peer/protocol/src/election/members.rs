@@ -29,6 +29,11 @@ impl Members {
         Self { others: BTreeMap::new(), electors: BTreeSet::new(), poll: Poll::due_at(now) }
     }
 
+    /// True if a list of the registered peers is known.
+    pub(crate) fn are_known(&self) -> bool {
+        !self.electors.is_empty()
+    }
+
     /// Replaces the list by `peers`, at most `MAX_PEERS` of them. Returns the previous peers without `me`.
     pub(crate) fn replace(&mut self, me: &PeerId, peers: Vec<Contact>) -> BTreeMap<PeerId, Endpoint> {
         let others = peers.into_iter().filter(|contact| contact.peer != *me).take(MAX_PEERS);

@@ -97,6 +97,8 @@ pub struct CoreConfig {
     pub seed: u64,
     /// State that [`Action::Persist`] stored last; the default at the first start.
     pub durable: DurableState,
+    /// True if the peer stands for election. Another one votes and follows only.
+    pub candidate: bool,
 }
 
 /// The election core of a peer. A clone serves searches through possible runs.
@@ -113,6 +115,8 @@ pub struct Core {
     seat_poll: Poll,
     ignore_disconnects_until: Timestamp,
     misleading_port: Option<Contact>,
+    candidate: bool,
+    storage_fails: bool,
     last_handled: Timestamp,
     machine: Machine,
 }
@@ -120,7 +124,7 @@ pub struct Core {
 impl Core {
     /// Core of a peer without a tracker or known peers. Its first deadline is `now`.
     pub fn new(config: CoreConfig, now: Timestamp) -> Self {
-        let CoreConfig { id, incarnation, endpoint, seed, durable } = config;
+        let CoreConfig { id, incarnation, endpoint, seed, durable, candidate } = config;
         Self {
             me: Me { id, incarnation, endpoint },
             rng: fastrand::Rng::with_seed(seed),
@@ -133,6 +137,8 @@ impl Core {
             seat_poll: Poll::due_at(now),
             ignore_disconnects_until: now,
             misleading_port: None,
+            candidate,
+            storage_fails: false,
             last_handled: now,
             machine: Machine::new(now),
         }
@@ -143,8 +149,25 @@ impl Core {
     /// Deadlines that have passed are handled first, so that a process that stalled notices that before it takes the
     /// event.
     pub fn handle(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) {
+        if event == Event::Persisted {
+            self.storage_fails = false;
+        }
         // A stopped core ignores events.
         let _ = self.answer(now, out, |machine, ctx| machine.dispatch(ctx, event));
+    }
+
+    /// Takes note that the state of [`Action::Persist`] could not be stored, and appends further actions.
+    ///
+    /// Until [`Event::Persisted`] this peer gives no vote and does not stand for election, since it could vote again
+    /// after a restart. It follows, and serves its term if it is the tracker.
+    pub fn on_persist_failed(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        self.storage_fails = true;
+        let _ = self.answer(now, out, Machine::on_persist_failed);
+    }
+
+    /// True after [`Self::on_persist_failed`] until [`Event::Persisted`].
+    pub fn storage_fails(&self) -> bool {
+        self.storage_fails
     }
 
     /// Time at which [`Event::Tick`] is due; `None` when the core has stopped. Always later than the last
@@ -154,7 +177,10 @@ impl Core {
             return None;
         }
         let state = match &self.machine.state {
-            State::Searching(searching) => searching.deadline(&self.members, self.machine.campaign.is_some()),
+            State::Searching(searching) => {
+                let may_stand = self.candidate && !self.storage_fails && self.machine.campaign.is_none();
+                searching.deadline(&self.members, may_stand)
+            }
             State::Follower(follower) => Some(follower.deadline(&self.share, self.standby.as_deref())),
             State::Tracker(tracker) => Some(tracker.deadline()),
             State::Leaving(leaving) => Some(leaving.until),
@@ -308,6 +334,8 @@ impl Core {
             seat_poll: &mut self.seat_poll,
             ignore_disconnects_until: self.ignore_disconnects_until,
             misleading_port: &mut self.misleading_port,
+            candidate: self.candidate,
+            storage_fails: self.storage_fails,
         };
         (&mut self.machine, ctx)
     }
@@ -345,7 +373,7 @@ impl Core {
         self.me.incarnation
     }
 
-    /// State that [`Action::Persist`] stored last.
+    /// State to be durable: what [`Action::Persist`] named last.
     pub fn durable(&self) -> &DurableState {
         &self.epochs.durable
     }

@@ -34,6 +34,12 @@ pub enum ElectionFailure {
     /// Too many requests for an election are waiting.
     #[error("an election is under way already")]
     Busy,
+    /// This peer cannot store a vote, its own included.
+    #[error("this peer cannot store its vote")]
+    NotStored,
+    /// This peer never stands for election.
+    #[error("this peer runs for one command and does not stand for election")]
+    NoCandidate,
     /// This peer is stopping.
     #[error("this peer is ending")]
     Stopping,
@@ -63,6 +69,8 @@ pub enum StepDown {
     Stalled,
     /// Another tracker was elected in the same epoch without the nameserver.
     Conflict,
+    /// Its seat is vacant, and it cannot store the vote with which it would claim it again.
+    NotStored,
 }
 
 /// Reason why the tracker removed a peer.

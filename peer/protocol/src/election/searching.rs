@@ -77,9 +77,9 @@ impl Searching {
     }
 
     /// Time of the next heartbeat to the suspect or, unless `campaigning`, of the next candidacy.
-    pub(crate) fn deadline(&self, members: &Members, campaigning: bool) -> Option<Timestamp> {
+    pub(crate) fn deadline(&self, members: &Members, may_stand: bool) -> Option<Timestamp> {
         let heartbeat = self.suspected.is_some().then_some(self.next_heartbeat);
-        let turn = (!campaigning && self.can_stand(members)).then_some(self.campaign_at);
+        let turn = (may_stand && self.can_stand(members)).then_some(self.campaign_at);
         heartbeat.into_iter().chain(turn).min()
     }
 
@@ -104,7 +104,7 @@ impl Searching {
 
     /// Campaign that is due now, if none runs.
     pub(crate) fn due_candidacy(&self, ctx: &Ctx<'_>) -> Option<Candidacy> {
-        if ctx.now < self.campaign_at || !self.can_stand(ctx.members) {
+        if ctx.now < self.campaign_at || ctx.obstacle().is_some() || !self.can_stand(ctx.members) {
             return None;
         }
         match &self.info {

@@ -87,6 +87,7 @@ mod alone;
 mod port_probe;
 mod seat;
 mod standby;
+mod storage;
 mod term;
 
 impl Harness {
@@ -97,7 +98,7 @@ impl Harness {
     fn with(peer: &str, durable: DurableState) -> Self {
         let now = Timestamp::from_origin(Duration::from_secs(100));
         let config =
-            CoreConfig { id: id(peer), incarnation: Incarnation(5), endpoint: endpoint(peer), seed: 1, durable };
+            CoreConfig { id: id(peer), incarnation: Incarnation(5), endpoint: endpoint(peer), seed: 1, durable, candidate: true };
         Self { core: Core::new(config, now), now, out: Vec::new() }
     }
 

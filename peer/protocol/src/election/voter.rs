@@ -99,6 +99,7 @@ impl Machine {
             && request.expected_epoch >= high
             && request.epoch.is_provisional() == request.provisional;
         plausible
+            && !ctx.storage_fails
             && ctx.epochs.is_free_to_vote(request.epoch, from)
             && *from != ctx.me.id
             && (request.force || !self.hears_a_tracker(ctx.now))

@@ -89,6 +89,15 @@ impl Checks {
         *known = epoch.max(*known);
     }
 
+    /// A process crashed. What its `full_disk` did not store is forgotten.
+    pub(crate) fn crashed(&mut self, peer: &PeerId, full_disk: bool) {
+        if full_disk {
+            self.sometimes("peer crashed with a full disk");
+            let stored = self.persisted.get(peer).map_or(Epoch::NONE, |durable| durable.epoch_high);
+            self.followed.insert(peer.clone(), stored);
+        }
+    }
+
     /// `durable` is on the disk.
     pub(crate) fn persisted(&mut self, peer: &PeerId, durable: &DurableState) {
         let before = self.persisted.insert(peer.clone(), durable.clone()).unwrap_or_default();
@@ -174,6 +183,9 @@ impl Checks {
     fn report(&mut self, report: &Report) {
         match report {
             Report::ElectionFailed { why: ElectionFailure::Lost(_), .. } => self.sometimes("claim lost"),
+            Report::ElectionFailed { why: ElectionFailure::NotStored, .. } => {
+                self.sometimes("campaign ended by a full disk");
+            }
             Report::ElectionFailed { why: ElectionFailure::NoMajority { .. }, .. } => {
                 self.sometimes("election without a majority");
             }
@@ -284,7 +296,8 @@ impl Checks {
             *before = seat.epoch;
             assert!(self.won.contains(&seat.epoch), "S5: {peer} follows an epoch that was never accepted");
             let persisted = self.persisted.get(peer).map_or(Epoch::NONE, |durable| durable.epoch_high);
-            assert!(persisted >= seat.epoch, "S5: {peer} follows {}, which is not durable", seat.epoch);
+            let stored = persisted >= seat.epoch || core.storage_fails();
+            assert!(stored, "S5: {peer} follows {}, which is not durable", seat.epoch);
             // The seat of an earlier run is not this run's: the others know that run's endpoint and announced to it.
             let tried = (peer.clone(), node.incarnation, seat.epoch);
             let is_its_own = core.role() != Role::Tracker || self.tried.contains(&tried);

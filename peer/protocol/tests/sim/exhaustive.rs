@@ -238,6 +238,7 @@ impl Machine {
             endpoint: contact(number).endpoint,
             seed: 1,
             durable: durable.clone(),
+            candidate: true,
         };
         Self { core: Core::new(config, now), now, run, durable, timers: 0 }
     }

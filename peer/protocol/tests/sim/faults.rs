@@ -16,7 +16,7 @@ impl World {
         // A tracker is chosen more often than by chance.
         let tracker = self.tracker();
         let node = tracker.filter(|_| self.rng.u8(0..3) == 0).unwrap_or(node);
-        match self.rng.u8(0..19) {
+        match self.rng.u8(0..20) {
             0..=2 => self.change_share(node),
             3 | 4 => {
                 self.crash(node);
@@ -60,6 +60,7 @@ impl World {
                 let from = if from == self.nodes.len() { NAMESERVER } else { from };
                 self.false_refusals.insert((from, node));
             }
+            17 => self.fill_disk(node),
             _ => self.nameserver_dies(),
         }
     }
@@ -71,6 +72,13 @@ impl World {
             let thaw = Duration::from_millis(100) + self.random(Duration::from_millis(2500));
             self.push(thaw, Item::Thaw(self.run_of(node)));
         }
+    }
+
+    fn fill_disk(&mut self, node: usize) {
+        self.note(&format!("the disk of peer{node} is full"));
+        self.nodes[node].disk_full = true;
+        let freed = Duration::from_millis(200) + self.random(Duration::from_millis(4000));
+        self.push(freed, Item::DiskFreed(node));
     }
 
     fn leave(&mut self, node: usize) {

@@ -49,9 +49,11 @@ impl World {
         }
         let stay_dead = self.rng.usize(0..self.nodes.len());
         for node in 0..self.nodes.len() {
+            self.nodes[node].disk_full = false;
             if self.nodes[node].frozen {
                 self.thaw(self.run_of(node));
             }
+            self.disk_freed(node);
             if self.nodes[node].leaving {
                 self.crash(node);
             }

@@ -35,6 +35,16 @@ pub(crate) enum Output {
     Answer { token: Token, answer: Answer },
 }
 
+impl Output {
+    /// What remains of the output if the state before it is not durable.
+    pub(crate) fn without_durability(self) -> Option<Self> {
+        match self {
+            Self::Action(action) => action.without_durability().map(Self::Action),
+            answer @ Self::Answer { .. } => Some(answer),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum Answer {
     Heartbeat(Result<HeartbeatAck, TrackerError>),

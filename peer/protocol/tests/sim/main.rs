@@ -52,6 +52,7 @@ const DEFAULT_SEEDS: u64 = 1000;
 
 /// Situations that must occur in some seed: a test that never reaches them proves nothing.
 const SOMETIMES: &[&str] = &[
+    "campaign ended by a full disk",
     "claim accepted over a vacant seat",
     "claim accepted with a majority",
     "claim lost",
@@ -71,6 +72,7 @@ const SOMETIMES: &[&str] = &[
     "open port refused",
     "partition",
     "peer crashed during a write",
+    "peer crashed with a full disk",
     "peer restarted",
     "peer with reduced heartbeat forgotten",
     "probe refused",
@@ -89,7 +91,9 @@ const SOMETIMES: &[&str] = &[
     "suspicion lifted",
     "tracker left gracefully",
     "vote given",
+    "write failed",
     "write refused after a stall",
+    "write succeeded again",
 ];
 
 type Counters = BTreeMap<&'static str, u64>;

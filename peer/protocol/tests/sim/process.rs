@@ -97,9 +97,45 @@ impl World {
 
     fn finish_write(&mut self, number: usize) {
         let Some(Syncing { state, then, input }) = self.nodes[number].syncing.take() else { return };
+        if self.nodes[number].disk_full {
+            return self.fail_write(number, then, input);
+        }
         self.checks.persisted(&self.nodes[number].id, &state);
         self.nodes[number].durable = state;
+        let recovered = self.nodes[number].core.as_ref().is_some_and(Core::storage_fails);
         self.carry_out(number, then, input);
+        if recovered && !self.is_held_up(number) {
+            self.checks.sometimes("write succeeded again");
+            self.handle(number, Event::Persisted);
+        }
+    }
+
+    /// The disk is full: the outputs behind the write that need it are withdrawn, as the core's task does.
+    fn fail_write(&mut self, number: usize, then: VecDeque<Output>, input: Input) {
+        let node = &mut self.nodes[number];
+        let shown = node.clock.local(self.now);
+        let Some(core) = &mut node.core else { return };
+        let mut further = Vec::new();
+        core.on_persist_failed(shown, &mut further);
+        let deadline = core.next_deadline().map(|deadline| node.clock.world(deadline));
+        let kept = then.into_iter().filter_map(Output::without_durability);
+        let outputs = kept.chain(further.into_iter().map(Output::Action)).collect();
+        self.checks.sometimes("write failed");
+        self.carry_out(number, outputs, input);
+        if let Some(deadline) = deadline {
+            self.push(deadline.since(self.now), Item::Tick(self.run_of(number)));
+        }
+    }
+
+    /// The disk has room again: the state that could not be stored is written.
+    pub(crate) fn disk_freed(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.disk_full = false;
+        let missing = node.core.as_ref().filter(|core| core.storage_fails()).map(|core| core.durable().clone());
+        if let Some(state) = missing.filter(|_| node.syncing.is_none() && !node.frozen) {
+            node.syncing = Some(Syncing { state, then: VecDeque::new(), input: Event::Tick.into() });
+            self.synced(number);
+        }
     }
 
     /// The write is done: the process continues. A timer that is due comes first, as in the core's task.
@@ -164,6 +200,7 @@ impl World {
             endpoint: node.endpoint.clone(),
             seed,
             durable: node.durable.clone(),
+            candidate: true,
         };
         node.core = Some(Core::new(config, node.clock.local(now)));
         self.note(&format!("peer{number} starts"));
@@ -182,14 +219,15 @@ impl World {
     pub(crate) fn crash(&mut self, number: usize) {
         let coin = self.rng.bool();
         let node = &mut self.nodes[number];
-        node.core = None;
+        let was_failing = node.core.take().is_some_and(|core| core.storage_fails());
         node.frozen = false;
         node.unread.clear();
         node.leaving = false;
+        self.checks.crashed(&node.id, was_failing);
         if let Some(syncing) = node.syncing.take() {
             self.checks.sometimes("peer crashed during a write");
             // The write is stored or not; nothing that depends on it was done.
-            if coin {
+            if coin && !node.disk_full {
                 self.checks.persisted(&node.id, &syncing.state);
                 node.durable = syncing.state;
             }

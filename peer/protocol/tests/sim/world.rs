@@ -78,6 +78,8 @@ pub(crate) struct Node {
     /// Inputs that wait until the process continues.
     pub(crate) unread: VecDeque<Input>,
     pub(crate) leaving: bool,
+    /// True if no write to its disk succeeds.
+    pub(crate) disk_full: bool,
 }
 
 /// Write under way, and the outputs that follow it.
@@ -173,6 +175,7 @@ pub(crate) enum Item {
     Elect(usize),
     Thaw(Run),
     Restart(usize),
+    DiskFreed(usize),
     NameserverBack,
 }
 
@@ -256,6 +259,7 @@ impl World {
                 syncing: None,
                 unread: VecDeque::new(),
                 leaving: false,
+                disk_full: false,
             });
             let spread = Duration::from_millis(if world.rng.bool() { 5 } else { 2000 });
             let start = world.random(spread);
@@ -356,6 +360,7 @@ impl World {
                     self.restart(node);
                 }
             }
+            Item::DiskFreed(node) => self.disk_freed(node),
             Item::NameserverBack => {
                 if !self.nameserver_up && !self.calm {
                     self.nameserver_back();

@@ -37,7 +37,8 @@ Environment:
   BRASA_LOG         filter of the log on standard error, for example `info` or `peer=debug` (default `warn`)
 
 `peer PEER_ID help` lists the commands, `peer PEER_ID help COMMAND` explains one.
-Exit status: 0 done; 1 the command failed; 2 usage; 3 nameserver unreachable; 4 not authorised.";
+Exit status: 0 done; 1 the command failed; 2 usage; 3 nameserver unreachable; 4 not authorised; 5 the peer does not
+run; 130 interrupted.";
 
 /// Arguments of the command line.
 #[derive(Parser)]
@@ -166,6 +167,20 @@ pub enum Mode {
     OneShot(Vec<String>),
 }
 
+/// Purpose of a peer's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Purpose {
+    /// A service or a prompt: without the nameserver it starts, joins the peers that it knows, and waits.
+    Service,
+    /// Commands on standard input: fails to start if neither the nameserver nor a known peer answers.
+    #[default]
+    Script,
+    /// One command that changes something: like a script, but the peer does not stand for election.
+    Command,
+    /// One command that only asks: no peer starts.
+    Query,
+}
+
 /// Configuration of a peer. `Debug` does not show the secret of the join token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerConfig {
@@ -187,6 +202,8 @@ pub struct PeerConfig {
     pub limit_down: Option<NonZeroU64>,
     /// Number of requests served at a time.
     pub max_uploads: usize,
+    /// Purpose of the process.
+    pub purpose: Purpose,
 }
 
 impl PeerConfig {
@@ -265,6 +282,7 @@ impl Args {
             limit_up: self.limit_up,
             limit_down: self.limit_down,
             max_uploads: self.max_uploads.unwrap_or(MAX_UPLOADS),
+            purpose: Purpose::default(),
             id,
         });
         Ok(Invocation::Peer { config, mode, json: self.json || json_in_command })

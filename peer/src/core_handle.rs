@@ -27,8 +27,17 @@ pub struct View {
     pub role: SeatRole,
     /// The seat as this peer sees it.
     pub seat: SeatView,
-    /// Set when the core's task has ended. The error is the reason if the peer did not stop it.
-    pub stopped: Option<Result<(), String>>,
+    /// Set when the core's task has ended.
+    pub stopped: Option<CoreEnd>,
+}
+
+/// How the core's task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CoreEnd {
+    /// The peer stopped it.
+    Stopped,
+    /// A later run of this peer has taken its place. The process must end.
+    Superseded,
 }
 
 impl View {

@@ -166,30 +166,11 @@ impl Discovery {
     /// Lists the files whose names begin with `prefix` in the shares of this peer and of the known peers. Asks up to
     /// [`params::MAX_FAN_OUT`] peers.
     pub async fn ask_around(&self, prefix: &str) -> Vec<IndexedFile> {
-        let mut versions: BTreeMap<_, IndexedFile> = BTreeMap::new();
-        let mut add = |owner: &PeerId, file: FileMeta| {
-            let entry = versions
-                .entry((file.name.clone(), file.hash))
-                .or_insert_with(|| IndexedFile { file, owners: Vec::new() });
-            entry.owners.push(owner.clone());
-        };
-        for file in self.share.list() {
-            if file.name.as_str().starts_with(prefix) {
-                add(&self.me, file);
-            }
-        }
-        let peers = self.known_peers().await;
-        let others = peers.into_iter().filter(|contact| contact.peer != self.me).take(params::MAX_FAN_OUT);
-        let answers = others.map(|contact| async move {
-            let files = self.files_of(&contact, prefix).await;
-            (contact.peer, files)
-        });
-        for (peer, files) in futures::future::join_all(answers).await {
-            for file in files {
-                add(&peer, file);
-            }
-        }
-        versions.into_values().collect()
+        let own = self.share.list().into_iter().filter(|file| file.name.as_str().starts_with(prefix)).collect();
+        let others = self.known_peers().await.into_iter().filter(|contact| contact.peer != self.me).collect();
+        let mut listings = list_each(&self.connections, others, prefix).await;
+        listings.push((self.me.clone(), own));
+        by_owners(listings)
     }
 
     /// Lists the files whose names begin with `prefix` that the known peers are receiving, with the receivers in place
@@ -245,19 +226,6 @@ impl Discovery {
         self.known_peers().await.into_iter().map(|contact| (contact.peer, contact.endpoint)).collect()
     }
 
-    async fn files_of(&self, contact: &Contact, prefix: &str) -> Vec<FileMeta> {
-        let target = Target::from(contact);
-        let list = |after| {
-            let list = |peer: PeerServiceClient, cx| async move { peer.list(cx, after).await };
-            self.connections.call(&target, limits::CALL_DEADLINE, list)
-        };
-        let (files, ended) = collect_files(prefix, list).await;
-        if let Err(error) = ended {
-            tracing::debug!(%error, peer = %contact.peer, "the listing of a peer is incomplete");
-        }
-        files
-    }
-
     async fn call_tracker<T, F>(
         &self,
         seat: &Seat,
@@ -271,9 +239,50 @@ impl Discovery {
     }
 }
 
+/// Asks up to [`params::MAX_FAN_OUT`] of `peers` for their files whose names begin with `prefix`.
+pub(crate) async fn list_each(
+    connections: &Connections,
+    peers: Vec<Contact>,
+    prefix: &str,
+) -> Vec<(PeerId, Vec<FileMeta>)> {
+    let answers = peers.into_iter().take(params::MAX_FAN_OUT).map(|contact| async move {
+        let files = files_of(connections, &contact, prefix).await;
+        (contact.peer, files)
+    });
+    futures::future::join_all(answers).await
+}
+
+/// Groups the files of several peers by version. Pure.
+pub(crate) fn by_owners(listings: Vec<(PeerId, Vec<FileMeta>)>) -> Vec<IndexedFile> {
+    let mut versions: BTreeMap<_, IndexedFile> = BTreeMap::new();
+    for (owner, files) in listings {
+        for file in files {
+            let entry = versions
+                .entry((file.name.clone(), file.hash))
+                .or_insert_with(|| IndexedFile { file, owners: Vec::new() });
+            entry.owners.push(owner.clone());
+        }
+    }
+    versions.into_values().collect()
+}
+
+/// Lists the files of a peer whose names begin with `prefix`, as far as it sends them.
+pub(crate) async fn files_of(connections: &Connections, contact: &Contact, prefix: &str) -> Vec<FileMeta> {
+    let target = Target::from(contact);
+    let list = |after| {
+        let list = |peer: PeerServiceClient, cx| async move { peer.list(cx, after).await };
+        connections.call(&target, limits::CALL_DEADLINE, list)
+    };
+    let (files, ended) = collect_files(prefix, list).await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, peer = %contact.peer, "the listing of a peer is incomplete");
+    }
+    files
+}
+
 /// Reason why one attempt to query the tracker failed.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+pub(crate) enum Refusal {
     #[error(transparent)]
     Net(#[from] NetError),
     #[error(transparent)]
@@ -283,11 +292,11 @@ enum Refusal {
 }
 
 /// Position in a listing of the index.
-type After = Option<(String, ContentHash)>;
+pub(crate) type After = Option<(String, ContentHash)>;
 
 /// Lists the index page by page. `ask` asks a tracker for the page after a position; `page_wait` bounds the wait for
 /// each page, through failovers.
-async fn list_pages<F>(
+pub(crate) async fn list_pages<F>(
     mut views: watch::Receiver<View>,
     page_wait: Duration,
     ask: impl Fn(Seat, After) -> F,
@@ -312,7 +321,7 @@ where
                 return Err(TrackerQueryError::NoTracker { why: format!("the listing of {tracker} does not end") });
             }
             Some(next) => after = Some(next),
-            None => return Ok(GlobalListing { epoch: page.epoch, tracker, files }),
+            None => return Ok(GlobalListing { epoch: page.epoch, tracker: Some(tracker), files }),
         }
     }
 }

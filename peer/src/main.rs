@@ -9,8 +9,8 @@ use peer::{
         console::Console,
         output::{Rendered, print},
     },
-    config::Invocation,
-    runtime::peer::Peer,
+    config::{Invocation, PeerConfig, Purpose},
+    runtime::{observer::Observer, peer::Peer},
 };
 use shared::{
     error::{Failure, FailureCode},
@@ -49,7 +49,12 @@ fn run() -> Result<u8, Failure> {
         }
         Invocation::Demo => runtime.block_on(peer::demo::run()).map(|()| 0),
         Invocation::Peer { config, mode, json } => {
-            let start = async |config| Ok(Arc::new(Peer::start(config).await?) as Arc<dyn PeerApi>);
+            let start = async |config: PeerConfig| match config.purpose {
+                Purpose::Query => Ok(Arc::new(Observer::new(config)) as Arc<dyn PeerApi>),
+                Purpose::Service | Purpose::Script | Purpose::Command => {
+                    Ok(Arc::new(Peer::start(config).await?) as Arc<dyn PeerApi>)
+                }
+            };
             let working_dir = environment.working_dir;
             let app = App { config: *config, mode, json, working_dir, console, start };
             Ok(runtime.block_on(app.run()))

@@ -137,9 +137,9 @@ fn one_shot_command_without_running_peer_starts_one_that_leaves() {
     let added = network.run("peer1", &["add", "novo.txt"]);
     assert_eq!((added.status, without_election_reports(&added.err).as_str()), (Some(0), ""));
     assert!(network.shared("peer1", "novo.txt").exists());
-    // It has unregistered.
+    // It has unregistered, and the query registers nobody.
     let peers = network.json("peer2", &["peers"]);
-    assert_eq!(peers["peers"].as_array().unwrap().len(), 1, "{peers}");
+    assert_eq!(peers["peers"].as_array().unwrap().len(), 0, "{peers}");
     let not_running = network.run("peer1", &["exit"]);
     assert_eq!((not_running.status, not_running.out.as_str()), (Some(0), "peer1 is not running here\n"));
 }
@@ -180,7 +180,7 @@ fn killed_peer_can_be_started_again() {
 #[test]
 fn headless_peer_ends_cleanly_on_a_signal() {
     let network = Network::start();
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
         let peer = network.headless("peer1");
         peer.signal(signal);
         let finished = peer.wait();
@@ -207,11 +207,16 @@ fn exit_statuses_follow_the_contract() {
     assert_eq!(status(&["-p", "nonsense", "list"]), Some(2));
 
     // A port at which nothing listens.
-    assert_eq!(status(&["-p", &free_port().to_string(), "list"]), Some(3));
+    assert_eq!(status(&["-p", &free_port().to_string(), "tracker"]), Some(3));
+    assert_eq!(status(&["-p", &free_port().to_string(), "download", "nope.txt"]), Some(3));
+    // The share of a peer that does not run needs no network.
+    assert_eq!(status(&["-p", &free_port().to_string(), "list"]), Some(0));
+    assert_eq!(status(&["status"]), Some(5));
+    assert_eq!(status(&["eleger"]), Some(5));
 
     // A state folder without an identity of this network, and no token.
     let stranger = tempfile::tempdir().unwrap();
-    let mut command = network.command("peer9", &["list"]);
+    let mut command = network.command("peer9", &["tracker"]);
     command.env("BRASA_STATE_DIR", stranger.path()).stdin(Stdio::null());
     let refused = run_to_end(&mut command, "");
     assert_eq!(refused.status, Some(4), "{refused:?}");

@@ -153,7 +153,7 @@ fn second_peer_of_an_id_is_refused_with_a_reason() {
     prepare(&mut nsc, network.folder());
     let token = String::from_utf8(nsc.output().unwrap().stdout).unwrap();
     let elsewhere = network.folder().join("elsewhere");
-    let other = network.run("peer1", &["--state-dir", &elsewhere.to_string_lossy(), "--join", token.trim(), "list"]);
+    let other = network.run("peer1", &["--state-dir", &elsewhere.to_string_lossy(), "--join", token.trim(), "peers"]);
     assert_eq!(other.status, Some(4), "{}", other.err);
     assert!(other.err.contains("enrolled already"), "{}", other.err);
 }

@@ -36,6 +36,8 @@ pub enum FailureCode {
     LimitReached,
     /// Another process runs as this peer.
     AlreadyRunning,
+    /// The peer that the command is for does not run on this machine.
+    NotRunning,
     /// A deadline passed without an answer.
     Timeout,
     /// The user stopped the operation.
@@ -66,6 +68,7 @@ impl FailureCode {
             Self::InvalidName => "invalid_name",
             Self::LimitReached => "limit_reached",
             Self::AlreadyRunning => "already_running",
+            Self::NotRunning => "not_running",
             Self::Timeout => "timeout",
             Self::Interrupted => "interrupted",
             Self::Io => "io",
@@ -75,12 +78,15 @@ impl FailureCode {
     }
 
     /// Returns the exit status of a one-shot command: 2 for usage errors, 3 if the nameserver is unreachable, 4 if not
-    /// authorised, 1 for every other failure.
+    /// authorised, 5 if the peer does not run, 130 if the user interrupted it, 1 for every other failure.
     pub fn exit_status(self) -> u8 {
         match self {
             Self::Usage | Self::UnknownCommand => 2,
             Self::NameserverUnreachable => 3,
             Self::NotAuthorised => 4,
+            Self::NotRunning => 5,
+            // 128 and the number of SIGINT, as shells report it.
+            Self::Interrupted => 130,
             _ => 1,
         }
     }

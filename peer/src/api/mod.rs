@@ -65,6 +65,11 @@ pub trait PeerApi: Send + Sync {
     /// Leaves the network and stops, within a bounded time. Further calls have no effect.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 
+    /// Waits until the peer has joined the network. The default implementation completes at once.
+    fn joined(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// Completes with the cause when an error prevents the peer from continuing. The default implementation never
     /// completes.
     fn failed(&self) -> BoxFuture<'_, Failure> {
@@ -75,10 +80,10 @@ pub trait PeerApi: Send + Sync {
 /// Content of the tracker's index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GlobalListing {
-    /// Epoch of the tracker that answered.
+    /// Epoch of the tracker that answered; without one, the highest known.
     pub epoch: Epoch,
-    /// Tracker that answered.
-    pub tracker: PeerId,
+    /// Tracker that answered. `None`: there is none, and the listing has the files of those peers that answered.
+    pub tracker: Option<PeerId>,
     /// Entries, one per version of a file.
     pub files: Vec<IndexedFile>,
 }

@@ -8,22 +8,23 @@ use super::{
     console::Console,
     control::{ClientOutcome, ControlClient, ControlServer, Reply, Request},
     output::{Rendered, Style, print, render, render_failure, sanitize, unfinished_line},
-    params::{ONE_SHOT_POLL, ONE_SHOT_WAIT},
+    params::{LOG_INTERVAL, ONE_SHOT_POLL, ONE_SHOT_WAIT, RETRY_LONGEST, RETRY_SHORTEST},
     progress::{self, DownloadBar},
     report::{EndCause, Report},
     session::Session,
+    signals::stop_on_signals,
 };
-use rustix::process::Signal;
 use shared::{
     error::{Failure, FailureCode},
+    retry::{Backoff, LogLimit},
     time::Clock,
 };
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::PeerApi,
-    config::{Mode, PeerConfig},
+    api::{PeerApi, ProgressSink},
+    config::{Mode, PeerConfig, Purpose},
+    runtime::lock::is_held,
 };
 
 /// One run of the program as a peer.
@@ -59,12 +60,12 @@ where
     /// Runs a peer until a command or a signal ends it.
     async fn stay(&self, interactive: bool) -> Result<u8, Failure> {
         let prompt = interactive && io::stdin().is_terminal();
-        // At a prompt Ctrl-C stops a command, not the peer. A hang-up of the terminal ends the peer.
-        let end = if prompt { SignalKind::hangup() } else { SignalKind::interrupt() };
-        let stop = stop_on([SignalKind::terminate(), end])?;
+        let stop = stop_on_signals(prompt)?;
+        let purpose = if prompt || !interactive { Purpose::Service } else { Purpose::Script };
+        let config = PeerConfig { purpose, ..self.config.clone() };
         let peer = tokio::select! {
             () = stop.cancelled() => return Ok(0),
-            started = (self.start)(self.config.clone()) => started?,
+            started = self.start_when_possible(config, interactive) => started?,
         };
         let effect = self.serve(&peer, interactive, prompt, &stop).await;
         if let Ok(PeerEffect::Kill) = effect {
@@ -74,6 +75,44 @@ where
         effect.map(|_| 0)
     }
 
+    /// Starts the peer. A headless one that is not a member yet waits for the nameserver.
+    async fn start_when_possible(&self, config: PeerConfig, interactive: bool) -> Result<Arc<dyn PeerApi>, Failure> {
+        let clock = Clock::start();
+        let (mut backoff, mut log) = (Backoff::new(RETRY_SHORTEST, RETRY_LONGEST), LogLimit::new(LOG_INTERVAL));
+        loop {
+            match (self.start)(config.clone()).await {
+                Err(failure) if !interactive && failure.code == FailureCode::NameserverUnreachable => {
+                    if let Some(suppressed) = log.permit(clock.now()) {
+                        tracing::warn!(%failure, suppressed, "waiting for the nameserver in order to join");
+                    }
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                started => return started,
+            }
+        }
+    }
+
+    /// Serves the control socket. If it cannot be created, the peer runs without it meanwhile.
+    async fn serve_control(&self, first: Result<ControlServer, Failure>, peer: Arc<dyn PeerApi>) -> PeerEffect {
+        let clock = Clock::start();
+        let (mut backoff, mut log) = (Backoff::new(RETRY_SHORTEST, RETRY_LONGEST), LogLimit::new(LOG_INTERVAL));
+        let mut bound = first;
+        let server = loop {
+            match bound {
+                Ok(server) => break server,
+                Err(failure) => {
+                    if let Some(suppressed) = log.permit(clock.now()) {
+                        tracing::warn!(%failure, suppressed, "no commands of other processes are accepted; retrying");
+                    }
+                }
+            }
+            tokio::time::sleep(backoff.pause()).await;
+            bound = ControlServer::bind(&self.config.peer_state_dir());
+        };
+        // The end of the session also stops the commands of control clients.
+        server.serve(peer, &CancellationToken::new()).await
+    }
+
     async fn serve(
         &self,
         peer: &Arc<dyn PeerApi>,
@@ -81,7 +120,8 @@ where
         prompt: bool,
         stop: &CancellationToken,
     ) -> Result<PeerEffect, Failure> {
-        let control = ControlServer::bind(&self.config.peer_state_dir())?;
+        // Before the line that says that the peer is ready.
+        let control = ControlServer::bind(&self.config.peer_state_dir());
         let session = Session { peer: Arc::clone(peer), working_dir: self.working_dir.clone(), json: self.json };
         let commands = async {
             if prompt {
@@ -91,16 +131,18 @@ where
             } else if interactive {
                 session.run_stdin(stop).await
             } else {
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(PeerEffect::Exit),
+                    () = peer.joined() => {}
+                }
                 announce(&**peer, self.json).await?;
                 stop.cancelled().await;
                 Ok(PeerEffect::Exit)
             }
         };
-        // The end of the session also stops the commands of control clients.
-        let never = CancellationToken::new();
         tokio::select! {
             effect = commands => effect,
-            effect = control.serve(Arc::clone(peer), &never) => Ok(effect),
+            effect = self.serve_control(control, Arc::clone(peer)) => Ok(effect),
             failure = peer.failed() => Err(failure),
         }
     }
@@ -127,7 +169,7 @@ where
         if let Command::Help { verb } = command {
             return Ok(self.show(&Ok(help(verb)).into()));
         }
-        let stop = stop_on([SignalKind::interrupt(), SignalKind::terminate()])?;
+        let stop = stop_on_signals(false)?;
         let request =
             Request { words, json: self.json, working_dir: self.working_dir.clone(), progress: progress::is_visible() };
         let dispatch = tokio::select! {
@@ -136,6 +178,17 @@ where
         };
         match dispatch {
             Dispatch::Done(status) => Ok(status),
+            Dispatch::Observed(peer) => {
+                let context =
+                    CommandContext { peer: &*peer, working_dir: &self.working_dir, progress: ProgressSink::none() };
+                let outcome = tokio::select! {
+                    () = stop.cancelled() => Outcome::interrupted(),
+                    outcome = execute(command, context) => outcome,
+                };
+                let status = self.show(&outcome);
+                peer.shutdown().await;
+                Ok(status)
+            }
             Dispatch::Started(peer) => {
                 let result = self.execute_alone(command, &peer, &stop).await;
                 peer.shutdown().await;
@@ -151,7 +204,7 @@ where
         let deadline = clock.now() + ONE_SHOT_WAIT;
         loop {
             if let Some(client) = ControlClient::connect(&self.config.peer_state_dir()).await? {
-                match self.send(client, request).await? {
+                match self.send(client, request, command.ends_peer()).await? {
                     Some(status) => return Ok(Dispatch::Done(status)),
                     None if clock.now() < deadline => {
                         tokio::time::sleep(ONE_SHOT_POLL).await;
@@ -160,11 +213,18 @@ where
                     None => return Err(no_answer("it does not accept the command")),
                 }
             }
+            if is_held(&self.config.peer_state_dir()) && clock.now() < deadline {
+                // It starts or ends at the moment.
+                tokio::time::sleep(ONE_SHOT_POLL).await;
+                continue;
+            }
             if command.ends_peer() {
                 let report = Report::Ended { peer: self.config.id.clone(), cause: EndCause::NotRunning };
                 return Ok(Dispatch::Done(self.show(&Ok(report).into())));
             }
-            match (self.start)(self.config.clone()).await {
+            let purpose = if command.is_query() { Purpose::Query } else { Purpose::Command };
+            match (self.start)(PeerConfig { purpose, ..self.config.clone() }).await {
+                Ok(peer) if purpose == Purpose::Query => return Ok(Dispatch::Observed(peer)),
                 Ok(peer) => return Ok(Dispatch::Started(peer)),
                 Err(failure) if failure.code == FailureCode::AlreadyRunning && clock.now() < deadline => {
                     tokio::time::sleep(ONE_SHOT_POLL).await;
@@ -176,7 +236,7 @@ where
 
     /// Sends the command to the running peer and prints its output. Returns the exit status, or `None` if the peer did
     /// not accept the command.
-    async fn send(&self, client: ControlClient, request: &Request) -> Result<Option<u8>, Failure> {
+    async fn send(&self, mut client: ControlClient, request: &Request, ends_peer: bool) -> Result<Option<u8>, Failure> {
         let mut bar = DownloadBar::new();
         let outcome = client
             .run(request, |reply| {
@@ -194,6 +254,12 @@ where
             })
             .await;
         match outcome {
+            Ok(ClientOutcome::Done(_)) if ends_peer && !client.ended().await => Err(Failure::new(
+                FailureCode::Timeout,
+                format!("{} has not ended yet", self.config.id),
+                "it does not end in time",
+                "wait, or end its process",
+            )),
             Ok(ClientOutcome::Done(status)) => Ok(Some(status)),
             Ok(ClientOutcome::NotAccepted) => Ok(None),
             Ok(ClientOutcome::Unresponsive) => Err(Failure::new(
@@ -260,6 +326,8 @@ where
 enum Dispatch {
     /// The command ended with this exit status.
     Done(u8),
+    /// No peer was running, and the command only asks: this one asks and does not take part.
+    Observed(Arc<dyn PeerApi>),
     /// No peer was running; this one was started for the command.
     Started(Arc<dyn PeerApi>),
 }
@@ -280,25 +348,6 @@ async fn announce(peer: &dyn PeerApi, json: bool) -> Result<(), Failure> {
         tracing::debug!(%error, "cannot print the ready line");
     }
     Ok(())
-}
-
-/// Returns a token that the first of these signals cancels. The signals no longer end the process by themselves.
-fn stop_on(kinds: [SignalKind; 2]) -> Result<CancellationToken, Failure> {
-    let no_signals = |error: io::Error| {
-        Failure::new(FailureCode::Internal, "cannot listen for signals", error, "close other programs and try again")
-    };
-    // With a handler, a file over the process's size limit (`ulimit -f`) is an error of the write, not a fatal signal.
-    drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map_err(no_signals)?);
-    let stop = CancellationToken::new();
-    for kind in kinds {
-        let mut signals = signal(kind).map_err(no_signals)?;
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            signals.recv().await;
-            stop.cancel();
-        });
-    }
-    Ok(stop)
 }
 
 fn no_answer(why: &str) -> Failure {

@@ -54,6 +54,16 @@ impl Command {
     pub(crate) fn ends_peer(&self) -> bool {
         matches!(self, Self::Exit | Self::Kill)
     }
+
+    /// Returns true if the command changes nothing, or needs a peer that runs already. No peer is started for such a
+    /// command.
+    pub(crate) fn is_query(&self) -> bool {
+        match self {
+            Self::List | Self::ListAll | Self::Tracker | Self::Peers | Self::Status | Self::Elect => true,
+            Self::Add { .. } | Self::Remove { .. } | Self::Download(_) | Self::Help { .. } => false,
+            Self::Kill | Self::Exit => false,
+        }
+    }
 }
 
 /// Arguments of `download`.

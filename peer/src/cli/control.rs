@@ -14,7 +14,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    os::{
+        fd::IntoRawFd as _,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -24,7 +27,10 @@ use super::{
     command::{CommandContext, Outcome, PeerEffect},
     commands::{execute, parse},
     output::{Style, render},
-    params::{CONTROL_OUTPUT_BYTES, CONTROL_SILENCE, MAX_CONTROL_CLIENTS, MAX_CONTROL_FRAME_BYTES, PROGRESS_INTERVAL},
+    params::{
+        CONTROL_OUTPUT_BYTES, CONTROL_SILENCE, END_WAIT, MAX_CONTROL_CLIENTS, MAX_CONTROL_FRAME_BYTES,
+        PROGRESS_INTERVAL,
+    },
 };
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
@@ -129,28 +135,53 @@ impl ControlServer {
     fn bind_at(peer_state_dir: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(peer_state_dir)?;
         let regular = peer_state_dir.join(SOCKET_NAME);
-        let mut files = vec![regular.clone()];
-        let socket = if regular.as_os_str().len() <= MAX_SOCKET_PATH_BYTES {
-            regular
-        } else {
-            let short = short_path(&regular)?;
-            let link = peer_state_dir.join("control.new");
-            remove_if_exists(&link)?;
+        if regular.as_os_str().len() <= MAX_SOCKET_PATH_BYTES {
+            match bind_protected(&regular) {
+                Ok(listener) => return Ok(Self { listener, files: vec![regular] }),
+                Err(error) if is_unwritable(&error) => {
+                    tracing::warn!(%error, socket = %regular.display(), "cannot create the control socket; using another");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let short = short_path(&regular)?;
+        let listener = bind_protected(&short)?;
+        let mut files = vec![short.clone()];
+        let link = peer_state_dir.join("control.new");
+        let linked = remove_if_exists(&link).and_then(|()| {
             std::os::unix::fs::symlink(&short, &link)?;
-            fs::rename(&link, &regular)?;
-            files.push(short.clone());
-            short
-        };
-        // The socket is bound under a temporary name and renamed when its permissions are set: no client connects to an
-        // unprotected socket, and the socket of a dead peer is replaced atomically.
-        let temporary = socket.with_extension("new");
-        remove_if_exists(&temporary)?;
-        let listener = UnixListener::bind(&temporary)?;
-        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
-        fs::rename(&temporary, &socket)?;
+            fs::rename(&link, &regular)
+        });
+        match linked {
+            Ok(()) => files.push(regular),
+            // Clients with the same environment find the socket without the link.
+            Err(error) => tracing::debug!(%error, "cannot link to the control socket"),
+        }
         Ok(Self { listener, files })
     }
+}
 
+/// Binds a socket that only this user can use.
+fn bind_protected(socket: &Path) -> io::Result<UnixListener> {
+    // The socket is bound under a temporary name and renamed when its permissions are set: no client connects to an
+    // unprotected socket, and the socket of a dead peer is replaced atomically.
+    let temporary = socket.with_extension("new");
+    remove_if_exists(&temporary)?;
+    let listener = UnixListener::bind(&temporary)?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&temporary, socket)?;
+    Ok(listener)
+}
+
+/// True if the file system of the state cannot take a new file.
+fn is_unwritable(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    // EIO has no kind of its own.
+    matches!(error.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+impl ControlServer {
     /// Executes the commands of clients until one of them ends the peer, and returns that effect. After `stop` it
     /// accepts no more commands, completes the running ones, and returns [`PeerEffect::Exit`].
     pub(crate) async fn serve(self, peer: Arc<dyn PeerApi>, stop: &CancellationToken) -> PeerEffect {
@@ -215,11 +246,23 @@ fn remove_if_exists(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns a short path for a socket whose `regular` path is too long, in a folder that only this user can access.
-/// Clients read it from the link at `regular`, so they do not depend on this process's environment.
-fn short_path(regular: &Path) -> io::Result<PathBuf> {
+/// Folder of the short paths of this user.
+fn short_folder() -> PathBuf {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    let folder = base.unwrap_or_else(std::env::temp_dir).join(format!("brasa-{}", geteuid().as_raw()));
+    base.unwrap_or_else(std::env::temp_dir).join(format!("brasa-{}", geteuid().as_raw()))
+}
+
+/// Name in [`short_folder`] of the socket with the `regular` path.
+fn short_name(regular: &Path) -> String {
+    let hash = blake3::hash(regular.as_os_str().as_encoded_bytes()).to_hex();
+    format!("{}.sock", &hash[..16])
+}
+
+/// Returns a short path for a socket whose `regular` path is too long or cannot be written, in a folder that only this
+/// user can access. Clients read it from the link at `regular` where there is one, so that they do not depend on this
+/// process's environment.
+fn short_path(regular: &Path) -> io::Result<PathBuf> {
+    let folder = short_folder();
     match fs::DirBuilder::new().mode(0o700).create(&folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -230,8 +273,7 @@ fn short_path(regular: &Path) -> io::Result<PathBuf> {
         let why = format!("{} is not a private folder of this user", folder.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    let hash = blake3::hash(regular.as_os_str().as_encoded_bytes()).to_hex();
-    Ok(folder.join(format!("{}.sock", &hash[..16])))
+    Ok(folder.join(short_name(regular)))
 }
 
 /// Serves one client. Returns the effect of its command on the peer.
@@ -257,6 +299,10 @@ async fn serve_client(stream: UnixStream, peer: Arc<dyn PeerApi>) -> io::Result<
         send(&mut frames, &Reply::Err(part.to_owned())).await?;
     }
     send(&mut frames, &Reply::Done { status: outcome.exit_status() }).await?;
+    if outcome.effect != PeerEffect::KeepRunning {
+        // The connection stays open until the process has ended, which tells the client so.
+        let _open_until_the_end = frames.into_inner().into_std()?.into_raw_fd();
+    }
     Ok(outcome.effect)
 }
 
@@ -328,7 +374,15 @@ impl ControlClient {
     /// `not_authorised` when the socket belongs to another user, `io` when it exists but cannot be reached.
     pub(crate) async fn connect(peer_state_dir: &Path) -> Result<Option<Self>, Failure> {
         let regular = peer_state_dir.join(SOCKET_NAME);
+        let short = short_folder().join(short_name(&regular));
         let socket = fs::read_link(&regular).unwrap_or(regular);
+        match Self::connect_to(&socket).await? {
+            Some(client) => Ok(Some(client)),
+            None => Self::connect_to(&short).await,
+        }
+    }
+
+    async fn connect_to(socket: &Path) -> Result<Option<Self>, Failure> {
         if socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
             // A running peer would have replaced so long a path by a link.
             return Ok(None);
@@ -338,7 +392,7 @@ impl ControlClient {
             let hint = "run the command as the user of that peer";
             Failure::new(FailureCode::Io, "cannot reach the running peer", why, hint)
         };
-        let stream = match UnixStream::connect(&socket).await {
+        let stream = match UnixStream::connect(socket).await {
             Ok(stream) => stream,
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 return Ok(None);
@@ -362,7 +416,7 @@ impl ControlClient {
     /// # Errors
     /// Errors of `on_reply`.
     pub(crate) async fn run<E>(
-        mut self,
+        &mut self,
         request: &Request,
         mut on_reply: impl FnMut(Reply) -> Result<(), E>,
     ) -> Result<ClientOutcome, E> {
@@ -387,6 +441,15 @@ impl ControlClient {
                 Ok(None) | Err(_) => return Ok(ClientOutcome::NotAccepted),
             }
         }
+    }
+}
+
+impl ControlClient {
+    /// Waits until the peer's process has ended after a command that ends it. Returns false if it has not within
+    /// [`END_WAIT`].
+    pub(crate) async fn ended(mut self) -> bool {
+        let closed = async { while matches!(self.0.next().await, Some(Ok(_))) {} };
+        timeout(END_WAIT, closed).await.is_ok()
     }
 }
 

@@ -108,7 +108,7 @@ impl PeerApi for FakePeer {
     fn list_all(&self) -> BoxFuture<'_, Result<GlobalListing, Failure>> {
         let entry = |file| IndexedFile { file, owners: vec![peer("peer3"), peer("peer1")] };
         let files = self.all().into_iter().map(entry).collect();
-        async { Ok(GlobalListing { epoch: Epoch(4), tracker: peer("peer1"), files }) }.boxed()
+        async { Ok(GlobalListing { epoch: Epoch(4), tracker: Some(peer("peer1")), files }) }.boxed()
     }
 
     fn add(&self, request: AddRequest) -> BoxFuture<'_, Result<Added, Failure>> {

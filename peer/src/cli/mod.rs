@@ -11,6 +11,7 @@
 //! | `source` | the interface of a source of command lines |
 //! | `stdin_source`, `prompt` | command lines of standard input, of a terminal |
 //! | `session` | execution of the lines of one source |
+//! | [`signals`] | signals that end the program |
 //! | `control` | the control socket, on which a running peer accepts commands of other processes |
 //! | [`app`] | the program: a session, a service, or one command |
 
@@ -29,6 +30,7 @@ mod prompt;
 mod report;
 mod session;
 mod shell_words;
+pub mod signals;
 mod source;
 mod stdin_source;
 mod suggest;

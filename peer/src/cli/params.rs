@@ -19,6 +19,15 @@ pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 pub const ONE_SHOT_WAIT: Duration = Duration::from_secs(5);
 /// Interval at which it tries to connect.
 pub const ONE_SHOT_POLL: Duration = Duration::from_millis(50);
+/// Time for which `exit` and `kill` wait for the end of the peer: the bounds of its stop together, with a margin.
+pub const END_WAIT: Duration = Duration::from_secs(20);
+/// Shortest pause before a service that has no identity yet looks for the nameserver again, and before a control socket
+/// that cannot be created is tried again.
+pub const RETRY_SHORTEST: Duration = Duration::from_millis(250);
+/// Longest such pause.
+pub const RETRY_LONGEST: Duration = Duration::from_secs(5);
+/// Interval of log lines about attempts that fail again and again.
+pub const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Lines in the history of the prompt.
 pub const MAX_HISTORY_LINES: usize = 1000;
 /// File names kept for completion at the prompt.

@@ -66,7 +66,7 @@ async fn listing_continues_with_the_next_tracker_after_the_last_page() {
     .unwrap();
     let asked: Vec<_> = asked.borrow().iter().map(|(peer, number)| format!("{peer} {number}")).collect();
     assert_eq!(asked, ["first 0", "first 1", "second 1", "second 2"]);
-    assert_eq!((listing.epoch, listing.tracker.as_str(), listing.files.len()), (Epoch(2), "second", 3));
+    assert_eq!((listing.epoch, listing.tracker, listing.files.len()), (Epoch(2), Some("second".parse().unwrap()), 3));
 }
 
 #[tokio::test]

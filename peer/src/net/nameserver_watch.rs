@@ -8,6 +8,7 @@ use shared::{
     limits::{CALL_DEADLINE, HEARTBEAT, MAX_PEERS, MAX_WATCH_WAIT, PEERS_POLL},
     name::Endpoint,
     net::NetError,
+    retry::Backoff,
     rpc::nameserver::{Changes, NameChange, NameServiceClient, Position, WatchQuery},
 };
 use tokio::time::sleep;
@@ -24,19 +25,19 @@ const WATCHED: &str = r"(peer|tracker)\.";
 /// the core polls it meanwhile.
 pub async fn watch(calls: &RpcClient, core: &CoreHandle, stop: CancellationToken) {
     let mut watch = Watch { calls, core, since: None, peers: BTreeMap::new() };
-    let mut pause = HEARTBEAT;
+    let mut backoff = Backoff::new(HEARTBEAT, PEERS_POLL);
     loop {
         let outcome = tokio::select! {
             outcome = watch.poll() => outcome,
             () = stop.cancelled() => return,
         };
         match outcome {
-            Ok(()) => pause = HEARTBEAT,
+            Ok(()) => backoff.reset(),
             Err(WatchError::Stopped) => return,
             Err(WatchError::Net(error)) => {
                 tracing::debug!(%error, "cannot watch the nameserver");
                 tokio::select! {
-                    () = sleep(pause) => pause = (pause * 2).min(PEERS_POLL),
+                    () = sleep(backoff.pause()) => {}
                     () = stop.cancelled() => return,
                 }
             }

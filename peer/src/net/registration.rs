@@ -1,36 +1,51 @@
 //! Registration of this peer's name `peer.<id>` in the nameserver: registers it, renews its lease, registers it again
 //! after the lease expired, and removes it at the end.
 
-use crate::net::params;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use shared::{
     error::{Failure, FailureCode},
     id::{Incarnation, PeerId},
     limits,
     name::{Endpoint, Name},
-    net::{Connections, NetError, Target},
+    net::NetError,
+    retry::{Backoff, LogLimit},
     rpc::nameserver::{Condition, LeaseRequest, NameError, NameServiceClient, Register, Registered, Selector},
+    time::Clock,
 };
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Pause after a failed attempt. Short, so that the peer uses a nameserver that restarts at once.
-const RETRY: Duration = Duration::from_millis(250);
+use super::{params, rpc_client::RpcClient};
+use crate::diagnostics::warnings::{Topic, Warnings};
+
+/// Subject of the warning about the registration.
+const SUBJECT: &str = "registration";
 
 /// Registration of one peer.
 #[derive(Clone)]
 pub struct Registration {
-    /// Connections to the nameserver.
-    pub connections: Connections,
-    /// Nameserver.
-    pub nameserver: Target,
+    /// Client of the nameserver.
+    pub calls: Arc<RpcClient>,
     /// Id of this peer.
     pub id: PeerId,
     /// Incarnation of this process.
     pub incarnation: Incarnation,
     /// Endpoint of this peer.
     pub endpoint: Endpoint,
+    /// Lasting conditions for `status`.
+    pub warnings: Warnings,
+}
+
+/// State of a registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistrationState {
+    /// The nameserver has not registered the name yet.
+    Waiting,
+    /// The name was registered.
+    Registered,
+    /// The registration is no longer kept.
+    Ended,
 }
 
 /// Reason why a registration is no longer kept.
@@ -38,8 +53,8 @@ pub struct Registration {
 pub enum RegistrationEnd {
     /// The caller stopped it.
     Stopped,
-    /// The nameserver does not permit this run to keep the name. The process must end.
-    Lost(String),
+    /// A later run of this peer holds the name. The process must end.
+    Superseded,
 }
 
 /// Error of one attempt.
@@ -70,42 +85,73 @@ impl Registration {
         }
     }
 
-    /// Renews the lease until `stop`, retrying while the nameserver does not answer, then removes the name.
-    pub async fn keep(self, stop: CancellationToken) -> RegistrationEnd {
-        let mut wait = limits::DEFAULT_LEASE / params::LEASE_RENEWALS_PER_TERM;
+    /// Registers the name, unless `state` says that it is, and renews its lease until `stop`; then removes the name.
+    /// Retries while the nameserver does not answer or refuses.
+    pub async fn keep(self, state: &watch::Sender<RegistrationState>, stop: CancellationToken) -> RegistrationEnd {
+        let clock = Clock::start();
+        let mut backoff = Backoff::new(params::REGISTRATION_SHORTEST, params::REGISTRATION_LONGEST);
+        let mut log = LogLimit::new(params::LOG_INTERVAL);
+        let is_registered = || *state.borrow() == RegistrationState::Registered;
+        let mut wait = if is_registered() { renewal_interval(limits::DEFAULT_LEASE) } else { Duration::ZERO };
         let mut failing = false;
         loop {
             tokio::select! {
                 () = sleep(wait) => {}
+                () = self.calls.nameserver_back(), if failing => {}
                 () = stop.cancelled() => {
-                    self.remove().await;
+                    if is_registered() {
+                        self.remove().await;
+                    }
                     return RegistrationEnd::Stopped;
                 }
             }
-            match self.renew().await {
+            let attempt = if is_registered() { self.renew().await } else { self.try_register().await };
+            match attempt {
                 Ok(registered) => {
                     if std::mem::take(&mut failing) {
-                        tracing::info!("renewed the registration again");
+                        tracing::info!("registered again");
                     }
-                    let lease = registered.lease.unwrap_or(limits::DEFAULT_LEASE);
-                    wait = lease / params::LEASE_RENEWALS_PER_TERM;
+                    self.warnings.clear(Topic::Nameserver, SUBJECT);
+                    backoff.reset();
+                    state.send_replace(RegistrationState::Registered);
+                    wait = renewal_interval(registered.lease.unwrap_or(limits::DEFAULT_LEASE));
                 }
-                Err(RegistrationError::Denied(error)) => return RegistrationEnd::Lost(error.to_string()),
+                Err(RegistrationError::Denied(NameError::Superseded { .. })) => return RegistrationEnd::Superseded,
                 Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(%error, "cannot renew the registration; retrying");
+                    failing = true;
+                    wait = backoff.pause();
+                    if let Some(suppressed) = log.permit(clock.now()) {
+                        tracing::warn!(%error, suppressed, "cannot register this peer; retrying");
                     }
-                    wait = RETRY;
+                    self.warn(&error);
                 }
             }
         }
     }
 
+    /// Warns of a failure that does not pass by itself.
+    fn warn(&self, error: &RegistrationError) {
+        let remedy = match error {
+            RegistrationError::Call(NetError::NotAuthorised { .. }) => {
+                format!("join again with a token: `nsc token`, then `peer {} --join TOKEN`", self.id)
+            }
+            RegistrationError::Call(NetError::VersionMismatch { .. }) => {
+                "update the older of the two programs".to_owned()
+            }
+            // `status` itself pings the nameserver.
+            RegistrationError::Call(_) => return self.warnings.clear(Topic::Nameserver, SUBJECT),
+            RegistrationError::Refused(_) => "look at the log of the nameserver".to_owned(),
+            RegistrationError::Denied(_) => "ask the network's admin".to_owned(),
+        };
+        let text = format!("this peer is not registered, so that others do not find it: {error}; {remedy}");
+        self.warnings.set(Topic::Nameserver, SUBJECT, text);
+    }
+
     async fn renew(&self) -> Result<Registered, RegistrationError> {
         let (name, incarnation) = (Name::peer(&self.id).to_string(), self.incarnation);
         let answer = self
-            .connections
-            .call(&self.nameserver, limits::CALL_DEADLINE, |names: NameServiceClient, cx| async move {
+            .calls
+            .names(limits::CALL_DEADLINE, |names: NameServiceClient, cx| async move {
                 names.renew(cx, name, incarnation).await
             })
             .await;
@@ -125,27 +171,31 @@ impl Registration {
             condition: Condition::Always,
             incarnation: self.incarnation,
         };
-        let answer = self
-            .connections
-            .call(&self.nameserver, limits::CALL_DEADLINE, |names: NameServiceClient, cx| async move {
-                names.register(cx, request).await
-            })
-            .await;
+        let answer =
+            self.calls
+                .names(limits::CALL_DEADLINE, |names: NameServiceClient, cx| async move {
+                    names.register(cx, request).await
+                })
+                .await;
         classify(answer)
     }
 
     async fn remove(&self) {
         let selector = Selector { name: Some(Name::peer(&self.id).to_string()), ..Selector::default() };
-        let answer = self
-            .connections
-            .call(&self.nameserver, limits::CLOSE_DEADLINE, |names: NameServiceClient, cx| async move {
-                names.remove(cx, selector).await
-            })
-            .await;
+        let answer =
+            self.calls
+                .names(limits::CLOSE_DEADLINE, |names: NameServiceClient, cx| async move {
+                    names.remove(cx, selector).await
+                })
+                .await;
         if !matches!(answer, Ok(Ok(_))) {
             tracing::debug!(?answer, "cannot remove the name; it stays until its lease expires");
         }
     }
+}
+
+fn renewal_interval(lease: Duration) -> Duration {
+    lease / params::LEASE_RENEWALS_PER_TERM
 }
 
 fn classify(answer: Result<Result<Registered, NameError>, NetError>) -> Result<Registered, RegistrationError> {

@@ -5,7 +5,10 @@ use std::{
     future::Future,
     net::SocketAddr,
     pin::pin,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,16 +18,18 @@ use shared::{
     id::PeerId,
     limits,
     name::PEER_PREFIX,
-    net::{Connections, NetError, Target, port_probe::PortProbe},
+    net::{Connections, NetError, Target, port_probe::PortProbe, rpc_transport::ServiceClient},
     rpc::{
-        nameserver::{ListQuery, NameError, NameServiceClient, Page},
+        nameserver::{ListQuery, NameError, NameServiceClient, Page, SeatView},
         peer::PeerServiceClient,
         tracker::TrackerServiceClient,
     },
+    time::Clock,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
 
+use super::refusals::Refusals;
 use crate::core_handle::CoreHandle;
 use protocol::election::{Action, CallError, CallFailure, Event, params::SEAT_CALL_DEADLINE};
 
@@ -37,12 +42,27 @@ pub struct RpcClient {
     watched: Mutex<HashMap<PeerId, usize>>,
     /// Contact that is probed, and the channel to the task that sends the probes.
     prober: Mutex<Option<(Contact, mpsc::Sender<()>)>>,
+    clock: Clock,
+    refusals: Mutex<Refusals>,
+    /// True while the latest call to the nameserver was not answered.
+    nameserver_away: AtomicBool,
+    nameserver_back: Notify,
 }
 
 impl RpcClient {
     /// Creates a client that dials with `connections` and spawns on `tasks`.
     pub fn new(connections: Connections, nameserver: Target, tasks: TaskTracker) -> Self {
-        Self { connections, nameserver, tasks, watched: Mutex::default(), prober: Mutex::default() }
+        Self {
+            connections,
+            nameserver,
+            tasks,
+            watched: Mutex::default(),
+            prober: Mutex::default(),
+            clock: Clock::start(),
+            refusals: Mutex::default(),
+            nameserver_away: AtomicBool::new(false),
+            nameserver_back: Notify::new(),
+        }
     }
 
     /// Starts the call of an action; its result reaches `core` as an event. Ignores actions that are not calls.
@@ -162,6 +182,27 @@ impl RpcClient {
         self.names(SEAT_CALL_DEADLINE, |names, cx| async move { names.ping(cx).await }).await.map(|_| ())
     }
 
+    /// Waits until the nameserver answers a call after one that it did not answer.
+    pub(crate) async fn nameserver_back(&self) {
+        self.nameserver_back.notified().await;
+    }
+
+    /// Asks a peer for the tracker's seat as it sees it.
+    ///
+    /// # Errors
+    /// Fails if the peer does not answer within `wait`.
+    pub async fn seat_of(&self, peer: &Contact, wait: Duration) -> Result<SeatView, NetError> {
+        self.peer(peer, wait, |peer, cx| async move { peer.info(cx).await }).await.map(|info| info.seat)
+    }
+
+    /// Asks the nameserver for the tracker's seat.
+    ///
+    /// # Errors
+    /// Fails if the nameserver does not answer.
+    pub async fn seat(&self) -> Result<SeatView, NetError> {
+        self.names(SEAT_CALL_DEADLINE, |names, cx| async move { names.seat(cx).await }).await
+    }
+
     /// Returns all registered peers, at most about [`limits::MAX_PEERS`].
     ///
     /// # Errors
@@ -202,7 +243,11 @@ impl RpcClient {
         answer.map_err(|error| refused(&self.nameserver, &error))
     }
 
-    async fn names<T, F>(
+    /// Makes a call to the nameserver.
+    ///
+    /// # Errors
+    /// Fails if the nameserver does not answer.
+    pub(crate) async fn names<T, F>(
         &self,
         wait: Duration,
         call: impl FnOnce(NameServiceClient, tarpc::context::Context) -> F,
@@ -210,7 +255,38 @@ impl RpcClient {
     where
         F: Future<Output = Result<T, tarpc::client::RpcError>>,
     {
-        self.connections.call(&self.nameserver, wait, call).await
+        let answer = self.call(&self.nameserver, wait, call).await;
+        let away = answer.is_err();
+        if self.nameserver_away.swap(away, Ordering::Relaxed) && !away {
+            self.nameserver_back.notify_waiters();
+        }
+        answer
+    }
+
+    /// Makes a call, unless `target` rejected this program, or was rejected, a short time ago.
+    async fn call<C, T, F>(
+        &self,
+        target: &Target,
+        wait: Duration,
+        call: impl FnOnce(C, tarpc::context::Context) -> F,
+    ) -> Result<T, NetError>
+    where
+        C: ServiceClient,
+        F: Future<Output = Result<T, tarpc::client::RpcError>>,
+    {
+        if let Some(error) = self.refusals().check(target, self.clock.now()) {
+            return Err(error);
+        }
+        let answer = self.connections.call(target, wait, call).await;
+        let pause = self.refusals().note(target, self.clock.now(), answer.as_ref().err());
+        if let (Some(pause), Err(error)) = (pause, &answer) {
+            tracing::debug!(%error, ?pause, "an authentication failed; the target is not dialled for a while");
+        }
+        answer
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn tracker<T, F>(
@@ -222,7 +298,7 @@ impl RpcClient {
     where
         F: Future<Output = Result<T, tarpc::client::RpcError>>,
     {
-        self.connections.call(&Target::from(to), wait, call).await
+        self.call(&Target::from(to), wait, call).await
     }
 
     async fn peer<T, F>(
@@ -234,7 +310,7 @@ impl RpcClient {
     where
         F: Future<Output = Result<T, tarpc::client::RpcError>>,
     {
-        self.connections.call(&Target::from(to), wait, call).await
+        self.call(&Target::from(to), wait, call).await
     }
 
     /// Reports to the core when the other side ends its connection, so that an exit is detected without a timeout.

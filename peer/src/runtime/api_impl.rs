@@ -22,12 +22,10 @@ use crate::{
         parse_name,
     },
     core_handle::ShareChange,
-    discovery::stopping,
+    discovery::{TrackerQueryError, stopping},
 };
 use protocol::election::{ElectionFailure, Event, Reply};
 
-/// Time that `list` waits for files that are being hashed.
-const SETTLE_WAIT: Duration = Duration::from_secs(30);
 /// Time that a command waits for the announcement of its change to the share. The announcement continues after it.
 const ANNOUNCE_WAIT: Duration = Duration::from_secs(2);
 /// Maximum number of attempts of `eleger`; a transient error is followed by another one.
@@ -51,7 +49,14 @@ impl PeerApi for Peer {
         Box::pin(async {
             self.settle().await?;
             self.until_announced(ShareChange::None).await;
-            Ok(self.discovery.list_all("", params::TRACKER_WAIT).await?)
+            match self.discovery.list_all("", params::TRACKER_WAIT).await {
+                Err(TrackerQueryError::NoTracker { why }) => {
+                    tracing::info!(%why, "no tracker; listing the files of the known peers");
+                    let files = self.discovery.ask_around("").await;
+                    Ok(GlobalListing { epoch: self.core.view().epoch(), tracker: None, files })
+                }
+                listing => Ok(listing?),
+            }
         })
     }
 
@@ -150,7 +155,7 @@ impl PeerApi for Peer {
                     .push(format!("{} names in the share cannot be shared; the log says which and why", stats.skipped));
             }
             if let Err(error) = self.discovery.calls.ping().await {
-                warnings.push(format!("the nameserver does not answer: {error}"));
+                warnings.push(format!("the nameserver does not answer: {error}; this peer joins it when it does"));
             }
             Ok(Status {
                 id: self.id.clone(),
@@ -181,6 +186,10 @@ impl PeerApi for Peer {
         Box::pin(self.stop())
     }
 
+    fn joined(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Self::joined(self))
+    }
+
     fn failed(&self) -> BoxFuture<'_, Failure> {
         Box::pin(Self::failed(self))
     }
@@ -198,9 +207,9 @@ impl Peer {
         }
     }
 
-    /// Waits until the files of the share are hashed, at most [`SETTLE_WAIT`].
+    /// Waits until the files of the share are hashed, at most [`params::SETTLE_WAIT`].
     async fn settle(&self) -> Result<(), Failure> {
-        match timeout(SETTLE_WAIT, self.share.settled()).await {
+        match timeout(params::SETTLE_WAIT, self.share.settled()).await {
             Ok(settled) => Ok(settled?),
             Err(_) => {
                 tracing::warn!("the list is incomplete: files are still being hashed");
@@ -225,6 +234,10 @@ impl Peer {
 
     /// Waits until the tracker has a change of the share, at most [`ANNOUNCE_WAIT`].
     async fn until_announced(&self, change: ShareChange) {
+        if !self.candidate && self.core.view().tracker().is_none() {
+            // This peer runs for one command and does not become the tracker itself.
+            return;
+        }
         if timeout(ANNOUNCE_WAIT, self.core.announced(change)).await.is_err() {
             tracing::info!("the tracker does not have the change yet; it is announced when the tracker answers");
         }
@@ -238,6 +251,8 @@ fn election_failure(why: &ElectionFailure) -> Failure {
         ElectionFailure::NameserverUnreachable => {
             (FailureCode::NameserverUnreachable, "try again when the nameserver is back")
         }
+        ElectionFailure::NotStored => (FailureCode::Io, "`status` says why; give the command to another peer"),
+        ElectionFailure::NoCandidate => (FailureCode::NotRunning, "start the peer first, with a prompt or --headless"),
         ElectionFailure::Refused(_) | ElectionFailure::Busy => (FailureCode::NoTracker, "try again in a moment"),
         ElectionFailure::Stopping => (FailureCode::Interrupted, "start the peer again"),
     };

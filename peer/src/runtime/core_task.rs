@@ -10,14 +10,26 @@
 //!
 //! No other task accesses the core, so its rules hold however the calls interleave.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use protocol::election::{Action, Core, DurableState, Event, Reply, Report, Role, SeatRole, Token};
-use shared::time::Clock;
+use shared::{
+    retry::Backoff,
+    time::{Clock, Timestamp},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::{
+    durable_file,
+    params::{STORE_LONGEST, STORE_SHORTEST},
+};
 use crate::{
-    core_handle::{AnnouncementWaiter, CoreHandle, Message, Query, View},
+    core_handle::{AnnouncementWaiter, CoreEnd, CoreHandle, Message, Query, View},
+    diagnostics::warnings::{Topic, Warnings},
     net::rpc_client::RpcClient,
 };
 
@@ -26,15 +38,33 @@ pub struct CoreTask {
     messages: mpsc::Receiver<Message>,
     view: watch::Sender<View>,
     handle: CoreHandle,
-    durable_file: PathBuf,
+    storage: Storage,
     waiters: Vec<AnnouncementWaiter>,
+}
+
+/// File of the durable state, and what is to be done about a failed write.
+struct Storage {
+    file: PathBuf,
+    warnings: Warnings,
+    backoff: Backoff,
+    /// Time of the next attempt after a failed one.
+    retry_at: Option<Timestamp>,
+}
+
+/// What the task wakes up for.
+enum Wake {
+    Deadline,
+    StoreAgain,
+    Message(Message),
 }
 
 impl CoreTask {
     /// Creates a task that keeps the durable state in `durable_file`, and the handle to it.
-    pub fn new(durable_file: PathBuf) -> (Self, CoreHandle) {
+    pub fn new(durable_file: PathBuf, warnings: Warnings) -> (Self, CoreHandle) {
         let (handle, messages, view) = CoreHandle::new();
-        (Self { messages, view, handle: handle.clone(), durable_file, waiters: Vec::new() }, handle)
+        let backoff = Backoff::new(STORE_SHORTEST, STORE_LONGEST);
+        let storage = Storage { file: durable_file, warnings, backoff, retry_at: None };
+        (Self { messages, view, handle: handle.clone(), storage, waiters: Vec::new() }, handle)
     }
 
     /// Runs until the core has stopped. `clock` is the one with which `core` was created.
@@ -42,32 +72,39 @@ impl CoreTask {
         let mut pending: HashMap<Token, oneshot::Sender<Reply>> = HashMap::new();
         let mut tokens = 0;
         let mut actions = Vec::new();
-        let reason = loop {
-            let deadline = core.next_deadline();
-            let message = tokio::select! {
+        let end = loop {
+            let deadline = core.next_deadline().map(|at| clock.instant(at));
+            let retry = self.storage.retry_at.map(|at| clock.instant(at));
+            let wake = tokio::select! {
                 // The deadline first: a process that was suspended must notice that before it handles anything else.
                 biased;
-                () = sleep_until(deadline.map(|at| clock.instant(at))) => Message::Event(Event::Tick),
+                () = sleep_until(deadline) => Wake::Deadline,
+                () = sleep_until(retry) => Wake::StoreAgain,
                 message = self.messages.recv() => match message {
-                    Some(message) => message,
-                    None => break Ok(()),
+                    Some(message) => Wake::Message(message),
+                    None => break CoreEnd::Stopped,
                 },
             };
             // An answer may depend on what the actions make durable, so it is sent after them.
             let mut answered = None;
-            match message {
-                Message::Event(event) => core.handle(clock.now(), event, &mut actions),
-                Message::Request(make, reply) => {
+            match wake {
+                Wake::Deadline => core.handle(clock.now(), Event::Tick, &mut actions),
+                Wake::StoreAgain => actions.push(Action::Persist(core.durable().clone())),
+                Wake::Message(Message::Event(event)) => core.handle(clock.now(), event, &mut actions),
+                Wake::Message(Message::Request(make, reply)) => {
                     tokens += 1;
                     let token = Token(tokens);
                     pending.insert(token, reply);
                     core.handle(clock.now(), make(token), &mut actions);
                 }
-                Message::Query(query) => answered = Some(answer(query, &mut core, &clock, &mut actions)),
-                Message::Await(waiter) => self.waiters.push(waiter),
+                Wake::Message(Message::Query(query)) => {
+                    answered = Some(answer(query, &mut core, &clock, &mut actions));
+                }
+                Wake::Message(Message::Await(waiter)) => self.waiters.push(waiter),
             }
-            if let Some(reason) = self.carry_out(&mut actions, &mut pending, &calls).await {
-                break reason;
+            let mut queue = actions.drain(..).collect();
+            if let Some(end) = self.carry_out(&mut core, &clock, &mut queue, &mut pending, &calls).await {
+                break end;
             }
             if let Some(send) = answered {
                 send();
@@ -77,35 +114,29 @@ impl CoreTask {
                 self.waiters = std::mem::take(&mut self.waiters).into_iter().filter_map(|w| w.check(&core)).collect();
             }
         };
-        self.view.send_modify(|view| view.stopped = Some(reason));
+        self.view.send_modify(|view| view.stopped = Some(end));
     }
 
-    /// Carries actions out in their order; returns the reason if the core has to stop.
+    /// Carries actions out in their order; returns how the core ended if it has.
     async fn carry_out(
-        &self,
-        actions: &mut Vec<Action>,
+        &mut self,
+        core: &mut Core,
+        clock: &Clock,
+        queue: &mut VecDeque<Action>,
         pending: &mut HashMap<Token, oneshot::Sender<Reply>>,
         calls: &Arc<RpcClient>,
-    ) -> Option<Result<(), String>> {
-        for action in actions.drain(..) {
+    ) -> Option<CoreEnd> {
+        while let Some(action) = queue.pop_front() {
             match action {
-                Action::Persist(state) => {
-                    if let Err(error) = persist(self.durable_file.clone(), state).await {
-                        // A vote that is not durable must not be given: after a restart it could be given twice.
-                        tracing::error!(%error, file = %self.durable_file.display(), "cannot write; stopping");
-                        return Some(Err(format!("cannot write {}: {error}", self.durable_file.display())));
-                    }
-                }
+                Action::Persist(state) => self.storage.persist(state, core, clock, queue).await,
                 Action::Reply { token, reply } => {
                     if let Some(waiting) = pending.remove(&token) {
                         let _ = waiting.send(reply);
                     }
                 }
-                Action::Report(Report::Superseded) => {
-                    return Some(Err("another process with this peer's identity has taken its place".to_owned()));
-                }
+                Action::Report(Report::Superseded) => return Some(CoreEnd::Superseded),
                 Action::Report(report) => log(&report),
-                Action::Stopped => return Some(Ok(())),
+                Action::Stopped => return Some(CoreEnd::Stopped),
                 call => calls.start(call, &self.handle),
             }
         }
@@ -127,6 +158,36 @@ impl CoreTask {
             }
             changed
         });
+    }
+}
+
+impl Storage {
+    /// Makes `state` durable. If that fails, tells the core, and keeps of the `queue` what does not depend on it.
+    async fn persist(&mut self, state: DurableState, core: &mut Core, clock: &Clock, queue: &mut VecDeque<Action>) {
+        let subject = self.file.to_string_lossy();
+        let mut further = Vec::new();
+        match store(self.file.clone(), state).await {
+            Ok(()) => {
+                self.retry_at = None;
+                if core.storage_fails() {
+                    self.backoff.reset();
+                    self.warnings.clear(Topic::State, &subject);
+                    core.handle(clock.now(), Event::Persisted, &mut further);
+                }
+            }
+            Err(error) => {
+                // A vote that is not durable must not be given: after a restart it could be given twice.
+                let text = format!(
+                    "cannot write {subject}: {error}; until that succeeds, this peer gives no vote and does not become \
+                     tracker"
+                );
+                self.warnings.set(Topic::State, &subject, text);
+                self.retry_at = Some(clock.now() + self.backoff.pause());
+                *queue = std::mem::take(queue).into_iter().filter_map(Action::without_durability).collect();
+                core.on_persist_failed(clock.now(), &mut further);
+            }
+        }
+        queue.extend(further);
     }
 }
 
@@ -175,61 +236,6 @@ fn log(report: &Report) {
     }
 }
 
-/// Version of the format of the durable file.
-const DURABLE_VERSION: u8 = 1;
-
-async fn persist(file: PathBuf, state: DurableState) -> std::io::Result<()> {
-    let write = move || {
-        let mut bytes = vec![DURABLE_VERSION];
-        let body = postcard::to_stdvec(&state).map_err(std::io::Error::other)?;
-        bytes.extend_from_slice(&body);
-        certs::write_private(&file, &bytes)
-    };
-    tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other)?
-}
-
-/// Reads the durable state of an earlier run, or returns the initial state if the file does not exist.
-///
-/// # Errors
-/// Fails if the file exists and cannot be read or decoded: without its state this peer could vote twice.
-pub fn read_durable(file: &std::path::Path) -> std::io::Result<DurableState> {
-    let bytes = match std::fs::read(file) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(DurableState::default()),
-        Err(error) => return Err(error),
-    };
-    match bytes.split_first() {
-        Some((&DURABLE_VERSION, body)) => postcard::from_bytes(body).map_err(std::io::Error::other),
-        Some((version, _)) => Err(std::io::Error::other(format!("its format {version} is of another version"))),
-        None => Err(std::io::Error::other("it is empty")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use shared::epoch::Epoch;
-
-    use super::*;
-    use protocol::election::Vote;
-
-    #[tokio::test]
-    async fn durable_state_round_trips() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("election");
-        assert_eq!(read_durable(&file).unwrap(), DurableState::default());
-        let vote = Vote { epoch: Epoch(7), candidate: "peer1".parse().unwrap() };
-        let state = DurableState { voted: Some(vote), epoch_high: Epoch(6) };
-        persist(file.clone(), state.clone()).await.unwrap();
-        assert_eq!(read_durable(&file).unwrap(), state);
-    }
-
-    #[test]
-    fn damaged_durable_file_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("election");
-        for damaged in [&b""[..], b"\x02abc", b"\x01\xff\xff\xff"] {
-            std::fs::write(&file, damaged).unwrap();
-            assert!(read_durable(&file).is_err(), "{damaged:?}");
-        }
-    }
+async fn store(file: PathBuf, state: DurableState) -> std::io::Result<()> {
+    tokio::task::spawn_blocking(move || durable_file::store(&file, &state)).await.map_err(std::io::Error::other)?
 }

@@ -21,8 +21,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    core_handle::CoreHandle, diagnostics::warnings::Warnings, discovery::Discovery, download::Downloader, store::Share,
-    upload::Uploads,
+    core_handle::CoreHandle, diagnostics::warnings::Warnings, discovery::Discovery, download::Downloader,
+    net::registration::RegistrationState, store::Share, upload::Uploads,
 };
 
 /// Running peer. [`Peer::stop`] leaves the network; a drop without it has the effect of a crash.
@@ -43,8 +43,11 @@ pub struct Peer {
     pub(super) tasks: TaskTracker,
     /// Failure that ends the peer; taken by [`Peer::failed`].
     pub(super) ended: Mutex<Option<oneshot::Receiver<Failure>>>,
-    /// True until the registration has ended.
-    pub(super) registered: watch::Receiver<bool>,
+    /// True if this peer stands for election.
+    pub(super) candidate: bool,
+    pub(super) registered: watch::Receiver<RegistrationState>,
+    /// True once this peer has joined the network without the nameserver, or with it from the start.
+    pub(super) joined: watch::Receiver<bool>,
     pub(super) embedded_nameserver: tokio::sync::Mutex<Option<Server>>,
     /// Lock of the state directory.
     pub(super) _lock: File,
@@ -72,6 +75,19 @@ impl Peer {
         std::future::pending().await
     }
 
+    /// Waits until this peer has joined the network: the nameserver has registered it, or a peer that it knew answers.
+    pub async fn joined(&self) {
+        let (mut registered, mut joined) = (self.registered.clone(), self.joined.clone());
+        // An error means that the task has ended without the state.
+        let joins = tokio::select! {
+            joins = async { registered.wait_for(|state| *state == RegistrationState::Registered).await.is_ok() } => joins,
+            joins = async { joined.wait_for(|joined| *joined).await.is_ok() } => joins,
+        };
+        if !joins {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Leaves the network: gives up the tracker seat, notifies the other peers, removes the name and closes the
     /// connections. Takes a bounded time. A second call does nothing.
     pub async fn stop(&self) {
@@ -85,7 +101,10 @@ impl Peer {
         self.stop.cancel();
         // The name is removed while the connection to the nameserver is open. The close below ends everything else.
         let mut registered = self.registered.clone();
-        if timeout(limits::CLOSE_DEADLINE, registered.wait_for(|registered| !registered)).await.is_err() {
+        if timeout(limits::CLOSE_DEADLINE, registered.wait_for(|state| *state == RegistrationState::Ended))
+            .await
+            .is_err()
+        {
             tracing::debug!("the name stays until its lease expires");
         }
         self.connections.close(CloseCode::ShuttingDown, "the peer stops").await;

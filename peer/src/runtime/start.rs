@@ -3,6 +3,9 @@
 //! ```text
 //! lock ─ session (identity, socket) ─ share ─ accept connections ─ register the name ─ core ─ ready
 //! ```
+//!
+//! Without the nameserver the session uses the stored identity, and the peers of an earlier run take the place of the
+//! registration, which goes on in the background.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,7 +22,7 @@ use shared::{
     limits,
     name::Endpoint,
     net::{
-        Connections,
+        CloseCode, Connections,
         serve::serve,
         session::{Session, SessionConfig},
     },
@@ -31,14 +34,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    core_task::{CoreTask, read_durable},
-    lock,
-    peer::Peer,
-};
+use super::{core_task::CoreTask, durable_file, lock, params::READY_WAIT, peer::Peer};
 use crate::{
-    config::PeerConfig,
-    core_handle::CoreHandle,
+    config::{PeerConfig, Purpose},
+    core_handle::{CoreEnd, CoreHandle},
     diagnostics::{
         system::Machine,
         upload_stats::UploadStats,
@@ -47,8 +46,9 @@ use crate::{
     discovery::Discovery,
     download::{Downloader, DownloaderConfig},
     net::{
-        nameserver_watch,
-        registration::{Registration, RegistrationEnd},
+        known_peers, nameserver_watch,
+        registration::{Registration, RegistrationEnd, RegistrationState},
+        rejoin::{ask, rejoin},
         router::StreamRouter,
         rpc_client::RpcClient,
         rpc_server::RpcServer,
@@ -63,9 +63,6 @@ use protocol::{
     upload::queue::UploadLimits,
 };
 
-/// Time that a start waits for a tracker before it completes without one.
-const READY_WAIT: Duration = Duration::from_millis(300);
-
 /// State of this peer on the disk that its core starts with.
 struct CoreState {
     incarnation: Incarnation,
@@ -74,11 +71,10 @@ struct CoreState {
 }
 
 impl CoreState {
-    fn load(state_dir: &Path) -> Result<Self, Failure> {
-        let incarnation = lock::next_incarnation(&state_dir.join("incarnation"))
-            .map_err(|error| Failure::unusable(state_dir, &error))?;
+    fn load(state_dir: &Path, warnings: &Warnings) -> Result<Self, Failure> {
         let durable_file = state_dir.join("election");
-        let durable = read_durable(&durable_file).map_err(|error| Failure::unusable(&durable_file, &error))?;
+        let durable = durable_file::load(&durable_file)?;
+        let incarnation = lock::next_incarnation(&state_dir.join("incarnation"), warnings)?;
         Ok(Self { incarnation, durable_file, durable })
     }
 }
@@ -122,38 +118,87 @@ impl Services {
         self.tasks.spawn(async move { nameserver_watch::watch(&calls, &core, stop).await });
     }
 
-    /// Keeps the registration. Returns the failure that ends the peer, and whether the name is registered.
+    /// Keeps the registration, which has the `state`. Returns the failure that ends the peer, and the state.
     fn keep_registration(
         &self,
         registration: Registration,
+        state: RegistrationState,
         core: &CoreHandle,
-    ) -> (oneshot::Receiver<Failure>, watch::Receiver<bool>) {
+    ) -> (oneshot::Receiver<Failure>, watch::Receiver<RegistrationState>) {
         let (end, ended) = oneshot::channel();
-        let (unregister, registered) = watch::channel(true);
+        let (publish, state) = watch::channel(state);
         let (id, stop) = (registration.id.clone(), self.stop.clone());
         let kept = async move {
-            let ended = registration.keep(stop).await;
-            unregister.send_replace(false);
+            let ended = registration.keep(&publish, stop).await;
+            publish.send_replace(RegistrationState::Ended);
             ended
         };
         self.tasks.spawn(supervise(kept, core.clone(), id, end));
-        (ended, registered)
+        (ended, state)
+    }
+
+    /// Remembers the known peers. While the nameserver has not registered this peer, joins those of an earlier run.
+    /// Returns whether this peer has joined the network.
+    fn keep_known_peers(
+        &self,
+        known: KnownPeers,
+        me: PeerId,
+        core: &CoreHandle,
+        registration: watch::Receiver<RegistrationState>,
+        warnings: &Warnings,
+    ) -> watch::Receiver<bool> {
+        let KnownPeers { file, contacts } = known;
+        let waiting = *registration.borrow() == RegistrationState::Waiting;
+        let (joined, has_joined) = watch::channel(!waiting);
+        if waiting {
+            let (calls, core, stop) = (self.calls.clone(), core.clone(), self.stop.clone());
+            self.tasks.spawn(async move {
+                // Fails only if the core has stopped.
+                let _ = core.send(Event::PeersRemembered { peers: contacts.clone() }).await;
+                rejoin(contacts, calls, core, registration, joined, stop).await;
+            });
+        }
+        self.tasks.spawn(known_peers::keep(file, me, core.clone(), warnings.clone(), self.stop.clone()));
+        has_joined
+    }
+
+    /// Ends the tasks of a start that failed.
+    async fn abandon(&self, session: &Session) {
+        self.stop.cancel();
+        session.connections.close(CloseCode::ShuttingDown, "the peer does not start").await;
     }
 }
 
+/// Peers that an earlier run knew, and the file that keeps them.
+struct KnownPeers {
+    file: PathBuf,
+    contacts: Vec<Contact>,
+}
+
+/// Session of a start.
+struct Opened {
+    session: Session,
+    embedded_nameserver: Option<Server>,
+    /// Reason why the nameserver was not reached.
+    unreachable: Option<Failure>,
+}
+
 impl Peer {
-    /// Starts a peer and joins the network. Other peers can reach it when this returns.
+    /// Starts a peer and joins the network. Other peers can reach it when this returns, unless the peer is a service and
+    /// the nameserver does not answer: then it waits in the background, see [`Peer::joined`].
     ///
     /// # Errors
     /// `AlreadyRunning`, `NameserverUnreachable`, `NotAuthorised`, `LimitReached`, or `Io` if a directory cannot be
     /// used.
     pub async fn start(config: PeerConfig) -> Result<Self, Failure> {
         let state_dir = config.peer_state_dir();
-        let lock = lock::acquire(&state_dir, &config.id)?;
-        let CoreState { incarnation, durable_file, durable } = CoreState::load(&state_dir)?;
-        let (session, embedded_nameserver) = open_session(&config).await?;
-        let endpoint = session.advertised().map_err(|error| Failure::unusable(&state_dir, &error))?;
         let warnings = Warnings::default();
+        let lock = lock::acquire(&state_dir, &config.id).await?;
+        let CoreState { incarnation, durable_file, durable } = CoreState::load(&state_dir, &warnings)?;
+        let file = state_dir.join("peers");
+        let known = KnownPeers { contacts: known_peers::load(&file), file };
+        let Opened { session, embedded_nameserver, unreachable } = open_session(&config, &known.contacts).await?;
+        let endpoint = session.advertised().map_err(|error| Failure::unusable(&state_dir, &error))?;
         if let Some(warning) = &session.buffer_warning {
             warnings.set(Topic::Machine, "UDP buffers", warning);
         }
@@ -161,7 +206,7 @@ impl Peer {
         let (share_events, changes) = mpsc::channel(limits::MAX_QUEUED_EVENTS);
         let share = Share::open(&config.share_dir, &state_dir, share_options, share_events).await?;
 
-        let (core_task, core) = CoreTask::new(durable_file);
+        let (core_task, core) = CoreTask::new(durable_file, warnings.clone());
         let me = Contact { peer: config.id.clone(), endpoint: endpoint.clone() };
         let services = Services::new(&config, &session, me, &share);
         let (uploads, swarms) = (services.uploads.clone(), services.swarms.clone());
@@ -169,12 +214,31 @@ impl Peer {
         let server = RpcServer::new(id, incarnation, endpoint.clone(), core.clone(), share.clone(), uploads, swarms);
         // Other peers can call as soon as the name is registered, so accepting connections comes first.
         services.accept(&session, server);
-        let registration = registration(&config, &session, incarnation, &endpoint);
-        registration.register().await?;
-        let core_config =
-            CoreConfig { id: config.id.clone(), incarnation, endpoint: endpoint.clone(), seed: incarnation.0, durable };
+        let registration = Registration {
+            calls: services.calls.clone(),
+            id: config.id.clone(),
+            incarnation,
+            endpoint: endpoint.clone(),
+            warnings: warnings.clone(),
+        };
+        let state = match join(&config, &registration, unreachable, &known.contacts).await {
+            Ok(state) => state,
+            Err(failure) => {
+                services.abandon(&session).await;
+                return Err(failure);
+            }
+        };
+        let core_config = CoreConfig {
+            id: config.id.clone(),
+            incarnation,
+            endpoint: endpoint.clone(),
+            seed: incarnation.0,
+            durable,
+            candidate: config.purpose != Purpose::Command,
+        };
         services.run_core(core_task, core_config, &core, changes);
-        let (ended, registered) = services.keep_registration(registration, &core);
+        let (ended, registered) = services.keep_registration(registration, state, &core);
+        let joined = services.keep_known_peers(known, config.id.clone(), &core, registered.clone(), &warnings);
 
         let discovery = Discovery {
             me: config.id.clone(),
@@ -207,14 +271,18 @@ impl Peer {
             connections: session.connections,
             upload_slots: config.max_uploads,
             warnings,
+            candidate: config.purpose != Purpose::Command,
             stop: services.stop,
             tasks: services.tasks,
             ended: Mutex::new(Some(ended)),
             registered,
+            joined,
             embedded_nameserver: tokio::sync::Mutex::new(embedded_nameserver),
             _lock: lock,
         };
-        peer.wait_for_tracker(READY_WAIT).await;
+        if state == RegistrationState::Registered {
+            peer.wait_for_tracker(READY_WAIT).await;
+        }
         Ok(peer)
     }
 
@@ -227,35 +295,70 @@ impl Peer {
     }
 }
 
-fn registration(config: &PeerConfig, session: &Session, incarnation: Incarnation, endpoint: &Endpoint) -> Registration {
-    Registration {
-        connections: session.connections.clone(),
-        nameserver: session.nameserver.clone(),
-        id: config.id.clone(),
-        incarnation,
-        endpoint: endpoint.clone(),
+/// Registers the name, unless the nameserver is `unreachable`. Without the nameserver a service goes on and waits;
+/// another peer needs an answer of one of the `known` peers.
+async fn join(
+    config: &PeerConfig,
+    registration: &Registration,
+    unreachable: Option<Failure>,
+    known: &[Contact],
+) -> Result<RegistrationState, Failure> {
+    let failure = match unreachable {
+        Some(failure) => failure,
+        None => match registration.register().await {
+            Ok(()) => return Ok(RegistrationState::Registered),
+            Err(failure) => failure,
+        },
+    };
+    // The nameserver does not answer, or cannot register the name at the moment.
+    let passes = matches!(failure.code, FailureCode::NameserverUnreachable | FailureCode::LimitReached);
+    let goes_on = match config.purpose {
+        _ if !passes => false,
+        Purpose::Service => true,
+        Purpose::Script | Purpose::Command | Purpose::Query => !ask(&registration.calls, known).await.is_empty(),
+    };
+    if !goes_on {
+        return Err(failure);
     }
+    tracing::warn!(%failure, "starting without the nameserver; joining when it answers");
+    Ok(RegistrationState::Waiting)
 }
 
-/// Opens the session. If no nameserver answers and the configuration permits it, starts one in this process first.
-async fn open_session(config: &PeerConfig) -> Result<(Session, Option<Server>), Failure> {
-    let session_config = SessionConfig {
+pub(super) fn session_config(config: &PeerConfig) -> SessionConfig {
+    SessionConfig {
         role: Role::Peer(config.id.clone()),
         state_dir: config.state_dir.clone(),
         nameserver: config.nameserver.clone(),
         join: config.join.clone(),
+    }
+}
+
+/// Opens the session. If no nameserver answers and the configuration permits it, starts one in this process first;
+/// otherwise uses the stored identity.
+async fn open_session(config: &PeerConfig, known: &[Contact]) -> Result<Opened, Failure> {
+    let session_config = session_config(config);
+    let opened = |session, embedded_nameserver| Opened { session, embedded_nameserver, unreachable: None };
+    let failure = match Session::open(&session_config).await {
+        Ok(session) => return Ok(opened(session, None)),
+        Err(failure) => failure,
     };
-    match Session::open(&session_config).await {
-        Ok(session) => Ok((session, None)),
-        Err(failure) if failure.code == FailureCode::NameserverUnreachable && config.with_nameserver => {
-            let server = match start_nameserver(config).await {
-                Ok(server) => Some(server),
-                // Another peer may have become the nameserver in the meantime.
-                Err(failure) => return Session::open(&session_config).await.map(|it| (it, None)).map_err(|_| failure),
-            };
-            Ok((Session::open(&session_config).await?, server))
-        }
-        Err(failure) => Err(failure),
+    if failure.code != FailureCode::NameserverUnreachable {
+        return Err(failure);
+    }
+    if config.with_nameserver {
+        let server = match start_nameserver(config).await {
+            Ok(server) => Some(server),
+            // Another peer may have become the nameserver in the meantime.
+            Err(failure) => {
+                return Session::open(&session_config).await.map(|it| opened(it, None)).map_err(|_| failure);
+            }
+        };
+        return Ok(opened(Session::open(&session_config).await?, server));
+    }
+    let addresses: Vec<Endpoint> = known.iter().map(|contact| contact.endpoint.clone()).collect();
+    match Session::open_stored(&session_config, &addresses).await? {
+        Some(session) => Ok(Opened { session, embedded_nameserver: None, unreachable: Some(failure) }),
+        None => Err(failure),
     }
 }
 
@@ -288,31 +391,25 @@ async fn supervise(
 ) {
     let mut views = core.watch();
     let mut registration = pin!(registration);
-    let stopped = async {
-        match views.wait_for(|view| view.stopped.is_some()).await {
-            Ok(view) => view.stopped.clone().and_then(Result::err),
-            Err(_) => None,
-        }
-    };
-    let why = tokio::select! {
-        ended = &mut registration => match ended {
-            RegistrationEnd::Lost(why) => Some(why),
-            RegistrationEnd::Stopped => None,
-        },
-        why = stopped => {
-            if why.is_none() {
+    // An error means that the core's task was aborted.
+    let stopped = async { views.wait_for(|view| view.stopped.is_some()).await.ok().and_then(|view| view.stopped) };
+    let superseded = tokio::select! {
+        ended = &mut registration => ended == RegistrationEnd::Superseded,
+        core_end = stopped => match core_end {
+            Some(CoreEnd::Superseded) => true,
+            Some(CoreEnd::Stopped) | None => {
                 // The peer was stopped. The registration removes the name when its token is cancelled.
                 registration.await;
+                false
             }
-            why
-        }
+        },
     };
-    if let Some(why) = why {
+    if superseded {
         let failure = Failure::new(
             FailureCode::AlreadyRunning,
-            format!("{id} cannot go on"),
-            why,
-            "start it again when that is solved",
+            format!("{id} has to stop"),
+            "a later run with its identity has taken its place",
+            "two machines use one identity: stop the other one and start this one again, or join with another peer id",
         );
         // Fails only if the process ends at the same time.
         let _ = end.send(failure);

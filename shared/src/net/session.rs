@@ -10,14 +10,14 @@
 use crate::net::params;
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
-use certs::{Applicant, Identity, JoinToken, trust};
+use certs::{Applicant, Identity, IdentityError, JoinToken, trust};
 
 use super::{
-    connection::{Connections, Target, unspecified_address},
+    connection::{Connections, Target, resolve, unspecified_address},
     endpoint,
     enrolment::{DialError, dial_as_applicant, enrol, is_same_network},
     error::NetError,
@@ -30,7 +30,7 @@ use crate::{
     rpc::{
         ALPN,
         enrol::Enrolled,
-        nameserver::{NameServiceClient, ServerInfo},
+        nameserver::{NameServiceClient, Revision, ServerInfo},
     },
     time::{Clock, unix_micros},
 };
@@ -103,9 +103,24 @@ impl StateDir {
         self.0.join("peers").join(id.as_str())
     }
 
-    /// Reads the local token; `None` if it does not exist or cannot be read.
+    /// Reads the local token; `None` if it does not exist or, with a line in the log, if it is damaged or cannot be
+    /// read. It is written anew at each start of the nameserver, so a damaged one is no reason to fail.
     fn read_local_token(&self) -> Option<JoinToken> {
-        fs::read_to_string(self.local_token()).ok()?.parse().ok()
+        let path = self.local_token();
+        let damage = match fs::read_to_string(&path) {
+            Ok(text) => match text.parse() {
+                Ok(token) => return Some(token),
+                Err(error) => format!("it is damaged: {error}"),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(
+            file = %path.display(),
+            error = damage,
+            "cannot use the local token; a restart of the nameserver writes it anew"
+        );
+        None
     }
 }
 
@@ -138,10 +153,56 @@ impl Session {
         }
     }
 
+    /// Opens a session with the stored identity without a call to the nameserver; `None` if there is no valid identity
+    /// of the network. `known` are addresses of other members.
+    ///
+    /// The own address is a guess until the nameserver observes it: the one from which the nameserver, or the first
+    /// other member, would be called.
+    ///
+    /// # Errors
+    /// Fails with `Io` if the state directory or the identity cannot be used or no socket can be bound.
+    pub async fn open_stored(config: &SessionConfig, known: &[Endpoint]) -> Result<Option<Self>, Failure> {
+        let state = StateDir::new(&config.state_dir);
+        let files = MemberFiles::new(state.member(&config.role));
+        let stored = Identity::load(&files.identity).map_err(|error| damaged_identity(&files, &config.role, error))?;
+        let Some(identity) = stored.filter(|identity| identity.expires_unix_seconds() > now_unix_seconds()) else {
+            return Ok(None);
+        };
+        let local_token = state.read_local_token();
+        if required_token(config, &files, Some(&identity), local_token.clone()).is_some() {
+            // The identity is of another network.
+            return Ok(None);
+        }
+        let addresses = candidates(config, &files.addresses, local_token.as_ref());
+        let Some(first) = addresses.first() else { return Ok(None) };
+        let (bound, connections) = Self::bind(&identity, &addresses).await?;
+        let port = bound.endpoint.local_addr().map_err(|error| cannot_bind(&error))?.port();
+        let ip = local_address(addresses.iter().chain(known)).await;
+        let info = ServerInfo {
+            version: String::new(),
+            advertised: Vec::new(),
+            observed: SocketAddr::new(ip, port),
+            revision: Revision::default(),
+        };
+        let nameserver = Target { role: Role::Nameserver, endpoint: first.clone() };
+        Ok(Some(Self::new(identity, bound, connections, nameserver, info)))
+    }
+
+    fn new(
+        identity: Identity,
+        bound: endpoint::Bound,
+        connections: Connections,
+        nameserver: Target,
+        info: ServerInfo,
+    ) -> Self {
+        let endpoint::Bound { endpoint, buffer_warning, clamped_buffer } = bound;
+        Self { identity, endpoint, connections, nameserver, info, buffer_warning, clamped_buffer }
+    }
+
     async fn try_open(config: &SessionConfig, state: &StateDir) -> Result<Self, Failure> {
         let files = MemberFiles::new(state.member(&config.role));
         create_private_directory(&files.directory).map_err(|error| Failure::unusable(&files.directory, &error))?;
-        let stored = Identity::load(&files.identity).map_err(|error| Failure::unusable(&files.identity, &error))?;
+        let stored = Identity::load(&files.identity).map_err(|error| damaged_identity(&files, &config.role, error))?;
         let (identity, expired) = match stored {
             Some(identity) if identity.expires_unix_seconds() <= now_unix_seconds() => (None, Some(identity)),
             stored => (stored, None),
@@ -158,7 +219,8 @@ impl Session {
         }
     }
 
-    async fn connect(identity: Identity, addresses: &[Endpoint]) -> Result<Self, Failure> {
+    /// Binds the socket of a member.
+    async fn bind(identity: &Identity, addresses: &[Endpoint]) -> Result<(endpoint::Bound, Connections), Failure> {
         let unusable = |error: trust::TrustError| {
             Failure::new(
                 FailureCode::NotAuthorised,
@@ -168,12 +230,16 @@ impl Session {
             )
         };
         let serves = matches!(identity.role(), Role::Peer(_));
-        let server = serves.then(|| trust::member_server(&identity, &[ALPN])).transpose().map_err(unusable)?;
-        let client = trust::member_client(&identity, &[ALPN]).map_err(unusable)?;
-        let bound = endpoint::bind(unspecified_address(addresses).await, server, client).map_err(|error| {
-            Failure::new(FailureCode::Io, "cannot bind a UDP socket", error, "check the system's limits")
-        })?;
+        let server = serves.then(|| trust::member_server(identity, &[ALPN])).transpose().map_err(unusable)?;
+        let client = trust::member_client(identity, &[ALPN]).map_err(unusable)?;
+        let bound = endpoint::bind(unspecified_address(addresses).await, server, client)
+            .map_err(|error| cannot_bind(&error))?;
         let connections = Connections::new(bound.endpoint.clone());
+        Ok((bound, connections))
+    }
+
+    async fn connect(identity: Identity, addresses: &[Endpoint]) -> Result<Self, Failure> {
+        let (bound, connections) = Self::bind(&identity, addresses).await?;
         let mut last = None;
         for address in addresses {
             let nameserver = Target { role: Role::Nameserver, endpoint: address.clone() };
@@ -181,15 +247,7 @@ impl Session {
             let ping = |client: NameServiceClient, context| async move { client.ping(context).await };
             match connections.call(&nameserver, wait, ping).await {
                 Ok(info) => {
-                    return Ok(Self {
-                        identity,
-                        endpoint: bound.endpoint,
-                        connections,
-                        nameserver,
-                        info,
-                        buffer_warning: bound.buffer_warning,
-                        clamped_buffer: bound.clamped_buffer,
-                    });
+                    return Ok(Self::new(identity, bound, connections, nameserver, info));
                 }
                 Err(error) => last = Some(error),
             }
@@ -249,7 +307,7 @@ impl MemberFiles {
             Some(expired) if is_same_network(expired, token) => Applicant::again(expired),
             Some(_) | None => Applicant::load_or_create(&self.applicant_key),
         };
-        let applicant = applicant.map_err(|error| Failure::unusable(&self.applicant_key, &error))?;
+        let applicant = applicant.map_err(|error| damaged_applicant_key(&self.applicant_key, error))?;
         let (member, enrolled) = enrol(addresses, token, &config.role, applicant).await?;
         // The addresses come first: after a crash in between, an identity without them would not find its network.
         if config.join.is_some() {
@@ -314,6 +372,58 @@ fn parse_addresses<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Endpoint> {
 fn save_addresses(file: &Path, enrolled: &Enrolled) -> io::Result<()> {
     let lines: String = enrolled.nameservers.iter().map(|endpoint| endpoint.host_port() + "\n").collect();
     certs::write_private(file, lines.as_bytes())
+}
+
+fn cannot_bind(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(FailureCode::Io, "cannot bind a UDP socket", error, "check the system's limits")
+}
+
+/// Address of this machine from which the first reachable of `others` would be called; loopback if there is none. Sends
+/// nothing.
+async fn local_address<'a>(others: impl Iterator<Item = &'a Endpoint>) -> IpAddr {
+    for endpoint in others {
+        let Ok(addresses) = resolve(endpoint).await else { continue };
+        for address in addresses {
+            let any: IpAddr =
+                if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let local = std::net::UdpSocket::bind((any, 0)).and_then(|socket| {
+                socket.connect(address)?;
+                socket.local_addr()
+            });
+            if let Ok(local) = local {
+                return local.ip().to_canonical();
+            }
+        }
+    }
+    Ipv4Addr::LOCALHOST.into()
+}
+
+/// Failure of a member whose identity cannot be read, or is damaged.
+fn damaged_identity(files: &MemberFiles, role: &Role, error: IdentityError) -> Failure {
+    if matches!(error, IdentityError::File { .. }) {
+        return Failure::unusable(&files.identity, &error);
+    }
+    let hint = match role {
+        Role::Peer(id) => format!(
+            "restore the file from a backup; without one remove it and join again with a token for this id, which              replaces the lost key: `nsc token --for {id}`, then `peer {id} --join TOKEN`; the shared files are not              affected"
+        ),
+        Role::Admin | Role::Nameserver => {
+            "remove the file and run the command again on the nameserver's machine, which joins again".to_owned()
+        }
+    };
+    Failure::new(FailureCode::Io, format!("the identity of {role} is damaged"), error, hint)
+}
+
+/// Failure of an applicant whose key cannot be read, or is damaged.
+fn damaged_applicant_key(path: &Path, error: IdentityError) -> Failure {
+    if matches!(error, IdentityError::File { .. }) {
+        return Failure::unusable(path, &error);
+    }
+    let hint = format!(
+        "remove {} and join again; if the id is refused then, it was bound to this key: use a token of `nsc token --for          ID`",
+        path.display()
+    );
+    Failure::new(FailureCode::Io, "the key of an unfinished enrolment is damaged", error, hint)
 }
 
 fn now_unix_seconds() -> i64 {

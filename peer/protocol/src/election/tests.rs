@@ -97,8 +97,14 @@ impl Harness {
 
     fn with(peer: &str, durable: DurableState) -> Self {
         let now = Timestamp::from_origin(Duration::from_secs(100));
-        let config =
-            CoreConfig { id: id(peer), incarnation: Incarnation(5), endpoint: endpoint(peer), seed: 1, durable, candidate: true };
+        let config = CoreConfig {
+            id: id(peer),
+            incarnation: Incarnation(5),
+            endpoint: endpoint(peer),
+            seed: 1,
+            durable,
+            candidate: true,
+        };
         Self { core: Core::new(config, now), now, out: Vec::new() }
     }
 

@@ -33,6 +33,7 @@ pub(crate) fn report(report: &Report) -> String {
         Report::Tracker(seat) => {
             format!("{} is tracker, epoch {}, at {}\n", seat.peer, seat.epoch, seat.endpoint)
         }
+        Report::Peers(peers) if peers.is_empty() => "no peer runs in this network\n".to_owned(),
         Report::Peers(peers) => {
             let mut peers: Vec<_> = peers.iter().collect();
             peers.sort();
@@ -87,7 +88,11 @@ fn list_all(listing: &GlobalListing) -> String {
     };
     let count = files.iter().filter(|entry| !entry.file.is_directory()).count();
     let noun = if count == 1 { "file" } else { "files" };
-    line(&mut text, format_args!("{count} {noun}{directories}; tracker {}, epoch {}", listing.tracker, listing.epoch));
+    let source = match &listing.tracker {
+        Some(tracker) => format!("tracker {tracker}, epoch {}", listing.epoch),
+        None => "incomplete: there is no tracker, these are the files of the peers that answer".to_owned(),
+    };
+    line(&mut text, format_args!("{count} {noun}{directories}; {source}"));
     text
 }
 

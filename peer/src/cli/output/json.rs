@@ -129,8 +129,11 @@ enum Document<'a> {
     },
     ListAll {
         epoch: u64,
-        tracker: &'a str,
+        tracker: Option<&'a str>,
         files: Vec<OwnedFile<'a>>,
+        /// Present without a tracker only.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        incomplete: bool,
     },
     Downloaded {
         files: Vec<DownloadedFile<'a>>,
@@ -221,7 +224,12 @@ fn document(report: &Report) -> Document<'_> {
                 owners.sort_unstable();
                 OwnedFile { file: file(&entry.file), owners }
             });
-            Document::ListAll { epoch: epoch.0, tracker: tracker.as_str(), files: files.collect() }
+            Document::ListAll {
+                epoch: epoch.0,
+                tracker: tracker.as_ref().map(PeerId::as_str),
+                files: files.collect(),
+                incomplete: tracker.is_none(),
+            }
         }
         Report::Added(FileChange { files, notes }) | Report::Removed(FileChange { files, notes }) => {
             Document::Files { files: sorted(files), notes: notes.iter().map(|note| sanitize(note)).collect() }

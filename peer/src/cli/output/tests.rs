@@ -141,7 +141,7 @@ async fn human_output_is_in_aligned_columns() {
 fn versions_of_one_name_are_shown_with_their_hashes() {
     let entry = |name: &str, fill| IndexedFile { file: file(name, 3, fill), owners: vec![peer("peer1")] };
     let files = vec![entry("a", 0xcd), entry("b", 1), entry("a", 0xab)];
-    let listing = GlobalListing { epoch: Epoch(1), tracker: peer("peer1"), files };
+    let listing = GlobalListing { epoch: Epoch(1), tracker: Some(peer("peer1")), files };
     let text = render(&Ok(Report::ListAll(listing)).into(), Style::Human).out;
     let names: Vec<_> = text.lines().map(|line| line.split_whitespace().next().unwrap()).collect();
     assert_eq!(names, ["a@ababababab", "a@cdcdcdcdcd", "b", "3"]);
@@ -161,7 +161,7 @@ fn empty_directory_is_shown_with_a_slash_and_a_kind() {
         (&serde_json::Value::Null, &"directory".into())
     );
     let entry = IndexedFile { file: directory.clone(), owners: vec![peer("peer1")] };
-    let listing = GlobalListing { epoch: Epoch(1), tracker: peer("peer1"), files: vec![entry] };
+    let listing = GlobalListing { epoch: Epoch(1), tracker: Some(peer("peer1")), files: vec![entry] };
     let text = render(&Ok(Report::ListAll(listing)).into(), Style::Human).out;
     assert_eq!(text, "docs/  0 B  peer1\n0 files, 1 empty directory; tracker peer1, epoch 1\n");
     let done = Downloaded { path: "/share/docs".into(), seconds: 0.0, sources: Vec::new(), file: directory };

@@ -11,6 +11,7 @@
 //! | `applicant` | [`Applicant`]: the key of a program that is not a member yet |
 //! | `authority` | [`Authority`]: issues certificates |
 //! | `join_token` | [`JoinToken`] and the proof of its secret |
+//! | `state_dir` | the folder of all state |
 //! | [`trust`] | rustls configurations, and [`trust::Caller`]: the identity of the remote end |
 //!
 //! Each module imports only modules above it. The protocol is described in `docs/identity.md`.
@@ -23,6 +24,7 @@ mod file;
 mod id;
 mod identity;
 mod join_token;
+mod state_dir;
 pub mod trust;
 
 pub use applicant::Applicant;
@@ -35,3 +37,4 @@ pub use identity::Identity;
 pub use join_token::{EXPORTER_LABEL, InvalidToken, JoinToken, ProofKey, TokenId};
 /// Certificate type of the TLS library.
 pub use rustls::pki_types::CertificateDer;
+pub use state_dir::{STATE_DIR_VARIABLE, resolve_state_dir};

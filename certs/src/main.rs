@@ -9,8 +9,8 @@ use std::{
 };
 
 use certs::{
-    Authority, CertificateDer, Fingerprint, IdentityError, PeerId, Role, certificates_in, role_of,
-    serial_and_expiry_of, validity_of,
+    Authority, CertificateDer, Fingerprint, IdentityError, PeerId, Role, STATE_DIR_VARIABLE, certificates_in,
+    resolve_state_dir, role_of, serial_and_expiry_of, validity_of,
 };
 use clap::{Args, Parser, Subcommand};
 use time::OffsetDateTime;
@@ -36,8 +36,8 @@ enum Command {
     /// Shows the role, validity and authority of identities; never shows a key.
     Show {
         /// File of an identity or authority, or a folder that contains such files.
-        #[arg(env = "BRASA_STATE_DIR", default_value_os_t = default_state_dir())]
-        path: PathBuf,
+        /// [default: the state folder: BRASA_STATE_DIR, else $XDG_STATE_HOME/brasa or ~/.local/state/brasa]
+        path: Option<PathBuf>,
     },
     /// Generates a key and a certificate, for a machine that cannot enrol over the network.
     Issue(Issue),
@@ -74,13 +74,13 @@ struct Holder {
     admin: bool,
 }
 
-/// Default state folder of all Brasa programs: `$XDG_STATE_HOME/brasa`, else `~/.local/state/brasa`.
-fn default_state_dir() -> PathBuf {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-        .unwrap_or_default()
-        .join("brasa")
+/// State folder of the environment.
+fn state_dir() -> Result<PathBuf, Failure> {
+    let variable = |name: &str| std::env::var_os(name);
+    let (named, xdg, home) = (variable(STATE_DIR_VARIABLE), variable("XDG_STATE_HOME"), variable("HOME"));
+    resolve_state_dir(named.as_deref(), xdg.as_deref(), home.as_deref()).ok_or_else(|| {
+        Failure::new("no folder for the state", "HOME is not set", "give a file or folder, or set BRASA_STATE_DIR")
+    })
 }
 
 /// A failed command, displayed as `error: WHAT (WHY; HINT)`.
@@ -113,7 +113,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&wrong_arguments(&error), 2),
     };
     let done = match arguments.command {
-        Command::Show { path } => show(&path),
+        Command::Show { path } => path.map_or_else(state_dir, Ok).and_then(|path| show(&path)),
         Command::Issue(issue) => issue.run(),
     };
     match done {

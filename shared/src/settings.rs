@@ -11,6 +11,7 @@ use std::{
 };
 
 use certs::JoinToken;
+pub use certs::STATE_DIR_VARIABLE;
 
 use crate::{
     error::{Failure, FailureCode},
@@ -21,8 +22,6 @@ use crate::{
 
 /// Environment variable with the nameserver's address: `HOST` or `HOST:PORT`.
 pub const NAMESERVER_VARIABLE: &str = "BRASA_NAMESERVER";
-/// Environment variable with the base folder of all state.
-pub const STATE_DIR_VARIABLE: &str = "BRASA_STATE_DIR";
 /// Environment variable with a join token or `@FILE`.
 pub const JOIN_VARIABLE: &str = "BRASA_JOIN";
 
@@ -107,15 +106,9 @@ impl Environment {
     /// # Errors
     /// `usage` when none of them is set.
     pub fn state_dir(&self, flag: Option<&Path>) -> Result<PathBuf, Failure> {
-        fn absolute(variable: Option<&OsString>) -> Option<&Path> {
-            variable.map(Path::new).filter(|path| path.is_absolute())
-        }
-        if let Some(named) = flag.or(self.state_dir.as_deref().map(Path::new)) {
-            return Ok(self.working_dir.join(named));
-        }
-        absolute(self.xdg_state_home.as_ref())
-            .map(|state_home| state_home.join("brasa"))
-            .or_else(|| Some(absolute(self.home.as_ref())?.join(".local/state/brasa")))
+        let named = flag.map(Path::as_os_str).or(self.state_dir.as_deref());
+        certs::resolve_state_dir(named, self.xdg_state_home.as_deref(), self.home.as_deref())
+            .map(|folder| self.working_dir.join(folder))
             .ok_or_else(|| {
                 Failure::new(
                     FailureCode::Usage,

@@ -39,7 +39,11 @@ impl Warnings {
         if warnings.get(&key) == Some(&text) {
             return;
         }
-        tracing::warn!(?topic, subject, "{text}");
+        // The state of the machine is no event: a line at each start would be noise, in one-shot commands most of all.
+        match topic {
+            Topic::Machine => tracing::info!(?topic, subject, "{text}"),
+            _ => tracing::warn!(?topic, subject, "{text}"),
+        }
         if warnings.len() < MAX_WARNINGS || warnings.contains_key(&key) {
             warnings.insert(key, text);
         }

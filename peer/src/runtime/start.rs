@@ -320,7 +320,8 @@ async fn join(
     if !goes_on {
         return Err(failure);
     }
-    tracing::warn!(%failure, "starting without the nameserver; joining when it answers");
+    // The registration, which goes on in the background, warns.
+    tracing::info!(%failure, "starting without the nameserver; joining when it answers");
     Ok(RegistrationState::Waiting)
 }
 

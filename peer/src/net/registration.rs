@@ -121,7 +121,11 @@ impl Registration {
                     failing = true;
                     wait = backoff.pause();
                     if let Some(suppressed) = log.permit(clock.now()) {
-                        tracing::warn!(%error, suppressed, "cannot register this peer; retrying");
+                        // The start of a peer that was never registered has warned already.
+                        match is_registered() {
+                            true => tracing::warn!(%error, suppressed, "cannot renew the registration; retrying"),
+                            false => tracing::info!(%error, suppressed, "cannot register this peer; retrying"),
+                        }
                     }
                     self.warn(&error);
                 }

@@ -320,8 +320,11 @@ async fn join(
     if !goes_on {
         return Err(failure);
     }
-    // The registration, which goes on in the background, warns.
-    tracing::info!(%failure, "starting without the nameserver; joining when it answers");
+    match config.purpose {
+        Purpose::Service => tracing::warn!(%failure, "starting without the nameserver; joining when it answers"),
+        // The command is carried out as with it.
+        _ => tracing::info!(%failure, "starting without the nameserver"),
+    }
     Ok(RegistrationState::Waiting)
 }
 

@@ -48,6 +48,15 @@ impl Program {
         }
     }
 
+    /// Next line of standard output; `None` if there is none because the program ends.
+    pub(crate) fn first_line(&mut self) -> Option<String> {
+        match self.lines.recv_timeout(WAIT) {
+            Ok(line) => Some(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("neither a line nor an end"),
+        }
+    }
+
     /// Next line of standard error.
     pub(crate) fn next_error_line(&mut self) -> String {
         self.errors.recv_timeout(WAIT).expect("a line on standard error")

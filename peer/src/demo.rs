@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use crate::cli::signals::stop_on_signals;
 use nameserver::{config::Config as NameserverConfig, server::Server};
 use serde::Deserialize;
 use serde_json::Value;
@@ -36,10 +37,11 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// `internal` when a step fails, for example when a hash does not match.
 pub async fn run() -> Result<(), Failure> {
     let folder = tempfile::tempdir().map_err(|error| failed("cannot create a temporary folder", error))?;
+    let stop = stop_on_signals(false)?;
     let mut demo = Demo::new(folder.path().to_owned());
     let outcome = tokio::select! {
         outcome = demo.play() => outcome,
-        _ = tokio::signal::ctrl_c() => Err(failed("interrupted", "Ctrl-C was pressed")),
+        () = stop.cancelled() => Err(failed("interrupted", "a signal ended it")),
     };
     demo.clean_up().await;
     outcome?;

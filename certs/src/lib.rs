@@ -12,6 +12,7 @@
 //! | `authority` | [`Authority`]: issues certificates |
 //! | `join_token` | [`JoinToken`] and the proof of its secret |
 //! | `state_dir` | the folder of all state |
+//! | [`statement`] | statements that a member signs for third parties |
 //! | [`trust`] | rustls configurations, and [`trust::Caller`]: the identity of the remote end |
 //!
 //! Each module imports only modules above it. The protocol is described in `docs/identity.md`.
@@ -25,6 +26,7 @@ mod id;
 mod identity;
 mod join_token;
 mod state_dir;
+pub mod statement;
 pub mod trust;
 
 pub use applicant::Applicant;

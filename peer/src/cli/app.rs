@@ -236,25 +236,28 @@ where
 
     /// Sends the command to the running peer and prints its output. Returns the exit status, or `None` if the peer did
     /// not accept the command.
-    async fn send(&self, mut client: ControlClient, request: &Request, ends_peer: bool) -> Result<Option<u8>, Failure> {
+    async fn send(&self, client: ControlClient, request: &Request, ends_peer: bool) -> Result<Option<u8>, Failure> {
         let mut bar = DownloadBar::new();
-        let outcome = client
-            .run(request, |reply| {
-                let rendered = match reply {
-                    Reply::Out(out) => Rendered { out, err: String::new() },
-                    Reply::Err(err) => Rendered { out: String::new(), err },
-                    Reply::Progress(progress) => {
-                        bar.update(&progress);
-                        return Ok(());
-                    }
-                    Reply::Accepted | Reply::Done { .. } => return Ok(()),
-                };
-                bar = DownloadBar::new();
-                print(&rendered)
-            })
-            .await;
+        let on_reply = |reply| {
+            let rendered = match reply {
+                Reply::Out(out) => Rendered { out, err: String::new() },
+                Reply::Err(err) => Rendered { out: String::new(), err },
+                Reply::Progress(progress) => {
+                    bar.update(&progress);
+                    return Ok(());
+                }
+                Reply::Accepted | Reply::Done { .. } => return Ok(()),
+            };
+            bar = DownloadBar::new();
+            print(&rendered)
+        };
+        let outcome = if ends_peer {
+            client.run_until_ended(request, on_reply).await
+        } else {
+            client.run(request, on_reply).await
+        };
         match outcome {
-            Ok(ClientOutcome::Done(_)) if ends_peer && !client.ended().await => Err(Failure::new(
+            Ok(ClientOutcome::NotEnded) => Err(Failure::new(
                 FailureCode::Timeout,
                 format!("{} has not ended yet", self.config.id),
                 "it does not end in time",

@@ -365,6 +365,8 @@ pub(crate) enum ClientOutcome {
     Unresponsive,
     /// The peer disconnected during the command.
     Disconnected,
+    /// The command is done, but the process that it ends has not ended within [`END_WAIT`].
+    NotEnded,
 }
 
 impl ControlClient {
@@ -416,6 +418,31 @@ impl ControlClient {
     /// # Errors
     /// Errors of `on_reply`.
     pub(crate) async fn run<E>(
+        mut self,
+        request: &Request,
+        on_reply: impl FnMut(Reply) -> Result<(), E>,
+    ) -> Result<ClientOutcome, E> {
+        self.exchange(request, on_reply).await
+    }
+
+    /// Like [`Self::run`] for a command that ends the peer: also waits until the peer's process has ended.
+    ///
+    /// # Errors
+    /// Errors of `on_reply`.
+    pub(crate) async fn run_until_ended<E>(
+        mut self,
+        request: &Request,
+        on_reply: impl FnMut(Reply) -> Result<(), E>,
+    ) -> Result<ClientOutcome, E> {
+        let outcome = self.exchange(request, on_reply).await?;
+        if !matches!(outcome, ClientOutcome::Done(_)) {
+            return Ok(outcome);
+        }
+        let closed = async { while matches!(self.0.next().await, Some(Ok(_))) {} };
+        Ok(if timeout(END_WAIT, closed).await.is_ok() { outcome } else { ClientOutcome::NotEnded })
+    }
+
+    async fn exchange<E>(
         &mut self,
         request: &Request,
         mut on_reply: impl FnMut(Reply) -> Result<(), E>,
@@ -441,15 +468,6 @@ impl ControlClient {
                 Ok(None) | Err(_) => return Ok(ClientOutcome::NotAccepted),
             }
         }
-    }
-}
-
-impl ControlClient {
-    /// Waits until the peer's process has ended after a command that ends it. Returns false if it has not within
-    /// [`END_WAIT`].
-    pub(crate) async fn ended(mut self) -> bool {
-        let closed = async { while matches!(self.0.next().await, Some(Ok(_))) {} };
-        timeout(END_WAIT, closed).await.is_ok()
     }
 }
 

@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn refusals_are_bounded() {
         let mut refusals = Refusals::default();
-        for port in 0..=u16::try_from(MAX_REFUSALS).unwrap() {
+        for port in 1..=u16::try_from(MAX_REFUSALS).unwrap() + 1 {
             refusals.note(&target(port), at(0), Some(&rejected()));
         }
         assert_eq!(refusals.0.len(), MAX_REFUSALS);

@@ -38,7 +38,7 @@ fn request(line: &str) -> Request {
 }
 
 async fn run(running: &Running, request: &Request) -> (ClientOutcome, String, String) {
-    let mut client = ControlClient::connect(&running.folder).await.unwrap().expect("the peer is running");
+    let client = ControlClient::connect(&running.folder).await.unwrap().expect("the peer is running");
     let (mut out, mut err) = (String::new(), String::new());
     let running = client.run(request, |reply| {
         match reply {
@@ -83,7 +83,7 @@ async fn running_peer_executes_commands_and_its_socket_is_private() {
 #[tokio::test]
 async fn disconnecting_client_stops_its_command() {
     let running = start();
-    let mut client = ControlClient::connect(&running.folder).await.unwrap().unwrap();
+    let client = ControlClient::connect(&running.folder).await.unwrap().unwrap();
     let mut progress_count = 0;
     let slow = request("download slow");
     {
@@ -115,7 +115,7 @@ async fn exit_and_kill_are_answered_before_the_server_ends() {
 #[tokio::test]
 async fn stopping_server_completes_running_commands_and_accepts_no_new_ones() {
     let running = start();
-    let mut client = ControlClient::connect(&running.folder).await.unwrap().unwrap();
+    let client = ControlClient::connect(&running.folder).await.unwrap().unwrap();
     let slow = request("download slow");
     let mut running_command = Box::pin(client.run(&slow, |_| Ok::<(), ()>(())));
     tokio::select! {

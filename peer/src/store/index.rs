@@ -81,8 +81,10 @@ pub(crate) struct Index {
 /// Work that follows from a scan.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Files of the index that the scan did not find, or that cannot have their content any more.
+    /// Files of the index that the scan did not find.
     pub(crate) gone: Vec<FileName>,
+    /// Some of the unknown files, which cannot have their content of the index any more.
+    pub(crate) outdated: Vec<FileName>,
     /// New or changed files: to be looked up in the hash cache or hashed.
     pub(crate) unknown: Vec<(FileName, FileStat)>,
     /// Entries of some of the unknown files: the content is known from before and in doubt.
@@ -215,7 +217,7 @@ impl Index {
                 known => {
                     match known {
                         // Another content for certain.
-                        Some(entry) if !entry.may_be_in(stat) => plan.gone.push(name.clone()),
+                        Some(entry) if !entry.may_be_in(stat) => plan.outdated.push(name.clone()),
                         // Other permissions, another link. The permission to execute is announced at once.
                         Some(entry) if stat.is_same_write(&entry.stat) && !stat.directory => {
                             plan.in_doubt.push(IndexEntry::in_doubt(name.clone(), stat, entry.stat, entry.meta.hash));
@@ -357,7 +359,7 @@ mod tests {
             ("directory", FileStat { directory: true, ..stat(4) }),
         ];
         let plan = plan_of(&index, &seen, &[]);
-        assert_eq!(plan.gone, [name("directory"), name("shrunk")]);
+        assert_eq!((plan.gone, plan.outdated), (vec![], vec![name("directory"), name("shrunk")]));
         assert_eq!(plan.unknown.len(), seen.len(), "all are hashed");
         let [in_doubt] = &plan.in_doubt[..] else { panic!("{:?}", plan.in_doubt) };
         assert!(in_doubt.meta.executable && in_doubt.stat == stat(4) && in_doubt.meta.name == name("chmod"));

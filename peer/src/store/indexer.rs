@@ -99,6 +99,10 @@ pub(crate) struct Indexer {
     queue: VecDeque<Job>,
     /// Files whose contents are in doubt: hashed after those of `queue`, because they are offered meanwhile.
     doubts: VecDeque<Job>,
+    /// Inodes that are being hashed.
+    in_flight: HashSet<FileId>,
+    /// Files that wait because another name of their inode is being hashed.
+    deferred: Vec<Job>,
     /// Start of the scan in progress.
     scanning_since: Option<Instant>,
     /// Files that changed during the scan in progress.
@@ -184,6 +188,8 @@ impl Indexer {
             hashing: HashMap::new(),
             queue: VecDeque::new(),
             doubts: VecDeque::new(),
+            in_flight: HashSet::new(),
+            deferred: Vec::new(),
             scanning_since: None,
             touched: HashSet::new(),
             due: now,
@@ -454,13 +460,19 @@ impl Indexer {
             self.hashing.remove(name);
             self.unreadable.remove(name);
         }
-        self.uncollected |= !plan.gone.is_empty();
         let mut upserts = lookup.known;
         upserts.extend(lookup.in_doubt);
-        self.apply(upserts, plan.gone);
         let now = unix_micros();
+        let mut outdated: HashSet<FileName> = plan.outdated.into_iter().collect();
         let (busy, quiet): (Vec<_>, Vec<_>) =
             lookup.unknown.into_iter().partition(|(_, stat)| is_being_written(stat, now));
+        // A small file gets its new content in a moment; its name does not vanish until then.
+        let takes_long = busy.iter().chain(quiet.iter().filter(|(_, stat)| stat.size > BATCH_BYTES));
+        let withdrawn: HashSet<FileName> =
+            takes_long.filter(|(name, _)| outdated.contains(name)).map(|(name, _)| name.clone()).collect();
+        self.uncollected |= !(plan.gone.is_empty() && outdated.is_empty());
+        outdated.retain(|name| !withdrawn.contains(name));
+        self.apply(upserts, plan.gone.into_iter().chain(withdrawn).collect());
         if !busy.is_empty() {
             self.scan_within(WRITER_QUIET);
         }
@@ -475,7 +487,7 @@ impl Indexer {
         }
         let (doubts, new): (Vec<_>, Vec<_>) = {
             let index = self.inner.index();
-            quiet.into_iter().partition(|(name, _)| index.file(name).is_some())
+            quiet.into_iter().partition(|(name, _)| index.file(name).is_some() && !outdated.contains(name))
         };
         self.enqueue(new, true);
         self.enqueue(plan.unconfirmed, false);
@@ -533,13 +545,23 @@ impl Indexer {
     /// Takes the next files to be hashed by one thread.
     fn next_batch(&mut self) -> Vec<Job> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
+        let mut inodes = HashSet::new();
         while batch.len() < BATCH_FILES && bytes < BATCH_BYTES {
             let Some(job) = self.queue.pop_front().or_else(|| self.doubts.pop_front()) else { break };
-            if self.hashing.get(&job.name) == Some(&job.stat) {
-                bytes += job.stat.size;
-                batch.push(job);
+            if self.hashing.get(&job.name) != Some(&job.stat) {
+                continue;
             }
+            if job.may_reuse && self.in_flight.contains(&job.stat.id()) {
+                self.deferred.push(job);
+                continue;
+            }
+            // Another name of an inode of this batch costs nothing.
+            if inodes.insert(job.stat.id()) || !job.may_reuse {
+                bytes += job.stat.size;
+            }
+            batch.push(job);
         }
+        self.in_flight.extend(inodes);
         batch
     }
 
@@ -589,6 +611,10 @@ impl Indexer {
     fn on_hashed(&mut self, files: Vec<(FileName, FileStat, HashOutcome)>) {
         self.hashers -= 1;
         self.unsynced = true;
+        for (_, stat, _) in &files {
+            self.in_flight.remove(&stat.id());
+        }
+        self.queue.extend(self.deferred.drain(..));
         let (mut upserts, mut removals) = (Vec::new(), Vec::new());
         let (mut stored, mut no_room, mut warn) = (false, None, false);
         for (name, stat, hashed) in files {

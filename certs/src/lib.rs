@@ -11,6 +11,7 @@
 //! | `applicant` | [`Applicant`]: the key of a program that is not a member yet |
 //! | `authority` | [`Authority`]: issues certificates |
 //! | `join_token` | [`JoinToken`] and the proof of its secret |
+//! | [`statement`] | statements that a member signs for third parties |
 //! | [`trust`] | rustls configurations, and [`trust::Caller`]: the identity of the remote end |
 //!
 //! Each module imports only modules above it. The protocol is described in `docs/identity.md`.
@@ -23,6 +24,7 @@ mod file;
 mod id;
 mod identity;
 mod join_token;
+pub mod statement;
 pub mod trust;
 
 pub use applicant::Applicant;

@@ -419,6 +419,9 @@ async fn renamed_and_linked_file_is_offered_under_its_new_name_at_once() {
     assert!(metas.len() == 21 && metas.iter().all(|meta| meta.hash == hash), "{metas:?}");
     // 21 names of one inode are hashed once.
     assert_eq!(share.share.stats().hashed_bytes, 2 * hashed);
+    let share = share.restarted().await;
+    share.share.settled().await.unwrap();
+    assert_eq!((share.names().len(), share.share.stats().hashed_bytes), (21, 0), "the cache knows them too");
 }
 
 #[tokio::test]

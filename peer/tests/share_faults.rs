@@ -1,16 +1,23 @@
 //! Real peers whose share or state directory is in trouble.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it does not get what it asks for")]
+
 mod common;
 
 use std::{
     fs::{self, File, Permissions},
     os::unix::fs::{PermissionsExt, symlink},
     path::Path,
-    time::SystemTime,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, SystemTime},
 };
 
 use common::{Network, files, noise, wait_for};
 use serde_json::Value;
+
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_micros(shared::time::unix_micros())
+}
 
 /// Warnings in the status of a running peer.
 fn warnings(network: &Network, peer: &str) -> Vec<String> {
@@ -159,19 +166,19 @@ fn file_that_is_touched_linked_and_chmoded_all_the_time_can_be_downloaded() {
     let _ana = network.headless("ana");
     let _bia = network.headless("bia");
     network.wait_for_files("bia", 1);
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for round in 0_u32.. {
-                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now()).unwrap();
+                File::options().write(true).open(&path).unwrap().set_modified(now()).unwrap();
                 fs::set_permissions(&path, Permissions::from_mode(0o644 - (round % 2) * 0o004)).unwrap();
                 let link = network.folder().join("link");
                 fs::hard_link(&path, &link).unwrap();
                 fs::remove_file(link).unwrap();
-                std::thread::sleep(std::time::Duration::from_millis(5));
+                std::thread::park_timeout(Duration::from_millis(5));
             }
         });
         for number in 0..3 {
@@ -179,11 +186,11 @@ fn file_that_is_touched_linked_and_chmoded_all_the_time_can_be_downloaded() {
             let finished = network.run("bia", &["download", "large", "--to", &to.to_string_lossy()]);
             let is_right = finished.status == Some(0) && fs::read(&to).is_ok_and(|bytes| bytes == content);
             if !is_right {
-                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+                stop.store(true, Ordering::Relaxed);
                 panic!("download {number}: {finished:?}");
             }
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
     });
 }
 

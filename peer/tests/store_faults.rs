@@ -1,5 +1,7 @@
 //! Shares whose folder, rights, state directory or files are in trouble.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it does not get what it asks for")]
+
 mod store_common;
 
 use std::{
@@ -48,6 +50,10 @@ fn done_as_nobody(test: &str) -> bool {
     child.args(["--exact", test, "--nocapture"]).env(AS_NOBODY, "1").uid(NOBODY).gid(NOBODY);
     assert!(child.status().unwrap().success(), "{test} failed as another user");
     true
+}
+
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_micros(shared::time::unix_micros())
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -385,7 +391,7 @@ async fn touched_linked_and_chmoded_file_stays_offered_and_served() {
     let plain = plain.unwrap();
     type Change = fn(&Path);
     let changes: [(&str, Change); 4] = [
-        ("touch", |path| File::options().write(true).open(path).unwrap().set_modified(SystemTime::now()).unwrap()),
+        ("touch", |path| File::options().write(true).open(path).unwrap().set_modified(now()).unwrap()),
         ("chmod", |path| set_mode(path, 0o640)),
         ("hard link", |path| fs::hard_link(path, path.with_file_name("../linked")).unwrap()),
         ("copy in its place", |path| {
@@ -477,7 +483,7 @@ async fn full_state_disk_costs_no_file_and_is_recovered_from() {
         fs::write(folder.join(file), noise(size, 8)).unwrap();
         set_old(&folder.join(file));
     }
-    File::options().write(true).open(folder.join("before")).unwrap().set_modified(SystemTime::now()).unwrap();
+    File::options().write(true).open(folder.join("before")).unwrap().set_modified(now()).unwrap();
     wait_until("a warning", async || !warnings.list().is_empty()).await;
     share.rescan_now().await.unwrap();
     assert!(share.get(&name("before")).is_some(), "the disk of the state is no reason to withdraw a file");

@@ -195,17 +195,23 @@ async fn folder_that_was_moved_and_recreated_is_shared_again() {
 
 #[tokio::test]
 async fn folder_that_was_deleted_is_withdrawn_and_shared_when_it_is_back() {
-    let mut share = Fixture::with(|folder| fs::write(folder.join("old"), "old").unwrap()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("share");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("old"), "old").unwrap();
+    let warnings = Warnings::default();
+    let reporting = ShareOptions { warnings: warnings.clone(), ..options() };
+    let mut share = Fixture::open_with(dir, folder, reporting).await;
     share.wait_for_report("the first file", |all| all.contains_key(&name("old"))).await;
     fs::remove_dir_all(share.path("")).unwrap();
     share.wait_for_report("the removal", |all| all.is_empty()).await;
-    wait_until("a warning", async || share.warnings().iter().any(|text| text.contains("is not there"))).await;
+    wait_until("a warning", async || warnings.list().iter().any(|text| text.contains("is not there"))).await;
     let refused = Failure::from(share.share.add_note(&name("note")).await.unwrap_err());
     assert!(refused.to_string().contains("is not there"), "{refused}");
     fs::create_dir(share.path("")).unwrap();
     fs::write(share.path("back"), "back").unwrap();
     share.wait_for_report("the folder that is back", |all| all.contains_key(&name("back"))).await;
-    assert_eq!(share.warnings(), Vec::<String>::new());
+    assert_eq!(warnings.list(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -307,6 +313,11 @@ async fn download_beside_a_replaced_folder_outside_of_the_share_is_checked_too()
 
 // Keys.
 
+/// Makes the directory `from` visible at `at` too, or says that it cannot and returns `None`.
+fn bind(from: &Path, at: &Path) -> Option<SmallDisk> {
+    SmallDisk::mounted(Command::new("mount").arg("--bind").arg(from).arg(at), at)
+}
+
 #[tokio::test]
 async fn state_directory_and_share_in_one_another_are_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -343,7 +354,7 @@ async fn state_directory_bound_into_the_share_is_never_shared() {
     fs::write(folder.join("a"), "a").unwrap();
     let share = opened(&folder, &state, options()).await.unwrap();
     // It appears under a running share.
-    let Some(mounted) = SmallDisk::bind(&state, &folder.join("mount")) else { return };
+    let Some(mounted) = bind(&state, &folder.join("mount")) else { return };
     share.rescan_now().await.unwrap();
     let names: Vec<_> = share.list().into_iter().map(|meta| meta.name.to_string()).collect();
     assert_eq!(names, ["a"]);

@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use peer::{
-    diagnostics::warnings::Warnings,
-    store::{Changes, Share, ShareOptions},
-};
+use peer::store::{Changes, Share, ShareOptions};
 use shared::{content::FileMeta, file_name::FileName, time::Clock};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -29,7 +26,6 @@ pub(crate) struct Fixture {
     pub(crate) reported: BTreeMap<FileName, FileMeta>,
     folder: PathBuf,
     dir: TempDir,
-    warnings: Warnings,
 }
 
 /// Options with which a share trusts every hash at once and scans its folder only on a notice of the file system or a
@@ -60,16 +56,14 @@ impl Fixture {
 
     /// A share of `folder`, with its state in `dir`.
     pub(crate) async fn open(dir: TempDir, folder: PathBuf) -> Self {
-        let (sender, events) = mpsc::channel(1000);
-        let warnings = Warnings::default();
-        let options = ShareOptions { warnings: warnings.clone(), ..options() };
-        let share = Share::open(&folder, &dir.path().join("state"), options, sender).await.unwrap();
-        Self { share, events, reported: BTreeMap::new(), folder, dir, warnings }
+        Self::open_with(dir, folder, options()).await
     }
 
-    /// Current warnings.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        self.warnings.list()
+    /// The same with other options.
+    pub(crate) async fn open_with(dir: TempDir, folder: PathBuf, options: ShareOptions) -> Self {
+        let (sender, events) = mpsc::channel(1000);
+        let share = Share::open(&folder, &dir.path().join("state"), options, sender).await.unwrap();
+        Self { share, events, reported: BTreeMap::new(), folder, dir }
     }
 
     /// Closes the share and opens it again on the same folders.
@@ -155,12 +149,8 @@ impl SmallDisk {
         Self::mounted(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at), at)
     }
 
-    /// Makes the directory `from` visible at `at` too, or says that it cannot and returns `None`.
-    pub(crate) fn bind(from: &Path, at: &Path) -> Option<Self> {
-        Self::mounted(Command::new("mount").arg("--bind").arg(from).arg(at), at)
-    }
-
-    fn mounted(mount: &mut Command, at: &Path) -> Option<Self> {
+    /// Runs a command that mounts something at `at`, or says that it cannot and returns `None`.
+    pub(crate) fn mounted(mount: &mut Command, at: &Path) -> Option<Self> {
         if mount.status().is_ok_and(|status| status.success()) {
             Some(Self { at: at.to_path_buf(), dir: None })
         } else {

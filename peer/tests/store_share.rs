@@ -8,10 +8,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use peer::store::{Share, ShareOptions};
+use peer::{
+    store::{Share, ShareOptions},
+    transfer::ServeError,
+};
 use shared::{
     content::ContentHash,
     error::{Failure, FailureCode},
+    group_ranges::GroupRanges,
 };
 use store_common::{DEADLINE, Fixture, SmallDisk, change_visibly, name, noise, options};
 use tokio::sync::mpsc;
@@ -94,7 +98,11 @@ async fn file_that_changed_unnoticed_is_not_served_under_its_old_hash() {
     let mut share = Fixture::with(|folder| fs::write(folder.join("a"), "before").unwrap()).await;
     share.share.settled().await.unwrap();
     change_visibly(&share.path("a"), || fs::write(share.path("a"), "after!").unwrap());
-    assert!(share.share.open_for_serving(&hash_of(b"before")).is_err());
+    // The content is in doubt: it is checked before it is sent.
+    let source = share.share.open_for_serving(&hash_of(b"before")).unwrap();
+    let mut sent = Vec::new();
+    let refused = peer::transfer::serve(source, GroupRanges::all(6), &mut sent, |_| ()).await;
+    assert!(matches!(refused, Err(ServeError::Changed { .. })) && sent.is_empty(), "{refused:?}");
     let after = hash_of(b"after!");
     share
         .wait_for_report("the new content", |reported| reported.get(&name("a")).is_some_and(|meta| meta.hash == after))

@@ -460,11 +460,12 @@ fn bulk_stream_messages_have_golden_bytes() {
     header(&mut golden, "header.request.ranges", &BulkRequest { hash, groups: vec![(0, 300), (400, 401)] });
     header::<Result<BulkAccepted, BulkRefusal>>(&mut golden, "header.accepted", &Ok(BulkAccepted { size: 70_000 }));
     header::<Result<BulkAccepted, BulkRefusal>>(&mut golden, "header.refused", &Err(BulkRefusal::Busy));
-    all_variants!(golden, "refusal", BulkRefusal { NotHere, Busy, BadRanges, Unreadable }, [
+    all_variants!(golden, "refusal", BulkRefusal { NotHere, Busy, BadRanges, Unreadable, Hashing }, [
         "not_here" => BulkRefusal::NotHere,
         "busy" => BulkRefusal::Busy,
         "bad_ranges" => BulkRefusal::BadRanges,
         "unreadable" => BulkRefusal::Unreadable,
+        "hashing" => BulkRefusal::Hashing,
     ]);
     for abort in [BulkAbort::Changed, BulkAbort::Stopped, BulkAbort::Enough, BulkAbort::Wrong] {
         assert_eq!(BulkAbort::from_varint(abort.to_varint()), Some(abort));

@@ -5,13 +5,17 @@ use std::{fmt, io, path::Path};
 
 use shared::error::{Failure, FailureCode};
 
-use crate::store::error::{
-    AddError, BeginError, CreateDirectoriesError, CreateDirectoryError, DestinationError, DiscardError, FileError,
-    FinalizeError, InspectError, Obstacle, OccupancyError, OpenShareError, PartialError, RemoveError, SpaceError,
-    Unavailable, is_no_space,
+use crate::store::{
+    Private,
+    error::{
+        AddError, BeginError, CreateDirectoriesError, CreateDirectoryError, DestinationError, DiscardError, FileError,
+        FinalizeError, FolderMissing, InspectError, Obstacle, OccupancyError, OpenShareError, PartialError,
+        RemoveError, SpaceError, Unavailable, is_no_space,
+    },
 };
 
 const FREE_SPACE: &str = "free some space and try again";
+const FOLDER_MISSING: &str = "put the folder of the share back, or start the peer with another --dir";
 
 fn escaped(path: &Path) -> String {
     path.display().to_string().escape_debug().to_string()
@@ -25,6 +29,8 @@ impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
         let FileError { action, path, error } = error;
         let (code, hint) = match error.kind() {
+            _ if FolderMissing::is_reason_of(&error) => (FailureCode::Io, FOLDER_MISSING),
+            _ if Private::is_reason_of(&error) => (FailureCode::Io, "choose another file or folder"),
             io::ErrorKind::StorageFull => (FailureCode::NoSpace, FREE_SPACE),
             io::ErrorKind::QuotaExceeded => {
                 (FailureCode::NoSpace, "your quota is used up; free some space and try again")
@@ -62,6 +68,12 @@ impl From<OpenShareError> for Failure {
         match error {
             OpenShareError::CreateDirectory(error) => with_hint(error, "choose a folder with --dir"),
             OpenShareError::Io(error) => error.into(),
+            OpenShareError::Nested { ref share, .. } => Self::new(
+                FailureCode::Usage,
+                format!("cannot share {}", escaped(share)),
+                format!("{error}: its keys would be shared"),
+                "choose another folder with --dir, or another state directory with --state-dir",
+            ),
             OpenShareError::Unavailable(error) => error.into(),
         }
     }
@@ -164,6 +176,7 @@ impl From<BeginError> for Failure {
         let (code, hint) = match &error {
             PartialError::Busy => (FailureCode::LimitReached, "wait until that is done"),
             PartialError::NoSpace { .. } => (FailureCode::NoSpace, FREE_SPACE),
+            PartialError::Disk(error) if FolderMissing::is_reason_of(error) => (FailureCode::Io, FOLDER_MISSING),
             PartialError::Disk(error) if is_no_space(error) => (FailureCode::NoSpace, FREE_SPACE),
             PartialError::Disk(_) => (FailureCode::Io, "look at the folder's permissions"),
         };
@@ -178,6 +191,12 @@ impl From<FinalizeError> for Failure {
             FinalizeError::CrossesDevices(error) => {
                 with_hint(error, "another disk is mounted in the share at that place; download elsewhere with --to")
             }
+            FinalizeError::Displaced(ref path) => Self::new(
+                FailureCode::Io,
+                format!("cannot complete {}", escaped(path)),
+                "its folder was moved, replaced or deleted during the download",
+                "download it again",
+            ),
             FinalizeError::Unavailable(error) => error.into(),
         }
     }

@@ -106,9 +106,11 @@ impl Verifier {
     }
 
     /// Completes the last step without a check of its group, which the caller leaves to another thread or peer.
-    pub(crate) fn defer_group(&mut self) {
-        let taken = self.current.take();
-        debug_assert!(taken.is_some_and(|(subtree, _)| subtree.len <= GROUP_BYTES), "only groups are deferred");
+    /// Returns the chaining value that the group must have.
+    pub(crate) fn defer_group(&mut self) -> ChainingValue {
+        let (subtree, value) = self.current.take().expect("`defer_group` follows `next`");
+        debug_assert!(subtree.len <= GROUP_BYTES, "only groups are deferred");
+        value
     }
 
     /// Returns the end of the run of wanted groups around `offset`, bytes.

@@ -311,9 +311,14 @@ impl Engine {
                 }
                 self.handle(Event::Verified { request, groups });
             }
-            TaskReport::Failed { request, why, problem } => {
+            TaskReport::Failed { request, why, problem, is_hashing } => {
                 self.running.remove(request);
                 if let Some(provider) = self.providers.get_mut(request.provider) {
+                    // Once for each provider: it may take long, and the request is repeated.
+                    if is_hashing && provider.problem.as_ref() != Some(&problem) {
+                        let (peer, file) = (&provider.contact.peer, &self.transfer.file.name);
+                        tracing::warn!(%peer, %file, "{problem}");
+                    }
                     provider.problem = Some(problem);
                 }
                 self.handle(Event::RequestFailed { request, why });

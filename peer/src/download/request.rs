@@ -52,8 +52,8 @@ pub(crate) enum TaskReport {
     Event(Event),
     /// Groups of a request are verified and written. `new_bytes` of them had not been written by another request.
     Verified { request: RequestId, groups: Range<u64>, new_bytes: u64 },
-    /// A request failed because of its provider.
-    Failed { request: RequestId, why: swarm::Failure, problem: String },
+    /// A request failed because of its provider. With `is_hashing`, the provider has the file and hashes it first.
+    Failed { request: RequestId, why: swarm::Failure, problem: String, is_hashing: bool },
     /// A request ended because the core cancelled or truncated it. The core expects no event.
     Stopped(RequestId),
     /// This peer cannot write. Another provider does not help.
@@ -75,7 +75,12 @@ pub(crate) async fn run_request(
         None => TaskReport::Stopped(request),
         Some(Ok(())) => TaskReport::Event(Event::RequestDone { request }),
         Some(Err(RequestError::Fetch(error))) if !error.is_owners_fault() => TaskReport::Fatal(error),
-        Some(Err(error)) => TaskReport::Failed { request, why: failure_of(&error), problem: error.to_string() },
+        Some(Err(error)) => TaskReport::Failed {
+            request,
+            why: failure_of(&error),
+            problem: error.to_string(),
+            is_hashing: matches!(error, RequestError::Refused(BulkRefusal::Hashing)),
+        },
     };
     // Fails only if the engine has ended.
     let _ = reports.send(report).await;
@@ -301,7 +306,8 @@ fn was_reset_as_changed(error: &FetchError) -> bool {
 fn failure_of(error: &RequestError) -> swarm::Failure {
     match error {
         RequestError::Refused(BulkRefusal::NotHere) => swarm::Failure::NotHere,
-        RequestError::Refused(BulkRefusal::Busy) => swarm::Failure::Busy { retry_after: None },
+        // The file may take long to hash; another owner, if there is one, gets the next request.
+        RequestError::Refused(BulkRefusal::Busy | BulkRefusal::Hashing) => swarm::Failure::Busy { retry_after: None },
         RequestError::Refused(BulkRefusal::BadRanges | BulkRefusal::Unreadable) | RequestError::OtherSize { .. } => {
             swarm::Failure::Refused
         }

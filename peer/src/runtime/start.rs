@@ -53,7 +53,7 @@ use crate::{
         rpc_client::RpcClient,
         rpc_server::RpcServer,
     },
-    store::{Changes, Share, ShareOptions},
+    store::{Changes, Share, ShareOptions, check_apart},
     swarm::Swarms,
     transfer::throttle::Throttle,
     upload::Uploads,
@@ -191,6 +191,8 @@ impl Peer {
     /// `AlreadyRunning`, `NameserverUnreachable`, `NotAuthorised`, `LimitReached`, or `Io` if a directory cannot be
     /// used.
     pub async fn start(config: PeerConfig) -> Result<Self, Failure> {
+        // Before anything is written into a folder that the peer would share.
+        check_apart(&config.share_dir, &config.state_dir)?;
         let state_dir = config.peer_state_dir();
         let warnings = Warnings::default();
         let lock = lock::acquire(&state_dir, &config.id).await?;
@@ -202,7 +204,8 @@ impl Peer {
         if let Some(warning) = &session.buffer_warning {
             warnings.set(Topic::Machine, "UDP buffers", warning);
         }
-        let share_options = ShareOptions { warnings: warnings.clone(), ..ShareOptions::default() };
+        let private = vec![config.state_dir.clone()];
+        let share_options = ShareOptions { warnings: warnings.clone(), private, ..ShareOptions::default() };
         let (share_events, changes) = mpsc::channel(limits::MAX_QUEUED_EVENTS);
         let share = Share::open(&config.share_dir, &state_dir, share_options, share_events).await?;
 

@@ -3,19 +3,30 @@
 //! Each part of a path is opened relative to the part before it and without following symbolic links, so replacing a
 //! directory by a link between a check and its use cannot lead out of the directory. Links are resolved explicitly:
 //! the target must lie below the directory and outside of hidden directories, and is then opened in the same way.
+//!
+//! State directories ([`PrivateDirs`]) are never opened, wherever they are mounted.
+//!
+//! The directory at the path may be replaced: moved and recreated, covered by a mount, or a link may point elsewhere.
+//! Reads go on in the open directory until [`reopen`](ConfinedDir::reopen); every change first makes sure that the open
+//! directory is the one at the path.
 
 use std::{
     ffi::OsStr,
     fs::File,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Component, Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use shared::file_name::FileName;
 
-use super::file_stat::FileStat;
+use super::{
+    error::FolderMissing,
+    file_stat::{FileId, FileStat},
+    private::{Private, PrivateDirs, is_key_file},
+};
 
 /// Hidden directory of a share, for files that are not complete yet and for journals.
 pub(crate) const HIDDEN: &str = ".brasa";
@@ -23,8 +34,19 @@ pub(crate) const HIDDEN: &str = ".brasa";
 /// Open directory that bounds all accesses.
 #[derive(Debug)]
 pub(crate) struct ConfinedDir {
-    dir: OwnedFd,
+    /// Absolute path, which may lead through links.
     path: PathBuf,
+    private: Arc<PrivateDirs>,
+    current: RwLock<Arc<Current>>,
+}
+
+/// Directory that was at the path when it was opened.
+#[derive(Debug)]
+struct Current {
+    dir: Arc<OwnedFd>,
+    id: FileId,
+    /// Path without links.
+    real: PathBuf,
 }
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -32,21 +54,97 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 const FILE: OFlags =
     OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
+impl Current {
+    fn open(path: &Path, private: &PrivateDirs) -> io::Result<Self> {
+        let real = path.canonicalize()?;
+        let dir = rustix::fs::openat(rustix::fs::CWD, &real, DIRECTORY, Mode::empty())?;
+        let id = FileStat::from_stat(&rustix::fs::fstat(&dir)?).id();
+        if private.contains(id) || private.encloses(&real) {
+            return Err(Private::Directory.into());
+        }
+        Ok(Self { dir: Arc::new(dir), id, real })
+    }
+}
+
 impl ConfinedDir {
     /// Opens the directory at `path`, which may itself be a link.
+    #[cfg(test)]
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let path = path.canonicalize()?;
-        let dir = rustix::fs::openat(rustix::fs::CWD, &path, DIRECTORY, Mode::empty())?;
-        Ok(Self { dir, path })
+        Self::open_except(path, Arc::default())
     }
 
-    /// Returns the absolute path without links.
+    /// Opens the directory at `path`, which may itself be a link, for accesses outside of `private`.
+    ///
+    /// # Errors
+    /// [`Private`] if the directory is private.
+    pub(crate) fn open_except(path: &Path, private: Arc<PrivateDirs>) -> io::Result<Self> {
+        let mut path = std::path::absolute(path)?;
+        if path.components().any(|part| part == Component::ParentDir) {
+            path = path.canonicalize()?;
+        }
+        let current = RwLock::new(Arc::new(Current::open(&path, &private)?));
+        Ok(Self { path, private, current })
+    }
+
+    /// Opens another directory with the same private directories.
+    pub(crate) fn open_other(&self, path: &Path) -> io::Result<Self> {
+        Self::open_except(path, Arc::clone(&self.private))
+    }
+
+    /// Opens the directory at the path again if the open one is not there any more. Returns true if it was replaced.
+    ///
+    /// # Errors
+    /// [`FolderMissing`] if no directory is there, [`Private`] if it is private; the open one stays then.
+    pub(crate) fn reopen(&self) -> io::Result<bool> {
+        let missing = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => FolderMissing(self.path.clone()).into(),
+            _ => error,
+        };
+        let there = self.path.metadata().map_err(missing)?;
+        if FileStat::of(&there).id() == self.id() {
+            return Ok(false);
+        }
+        let new = Current::open(&self.path, &self.private).map_err(missing)?;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if current.id == new.id {
+            return Ok(false);
+        }
+        *current = Arc::new(new);
+        drop(current);
+        tracing::warn!(folder = %self.path.display(), "another folder has replaced this one; it is used from now on");
+        Ok(true)
+    }
+
+    /// Returns the absolute path, which may lead through links.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
-        self.dir.as_fd()
+    /// Returns the part of `real`, a path without links, below the directory, or `None` if it lies elsewhere.
+    pub(crate) fn inside<'a>(&self, real: &'a Path) -> Option<&'a Path> {
+        real.strip_prefix(&self.current().real).ok()
+    }
+
+    /// Returns true if the directory `path` is a state directory or lies in one.
+    pub(crate) fn is_private(&self, path: &Path) -> bool {
+        self.private.encloses(path)
+    }
+
+    pub(crate) fn private(&self) -> &PrivateDirs {
+        &self.private
+    }
+
+    pub(crate) fn dir(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.current().dir)
+    }
+
+    /// Returns device and inode of the open directory.
+    pub(crate) fn id(&self) -> FileId {
+        self.current().id
+    }
+
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Opens the regular file at `relative` for reading. Never blocks on a pipe or device.
@@ -86,8 +184,9 @@ impl ConfinedDir {
 
     /// Resolves the links in `relative` to a path below the directory.
     pub(crate) fn follow(&self, relative: &Path) -> io::Result<PathBuf> {
-        let target = self.path.join(relative).canonicalize()?;
-        let inside = target.strip_prefix(&self.path).map_err(|_| escapes())?;
+        let current = self.current();
+        let target = current.real.join(relative).canonicalize()?;
+        let inside = target.strip_prefix(&current.real).map_err(|_| escapes())?;
         let hidden = |part: Component<'_>| part.as_os_str().as_encoded_bytes().starts_with(b".");
         if inside.components().any(hidden) { Err(escapes()) } else { Ok(inside.to_path_buf()) }
     }
@@ -105,15 +204,16 @@ impl ConfinedDir {
     }
 
     fn create_dirs(&self, parts: &[&str], mode: u32) -> io::Result<OwnedFd> {
-        let mut dir = self.dir.try_clone()?;
+        self.reopen()?;
+        let mut dir = self.dir().try_clone()?;
         for part in parts {
-            dir = match rustix::fs::openat(&dir, *part, DIRECTORY, Mode::empty()) {
-                Err(rustix::io::Errno::NOENT) => {
+            dir = match self.open_part(&dir, part.as_ref()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     match rustix::fs::mkdirat(&dir, *part, Mode::from_raw_mode(mode)) {
                         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                         Err(error) => return Err(error.into()),
                     }
-                    rustix::fs::openat(&dir, *part, DIRECTORY, Mode::empty())?
+                    self.open_part(&dir, part.as_ref())?
                 }
                 opened => opened?,
             };
@@ -121,8 +221,16 @@ impl ConfinedDir {
         Ok(dir)
     }
 
+    /// Opens the directory `part` of `dir` unless it is private.
+    fn open_part(&self, dir: &OwnedFd, part: &OsStr) -> io::Result<OwnedFd> {
+        let opened = rustix::fs::openat(dir, part, DIRECTORY, Mode::empty())?;
+        let id = FileStat::from_stat(&rustix::fs::fstat(&opened)?).id();
+        if self.private.contains(id) { Err(Private::Directory.into()) } else { Ok(opened) }
+    }
+
     /// Removes the file, link or empty directory `name`, then the directories above it that are empty.
     pub(crate) fn remove(&self, name: &FileName) -> io::Result<()> {
+        self.reopen()?;
         let relative = name.below(Path::new(""));
         let (parent, base) = self.open_parent(&relative)?;
         match rustix::fs::unlinkat(&parent, &base, AtFlags::empty()) {
@@ -153,6 +261,9 @@ impl ConfinedDir {
         let parent = self.open_directory(relative.parent().unwrap_or(Path::new("")))?;
         let stat = rustix::fs::statat(&parent, base, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile if is_key_file(base.as_bytes(), stat.st_mode) => {
+                Err(Private::KeyFile(base.to_string_lossy().into_owned()).into())
+            }
             FileType::RegularFile => Ok(rustix::fs::openat(&parent, base, FILE, Mode::empty())?),
             FileType::Symlink => Err(rustix::io::Errno::LOOP.into()),
             _ => Err(not_regular()),
@@ -160,10 +271,9 @@ impl ConfinedDir {
     }
 
     fn open_directory(&self, relative: &Path) -> io::Result<OwnedFd> {
-        let mut dir = self.dir.try_clone()?;
+        let mut dir = self.dir().try_clone()?;
         for part in relative.components() {
-            let part = normal(part)?;
-            dir = rustix::fs::openat(&dir, part, DIRECTORY, Mode::empty())?;
+            dir = self.open_part(&dir, normal(part)?)?;
         }
         Ok(dir)
     }

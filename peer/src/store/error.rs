@@ -54,6 +54,24 @@ pub(crate) async fn run_blocking<T: Send + 'static>(
     Ok(task::spawn_blocking(work).await?)
 }
 
+/// Reason of an I/O error: the folder of the share does not exist at present.
+#[derive(Debug, thiserror::Error)]
+#[error("the folder {} is not there", .0.display())]
+pub struct FolderMissing(pub PathBuf);
+
+impl FolderMissing {
+    /// Returns true if `error` has this reason.
+    pub fn is_reason_of(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|reason| reason.is::<Self>())
+    }
+}
+
+impl From<FolderMissing> for io::Error {
+    fn from(reason: FolderMissing) -> Self {
+        Self::new(io::ErrorKind::NotFound, reason)
+    }
+}
+
 /// Error of [`Share::open`](super::Share::open).
 #[derive(Debug, thiserror::Error)]
 pub enum OpenShareError {
@@ -63,6 +81,21 @@ pub enum OpenShareError {
     /// The directory or the state directory cannot be used.
     #[error(transparent)]
     Io(#[from] FileError),
+    /// The directory and a state directory, which holds keys, lie in one another. Choose another one of them.
+    #[error(
+        "{} {} {}",
+        .share.display(),
+        if *state_inside { "contains the state directory" } else { "lies in the state directory" },
+        .state_dir.display()
+    )]
+    Nested {
+        /// Directory to be shared.
+        share: PathBuf,
+        /// State directory.
+        state_dir: PathBuf,
+        /// True if the state directory lies in the share, false if the share lies in the state directory.
+        state_inside: bool,
+    },
     /// The share failed while it was being opened.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -74,6 +107,9 @@ pub enum OpenError {
     /// No file of the share has the content (any more).
     #[error("the content is not in the share (any more)")]
     NotHere,
+    /// A file with the content exists and cannot be served until it has been hashed again, which has begun.
+    #[error("the file is being hashed")]
+    Hashing,
     /// A file with the content exists and cannot be read.
     #[error("the file cannot be read: {0}")]
     Unreadable(#[source] io::Error),
@@ -229,6 +265,9 @@ pub enum FinalizeError {
     /// Another file system is mounted at the destination in the share. Choose another destination.
     #[error(transparent)]
     CrossesDevices(FileError),
+    /// The file is not at its path: the directory was moved, replaced or deleted in the last moment. Download again.
+    #[error("the folder of {} was moved or replaced during the download", .0.display())]
+    Displaced(PathBuf),
     /// The file is incomplete, or the disk refuses it.
     #[error(transparent)]
     Io(FileError),

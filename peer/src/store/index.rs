@@ -11,7 +11,10 @@ use shared::{
     file_name::FileName,
 };
 
-use super::file_stat::FileStat;
+use super::{
+    file_stat::{FileId, FileStat},
+    scan::Scan,
+};
 
 /// Changes of a share.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,7 +36,8 @@ impl Changes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct IndexEntry {
     pub(crate) meta: FileMeta,
-    /// Stat of the file when it was hashed.
+    /// Stat of the file when it was hashed. A content whose file has another stat now is *in doubt*: it stays in the
+    /// index, and is served with a check of each group, until the file is hashed again.
     pub(crate) stat: FileStat,
     /// Time at which the file was hashed, microseconds since 1970; `None` once the hash is final. Until then a change
     /// may have gone unnoticed ([`FileStat::is_racy`]), so the file is hashed a second time.
@@ -46,6 +50,17 @@ impl IndexEntry {
         let meta =
             FileMeta { name, size: stat.size, hash, mtime_micros: stat.mtime_micros(), executable: stat.executable };
         Self { meta, stat, unconfirmed_since }
+    }
+
+    /// Creates the entry of a file that has the stat `seen` now and had the hash when its stat was `proven`, an earlier
+    /// one. The content is in doubt.
+    pub(crate) fn in_doubt(name: FileName, seen: &FileStat, proven: FileStat, hash: ContentHash) -> Self {
+        Self { stat: proven, ..Self::new(name, *seen, hash, None) }
+    }
+
+    /// Returns true if a file with the stat `seen` may still have the content, possibly followed by more.
+    pub(crate) fn may_be_in(&self, seen: &FileStat) -> bool {
+        self.stat.directory == seen.directory && seen.size >= self.meta.size
     }
 
     /// Creates the entry of an empty directory.
@@ -68,8 +83,12 @@ pub(crate) struct Index {
 pub(crate) struct Plan {
     /// Files of the index that the scan did not find.
     pub(crate) gone: Vec<FileName>,
+    /// Some of the unknown files, which cannot have their content of the index any more.
+    pub(crate) outdated: Vec<FileName>,
     /// New or changed files: to be looked up in the hash cache or hashed.
     pub(crate) unknown: Vec<(FileName, FileStat)>,
+    /// Entries of some of the unknown files: the content is known from before and in doubt.
+    pub(crate) in_doubt: Vec<IndexEntry>,
     /// Files to be hashed a second time, even if the cache has a hash.
     pub(crate) unconfirmed: Vec<(FileName, FileStat)>,
     /// True if further files must be hashed a second time after the racy window.
@@ -166,22 +185,23 @@ impl Index {
         Some(entry)
     }
 
-    /// Compares the result `seen` of a scan with the index at the time `now`, microseconds since 1970.
+    /// Compares the result `found` of a scan with the index at the time `now`, microseconds since 1970.
     ///
     /// Names in `touched` changed during the scan or are about to, so the scan is not valid for them. Names in
     /// `hashing` are being hashed with that stat.
     pub(crate) fn plan(
         &self,
-        seen: &BTreeMap<FileName, FileStat>,
+        found: &Scan,
         touched: &HashSet<FileName>,
         hashing: &HashMap<FileName, FileStat>,
         now: u64,
         racy_window: Duration,
     ) -> Plan {
         let mut plan = Plan::default();
-        let gone = |name: &&FileName| !seen.contains_key(*name) && !touched.contains(*name);
+        let gone =
+            |name: &&FileName| !found.files.contains_key(*name) && !touched.contains(*name) && !found.is_unread(name);
         plan.gone = self.files.keys().filter(gone).cloned().collect();
-        for (name, stat) in seen {
+        for (name, stat) in &found.files {
             if touched.contains(name) || hashing.get(name) == Some(stat) {
                 continue;
             }
@@ -194,10 +214,45 @@ impl Index {
                         None => {}
                     }
                 }
-                _ => plan.unknown.push((name.clone(), *stat)),
+                known => {
+                    match known {
+                        // Another content for certain.
+                        Some(entry) if !entry.may_be_in(stat) => plan.outdated.push(name.clone()),
+                        // Other permissions, another link. The permission to execute is announced at once.
+                        Some(entry) if stat.is_same_write(&entry.stat) && !stat.directory => {
+                            plan.in_doubt.push(IndexEntry::in_doubt(name.clone(), stat, entry.stat, entry.meta.hash));
+                        }
+                        Some(_) | None => {}
+                    }
+                    plan.unknown.push((name.clone(), *stat));
+                }
             }
         }
         plan
+    }
+
+    /// Returns entries, in doubt, of those `unknown` files that are in the index under another name: the same inode
+    /// without a write in between. They were renamed, or are hard links.
+    pub(crate) fn under_other_names(&self, unknown: &[(FileName, FileStat)]) -> Vec<IndexEntry> {
+        let mut wanted: HashMap<FileId, Vec<&(FileName, FileStat)>> = HashMap::new();
+        for file in unknown.iter().filter(|(name, stat)| {
+            // A file under its earlier name is handled by `plan`.
+            !stat.directory && self.files.get(name).is_none_or(|entry| entry.stat.id() != stat.id())
+        }) {
+            wanted.entry(file.1.id()).or_default().push(file);
+        }
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        let mut known = Vec::new();
+        for entry in self.files.values() {
+            for (name, stat) in wanted.remove(&entry.stat.id()).unwrap_or_default() {
+                if stat.is_same_write(&entry.stat) {
+                    known.push(IndexEntry::in_doubt(name.clone(), stat, entry.stat, entry.meta.hash));
+                }
+            }
+        }
+        known
     }
 }
 
@@ -263,7 +318,8 @@ mod tests {
             .into();
         let touched = HashSet::from([name("adopted"), name("removed")]);
         let hashing = HashMap::from([(name("hashing"), stat(4)), (name("hashing-old"), stat(1))]);
-        let plan = index.plan(&seen, &touched, &hashing, 0, WINDOW);
+        let found = Scan { files: seen, ..Scan::default() };
+        let plan = index.plan(&found, &touched, &hashing, 0, WINDOW);
         assert_eq!(plan.gone, [name("gone")]);
         assert_eq!(plan.unknown, [(name("hashing-old"), stat(5)), (name("new"), stat(3))]);
         assert_eq!(plan.unconfirmed, []);
@@ -274,9 +330,61 @@ mod tests {
         let mut index = Index::default();
         index.apply(vec![IndexEntry { unconfirmed_since: Some(10_000_000), ..known("a", 1, 1) }], vec![]);
         let seen = BTreeMap::from([(name("a"), stat(1))]);
-        let plan = |now| index.plan(&seen, &HashSet::new(), &HashMap::new(), now, WINDOW);
+        let found = Scan { files: seen, ..Scan::default() };
+        let plan = |now| index.plan(&found, &HashSet::new(), &HashMap::new(), now, WINDOW);
         assert_eq!(plan(11_999_999), Plan { waiting: true, ..Plan::default() });
         assert_eq!(plan(12_000_000).unconfirmed, [(name("a"), stat(1))]);
         assert_eq!(plan(0).unconfirmed.len(), 1, "a clock that was set back");
+    }
+
+    fn plan_of(index: &Index, files: &[(&str, FileStat)], unread: &[&str]) -> Plan {
+        let files = files.iter().map(|(text, stat)| (name(text), *stat)).collect();
+        let unread = unread.iter().copied().map(name).collect();
+        let found = Scan { files, unread, ..Scan::default() };
+        index.plan(&found, &HashSet::new(), &HashMap::new(), 0, WINDOW)
+    }
+
+    #[test]
+    fn plan_keeps_what_may_still_have_its_content_and_removes_what_cannot() {
+        let mut index = Index::default();
+        let all = ["chmod", "touched", "grown", "replaced", "shrunk", "directory"];
+        index.apply(all.map(|text| known(text, 4, 1)).into(), vec![]);
+        let chmod = FileStat { ctime: (7, 0), executable: true, ..stat(4) };
+        let seen = [
+            ("chmod", chmod),
+            ("touched", FileStat { mtime: (7, 0), ctime: (7, 0), ..stat(4) }),
+            ("grown", FileStat { size: 5, ..stat(4) }),
+            ("replaced", FileStat { inode: 9, ..stat(4) }),
+            ("shrunk", FileStat { size: 3, ..stat(4) }),
+            ("directory", FileStat { directory: true, ..stat(4) }),
+        ];
+        let plan = plan_of(&index, &seen, &[]);
+        assert_eq!((plan.gone, plan.outdated), (vec![], vec![name("directory"), name("shrunk")]));
+        assert_eq!(plan.unknown.len(), seen.len(), "all are hashed");
+        let [in_doubt] = &plan.in_doubt[..] else { panic!("{:?}", plan.in_doubt) };
+        assert!(in_doubt.meta.executable && in_doubt.stat == stat(4) && in_doubt.meta.name == name("chmod"));
+    }
+
+    #[test]
+    fn plan_keeps_files_below_an_unread_directory() {
+        let mut index = Index::default();
+        index.apply(["a/b/c", "a/bc", "a/b"].map(|text| known(text, 4, 1)).into(), vec![]);
+        assert_eq!(plan_of(&index, &[], &["a/b"]).gone, [name("a/bc")]);
+        assert_eq!(plan_of(&index, &[], &["a"]).gone, []);
+        assert_eq!(plan_of(&index, &[], &[]).gone.len(), 3);
+    }
+
+    #[test]
+    fn renamed_and_linked_files_are_known_unless_they_were_written_to() {
+        let mut index = Index::default();
+        index.apply(vec![known("a", 4, 1), known("b", 5, 2)], vec![]);
+        let linked = FileStat { ctime: (9, 0), ..stat(4) };
+        let written = FileStat { mtime: (9, 0), ctime: (9, 0), ..stat(5) };
+        let unknown =
+            [("x", linked), ("y", linked), ("z", written), ("a", linked)].map(|(text, stat)| (name(text), stat));
+        let known = index.under_other_names(&unknown);
+        let names: Vec<_> = known.iter().map(|entry| entry.meta.name.as_str()).collect();
+        assert_eq!(names, ["x", "y"]);
+        assert!(known.iter().all(|entry| entry.meta.hash == ContentHash([1; 32]) && entry.stat == stat(4)));
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -14,19 +14,25 @@ use std::{
 use super::{
     confined_dir::ConfinedDir,
     download::{
+        files::available,
         partial::{Partial, WeakPartial},
         resume::format::Goal,
     },
-    error::{FileError, OpenShareError},
+    error::{FileError, OpenShareError, is_no_space},
     file_stat::FileStat,
     hash_cache::HashCache,
     index::{Index, IndexEntry},
     outboards::Outboards,
     params::{RACY_WINDOW, RESCAN, SCAN_DEBOUNCE},
+    private::{PrivateDirs, check_apart},
 };
 use shared::{content::ContentHash, file_name::FileName, limits::GROUP_BYTES, time::unix_micros};
+use tempfile::NamedTempFile;
 
-use crate::{bao::tree_hash::hash_file, diagnostics::warnings::Warnings};
+use crate::{
+    bao::{tree_hash::hash_file, verifier::outboard_bytes},
+    diagnostics::warnings::Warnings,
+};
 
 /// Timing of the scans of a share, and where it reports lasting conditions.
 #[derive(Debug, Clone)]
@@ -40,11 +46,19 @@ pub struct ShareOptions {
     pub racy_window: Duration,
     /// Conditions that `status` reports.
     pub warnings: Warnings,
+    /// Directories with keys that are never shared, besides the state directory of the share. Default none.
+    pub private: Vec<PathBuf>,
 }
 
 impl Default for ShareOptions {
     fn default() -> Self {
-        Self { rescan: RESCAN, debounce: SCAN_DEBOUNCE, racy_window: RACY_WINDOW, warnings: Warnings::default() }
+        Self {
+            rescan: RESCAN,
+            debounce: SCAN_DEBOUNCE,
+            racy_window: RACY_WINDOW,
+            warnings: Warnings::default(),
+            private: Vec::new(),
+        }
     }
 }
 
@@ -121,17 +135,63 @@ pub(crate) enum HashOutcome {
     Gone,
     /// The file cannot be read.
     Unreadable(io::Error),
+    /// The state directory has no room for the outboard. The file itself may be intact.
+    NoRoom(io::Error),
+}
+
+/// Error of hashing a file.
+enum HashError {
+    /// Of the file.
+    File(io::Error),
+    /// Of the outboard in the state directory.
+    State(io::Error),
+}
+
+impl From<io::Error> for HashError {
+    fn from(error: io::Error) -> Self {
+        // No read fails for these reasons.
+        let is_of_a_write = is_no_space(&error) || error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+        if is_of_a_write { Self::State(error) } else { Self::File(error) }
+    }
+}
+
+/// What is known about new or changed files without hashing them.
+#[derive(Debug, Default)]
+pub(crate) struct Lookup {
+    /// Entries of files with a cached hash and an outboard to serve them, and of directories.
+    pub(crate) known: Vec<IndexEntry>,
+    /// Entries of some of the unknown files, whose contents are in doubt.
+    pub(crate) in_doubt: Vec<IndexEntry>,
+    /// Files to be hashed.
+    pub(crate) unknown: Vec<(FileName, FileStat)>,
+}
+
+impl Lookup {
+    /// Adds entries in doubt of files that are still unknown.
+    pub(crate) fn add_doubts(&mut self, entries: Vec<IndexEntry>) {
+        if entries.is_empty() {
+            return;
+        }
+        let unknown: HashSet<&FileName> = self.unknown.iter().map(|(name, _)| name).collect();
+        self.in_doubt.extend(entries.into_iter().filter(|entry| unknown.contains(&entry.meta.name)));
+    }
 }
 
 impl ShareInner {
     /// Opens the directory, the hash cache and the outboards. Creates what is missing.
     pub(crate) fn open(dir: &Path, state_dir: &Path, options: ShareOptions) -> Result<Self, OpenShareError> {
+        let mut private = options.private.clone();
+        private.push(state_dir.to_path_buf());
+        for state_dir in &private {
+            check_apart(dir, state_dir)?;
+        }
         fs::create_dir_all(dir)
             .map_err(|error| OpenShareError::CreateDirectory(FileError::new("share", dir, error)))?;
-        let root = ConfinedDir::open(dir).map_err(|error| FileError::new("share", dir, error))?;
         let state = |error: io::Error| FileError::new("keep hashes in", state_dir, error);
         fs::create_dir_all(state_dir).map_err(state)?;
-        let cache = HashCache::open(&state_dir.join("hashes.redb")).map_err(state)?;
+        let root = ConfinedDir::open_except(dir, Arc::new(PrivateDirs::new(private)))
+            .map_err(|error| FileError::new("share", dir, error))?;
+        let cache = HashCache::open(&state_dir.join("hashes.redb"), options.warnings.clone()).map_err(state)?;
         let outboards = Outboards::open(state_dir.join("outboards")).map_err(state)?;
         Ok(ShareInner {
             root,
@@ -182,13 +242,13 @@ impl ShareInner {
 
     /// Same as [`hash`](Self::hash), but calls `on_hashed` between the hashing and the second comparison of the stat.
     fn hash_with(&self, name: &FileName, expected: &FileStat, on_hashed: impl FnOnce()) -> HashOutcome {
-        let hashed = || -> io::Result<Option<IndexEntry>> {
+        let hashed = || -> Result<Option<IndexEntry>, HashError> {
             let file = self.root.open_file(&name.below(Path::new("")))?;
             if FileStat::of(&file.metadata()?) != *expected {
                 return Ok(None);
             }
             let hashed_at = unix_micros();
-            let outboard = if expected.size > GROUP_BYTES { Some(self.outboards.create()?) } else { None };
+            let outboard = self.outboard_for(expected.size).map_err(HashError::State)?;
             let outboard_file = outboard.as_ref().map(|outboard| outboard.as_file());
             let hash = hash_file(&file, expected.size, outboard_file, &self.stopping)?;
             self.hashed_bytes.fetch_add(expected.size, Ordering::Relaxed);
@@ -197,7 +257,7 @@ impl ShareInner {
                 return Ok(None);
             }
             if let Some(outboard) = outboard {
-                self.outboards.persist(outboard, hash)?;
+                self.outboards.persist(outboard, hash).map_err(HashError::State)?;
             }
             let racy = expected.is_racy(hashed_at, self.options.racy_window);
             Ok(Some(IndexEntry::new(name.clone(), *expected, hash, racy.then_some(hashed_at))))
@@ -205,25 +265,60 @@ impl ShareInner {
         match hashed() {
             Ok(Some(entry)) => HashOutcome::Done(entry),
             Ok(None) => HashOutcome::Changed,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => HashOutcome::Gone,
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => HashOutcome::Changed,
-            Err(error) => HashOutcome::Unreadable(error),
+            Err(HashError::State(error)) => HashOutcome::NoRoom(error),
+            Err(HashError::File(error)) => match error.kind() {
+                io::ErrorKind::NotFound => HashOutcome::Gone,
+                io::ErrorKind::UnexpectedEof => HashOutcome::Changed,
+                _ => HashOutcome::Unreadable(error),
+            },
         }
     }
 
-    /// Splits files into those with a cached hash and an outboard to serve them, and those to be hashed.
-    pub(crate) fn cached(&self, files: Vec<(FileName, FileStat)>) -> (Vec<IndexEntry>, Vec<(FileName, FileStat)>) {
-        let (directories, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, stat)| stat.directory);
-        let mut known: Vec<_> = directories.into_iter().map(|(name, stat)| IndexEntry::directory(name, stat)).collect();
-        let hashes = self.cache.look_up(files.iter().map(|(_, stat)| stat));
-        let mut unknown = Vec::new();
-        for ((name, stat), hash) in files.into_iter().zip(hashes) {
-            match hash.filter(|hash| self.outboards.has(*hash, stat.size)) {
-                Some(hash) => known.push(IndexEntry::new(name, stat, hash, None)),
-                None => unknown.push((name, stat)),
-            }
+    /// Creates a temporary outboard for a file of `size` bytes, `None` if it needs none. Fails at once if the disk has
+    /// too little space, so that no large file is read in vain.
+    fn outboard_for(&self, size: u64) -> io::Result<Option<NamedTempFile>> {
+        if size <= GROUP_BYTES {
+            return Ok(None);
         }
-        (known, unknown)
+        let outboard = self.outboards.create()?;
+        if available(outboard.as_file())? < outboard_bytes(size) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(Some(outboard))
+    }
+
+    /// Looks up new or changed files in the hash cache and in the index.
+    pub(crate) fn look_up(&self, files: Vec<(FileName, FileStat)>) -> Lookup {
+        let (directories, files): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, stat)| stat.directory);
+        let mut found = Lookup {
+            known: directories.into_iter().map(|(name, stat)| IndexEntry::directory(name, stat)).collect(),
+            ..Lookup::default()
+        };
+        let rows = self.cache.look_up(files.iter().map(|(_, stat)| stat));
+        for ((name, stat), row) in files.into_iter().zip(rows) {
+            match row.filter(|row| self.outboards.has(row.hash, stat.size)) {
+                Some(row) if row.ctime == stat.ctime => {
+                    found.known.push(IndexEntry::new(name, stat, row.hash, None));
+                    continue;
+                }
+                Some(row) => {
+                    let proven = FileStat { ctime: row.ctime, ..stat };
+                    found.in_doubt.push(IndexEntry::in_doubt(name.clone(), &stat, proven, row.hash));
+                }
+                None => {}
+            }
+            found.unknown.push((name, stat));
+        }
+        let others = self.index().under_other_names(&found.unknown);
+        found.in_doubt.extend(others);
+        found
+    }
+
+    /// Returns the entry of a file with a cached hash of exactly this stat and an outboard to serve it.
+    pub(crate) fn cached(&self, name: &FileName, stat: &FileStat) -> Option<IndexEntry> {
+        let row = self.cache.look_up([stat].into_iter()).pop()??;
+        let is_usable = row.ctime == stat.ctime && self.outboards.has(row.hash, stat.size);
+        is_usable.then(|| IndexEntry::new(name.clone(), *stat, row.hash, None))
     }
 
     /// Returns the entry of one file, from the cache or by hashing it, or of an empty directory.
@@ -239,8 +334,7 @@ impl ShareInner {
                 };
             }
         };
-        let (mut known, _) = self.cached(vec![(name.clone(), stat)]);
-        if let Some(entry) = known.pop() {
+        if let Some(entry) = self.cached(name, &stat) {
             return HashOutcome::Done(entry);
         }
         let hashed = self.hash(name, &stat);
@@ -254,6 +348,17 @@ impl ShareInner {
     pub(crate) fn remember(&self, files: &[IndexEntry]) {
         let is_final = files.iter().filter(|entry| entry.unconfirmed_since.is_none() && !entry.meta.is_directory());
         self.cache.insert(&is_final.map(|entry| (entry.stat, entry.meta.hash)).collect::<Vec<_>>());
+    }
+
+    /// Opens a failed hash cache again if it is time for that, and writes all final hashes to it. Returns true if it has
+    /// new rows to be synced.
+    pub(crate) fn revive_cache(&self) -> bool {
+        let revived = self.cache.revive();
+        if revived {
+            let all: Vec<IndexEntry> = self.index().files().cloned().collect();
+            self.remember(&all);
+        }
+        revived
     }
 
     /// Returns the entry of a file that this process moved into the share and whose hash it verified.

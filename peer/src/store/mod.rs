@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`Share`] | handle that the rest of the peer uses |
 //! | `indexer` | task that owns the index |
-//! | `watch` | file-system notifications |
+//! | `watch`, `watch_report` | file-system notifications; the warning about missing ones |
 //! | `import` | copies, batches of small files, directories |
 //! | `inner` | state that handles, indexer and blocking threads have in common |
 //! | [`download`] | files that are being received: partial files, resume journal, destinations |
@@ -14,6 +14,7 @@
 //! | `scan`, `index` | one pass over the directory, and its comparison with the files known so far |
 //! | `hash_cache`, `outboards` | hashes and proofs that outlive the process |
 //! | `confined_dir` | files below one directory only |
+//! | `private` | directories and files with keys, which are never shared |
 //! | `file_stat`, `file_ops` | detection of changes; system calls |
 //! | [`error`] | one error enum for each operation |
 
@@ -29,10 +30,12 @@ mod indexer;
 mod inner;
 mod outboards;
 pub mod params;
+mod private;
 mod scan;
 mod share;
 pub mod source;
 mod watch;
+mod watch_report;
 
 pub use download::{
     destination::Destination,
@@ -47,5 +50,6 @@ pub(crate) use import::{
 pub use index::Changes;
 pub(crate) use index::IndexEntry;
 pub use inner::ShareOptions;
+pub use private::{Private, check_apart};
 pub use share::{Share, ShareStats};
 pub use source::Source;

@@ -14,6 +14,16 @@ pub const MAX_SHARE_DEPTH: usize = 64;
 pub const RACY_WINDOW: Duration = Duration::from_secs(2);
 /// Quiet time after which a file that changed while it was hashed is hashed again.
 pub const WRITER_QUIET: Duration = Duration::from_secs(1);
+/// First and longest pause before a hash cache that failed is opened again: room on a disk appears within seconds or
+/// not for hours.
+pub const CACHE_RETRY_MIN: Duration = Duration::from_secs(1);
+/// See [`CACHE_RETRY_MIN`].
+pub const CACHE_RETRY_MAX: Duration = Duration::from_secs(60);
+/// First pause before a share that is missing or cannot be read is scanned again. Doubles up to [`RESCAN`].
+pub const SHARE_RETRY_MIN: Duration = Duration::from_secs(1);
+/// Moved and deleted paths that are remembered between two scans, to watch what of them was watched again. Beyond that
+/// number, all directories are watched again.
+pub const MAX_LOST_WATCHES: usize = 4096;
 /// Memory of the hash cache's pages, bytes.
 pub const HASH_CACHE_BYTES: usize = 4 << 20;
 /// Minimum age of an outboard without a file before it is deleted: it may belong to a file that is being imported.

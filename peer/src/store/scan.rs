@@ -1,7 +1,7 @@
 //! Scan of a directory tree: the files that can be shared and the empty directories.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ffi::OsStr,
     io,
     os::{fd::AsFd, unix::ffi::OsStrExt},
@@ -12,6 +12,7 @@ use super::{
     confined_dir::ConfinedDir,
     file_stat::{FileId, FileStat},
     params::MAX_SHARE_DEPTH,
+    private::{Private, is_key_file},
 };
 use rustix::fs::{AtFlags, Dir, FileType};
 use shared::{file_name::FileName, limits::MAX_FILES_PER_PEER};
@@ -25,6 +26,20 @@ pub(crate) struct Scan {
     pub(crate) skipped: Vec<Skipped>,
     /// True if the scanned directory itself is empty.
     pub(crate) is_empty: bool,
+    /// Directories whose entries are in the scan, with their paths below the scanned directory.
+    pub(crate) directories: HashMap<FileId, PathBuf>,
+    /// Directories that could not be read for the moment. Nothing is known about the files in them.
+    pub(crate) unread: Vec<FileName>,
+}
+
+impl Scan {
+    /// Returns true if nothing is known about `name` because a directory above it could not be read.
+    pub(crate) fn is_unread(&self, name: &FileName) -> bool {
+        let lies_below = |dir: &FileName| {
+            name.as_str().strip_prefix(dir.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.unread.iter().any(lies_below)
+    }
 }
 
 /// Entry that cannot be shared.
@@ -34,12 +49,25 @@ pub(crate) struct Skipped {
     pub(crate) path: PathBuf,
     /// Reason for the user.
     pub(crate) reason: String,
+    /// Kind of the reason.
+    pub(crate) kind: SkipKind,
+}
+
+/// Kind of reason why an entry is not shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum SkipKind {
+    /// It can never be shared: its name, its type, its place.
+    Unshareable,
+    /// The system refuses to read it.
+    Unreadable,
+    /// It is a state directory.
+    StateDirectory,
 }
 
 /// Scans everything below `root`, except the directory `except`.
 ///
 /// # Errors
-/// If `root` cannot be read. Errors below it are in [`Scan::skipped`].
+/// If `root` cannot be read. Errors below it are in [`Scan::skipped`] and, if they may pass, in [`Scan::unread`].
 pub(crate) fn scan(root: &ConfinedDir, except: Option<FileId>) -> io::Result<Scan> {
     let mut walk = Walk { root, except, found: Scan::default(), above: Vec::new() };
     walk.directory(Path::new(""), root.dir())?;
@@ -71,6 +99,22 @@ impl Walk<'_> {
             return Ok(());
         }
         self.above.push(id);
+        let listed = self.entries(relative, &dir);
+        self.above.pop();
+        let is_empty = listed?;
+        self.found.directories.entry(id).or_insert_with(|| relative.to_path_buf());
+        if is_empty {
+            match FileName::from_relative_path(relative) {
+                Ok(name) => drop(self.found.files.insert(name, stat)),
+                // Only the scanned directory has no name. All other names were checked before.
+                Err(_) => self.found.is_empty = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Scans the entries of a directory. Returns true if it has none.
+    fn entries(&mut self, relative: &Path, dir: impl AsFd) -> io::Result<bool> {
         let mut is_empty = true;
         for entry in Dir::read_from(&dir)? {
             let entry = entry?;
@@ -87,22 +131,29 @@ impl Walk<'_> {
                 break;
             }
             let path = relative.join(OsStr::from_bytes(name));
-            // An entry that is gone by now is not reported.
-            if let Err(error) = self.entry(&path, &dir)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                self.skip(&path, &error.to_string());
+            if let Err(error) = self.entry(&path, &dir) {
+                self.failed(&path, &error);
             }
         }
-        self.above.pop();
-        if is_empty {
-            match FileName::from_relative_path(relative) {
-                Ok(name) => drop(self.found.files.insert(name, stat)),
-                // Only the scanned directory has no name. All other names were checked before.
-                Err(_) => self.found.is_empty = true,
-            }
+        Ok(is_empty)
+    }
+
+    /// Records an entry that cannot be read. One that is gone by now is not recorded.
+    fn failed(&mut self, path: &Path, error: &io::Error) {
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => return,
+            _ if is_private_directory(error) => SkipKind::StateDirectory,
+            // Reasons of this program have no number.
+            io::ErrorKind::PermissionDenied if error.raw_os_error().is_some() => SkipKind::Unreadable,
+            _ if may_pass(error) => SkipKind::Unreadable,
+            _ => SkipKind::Unshareable,
+        };
+        if may_pass(error)
+            && let Ok(name) = FileName::from_relative_path(path)
+        {
+            self.found.unread.push(name);
         }
-        Ok(())
+        self.skip_because(path, &error.to_string(), kind);
     }
 
     fn entry(&mut self, path: &Path, dir: impl AsFd) -> io::Result<()> {
@@ -116,6 +167,9 @@ impl Walk<'_> {
         let base = path.file_name().unwrap_or(path.as_os_str());
         let stat = rustix::fs::statat(&dir, base, AtFlags::SYMLINK_NOFOLLOW)?;
         match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile if is_key_file(base.as_bytes(), stat.st_mode) => {
+                self.skip(path, "it is a file of keys");
+            }
             FileType::RegularFile => {
                 self.found.files.insert(name, FileStat::from_stat(&stat));
             }
@@ -134,21 +188,49 @@ impl Walk<'_> {
             }
             target => target?,
         };
-        // The stat is that of the opened file, so the replacement of a link appears as a change of the file.
-        if self.root.path().join(&target).is_dir() {
-            return self.directory(path, self.root.open_dir(&target)?);
+        match self.root.open_dir(&target) {
+            Ok(dir) => return self.directory(path, dir),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {}
+            Err(error) => return Err(error),
         }
+        // The stat is that of the opened file, so the replacement of a link appears as a change of the file.
         let metadata = self.root.open_file(&target)?.metadata()?;
         self.found.files.insert(name, FileStat::of(&metadata));
         Ok(())
     }
 
     fn skip(&mut self, path: &Path, reason: &str) {
+        self.skip_because(path, reason, SkipKind::Unshareable);
+    }
+
+    fn skip_because(&mut self, path: &Path, reason: &str, kind: SkipKind) {
         // Bounds the memory, with the same limit as for files.
         if self.found.skipped.len() < MAX_FILES_PER_PEER {
-            self.found.skipped.push(Skipped { path: path.to_path_buf(), reason: reason.to_owned() });
+            self.found.skipped.push(Skipped { path: path.to_path_buf(), reason: reason.to_owned(), kind });
         }
     }
+}
+
+/// Returns true if the error is one of the system or the disk that may pass: the entry is unknown, not gone.
+pub(crate) fn may_pass(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    const PASSING: [Errno; 9] = [
+        Errno::IO,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::STALE,
+        Errno::TIMEDOUT,
+        Errno::INTR,
+        Errno::NOTCONN,
+        Errno::HOSTDOWN,
+    ];
+    error.raw_os_error().is_some_and(|code| PASSING.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+fn is_private_directory(error: &io::Error) -> bool {
+    let reason = error.get_ref().and_then(|reason| reason.downcast_ref());
+    matches!(reason, Some(Private::Directory))
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub struct Source {
     /// Stat of the file when it was hashed. `None` for a partial file, to which only this process writes, and only in
     /// groups that are not served yet.
     pub(crate) stat: Option<FileStat>,
+    /// True if the file may have changed since it was hashed. Each group is then checked before it is sent.
+    pub(crate) in_doubt: bool,
 }
 
 impl Source {

@@ -15,6 +15,7 @@ use super::{
     params::{BULK_BATCH_BYTES, BULK_BATCHES},
     stream::{ChunkSink, Writer},
 };
+use blake3::hazmat::ChainingValue;
 use bytes::Bytes;
 use shared::{
     group_ranges::GroupRanges,
@@ -28,7 +29,7 @@ use crate::{
         check::{OUTBOARD_RUN_BYTES, check},
         read_ahead::{RunReader, read_exact_vectored_at},
         tree_hash::hash_file,
-        verifier::{Mismatch, PAIR_BYTES, Step, Verifier, outboard_bytes},
+        verifier::{Mismatch, PAIR_BYTES, Step, Verifier, group_value, outboard_bytes},
     },
     store::source::Source,
 };
@@ -36,7 +37,7 @@ use crate::{
 /// Error of an upload. The data sent before it is correct.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The file or its outboard has changed since it was hashed. The caller resets the stream, so that the receiver
+    /// The file or its outboard has another content than the hash says. The caller resets the stream, so that the receiver
     /// asks another owner, and has the share hash the file again ([`crate::store::Share::invalidate`]).
     #[error("the file changed (at offset {offset})")]
     Changed {
@@ -70,8 +71,9 @@ impl ServeError {
 
 /// Sends `ranges` of a file with their proofs. Returns the number of bytes of the file that were sent.
 ///
-/// A file that changes, shrinks or vanishes meanwhile causes an error. The data is not hashed before it is sent: the
-/// receiver hashes it and detects wrong bytes of a damaged disk ([`is_right`] then checks the file). `progress`
+/// A file that changes its content, shrinks or vanishes meanwhile causes an error. The data of an untouched file is not
+/// hashed before it is sent: the receiver hashes it and detects wrong bytes of a damaged disk ([`is_right`] then checks
+/// the file). A source in doubt, and the rest of one that is touched meanwhile, is hashed and checked first. `progress`
 /// receives the number of bytes passed to the stream, proofs included. The caller finishes or resets the stream.
 ///
 /// # Errors
@@ -154,8 +156,7 @@ fn encode(
         match (step, &mut pairs) {
             (Step::Group { offset, len }, _) => {
                 reached = offset;
-                verifier.defer_group();
-                batch.group(offset, len);
+                batch.group(offset, len, verifier.defer_group());
             }
             (Step::Pair { index }, Some(pairs)) => {
                 let at = index * PAIR_BYTES as u64;
@@ -192,8 +193,17 @@ fn failed(error: io::Error, offset: u64) -> ServeError {
 struct Batch {
     buffer: Buffer,
     len: usize,
-    /// Offset in the file and range in the buffer of each group.
-    groups: Vec<(u64, Range<usize>)>,
+    groups: Vec<BatchGroup>,
+}
+
+/// Group in a batch.
+struct BatchGroup {
+    /// Offset in the file, bytes.
+    offset: u64,
+    /// Place in the buffer.
+    range: Range<usize>,
+    /// Value that the hash tree proves.
+    value: ChainingValue,
 }
 
 impl Batch {
@@ -206,30 +216,39 @@ impl Batch {
         self.len += pair.len();
     }
 
-    fn group(&mut self, offset: u64, len: usize) {
-        self.groups.push((offset, self.len..self.len + len));
+    fn group(&mut self, offset: u64, len: usize, value: ChainingValue) {
+        self.groups.push(BatchGroup { offset, range: self.len..self.len + len, value });
         self.len += len;
     }
 
     fn read(mut self, source: &Source) -> Result<Bytes, ServeError> {
-        let follow = |a: &(u64, Range<usize>), b: &(u64, Range<usize>)| a.0 + a.1.len() as u64 == b.0;
+        let follow = |a: &BatchGroup, b: &BatchGroup| a.offset + a.range.len() as u64 == b.offset;
         let (mut rest, mut passed) = (self.buffer.bytes_mut(), 0);
         for run in self.groups.chunk_by(follow) {
             let mut targets = Vec::with_capacity(run.len());
-            for (_, range) in run {
+            for BatchGroup { range, .. } in run {
                 let (_, from) = std::mem::take(&mut rest).split_at_mut(range.start - passed);
                 let (target, behind) = from.split_at_mut(range.len());
                 targets.push(IoSliceMut::new(target));
                 (rest, passed) = (behind, range.end);
             }
-            let offset = run[0].0;
+            let offset = run[0].offset;
             read_exact_vectored_at(&source.file, &mut targets, offset).map_err(|error| failed(error, offset))?;
         }
-        if let Some((offset, _)) = self.groups.first()
-            && !source.is_untouched().map_err(ServeError::Disk)?
-        {
-            return Err(ServeError::Changed { offset: *offset });
+        if source.in_doubt || !source.is_untouched().map_err(ServeError::Disk)? {
+            self.check(source.size)?;
         }
         Ok(self.buffer.freeze(self.len))
+    }
+
+    /// Compares the groups with the hash tree of the file of `size` bytes.
+    fn check(&mut self, size: u64) -> Result<(), ServeError> {
+        let is_root = size <= GROUP_BYTES;
+        let bytes = self.buffer.bytes_mut();
+        let wrong = self
+            .groups
+            .iter()
+            .find(|group| group_value(group.offset, &bytes[group.range.clone()], is_root) != group.value);
+        wrong.map_or(Ok(()), |group| Err(ServeError::Changed { offset: group.offset }))
     }
 }

@@ -202,6 +202,7 @@ impl Uploads {
                 return Ok((source, ranges));
             }
             Err(OpenError::NotHere) => BulkRefusal::NotHere,
+            Err(OpenError::Hashing) => BulkRefusal::Hashing,
             Err(OpenError::Unreadable(error)) => {
                 tracing::warn!(%error, hash = ?request.hash, "cannot read a shared file");
                 BulkRefusal::Unreadable

@@ -34,7 +34,8 @@ impl Uploads {
         let (opened, suspected) = (self.share.clone(), self.share.clone());
         let open = move |hash: &ContentHash| {
             opened.open_content(hash).map_err(|error| match error {
-                OpenError::NotHere => ItemRefusal::NotHere,
+                // A pack needs no outboard, so nothing has to be hashed first.
+                OpenError::NotHere | OpenError::Hashing => ItemRefusal::NotHere,
                 OpenError::Unreadable(error) => {
                     tracing::warn!(%error, ?hash, "cannot read a shared file");
                     ItemRefusal::Unreadable

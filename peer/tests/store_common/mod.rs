@@ -56,8 +56,13 @@ impl Fixture {
 
     /// A share of `folder`, with its state in `dir`.
     pub(crate) async fn open(dir: TempDir, folder: PathBuf) -> Self {
+        Self::open_with(dir, folder, options()).await
+    }
+
+    /// The same with other options.
+    pub(crate) async fn open_with(dir: TempDir, folder: PathBuf, options: ShareOptions) -> Self {
         let (sender, events) = mpsc::channel(1000);
-        let share = Share::open(&folder, &dir.path().join("state"), options(), sender).await.unwrap();
+        let share = Share::open(&folder, &dir.path().join("state"), options, sender).await.unwrap();
         Self { share, events, reported: BTreeMap::new(), folder, dir }
     }
 
@@ -124,32 +129,44 @@ pub(crate) fn change_visibly(path: &Path, write: impl Fn()) {
     }
 }
 
-/// A small tmpfs. Mounting it needs rights that a test may lack.
+/// A file system mounted for a test. Mounting needs rights that a test may lack.
 pub(crate) struct SmallDisk {
-    dir: TempDir,
+    at: PathBuf,
+    dir: Option<TempDir>,
 }
 
 impl SmallDisk {
-    /// Mounts it, or says that it cannot and returns `None`.
+    /// Mounts a tmpfs at a path of its own, or says that it cannot and returns `None`.
     pub(crate) fn mount(options: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(dir.path()).status();
-        if mounted.is_ok_and(|status| status.success()) {
-            Some(Self { dir })
+        let mut disk = Self::mount_at(dir.path(), options)?;
+        disk.dir = Some(dir);
+        Some(disk)
+    }
+
+    /// Mounts a tmpfs over the directory `at`, or says that it cannot and returns `None`.
+    pub(crate) fn mount_at(at: &Path, options: &str) -> Option<Self> {
+        Self::mounted(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at), at)
+    }
+
+    /// Runs a command that mounts something at `at`, or says that it cannot and returns `None`.
+    pub(crate) fn mounted(mount: &mut Command, at: &Path) -> Option<Self> {
+        if mount.status().is_ok_and(|status| status.success()) {
+            Some(Self { at: at.to_path_buf(), dir: None })
         } else {
             // Written past the capture of the test runner, so that a reader sees it.
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), b"\nSKIPPED: a tmpfs cannot be mounted here\n");
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), b"\nSKIPPED: nothing can be mounted here\n");
             None
         }
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
+        &self.at
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _unmounted = Command::new("umount").arg("-l").arg(self.dir.path()).status();
+        let _unmounted = Command::new("umount").arg("-l").arg(&self.at).status();
     }
 }

@@ -49,6 +49,9 @@ pub enum BulkRefusal {
     /// The owner cannot read its file.
     #[error("the owner cannot read the file")]
     Unreadable,
+    /// The owner has to hash its file before it can serve it. The receiver asks again later, or another owner.
+    #[error("the owner is hashing the file; it is asked again")]
+    Hashing,
 }
 
 /// Application error codes of RESET_STREAM and STOP_SENDING on a bulk or pack stream (RFC 9000 sections 19.4 and 19.5).

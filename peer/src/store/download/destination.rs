@@ -16,7 +16,9 @@ use crate::{
     bao::tree_hash::hash_file,
     store::{
         confined_dir::ConfinedDir,
-        error::{DestinationError, FileError, Obstacle, OccupancyError},
+        error::{DestinationError, FileError, FinalizeError, Obstacle, OccupancyError},
+        file_stat::FileStat,
+        private::Private,
     },
 };
 
@@ -89,12 +91,15 @@ impl Destination {
         let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
         let dir = dir.canonicalize().map_err(|error| FileError::new("download to", dir, error))?;
         let path = dir.join(base);
-        match path.strip_prefix(root.path()) {
-            Ok(inside) => {
+        if root.is_private(&dir) {
+            return Err(FileError::new("download to", &dir, io::Error::from(Private::Directory)).into());
+        }
+        match root.inside(&path) {
+            Some(inside) => {
                 let name = FileName::from_relative_path(inside).map_err(DestinationError::InvalidName)?;
-                Ok(Self { path, location: Location::Share(name) })
+                Ok(Self { path: name.below(root.path()), location: Location::Share(name) })
             }
-            Err(_) => Ok(Self { path, location: Location::Outside { dir, base: base.to_owned() } }),
+            None => Ok(Self { path, location: Location::Outside { dir, base: base.to_owned() } }),
         }
     }
 
@@ -125,6 +130,17 @@ impl Destination {
         match &self.location {
             Location::Share(name) => Ok((root.create_parent(name)?, name.base_name().into())),
             Location::Outside { dir, base } => Ok((File::open(dir)?.into(), base.clone())),
+        }
+    }
+
+    /// Checks that the path leads to the file `written` that was just moved there.
+    ///
+    /// # Errors
+    /// [`FinalizeError::Displaced`] if a directory of the path was moved or replaced in the meantime.
+    pub(crate) fn check_is(&self, written: &FileStat) -> Result<(), FinalizeError> {
+        match self.path.symlink_metadata() {
+            Ok(metadata) if FileStat::of(&metadata).id() == written.id() => Ok(()),
+            _ => Err(FinalizeError::Displaced(self.path.clone())),
         }
     }
 

@@ -139,7 +139,8 @@ impl Partial {
     pub fn open_for_serving(&self) -> io::Result<(Source, GroupRanges)> {
         let Inner { hash, size, file, outboard, .. } = &*self.inner;
         let outboard = outboard.as_ref().map(File::try_clone).transpose()?;
-        let source = Source { hash: *hash, size: *size, file: file.try_clone()?, outboard, stat: None };
+        let source =
+            Source { hash: *hash, size: *size, file: file.try_clone()?, outboard, stat: None, in_doubt: false };
         Ok((source, self.verified()))
     }
 

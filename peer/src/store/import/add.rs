@@ -43,7 +43,8 @@ use crate::{
 pub(crate) fn copy(inner: &Arc<ShareInner>, source: &Path) -> Result<Arrivals, AddError> {
     let failed = |error: io::Error| FileError::new("add", source, error);
     let found = source.canonicalize().map_err(failed)?;
-    if let Ok(inside) = found.strip_prefix(inner.root.path()) {
+    inner.root.reopen().map_err(failed)?;
+    if let Some(inside) = inner.root.inside(&found) {
         return Ok(Arrivals { files: entries_in_share(inner, &found, inside)?, guard: None });
     }
     // The file keeps the name that the user gave, even if it is that of a link. `.` and `..` are replaced by the name
@@ -53,12 +54,12 @@ pub(crate) fn copy(inner: &Arc<ShareInner>, source: &Path) -> Result<Arrivals, A
     let metadata = found.metadata().map_err(failed)?;
     let mut directories = Vec::new();
     let (from, files) = if metadata.is_dir() {
-        let from = ConfinedDir::open(&found).map_err(failed)?;
+        let from = inner.root.open_other(&found).map_err(failed)?;
         let files;
         (files, directories) = files_below(inner, &from, &base)?;
         (from, files)
     } else if metadata.is_file() {
-        let from = ConfinedDir::open(found.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
+        let from = inner.root.open_other(found.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
         (from, vec![(PathBuf::from(found.file_name().unwrap_or_default()), base.clone())])
     } else {
         return Err(AddError::NotAFile(source.to_path_buf()));
@@ -107,7 +108,7 @@ fn entries_in_share(inner: &ShareInner, found: &Path, inside: &Path) -> Result<V
     let inspect = |name: &FileName| match inner.inspect(name) {
         HashOutcome::Done(entry) => Ok(entry),
         HashOutcome::Gone => Err(failed(io::ErrorKind::NotFound.into()).into()),
-        HashOutcome::Unreadable(error) => Err(failed(error).into()),
+        HashOutcome::Unreadable(error) | HashOutcome::NoRoom(error) => Err(failed(error).into()),
         HashOutcome::Changed => Err(failed(changed()).into()),
     };
     names.iter().map(inspect).collect()

@@ -116,7 +116,9 @@ impl StagedBatch {
                 // A file that has just appeared may not be in the index yet.
                 let entry = destination.name().and_then(|name| match share.inspect(name) {
                     HashOutcome::Done(entry) => Some(entry),
-                    HashOutcome::Changed | HashOutcome::Gone | HashOutcome::Unreadable(_) => None,
+                    HashOutcome::Changed | HashOutcome::Gone | HashOutcome::Unreadable(_) | HashOutcome::NoRoom(_) => {
+                        None
+                    }
                 });
                 Ok(Inspected::Identical(destination, entry))
             }
@@ -218,12 +220,15 @@ impl StagedBatch {
             let moved = directories
                 .open(&staged.destination, &share.root)
                 .and_then(|dir| self.move_to_destination(staged, dir))
-                .map(|stat| {
+                .or_else(|error| self.accept_identical(staged, error, &mut entries).map(|()| None))
+                .and_then(|stat| {
+                    let Some(stat) = stat else { return Ok(()) };
+                    staged.destination.check_is(&stat)?;
                     if let Some(name) = staged.destination.name() {
                         entries.push(share.own(name.clone(), stat, staged.meta.hash));
                     }
-                })
-                .or_else(|error| self.accept_identical(staged, error, &mut entries));
+                    Ok(())
+                });
             if moved.is_err() {
                 staged.staging.discard(staged.number);
             }
@@ -235,10 +240,10 @@ impl StagedBatch {
         Ok(Committed { files, arrived: Arrivals { files: entries, guard } })
     }
 
-    fn move_to_destination(&self, staged: &Staged, dir: &OwnedFd) -> io::Result<FileStat> {
+    fn move_to_destination(&self, staged: &Staged, dir: &OwnedFd) -> io::Result<Option<FileStat>> {
         let base = staged.destination.base();
         staged.staging.move_to(staged.number, dir, &base, self.0.force)?;
-        Ok(FileStat::from_stat(&rustix::fs::statat(dir, &base, AtFlags::SYMLINK_NOFOLLOW)?))
+        Ok(Some(FileStat::from_stat(&rustix::fs::statat(dir, &base, AtFlags::SYMLINK_NOFOLLOW)?)))
     }
 
     /// Accepts a file that appeared at the destination since the inspection if it has the wanted content. Otherwise

@@ -92,7 +92,9 @@ fn create_one(
             CreateDirectoryError::Exists(destination.path().to_path_buf())
         }
         _ => FinalizeError::new(destination.path(), error).into(),
-    })
+    })?;
+    let is_there = destination.path().is_dir();
+    if is_there { Ok(()) } else { Err(FinalizeError::Displaced(destination.path().to_path_buf()).into()) }
 }
 
 /// Creates the directory `base` in `dir` and calls `set_time` on a new one. Failure to set the time is logged only.

@@ -151,6 +151,7 @@ fn remove(inner: &ShareInner, name: &FileName) -> Result<FileMeta, RemoveError> 
             HashOutcome::Done(entry) => entry.meta,
             _ if inner.index().has_below(name) => return Err(RemoveError::IsDirectory(name.clone())),
             HashOutcome::Unreadable(error) => return Err(failed(error).into()),
+            HashOutcome::NoRoom(error) => return Err(failed(error).into()),
             HashOutcome::Changed | HashOutcome::Gone => return Err(RemoveError::NotFound(name.clone())),
         },
     };

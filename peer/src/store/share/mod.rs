@@ -71,7 +71,7 @@ impl Share {
     /// result of the first scan. A slow receiver gets several changes at a time and loses none.
     ///
     /// # Errors
-    /// If the directory cannot be created or read, or the state directory cannot be used.
+    /// If the directory cannot be created or read, the state directory cannot be used, or one lies in the other.
     pub async fn open(
         dir: &Path,
         state_dir: &Path,
@@ -88,7 +88,11 @@ impl Share {
         let (commands, queue) = mpsc::channel(MAX_QUEUED_COMMANDS);
         let (scanned, first_scan) = oneshot::channel();
         tokio::spawn(Indexer::new(Arc::clone(&inner), events, scanned).run(queue));
-        first_scan.await.map_err(|_| Unavailable::Closed)?;
+        let state_inside = first_scan.await.map_err(|_| Unavailable::Closed)?;
+        if let Some(state_dir) = state_inside {
+            let share = inner.root.path().to_path_buf();
+            return Err(OpenShareError::Nested { share, state_dir, state_inside: true });
+        }
         let swept = Arc::clone(&inner);
         let sweep = move || {
             unfinished::sweep(&swept.root, |hash| swept.index().with_content(hash).next().is_some());
@@ -142,43 +146,64 @@ impl Share {
     /// Opens a content for [`crate::transfer::serve()`]. Blocks for a few system calls.
     ///
     /// # Errors
-    /// If no file has the content or it cannot be read. A file that has changed triggers a scan.
+    /// If no file has the content or it cannot be read. A file that may have changed triggers a scan; the source is then
+    /// in doubt, and each group is checked before it is sent.
     pub fn open_for_serving(&self, hash: &ContentHash) -> Result<Source, OpenError> {
-        self.open_with(hash, |file, stat| match self.inner.outboards.open_for(*hash, stat.size) {
-            Ok(outboard) => Some(Source { hash: *hash, size: stat.size, file, outboard, stat: Some(stat) }),
-            Err(error) => {
-                warn!(%error, ?hash, "cannot read an outboard; the content is hashed again");
-                self.invalidate(hash);
-                None
+        self.open_with(hash, |file, entry, in_doubt| {
+            let size = entry.meta.size;
+            match self.inner.outboards.open_for(*hash, size) {
+                Ok(outboard) => {
+                    let stat = (!in_doubt).then_some(entry.stat);
+                    Ok(Source { hash: *hash, size, file, outboard, stat, in_doubt })
+                }
+                Err(error) => {
+                    warn!(%error, ?hash, "cannot read an outboard; the content is hashed again");
+                    let _queue_full = self.commands.try_send(Command::RestoreOutboard(*hash));
+                    Err(OpenError::Hashing)
+                }
             }
         })
     }
 
-    /// Opens a content that the caller reads and checks as a whole. Returns it with its size, bytes. Blocks for a few
-    /// system calls.
+    /// Opens a content that the caller reads and checks as a whole. Returns it with its size, bytes; the file may be
+    /// longer. Blocks for a few system calls.
     ///
     /// # Errors
     /// As [`open_for_serving`](Self::open_for_serving).
     pub fn open_content(&self, hash: &ContentHash) -> Result<(File, u64), OpenError> {
-        self.open_with(hash, |file, stat| Some((file, stat.size)))
+        self.open_with(hash, |file, entry, _| Ok((file, entry.meta.size)))
     }
 
-    fn open_with<T>(&self, hash: &ContentHash, use_it: impl Fn(File, FileStat) -> Option<T>) -> Result<T, OpenError> {
+    /// Opens a file of the content and passes it to `use_it` with its entry, and whether it is in doubt. Prefers one that
+    /// is not.
+    fn open_with<T>(
+        &self,
+        hash: &ContentHash,
+        use_it: impl Fn(File, &IndexEntry, bool) -> Result<T, OpenError>,
+    ) -> Result<T, OpenError> {
         let candidates: Vec<IndexEntry> = self.inner.index().with_content(hash).cloned().collect();
-        let mut failed = OpenError::NotHere;
-        for entry in candidates {
+        let (mut failed, mut doubtful) = (OpenError::NotHere, None);
+        for entry in &candidates {
             let opened = self.inner.root.open_file(&entry.meta.name.below(Path::new("")));
-            match opened.and_then(|file| Ok((file.metadata()?, file))) {
-                Ok((metadata, file)) if FileStat::of(&metadata) == entry.stat => {
-                    if let Some(used) = use_it(file, entry.stat) {
-                        return Ok(used);
+            match opened.and_then(|file| Ok((FileStat::of(&file.metadata()?), file))) {
+                Ok((stat, file)) if stat == entry.stat => match use_it(file, entry, false) {
+                    Ok(used) => return Ok(used),
+                    Err(error) => failed = error,
+                },
+                Ok((stat, file)) => {
+                    self.request_rescan();
+                    if doubtful.is_none() && entry.may_be_in(&stat) {
+                        doubtful = Some((file, entry));
                     }
                 }
                 Err(error) if error.kind() != io::ErrorKind::NotFound => failed = OpenError::Unreadable(error),
-                Ok(_) | Err(_) => self.request_rescan(),
+                Err(_) => self.request_rescan(),
             }
         }
-        Err(failed)
+        match doubtful {
+            Some((file, entry)) => use_it(file, entry, true),
+            None => Err(failed),
+        }
     }
 
     /// Removes a content that does not match its hash from the index, and hashes its files again.

@@ -15,8 +15,8 @@ use crate::store::{
         unfinished::{self, Discarded, Unfinished},
     },
     error::{
-        BeginError, DestinationError, DiscardError, FinalizeError, OccupancyError, PartialError, Unavailable,
-        run_blocking,
+        BeginError, DestinationError, DiscardError, FileError, FinalizeError, OccupancyError, PartialError,
+        Unavailable, run_blocking,
     },
     import::batch::StagedBatch,
     inner::{ArrivalGuard, Arrivals, HashOutcome, ShareInner},
@@ -57,6 +57,11 @@ impl Share {
         force: bool,
     ) -> Result<Occupancy, OccupancyError> {
         let name = destination.name().cloned();
+        let folder = Arc::clone(&self.inner);
+        // A path in a folder that was moved away says nothing about the share.
+        run_blocking(move || folder.root.reopen())
+            .await?
+            .map_err(|error| FileError::new("look at", destination.path(), error))?;
         let (inner, destination) = (Arc::clone(&self.inner), destination.clone());
         let compare = move || destination.occupancy(hash, size, force, &inner.stopping);
         let occupancy = run_blocking(compare).await??;
@@ -65,7 +70,9 @@ impl Share {
             let inner = Arc::clone(&self.inner);
             let inspect = move || match inner.inspect(&name) {
                 HashOutcome::Done(entry) => Ok(Arrivals { files: vec![entry], guard: None }),
-                HashOutcome::Changed | HashOutcome::Gone | HashOutcome::Unreadable(_) => Ok(Arrivals::default()),
+                HashOutcome::Changed | HashOutcome::Gone | HashOutcome::Unreadable(_) | HashOutcome::NoRoom(_) => {
+                    Ok(Arrivals::default())
+                }
             };
             self.run_and_adopt::<OccupancyError>(inspect).await?;
         }
@@ -162,10 +169,16 @@ fn finish(
     let failed = |error: io::Error| FinalizeError::new(destination.path(), error);
     let guard = destination.name().map(|name| ArrivalGuard::new(inner, vec![name.clone()]));
     let (dir, base) = destination.open_dir(&inner.root).map_err(failed)?;
+    let displaced = |error: io::Error| match error.kind() {
+        // The partial file is in the hidden directory of a folder that is not the share any more.
+        io::ErrorKind::NotFound => FinalizeError::Displaced(destination.path().to_path_buf()),
+        _ => failed(error),
+    };
     let hash = partial.hash();
     // The last handle deletes the outboard, so one must exist until the outboard is moved away.
     let handle = partial.clone();
-    let stat = partial.finalize(&dir, &base, meta.mtime_micros, meta.executable, force).map_err(failed)?;
+    let stat = partial.finalize(&dir, &base, meta.mtime_micros, meta.executable, force).map_err(displaced)?;
+    destination.check_is(&stat)?;
     let Some(name) = destination.name() else { return Ok(Arrivals::default()) };
     if handle.outboard().is_some() {
         let outboard = inner.root.path().join(HIDDEN).join(PARTIAL_DIR).join(handle.outboard_name());

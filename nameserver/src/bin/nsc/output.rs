@@ -21,7 +21,7 @@ pub(crate) async fn confirm() -> Result<bool, Failure> {
         io::stdin().lock().read_line(&mut line).map(|bytes| (bytes > 0).then_some(line))
     });
     let unanswered = |why: &dyn fmt::Display| {
-        Failure::new(FailureCode::Interrupted, "nothing was removed", why, "answer y or n on standard input")
+        Failure::new(FailureCode::Io, "nothing was removed", why, "answer y or n on standard input")
     };
     let answer = answer.await.map_err(|error| unanswered(&error))?.map_err(|error| unanswered(&error))?;
     let answer = answer.ok_or_else(|| unanswered(&"standard input ended"))?;

@@ -18,4 +18,4 @@ pub const SHOWN_RATE_WINDOW: Duration = Duration::from_secs(4);
 pub const SHOWN_RATE_STEP: Duration = Duration::from_millis(250);
 
 /// Warnings that `status` lists at most.
-pub(super) const MAX_WARNINGS: usize = 64;
+pub const MAX_WARNINGS: usize = 64;

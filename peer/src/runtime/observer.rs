@@ -37,7 +37,7 @@ use crate::{
     core_handle::View,
     discovery::{Refusal, TrackerQueryError, by_owners, list_each, list_pages},
     net::{known_peers, rejoin::ask, rpc_client::RpcClient},
-    store::{Share, ShareOptions},
+    store::{Share, ShareOptions, check_apart},
 };
 
 /// A peer that does not run.
@@ -94,16 +94,21 @@ impl Observer {
         Ok(network)
     }
 
-    /// Scans the share without a network.
+    /// Scans the share. A join token that was given is used first: the command is the usual way to enrol.
     async fn scan(&self) -> Result<Vec<FileMeta>, Failure> {
+        if self.config.join.is_some() {
+            self.network().await?;
+        }
         if !self.config.share_dir.exists() {
             return Ok(Vec::new());
         }
+        check_apart(&self.config.share_dir, &self.config.state_dir)?;
         let state_dir = self.config.peer_state_dir();
         let _lock = lock::acquire(&state_dir, &self.config.id).await?;
         let (events, mut changes) = mpsc::channel(limits::MAX_QUEUED_EVENTS);
         let drain = tokio::spawn(async move { while changes.recv().await.is_some() {} });
-        let share = Share::open(&self.config.share_dir, &state_dir, ShareOptions::default(), events).await?;
+        let options = ShareOptions { private: vec![self.config.state_dir.clone()], ..ShareOptions::default() };
+        let share = Share::open(&self.config.share_dir, &state_dir, options, events).await?;
         if timeout(SETTLE_WAIT, share.settled()).await.is_err() {
             tracing::warn!("the list is incomplete: files are still being hashed");
         }

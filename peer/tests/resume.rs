@@ -113,7 +113,7 @@ fn stopped_download_is_shown_continued_and_discarded() {
         let receiver = begin_download(&network, words, kept + (8 << 20));
         receiver.signal(Signal::INT);
         let stopped = receiver.wait();
-        assert_eq!(stopped.status, Some(1), "{stopped:?}");
+        assert_eq!(stopped.status, Some(130), "{stopped:?}");
         assert!(!to.exists() && !network.shared("peer2", "big.bin").exists());
     }
     let shown = network.json("peer2", &["status"]);

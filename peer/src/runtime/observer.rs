@@ -99,10 +99,10 @@ impl Observer {
         if self.config.join.is_some() {
             self.network().await?;
         }
+        check_apart(&self.config.share_dir, &self.config.state_dir)?;
         if !self.config.share_dir.exists() {
             return Ok(Vec::new());
         }
-        check_apart(&self.config.share_dir, &self.config.state_dir)?;
         let state_dir = self.config.peer_state_dir();
         let _lock = lock::acquire(&state_dir, &self.config.id).await?;
         let (events, mut changes) = mpsc::channel(limits::MAX_QUEUED_EVENTS);

@@ -116,6 +116,9 @@ fn stopped_download_is_shown_continued_and_discarded() {
         assert_eq!(stopped.status, Some(130), "{stopped:?}");
         assert!(!to.exists() && !network.shared("peer2", "big.bin").exists());
     }
+    let mut peer = network.headless("peer2");
+    let line = peer.wait_for_error_line("unfinished downloads");
+    assert!(line.starts_with("unfinished downloads: big.bin ("), "{line}");
     let shown = network.json("peer2", &["status"]);
     let unfinished = shown["unfinished"].as_array().expect("a list");
     assert_eq!(unfinished.len(), 2, "{shown}");
@@ -125,9 +128,6 @@ fn stopped_download_is_shown_continued_and_discarded() {
     let with_to = format!("`download big.bin --to {}` continues it\n", to.display());
     assert!(text.contains(&with_to), "{with_to} in {text}");
 
-    let mut peer = network.headless("peer2");
-    let line = peer.wait_for_error_line("unfinished downloads");
-    assert!(line.starts_with("unfinished downloads: big.bin ("), "{line}");
     let done = network.json("peer2", &["download", "big.bin", "--to", "copy.bin"]);
     assert!(fs::read(&to).expect("the file is there") == content);
     let fetched = done["files"][0]["sources"][0]["bytes"].as_u64().expect("a number");
